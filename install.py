@@ -1,0 +1,70 @@
+"""Run by the WebUI before it starts: installs what is missing, and nothing else.
+
+Everything that the extension needs comes with the WebUI, so as a rule this looks and returns. What it does install is
+constrained to the versions that are there already, so that none of the host's pins moves. Nothing in here can keep
+the WebUI from starting.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from typing import NamedTuple
+
+
+class Requirement(NamedTuple):
+    module: str
+    package: str
+    purpose: str
+
+
+REQUIREMENTS = (
+    Requirement("open_clip", "open-clip-torch>=2.20.0", "image encoders"),
+    Requirement("safetensors", "safetensors>=0.3.1", "adapter files"),
+)
+
+
+def missing(requirements: tuple[Requirement, ...] = REQUIREMENTS) -> list[Requirement]:
+    """Those whose module cannot be found; nothing is imported to find out."""
+    return [requirement for requirement in requirements if importlib.util.find_spec(requirement.module) is None]
+
+
+def constraints() -> str:
+    """The versions that are installed, as lines of a pip constraints file."""
+    found = {(d.metadata["Name"], d.version) for d in importlib.metadata.distributions() if d.metadata["Name"]}
+    return "".join(f"{name}=={version.split('+')[0]}\n" for name, version in sorted(found))
+
+
+def install(requirement: Requirement) -> None:
+    """Install one package; on failure print one line with the remedy."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "constraints.txt")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(constraints())
+        command = [sys.executable, "-m", "pip", "install", requirement.package, "--constraint", path, "--prefer-binary"]
+        if os.environ.get("INDEX_URL"):  # the WebUI's own variable
+            command += ["--index-url", os.environ["INDEX_URL"]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        print(f"IP-Adapter: installed {requirement.package} ({requirement.purpose})")
+    else:
+        reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "pip failed")
+        print(
+            f"IP-Adapter: {requirement.package} ({requirement.purpose}) could not be installed [{reason.strip()}]; "
+            f'remedy: run  "{sys.executable}" -m pip install "{requirement.package}"'
+        )
+
+
+def main() -> None:
+    for requirement in missing():
+        try:
+            install(requirement)
+        except Exception as error:
+            print(f"IP-Adapter: {requirement.package} could not be installed [{error}]; remedy: install it by hand")
+
+
+main()

@@ -1,0 +1,163 @@
+"""Decoupled cross-attention as two hooks for each attn2, attached and removed as one.
+
+``softmax(q K_ip^T / sqrt(d)) V_ip`` is added to the text attention's output before the output projection (IP-Adapter,
+arXiv 2308.06721, equation 5). A forward hook on ``to_q`` keeps the query that the host has just computed, a forward
+pre-hook on ``to_out[0]`` adds the image attention to its input. The host's own attention stays as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import CrossAttention
+from .prompt import ImagePrompt
+from .rows import RowCursor, Rows
+
+log = logging.getLogger("ip-adapter")
+KEPT_PATTERNS = 8  # row patterns whose gathered keys and values are kept; a step has one to four
+
+
+def image_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Attention of a query [B, L, C] to image keys and (weighted) values [B, T, C]; [B, L, C] in the query's dtype."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class _LayerHooks:
+    """The two hooks of one attn2. The methods are what the modules call; they hold no state but the query."""
+
+    def __init__(self, injection: Injection, index: int, layer: CrossAttention) -> None:
+        self.injection, self.index, self.layer = injection, index, layer
+        self.query: Tensor | None = None
+        self.gathered: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
+
+    def keep_query(self, _module: nn.Module, _args: tuple, query: Tensor) -> None:
+        if self.injection.rows is not None:
+            self.query = query
+
+    def add_image_attention(self, _module: nn.Module, args: tuple) -> tuple | None:
+        query, self.query = self.query, None
+        hidden, *rest = args
+        if query is None or self.injection.rows is None or query.shape[:-1] != hidden.shape[:-1]:
+            return None  # not the call that this query was computed for
+        for key, value in self._prompts(query):
+            hidden = hidden + image_attention(query, key, value, self.layer.heads).to(hidden.dtype)
+        self.injection.fired = True
+        return (hidden, *rest)
+
+    def _prompts(self, query: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the acting prompts for the present rows; gathered once per pattern of rows."""
+        rows, active = self.injection.rows, self.injection.active
+        if len(query) != len(rows):  # the layer sees every row in several tiles that lie next to each other
+            rows = tuple(row for row in rows for _ in range(len(query) // len(rows)))
+        pattern = (rows, active, query.dtype, query.device)
+        if pattern not in self.gathered:
+            if len(self.gathered) >= KEPT_PATTERNS:
+                self.gathered.clear()
+            prompts = (self.injection.prompts[i] for i in active)
+            pairs = (prompt.gather(self.index, self.layer.block, rows, query) for prompt in prompts)
+            self.gathered[pattern] = [pair for pair in pairs if pair is not None]
+        return self.gathered[pattern]
+
+
+class Injection:
+    """Image prompts in a UNet, from ``attach`` to ``detach``; also a context manager.
+
+    Attached, it does nothing until ``begin`` announces the rows of a denoising step, and nothing in calls whose rows
+    it cannot tell. ``owner`` is whatever object the job belongs to; callers compare it to leave other jobs' steps
+    alone. Detaching removes every hook, so the UNet is what it was before.
+    """
+
+    def __init__(
+        self, unet: nn.Module, layers: Sequence[CrossAttention], prompts: Sequence[ImagePrompt], owner: Any = None
+    ) -> None:
+        self.unet, self.owner = unet, owner
+        self.prompts = list(prompts)
+        self.layers = [_LayerHooks(self, i, layer) for i, layer in enumerate(layers)]
+        self.cursor = RowCursor()
+        self.rows: Rows | None = None
+        self.active: tuple[int, ...] = ()
+        self.fired = False  # whether any layer has added anything since attach
+        self.lost = 0  # UNet calls whose rows nothing told
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def attach(self) -> Injection:
+        """Register the hooks (once, however often it is called)."""
+        if not self._handles:
+            self._handles += [
+                self.unet.register_forward_pre_hook(self._before_call, with_kwargs=True),
+                self.unet.register_forward_hook(self._after_call),
+            ]
+            for hooks in self.layers:
+                self._handles += [
+                    hooks.layer.to_q.register_forward_hook(hooks.keep_query),
+                    hooks.layer.out_projection.register_forward_pre_hook(hooks.add_image_attention),
+                ]
+        return self
+
+    def detach(self) -> None:
+        """Remove the hooks and let go of everything on the device."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.pause()
+        for hooks in self.layers:
+            hooks.query = None
+            hooks.gathered.clear()
+
+    def __enter__(self) -> Injection:
+        return self.attach()
+
+    def __exit__(self, *_exc: object) -> None:
+        self.detach()
+
+    def begin(
+        self,
+        rows: Rows,
+        step: int,
+        steps: int,
+        text_cond: Tensor | None = None,
+        text_uncond: Tensor | None = None,
+    ) -> None:
+        """Announce a denoising step: its rows, its index of ``steps``, and the texts [n, tokens, width] of its rows."""
+        self.active = tuple(i for i, prompt in enumerate(self.prompts) if prompt.acts_in(step, steps))
+        self.cursor.begin(rows if self.active else (), text_cond, text_uncond)
+        self.rows = None
+
+    def pause(self) -> None:
+        """Do nothing until the next ``begin``: another job has the UNet."""
+        self.active, self.rows = (), None
+        self.cursor.begin(())
+
+    def _before_call(self, unet: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.rows = None
+        if not self.active:
+            return
+        x = args[0] if args else kwargs["x"]
+        context = kwargs.get("context", args[2] if len(args) > 2 else None)
+        self.rows = self.cursor.take(len(x), context, marked="forward" in vars(unet))
+        if self.rows is None:
+            self.lost += 1
+            if self.lost == 1:
+                log.warning("IP-Adapter: another extension calls the UNet in a way that hides which rows are which.")
+
+    def _after_call(self, _unet: nn.Module, _args: tuple, _output: Any) -> None:
+        self.rows = None
+
+
+def injections(unet: nn.Module) -> list[Injection]:
+    """All injections whose hooks are on ``unet``, found by their hooks: no list of them is kept anywhere."""
+    owners = (getattr(hook, "__self__", None) for hook in unet._forward_pre_hooks.values())
+    return [owner for owner in owners if isinstance(owner, Injection)]
+
+
+def detach_all(unet: nn.Module) -> None:
+    """Remove every injection from ``unet``, whoever left it there."""
+    for injection in injections(unet):
+        injection.detach()

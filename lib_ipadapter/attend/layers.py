@@ -1,0 +1,99 @@
+"""Walk a latent-diffusion UNet and number its cross-attention layers (attn2)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..errors import MismatchError
+
+BASES = {768: "SD1.5", 1024: "SD2.x", 2048: "SDXL"}
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """One attn2 of the UNet.
+
+    ``block`` is the index t of its SpatialTransformer in forward order (input -> middle -> output blocks), the index
+    that weight types and layer weights use.
+    """
+
+    name: str
+    module: nn.Module
+    block: int
+    width: int
+    context_width: int
+
+    @property
+    def heads(self) -> int:
+        return self.module.heads
+
+    @property
+    def to_q(self) -> nn.Module:
+        return self.module.to_q
+
+    @property
+    def out_projection(self) -> nn.Module:
+        """The linear layer after attention. ``to_out`` is Sequential(Linear, Dropout); every attention
+        optimisation calls its first module as a module."""
+        return self.module.to_out[0]
+
+
+def _transformers(unet: nn.Module, part: str) -> list[list[tuple[str, nn.Module]]]:
+    """The attn2 of each transformer under ``unet.<part>``, grouped by their SpatialTransformer, in forward order."""
+    groups: dict[str, list[tuple[str, nn.Module]]] = {}
+    for name, module in getattr(unet, part).named_modules(prefix=part):
+        if name.endswith(".attn2") and ".transformer_blocks." in name:
+            groups.setdefault(name.split(".transformer_blocks.")[0], []).append((name, module))
+    return list(groups.values())
+
+
+def cross_attention_layers(unet: nn.Module) -> list[CrossAttention]:
+    """The UNet's attn2 layers in the order of an adapter's keys 1, 3, 5, …: input blocks, output blocks, middle block.
+
+    That is the order in which diffusers registers attention processors, from which training numbered the adapters'
+    layers. Widths are taken from ``out_features``/``in_features``, so quantised or replaced linear layers count too.
+    Raises MismatchError for a model without such layers.
+    """
+    if not all(hasattr(unet, part) for part in ("input_blocks", "middle_block", "output_blocks")):
+        raise MismatchError(
+            f"the loaded model ({type(unet).__name__}) has no cross-attention UNet: "
+            "load a Stable Diffusion 1.x, 2.x or XL checkpoint."
+        )
+    down, middle, up = (_transformers(unet, part) for part in ("input_blocks", "middle_block", "output_blocks"))
+    forward_index = {id(group): t for t, group in enumerate(down + middle + up)}
+    return [
+        CrossAttention(name, module, forward_index[id(group)], module.to_q.out_features, module.to_k.in_features)
+        for group in down + up + middle
+        for name, module in group
+    ]
+
+
+@dataclass(frozen=True)
+class Topology:
+    """What an adapter must fit: the widths of a UNet's attn2 layers in key order, and its text context's width."""
+
+    context_width: int
+    layer_widths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, layers: list[CrossAttention]) -> Topology:
+        contexts = {layer.context_width for layer in layers}
+        if len(contexts) != 1:
+            raise MismatchError(
+                "the loaded model has no uniform cross-attention: load a Stable Diffusion 1.x, 2.x or XL checkpoint."
+            )
+        return cls(contexts.pop(), tuple(layer.width for layer in layers))
+
+    @property
+    def base(self) -> str:
+        """"SD1.5", "SD2.x" or "SDXL" where the usual number of layers stands on the usual context width."""
+        usual = {"SD1.5": 16, "SD2.x": 16, "SDXL": 70}
+        name = BASES.get(self.context_width)
+        return name if name and usual[name] == len(self.layer_widths) else f"an unusual model ({self})"
+
+    def __str__(self) -> str:
+        widths = ", ".join(f"{n} × {w}" for w, n in sorted(Counter(self.layer_widths).items()))
+        return f"{len(self.layer_widths)} cross-attention layers of {widths} channels, context {self.context_width}"

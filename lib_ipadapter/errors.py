@@ -1,0 +1,38 @@
+"""The exceptions that users see. Every message says what is wrong and what to do."""
+
+from __future__ import annotations
+
+
+class IPAdapterError(Exception):
+    """Something a user can put right; its text is one sentence or two that end with the remedy.
+
+    The WebUI's API answers with an exception's ``status_code`` and ``detail``; its page shows ``str(exception)``.
+    """
+
+    status_code = 422
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.detail = sentence
+
+    def in_unit(self, number: int) -> IPAdapterError:
+        """The same error, told as unit ``number``'s (counted from 1). An error that names a unit keeps it."""
+        if self.detail.startswith("IP-Adapter"):
+            return self
+        return type(self)(f"IP-Adapter unit {number}: {self.detail}")
+
+
+class UnitError(IPAdapterError):
+    """A unit's settings are not what api.md allows."""
+
+
+class PictureError(IPAdapterError):
+    """A reference or mask that is no usable picture."""
+
+
+class CheckpointError(IPAdapterError):
+    """A file that is missing, damaged, foreign, or of no use for this job."""
+
+
+class MismatchError(IPAdapterError):
+    """Two parts that do not fit each other: adapter and model, adapter and encoder."""

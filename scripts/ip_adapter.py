@@ -1,0 +1,31 @@
+"""IP-Adapter: the door through which the WebUI comes in. What happens is in lib_ipadapter/webui/callbacks.py."""
+
+from modules import scripts
+
+from lib_ipadapter.webui import callbacks, panel
+
+
+class IPAdapterScript(scripts.Script):
+    def title(self):
+        return "IP-Adapter"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img):
+        return panel.build("img2img" if is_img2img else "txt2img", callbacks.resources)
+
+    def process(self, p, *args):
+        callbacks.begin(p, args)
+
+    def process_before_every_sampling(self, p, *args, **kwargs):
+        callbacks.before_sampling(p)
+
+    def post_sample(self, p, ps, *args):
+        callbacks.after_sampling(p)
+
+    def postprocess(self, p, processed, *args):
+        callbacks.end(p)
+
+
+callbacks.register()
