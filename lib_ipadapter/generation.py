@@ -1,0 +1,365 @@
+"""One job, start to end: units -> image prompts -> the UNet's hooks -> undo.
+
+Everything that can be wrong with any unit is found before anything is loaded, everything that is loaded is turned
+into keys and values before the first step, and what is attached for a sampling pass is removed after it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .attend.inject import Injection
+from .attend.layers import Topology, cross_attention_layers
+from .attend.prompt import ImagePrompt, KeysValues
+from .checkpoint.identify import AdapterSpec
+from .encode.cache import ByteCache
+from .encode.combine import combine
+from .encode.picture import decode, fingerprint, to_pixels
+from .errors import CheckpointError, IPAdapterError, MismatchError
+from .project import build
+from .unit import Unit
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .checkpoint.catalog import Catalog, Entry
+    from .checkpoint.load import AdapterWeights
+    from .encode.clip import ImageEncoder
+
+log = logging.getLogger("ip-adapter")
+
+Progress = Callable[[str], None]
+CROP = "center"
+ZEROS = "zeros"
+KEPT_ADAPTERS = 2
+DEFAULT_CACHE_BYTES = 512 * 2**20
+
+
+class Resources:
+    """What outlives a job: the catalogue of files, the files last used, and what references were encoded to.
+
+    Everything in here stays in main memory; the device holds nothing between generations.
+    """
+
+    def __init__(self, catalog: Catalog, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+        self.catalog = catalog
+        self.cache = ByteCache(cache_bytes)
+        self._adapters: dict[tuple, AdapterWeights] = {}
+        self._encoder: tuple[tuple, ImageEncoder] | None = None
+
+    @staticmethod
+    def identity(entry: Entry) -> tuple:
+        """What a file's derived data is remembered by: its path, size and time of change as they are now.
+
+        Raises CheckpointError for a file that has gone since it was listed.
+        """
+        try:
+            stat = entry.path.stat()
+        except OSError as error:
+            raise CheckpointError(
+                f"{entry.path.name} cannot be read any more ({error.strerror}): refresh the list of models."
+            ) from error
+        return (str(entry.path), stat.st_size, stat.st_mtime_ns)
+
+    def adapter(self, entry: Entry, spec: AdapterSpec) -> AdapterWeights:
+        """The adapter's tensors; the files used last are kept, so none is read twice in a row."""
+        from .checkpoint.load import load_adapter
+
+        key = self.identity(entry)
+        weights = self._adapters.pop(key, None) or load_adapter(entry.path, spec)
+        while len(self._adapters) >= KEPT_ADAPTERS:
+            self._adapters.pop(next(iter(self._adapters)))
+        self._adapters[key] = weights
+        return weights
+
+    def encoder(self, entry: Entry, dtype: torch.dtype) -> ImageEncoder:
+        """The image encoder in main memory; only the one used last is kept."""
+        from .checkpoint.load import load_encoder_state
+        from .encode.clip import ImageEncoder
+
+        key = (*self.identity(entry), dtype)
+        if self._encoder is None or self._encoder[0] != key:
+            self._encoder = None  # free the old one before the new one is read
+            self._encoder = (key, ImageEncoder.from_state(entry.spec, load_encoder_state(entry.path), dtype=dtype))
+        return self._encoder[1]
+
+    def unload(self) -> None:
+        """Let go of every file and every encoded reference."""
+        self._adapters.clear()
+        self._encoder = None
+        self.cache.clear()
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how a job computes: ``dtype`` is the image encoder's; projections are always fp32."""
+
+    device: torch.device
+    dtype: torch.dtype
+    make_room: Callable[[], None] = lambda: None  # called before an encoder moves to the device
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A unit that was found to be possible: the files and decoded pictures that it will use."""
+
+    number: int
+    unit: Unit
+    adapter: Entry
+    encoder: Entry
+    pictures: tuple[Image, ...]
+    fingerprints: tuple[str, ...]
+
+    @property
+    def spec(self) -> AdapterSpec:
+        return self.adapter.spec
+
+
+@contextmanager
+def _told_as(number: int):
+    """Errors of the floors below become the unit's."""
+    try:
+        yield
+    except IPAdapterError as error:
+        raise error.in_unit(number) from error
+
+
+def check_fit(adapter: Entry, topology: Topology, catalog: Catalog, model: str = "the model") -> None:
+    """Raises MismatchError with the adapters that would fit where ``adapter`` was not made for ``topology``."""
+    spec = adapter.spec
+    if (spec.context_width, spec.layer_widths) == (topology.context_width, topology.layer_widths):
+        return
+    fitting = [
+        entry.name
+        for entry in catalog.adapters
+        if (entry.spec.context_width, entry.spec.layer_widths) == (topology.context_width, topology.layer_widths)
+    ]
+    made_for, is_for = spec.base, topology.base
+    if made_for == is_for:
+        made_for = str(Topology(spec.context_width, spec.layer_widths))
+        is_for = str(topology)
+    remedy = (
+        f"choose one of {', '.join(fitting[:8])}"
+        if fitting
+        else f"load a checkpoint for {made_for}, or get an adapter for {is_for}"
+    )
+    raise MismatchError(f"adapter {adapter.name} is for {made_for}, {model} is {is_for}: {remedy}.")
+
+
+def plan(number: int, unit: Unit, topology: Topology, catalog: Catalog) -> Plan:
+    """Check everything about a unit that can be checked without loading weights.
+
+    Raises IPAdapterError (unit named) for a model that is not there, does not fit, needs what is missing, and for
+    references that are no usable pictures.
+    """
+    with _told_as(number):
+        adapter = catalog.find(unit.model)
+        check_fit(adapter, topology, catalog)
+        spec = adapter.spec
+        if spec.source not in ("pooled", "penultimate"):
+            raise CheckpointError(
+                f"adapter {adapter.name} ({spec.variant}) is fed with a face recognition embedding, "
+                "which this version cannot make: choose an adapter that is fed by an image encoder."
+            )
+        encoder = catalog.find_encoder(spec.embedding_width, spec.source)
+        pictures = []
+        for i, reference in enumerate(unit.references):
+            try:
+                pictures.append(decode(reference.image))
+            except IPAdapterError as error:
+                where = "the reference: " if len(unit.references) == 1 else f"images[{i}]: "
+                raise type(error)(where + error.detail) from error
+        return Plan(number, unit, adapter, encoder, tuple(pictures), tuple(map(fingerprint, pictures)))
+
+
+class _References:
+    """Encodes the references of several plans, each once, telling how far it is."""
+
+    def __init__(self, plans: Sequence[Plan], resources: Resources, device: Device, progress: Progress) -> None:
+        self.resources, self.device, self.progress = resources, device, progress
+        keys = {self._key(plan, mark) for plan in plans for mark in plan.fingerprints}
+        self.total = sum(key not in self.resources.cache for key in keys)
+        self.done = 0
+
+    def _key(self, plan: Plan, mark: str) -> tuple:
+        """What an embedding is remembered by; ``mark`` is the picture's fingerprint, or ZEROS."""
+        return ("embedding", self.resources.identity(plan.encoder), self.device.dtype, plan.spec.source, CROP, mark)
+
+    def embeddings(self, plan: Plan) -> tuple[list[Tensor], Tensor]:
+        """[1, E] or [1, N, W] of each reference, and the same of the unconditional side, fp32 in main memory.
+
+        Unconditional: zeros for pooled embeddings; for hidden states, what the encoder makes of an all-zeros pixel
+        tensor, which is a mean-grey picture (the reference implementation's choice).
+        """
+        wanted: dict[str, Image | None] = dict(zip(plan.fingerprints, plan.pictures, strict=True))
+        if plan.spec.source != "pooled":
+            wanted[ZEROS] = None
+        found = {mark: self.resources.cache.get(self._key(plan, mark)) for mark in wanted}
+        missing = {mark: picture for mark, picture in wanted.items() if found[mark] is None}
+        if missing:
+            found |= self._encode(plan, missing)
+        references = [found[mark] for mark in plan.fingerprints]
+        return references, found.get(ZEROS, torch.zeros_like(references[0]))
+
+    def _encode(self, plan: Plan, pictures: Mapping[str, Image | None]) -> dict[str, Tensor]:
+        """Embeddings of ``pictures`` (None: all zeros), made on the device with one move of the encoder."""
+        self.progress(f"loading image encoder {plan.encoder.name}")
+        encoder = self.resources.encoder(plan.encoder, self.device.dtype)
+        source = plan.spec.source
+        found = {}
+        self.device.make_room()
+        try:
+            encoder.to(self.device.device)
+            for mark, picture in pictures.items():
+                if picture is None:
+                    embedding = encoder.encode_zeros(source)
+                else:
+                    self.done += 1
+                    self.progress(f"encoding reference {self.done} of {self.total}")
+                    embedding = encoder.encode(to_pixels(picture, encoder.spec.image_size, CROP)[None], source)
+                tensor = getattr(embedding, source).float().cpu()
+                found[mark] = tensor
+                self.resources.cache.put(self._key(plan, mark), tensor, tensor.numel() * tensor.element_size())
+        finally:
+            encoder.to("cpu")
+        return found
+
+
+def _tokens(plan: Plan, projection: Any, references: list[Tensor], zeros: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Image tokens of the cond and uncond sides [pictures, T, D], and each token's factor [pictures, T]."""
+    unit = plan.unit
+    weights = [reference.weight for reference in unit.references]
+    if unit.combine == "average" and unit.batch == "same":
+        # A reference's weight is its share of the mean; what all shares lack to 1 weakens the unit as a whole.
+        strength = sum(map(abs, weights)) / len(weights)
+        shares = weights if strength else [1.0] * len(weights)
+        references, weights = [combine(references, "average", shares)], [strength]
+    uncond = projection(zeros)
+    cond = projection(torch.cat(references))
+    n, tokens, width = cond.shape
+    factor = cond.new_tensor(weights)[:, None].expand(n, tokens)
+    if unit.batch == "per image":
+        return cond, uncond.expand(n, tokens, width), factor
+    return cond.reshape(1, -1, width), uncond.repeat(1, n, 1), factor.reshape(1, -1)
+
+
+def _moved(tensors: Tensor | list[Tensor], device: torch.device) -> Tensor | list[Tensor]:
+    return [t.to(device) for t in tensors] if isinstance(tensors, list) else tensors.to(device)
+
+
+def _kv_key(plan: Plan, resources: Resources, device: Device) -> tuple:
+    """What a plan's keys and values are remembered by: everything that they are made of."""
+    unit = plan.unit
+    references = tuple(zip(plan.fingerprints, (r.weight for r in unit.references), strict=True))
+    files = resources.identity(plan.adapter), resources.identity(plan.encoder)
+    return ("keys and values", *files, plan.spec, device.dtype, CROP, unit.combine, unit.batch, references)
+
+
+def prepare(plans: Sequence[Plan], resources: Resources, device: Device, progress: Progress) -> list[KeysValues]:
+    """Encode, project, and compute every layer's keys and values for each plan; fp32 in main memory."""
+    keys = [_kv_key(plan, resources, device) for plan in plans]
+    ready = {key: resources.cache.get(key) for key in keys}
+    missing = [plan for plan, key in zip(plans, keys, strict=True) if ready[key] is None]
+    references = _References(missing, resources, device, progress)
+    for plan, key in zip(plans, keys, strict=True):
+        if ready[key] is not None:
+            continue
+        with _told_as(plan.number):
+            embeddings, zeros = (_moved(x, device.device) for x in references.embeddings(plan))
+            progress(f"loading adapter {plan.adapter.name}")
+            weights = resources.adapter(plan.adapter, plan.spec)
+            projection = build(plan.spec.projection, weights.image_proj, plan.spec.context_width)
+            with torch.no_grad():
+                cond, uncond, factor = _tokens(plan, projection, embeddings, zeros)
+                kv = KeysValues.project(weights.key, weights.value, cond, uncond, factor)
+        resources.cache.put(key, kv, kv.nbytes)
+        ready[key] = kv
+    return [ready[key] for key in keys]
+
+
+class Generation:
+    """One job's image prompts, from the checked units to the clean UNet.
+
+    ``owner`` is the host's object of the job. ``attach`` may be called any number of times, for every sampling pass
+    and for every UNet that the job comes to use; ``detach`` takes back what the last ``attach`` did.
+    """
+
+    def __init__(
+        self,
+        units: Iterable[tuple[int, Unit]],
+        unet: nn.Module,
+        resources: Resources,
+        device: Device,
+        *,
+        owner: Any = None,
+        progress: Progress = lambda text: None,
+        hires_topology: tuple[str, Topology] | None = None,
+    ) -> None:
+        """``hires_topology``: name and topology of another checkpoint that the hires pass will load.
+
+        Raises IPAdapterError before anything is loaded if any unit cannot be honoured.
+        """
+        self.owner = owner
+        self.injection: Injection | None = None
+        self.topology = Topology.of(cross_attention_layers(unet))
+        self.plans = [plan(number, unit, self.topology, resources.catalog) for number, unit in units]
+        if hires_topology is not None:
+            self._check_hires(resources.catalog, *hires_topology)
+        self.acting = [plan for plan in self.plans if plan.unit.weight != 0]
+        prepared = prepare(self.acting, resources, device, progress)
+        self.prompts = [
+            (
+                plan.unit.hires,
+                ImagePrompt(f"unit {plan.number}", kv, plan.unit.weight, plan.unit.start, plan.unit.end),
+            )
+            for plan, kv in zip(self.acting, prepared, strict=True)
+        ]
+
+    def _check_hires(self, catalog: Catalog, name: str, topology: Topology) -> None:
+        for plan in self.plans:
+            if plan.unit.hires != "base":
+                with _told_as(plan.number):
+                    check_fit(plan.adapter, topology, catalog, f"the hires checkpoint {name}")
+
+    def attach(self, unet: nn.Module, *, hires_pass: bool = False, first_picture: int = 0) -> Injection | None:
+        """Put the prompts of this pass into ``unet``; None if there are none, or none fits (a log line says so).
+
+        ``first_picture`` is the index in the job of the coming batch's first picture.
+        """
+        self.detach()
+        skipped = "base" if hires_pass else "hires"
+        prompts = [prompt for hires, prompt in self.prompts if hires != skipped]
+        if not prompts:
+            return None
+        try:
+            layers = cross_attention_layers(unet)
+            topology = Topology.of(layers)
+        except MismatchError as error:
+            log.warning("IP-Adapter: left out for this model, %s", error)
+            return None
+        if topology != self.topology:
+            log.warning("IP-Adapter: left out for this model (a refiner?): it has %s.", topology)
+            return None
+        for prompt in prompts:
+            prompt.picture_offset = first_picture
+        self.injection = Injection(unet, layers, prompts, self.owner).attach()
+        return self.injection
+
+    def detach(self) -> None:
+        """Remove this job's hooks. Does nothing if there are none."""
+        if self.injection is not None:
+            self.injection.detach()
+            self.injection = None
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.detach()
