@@ -153,6 +153,15 @@ def check_fit(adapter: Entry, topology: Topology, catalog: Catalog, model: str =
     raise MismatchError(f"adapter {adapter.name} is for {made_for}, {model} is {is_for}: {remedy}.")
 
 
+def _found(catalog: Catalog, look: Callable[[], Entry]) -> Entry:
+    """What ``look`` finds in the catalogue; what it misses may have been put there since the disk was looked at."""
+    try:
+        return look()
+    except CheckpointError:
+        catalog.refresh()
+        return look()
+
+
 def plan(number: int, unit: Unit, topology: Topology, catalog: Catalog) -> Plan:
     """Check everything about a unit that can be checked without loading weights.
 
@@ -160,7 +169,7 @@ def plan(number: int, unit: Unit, topology: Topology, catalog: Catalog) -> Plan:
     references that are no usable pictures.
     """
     with _told_as(number):
-        adapter = catalog.find(unit.model)
+        adapter = _found(catalog, lambda: catalog.find(unit.model))
         check_fit(adapter, topology, catalog)
         spec = adapter.spec
         if spec.source not in ("pooled", "penultimate"):
@@ -168,7 +177,7 @@ def plan(number: int, unit: Unit, topology: Topology, catalog: Catalog) -> Plan:
                 f"adapter {adapter.name} ({spec.variant}) is fed with a face recognition embedding, "
                 "which this version cannot make: choose an adapter that is fed by an image encoder."
             )
-        encoder = catalog.find_encoder(spec.embedding_width, spec.source)
+        encoder = _found(catalog, lambda: catalog.find_encoder(spec.embedding_width, spec.source))
         pictures = []
         for i, reference in enumerate(unit.references):
             try:

@@ -173,6 +173,15 @@ def test_a_changed_file_is_read_again(unet, tmp_path: Path) -> None:
     assert far(denoise(unet, generation(unet, resources, unit())), before)
 
 
+def test_a_file_that_came_later_is_found(unet, tmp_path: Path) -> None:
+    catalog = Catalog([tmp_path], [])
+    catalog.refresh()
+    resources = Resources(catalog)
+    write_adapter(tmp_path / "sub" / "base.safetensors", unet)
+    write_encoder(tmp_path / "encoder.safetensors")
+    assert far(denoise(unet, generation(unet, resources, unit("BASE.safetensors"))), denoise(unet, None))
+
+
 def test_progress_says_what_takes_time(unet, resources) -> None:
     said: list[str] = []
     generation(unet, resources, unit(seeds=(0, 1)), unit("plus", (2,)), progress=said.append)

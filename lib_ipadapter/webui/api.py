@@ -9,7 +9,8 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from modules import shared
 
-from ..checkpoint.catalog import Catalog, Entry
+from ..checkpoint.catalog import PUBLISHED, Catalog, Entry
+from ..checkpoint.identify import AdapterSpec
 
 
 def _accounts() -> dict[str, str]:
@@ -37,16 +38,18 @@ def _adapter(entry: Entry) -> dict[str, Any]:
     }
 
 
-def encoder_wanted(spec: Any) -> str:
+def encoder_wanted(spec: AdapterSpec) -> str:
     """What an adapter is fed with, in words: "ViT-H-14", "face embedding", …"""
-    usual = {("pooled", 1024): "ViT-H-14", ("pooled", 1280): "ViT-bigG-14", ("pooled", 768): "ViT-L-14",
-             ("penultimate", 1280): "ViT-H-14", ("penultimate", 1664): "ViT-bigG-14",
-             ("penultimate", 1024): "ViT-L-14"}  # fmt: skip
+
+    def kind(source: str, width: int | None) -> str:
+        published = PUBLISHED.get((source, width))
+        return published.kind if published else f"image encoder {width} wide ({source})"
+
     if spec.source == "face":
         return "face embedding"
     if spec.source == "face+penultimate":
-        return f"face embedding and {usual.get(('penultimate', spec.clip_width), 'image encoder')}"
-    return usual.get((spec.source, spec.embedding_width), f"{spec.source}, {spec.embedding_width} wide")
+        return f"face embedding and {kind('penultimate', spec.clip_width)}"
+    return kind(spec.source, spec.embedding_width)
 
 
 def models(catalog: Catalog, refresh: bool = False) -> dict[str, Any]:
