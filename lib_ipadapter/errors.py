@@ -6,13 +6,15 @@ from __future__ import annotations
 class IPAdapterError(Exception):
     """Something a user can put right; its text is one sentence or two that end with the remedy.
 
-    The WebUI's API answers with an exception's ``status_code`` and ``detail``; its page shows ``str(exception)``.
+    The WebUI's API answers with the ``status_code`` and ``detail`` that it finds among an exception's own attributes
+    (a class's do not count); its page shows ``str(exception)``.
     """
 
-    status_code = 422
+    http_status = 422
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence)
+        self.status_code = self.http_status
         self.detail = sentence
 
     def in_unit(self, number: int) -> IPAdapterError:

@@ -42,6 +42,15 @@ KEPT_ADAPTERS = 2
 DEFAULT_CACHE_BYTES = 512 * 2**20
 
 
+@contextmanager
+def _named(entry: Entry):
+    """Errors of a file's reading name the file."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{entry.path.name} cannot be used. {error.detail}") from error
+
+
 class Resources:
     """What outlives a job: the catalogue of files, the files last used, and what references were encoded to.
 
@@ -73,7 +82,10 @@ class Resources:
         from .checkpoint.load import load_adapter
 
         key = self.identity(entry)
-        weights = self._adapters.pop(key, None) or load_adapter(entry.path, spec)
+        weights = self._adapters.pop(key, None)
+        if weights is None:
+            with _named(entry):
+                weights = load_adapter(entry.path, spec)
         while len(self._adapters) >= KEPT_ADAPTERS:
             self._adapters.pop(next(iter(self._adapters)))
         self._adapters[key] = weights
@@ -87,7 +99,9 @@ class Resources:
         key = (*self.identity(entry), dtype)
         if self._encoder is None or self._encoder[0] != key:
             self._encoder = None  # free the old one before the new one is read
-            self._encoder = (key, ImageEncoder.from_state(entry.spec, load_encoder_state(entry.path), dtype=dtype))
+            with _named(entry):
+                state = load_encoder_state(entry.path)
+                self._encoder = (key, ImageEncoder.from_state(entry.spec, state, dtype=dtype))
         return self._encoder[1]
 
     def unload(self) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lib_ipadapter.attend.layers import Topology, cross_attention_layers
 from lib_ipadapter.attend.rows import layout
@@ -247,6 +248,21 @@ def test_a_missing_encoder_is_named(tmp_path: Path, unet) -> None:
     catalog = Catalog([tmp_path], [])
     catalog.refresh()
     with pytest.raises(IPAdapterError, match=r"unit 1: .*encoder"):
+        generation(unet, Resources(catalog), unit())
+
+
+def test_a_file_that_went_bad_is_named(tmp_path: Path, unet) -> None:
+    path = write_adapter(tmp_path / "base.safetensors", unet)
+    write_encoder(tmp_path / "encoder.safetensors")
+    tensors = load_file(path)
+    tensors["ip_adapter.5.to_v_ip.weight"][0, 0] = float("nan")
+    save_file(tensors, path)
+    catalog = Catalog([tmp_path], [])
+    catalog.refresh()
+    with pytest.raises(IPAdapterError, match=r"unit 1: base.safetensors cannot be used. .*ip_adapter.5.to_v_ip"):
+        generation(unet, Resources(catalog), unit())
+    path.unlink()
+    with pytest.raises(IPAdapterError, match=r"unit 1: .*base"):
         generation(unet, Resources(catalog), unit())
 
 

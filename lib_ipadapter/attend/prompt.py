@@ -38,12 +38,13 @@ class KeysValues:
         """Project image tokens with an adapter's to_k_ip/to_v_ip weights ([C, D], stored dtype), layer by layer.
 
         ``cond`` and ``uncond`` are tokens [pictures, T, D] in fp32; ``scale`` [pictures, T] multiplies the values of
-        single tokens (a reference's own weight), on both sides of the guidance.
+        single tokens (a reference's own weight), on both sides of the guidance. Computes on the tokens' device,
+        where one layer's weights are at a time; the result lies in main memory.
         """
         tokens = torch.cat([cond, uncond])
         factor = 1.0 if scale is None else torch.cat([scale, scale])[..., None].to(tokens)
-        keys = tuple(F.linear(tokens, w.to(tokens)) for w in key)
-        values = tuple(F.linear(tokens, w.to(tokens)) * factor for w in value)
+        keys = tuple(F.linear(tokens, w.to(tokens)).cpu() for w in key)
+        values = tuple((F.linear(tokens, w.to(tokens)) * factor).cpu() for w in value)
         return cls(keys, values)
 
 

@@ -27,7 +27,7 @@ JOB = "ip_adapter_generation"  # the attribute of the host's processing object t
 class InternalError(IPAdapterError):
     """Not the user's fault."""
 
-    status_code = 500
+    http_status = 500
 
 
 @functools.cache

@@ -1,0 +1,537 @@
+"""The extension inside the miniature WebUI, through its API: what a client asks, what it gets, what is left behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from demo.start import Host, host_start
+from lib_ipadapter.errors import IPAdapterError
+
+from .files import base64_of, picture, write_adapter, write_encoder
+
+ROOT = Path(__file__).resolve().parents[1]
+LONG = "a photo of a cat on a red sofa beside a window, " * 9  # more than 75 tokens
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("adapters")
+
+
+@pytest.fixture(scope="module")
+def host(folder: Path, tmp_path_factory) -> Host:
+    from .conftest import sd_unet, sdxl_unet
+
+    for kind in ("base", "plus", "full-face", "faceid"):
+        write_adapter(folder / f"{kind}.safetensors", sd_unet(), kind)
+    write_adapter(folder / "wide.safetensors", sdxl_unet())
+    write_adapter(folder / "two.safetensors", sd_unet(1024))
+    write_encoder(folder / "encoder.safetensors")
+    options = {"batch_cond_uncond": True, "pad_cond_uncond": False, "s_min_uncond": 0.0, "skip_early_cond": 0.0,
+               "sd_model_checkpoint": "demo-sd15", "live_previews_enable": False}  # fmt: skip
+    with torch.enable_grad():
+        started = host_start([ROOT], options, ["--ip-adapter-dir", str(folder)])
+    yield started
+    started.close()
+
+
+def unit(model: str = "base", seeds: tuple[int, ...] = (0,), **settings) -> dict:
+    return {"model": model, "images": [base64_of(picture(seed)) for seed in seeds], **settings}
+
+
+def ours(*units) -> dict:
+    return {"IP-Adapter": {"args": list(units)}}
+
+
+def pixels(answer) -> list[np.ndarray]:
+    return [np.asarray(image.convert("RGB")).astype(int) for image in answer.images]
+
+
+def make(host: Host, *units, path: str = "txt2img", **payload) -> list[np.ndarray]:
+    payload = {"prompt": "a cat", "negative_prompt": "blurry", "width": 64, "height": 64, "steps": 3, **payload}
+    if units:
+        payload["alwayson_scripts"] = ours(*units)
+    return pixels(getattr(host, path)(**payload))
+
+
+def difference(a: list[np.ndarray], b: list[np.ndarray]) -> float:
+    """Mean absolute difference in levels of 255."""
+    assert len(a) == len(b)
+    return float(np.mean([np.abs(x - y).mean() for x, y in zip(a, b, strict=True)]))
+
+
+SAME, FAR = 0.05, 1.0
+
+
+@pytest.fixture
+def plain(host: Host):
+    """A plain picture before; the test must leave the host so that it comes out the same, bit for bit."""
+    before = make(host)
+    yield before
+    assert difference(make(host), before) == 0
+    assert hooks(host) == []
+    from modules import shared
+
+    assert shared.state.textinfo is None
+
+
+def hooks(host: Host) -> list:
+    from modules import shared
+
+    unet = shared.sd_model.model.diffusion_model
+    return [name for name, m in unet.named_modules() if m._forward_hooks or m._forward_pre_hooks]
+
+
+@pytest.mark.parametrize("kind", ["base", "plus", "full-face"])
+def test_a_reference_steers_the_picture(kind: str, host: Host, plain) -> None:
+    one, other = make(host, unit(kind)), make(host, unit(kind, (3,)))
+    assert difference(one, plain) > FAR
+    assert difference(one, other) > FAR / 2
+    assert difference(one, make(host, unit(kind))) == 0
+    assert difference(make(host, unit(kind, weight=0)), plain) == 0
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "adapter"),
+    [("demo-sd2", "two"), ("demo-sdxl", "wide"), ("demo-inpainting", "base")],
+)
+def test_other_base_models(checkpoint: str, adapter: str, host: Host, plain) -> None:
+    override = {"override_settings": {"sd_model_checkpoint": checkpoint}}
+    bare = make(host, **override)
+    full = make(host, unit(adapter), **override)
+    halves = make(host, unit(adapter, weight=0.5), unit(adapter, weight=0.5), **override)
+    assert difference(full, bare) > FAR
+    assert difference(full, halves) < SAME
+    assert difference(make(host, **override), bare) == 0
+
+
+ROW_PATTERNS = {
+    "batched": {},
+    "prompts of different length": {"prompt": LONG},
+    "long negative prompt": {"negative_prompt": LONG},
+    "AND": {"prompt": "a cat AND a dog :0.7"},
+    "AND, different length": {"prompt": f"a cat AND {LONG}"},
+    "batch of 3": {"batch_size": 3},
+    "different length, batch of 2": {"prompt": LONG, "batch_size": 2},
+    "second order": {"sampler_name": "Heun"},
+    "PLMS": {"sampler_name": "PLMS"},
+    "ancestral": {"sampler_name": "Euler a"},
+}
+
+
+@pytest.mark.parametrize("pattern", ROW_PATTERNS)
+def test_rows_together_and_apart(pattern: str, host: Host, plain) -> None:
+    """One UNet call or one for each row: the same picture. Blind to a fault that both have; the next test is not."""
+    together = make(host, unit(), **ROW_PATTERNS[pattern])
+    apart = make(host, unit(), override_settings={"batch_cond_uncond": False}, **ROW_PATTERNS[pattern])
+    assert difference(together, make(host, **ROW_PATTERNS[pattern])) > FAR
+    assert difference(together, apart) < SAME
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("sampler", ["Euler", "Heun", "DDIM"])
+def test_uneven_prompts_keep_the_effect(sampler: str, apart: bool, host: Host, plain) -> None:
+    """Attention to a doubled text is attention to the text: "X BREAK X" against "Y" is uneven, against "Y BREAK Y" not.
+    So both must give the picture of "X" against "Y", in which all rows are in one call."""
+    settings = {"sampler_name": sampler, "override_settings": {"batch_cond_uncond": not apart}}
+    even = make(host, unit(), prompt="a cat", negative_prompt="blurry", **settings)
+    longer = make(host, unit(), prompt="a cat BREAK a cat", negative_prompt="blurry", **settings)
+    shorter = make(host, unit(), prompt="a cat", negative_prompt="blurry BREAK blurry", **settings)
+    assert difference(even, longer) < SAME
+    assert difference(even, shorter) < SAME
+
+
+@pytest.mark.parametrize("fault", ["all cond", "all uncond", "swapped"])
+def test_ignored_rows_would_be_noticed(fault: str, host: Host, plain, monkeypatch) -> None:
+    """The proof that the two tests above can fail."""
+    from lib_ipadapter.attend import rows
+
+    right = make(host, unit(), prompt="a cat BREAK a cat")
+    take = rows.RowCursor.take
+
+    def wrong(self, n, *args, **kwargs):
+        change = {"all cond": lambda c: True, "all uncond": lambda c: False, "swapped": lambda c: not c}[fault]
+        return tuple(rows.Row(change(row.cond), row.picture) for row in take(self, n, *args, **kwargs))
+
+    monkeypatch.setattr(rows.RowCursor, "take", wrong)
+    assert difference(make(host, unit(), prompt="a cat BREAK a cat"), right) > FAR / 2
+
+
+@pytest.mark.parametrize("setting", [{"s_min_uncond": 100.0, "s_min_uncond_all": True}, {"skip_early_cond": 0.5}])
+def test_skipped_uncond_rows(setting: dict, host: Host, plain) -> None:
+    override = {"override_settings": setting}
+    full = make(host, unit(weight=0.8), **override)
+    halves = make(host, unit(weight=0.4), unit(weight=0.4), **override)
+    alone = make(host, unit(weight=0.8), override_settings={**setting, "batch_cond_uncond": False})
+    assert difference(full, make(host, **override)) > FAR / 4
+    assert difference(full, halves) < SAME
+    assert difference(full, alone) < SAME
+
+
+def test_every_picture_of_a_batch_is_its_own(host: Host, plain) -> None:
+    batch = make(host, unit(), batch_size=2, n_iter=2, seed=5)
+    for i in range(4):
+        assert difference(batch[-4:][i : i + 1], make(host, unit(), seed=5 + i)) < SAME
+
+
+def test_per_image_batches(host: Host, plain) -> None:
+    batch = make(host, unit(seeds=(0, 3), batch="per image"), batch_size=2, n_iter=2, seed=5)[-4:]
+    for i in range(4):
+        alone = make(host, unit(seeds=((0, 3)[i % 2],)), seed=5 + i)
+        assert difference(batch[i : i + 1], alone) < SAME
+        assert difference(batch[i : i + 1], make(host, unit(seeds=((3, 0)[i % 2],)), seed=5 + i)) > FAR / 4
+
+
+def test_hires_passes(host: Host, plain) -> None:
+    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7}
+    bare = make(host, **hires)
+    pictures = {which: make(host, unit(hires=which), **hires) for which in ("both", "base", "hires")}
+    for which, result in pictures.items():
+        assert difference(result, bare) > FAR / 4, which
+    assert difference(pictures["both"], pictures["base"]) > FAR / 8
+    assert difference(pictures["both"], pictures["hires"]) > FAR / 8
+    apart = make(host, unit(), override_settings={"batch_cond_uncond": False}, **hires)
+    assert difference(pictures["both"], apart) < SAME
+
+
+def test_img2img_and_instruct_pix2pix(host: Host, plain) -> None:
+    start = {"init_images": [base64_of(picture(9, (64, 64)))], "denoising_strength": 0.8, "path": "img2img"}
+    make(host, **start)  # the first img2img of a process finds the global generator unseeded
+    bare = make(host, **start)
+    assert difference(make(host, unit(), **start), bare) > FAR / 4
+    assert difference(make(host, **start), bare) == 0
+    edit = {**start, "image_cfg_scale": 1.5, "override_settings": {"sd_model_checkpoint": "demo-ip2p"}}
+    full, halves = make(host, unit(), **edit), make(host, unit(weight=0.5), unit(weight=0.5), **edit)
+    assert difference(full, make(host, **edit)) > FAR / 4
+    assert difference(full, halves) < SAME
+    edit["override_settings"] = {**edit["override_settings"], "batch_cond_uncond": False}
+    assert difference(full, make(host, unit(), **edit)) < SAME
+
+
+def test_steps_are_shares(host: Host, plain) -> None:
+    for sampler in ("Euler", "Heun", "DDIM"):
+        settings = {"steps": 4, "sampler_name": sampler}
+        whole = make(host, unit(), **settings)
+        parts = make(host, unit(end=0.5), unit(start=0.5), **settings)
+        assert difference(whole, parts) < SAME, sampler
+        assert difference(whole, make(host, unit(end=0.5), **settings)) > FAR / 8, sampler
+
+
+def test_units_without_effect_leave_the_picture_bit_identical(host: Host, plain) -> None:
+    assert difference(make(host, {"enabled": False}), plain) == 0
+    assert difference(make(host, {"enabled": False, "model": "no such thing"}, unit(enabled=False)), plain) == 0
+    answer = host.post("txt2img", {"prompt": "a cat", "alwayson_scripts": {"ip-adapter": {"args": []}}, "steps": 1})
+    assert answer.status_code == 200
+
+
+WRONG = {
+    "null": (None, "a unit is an object"),
+    "text": ("x", "a unit is an object"),
+    "unknown field": ({**unit(), "wieght": 1}, "unknown field 'wieght'"),
+    "NaN": (unit(weight=float("nan")), "weight is nan"),
+    "no model": ({"images": ["x"]}, "model is missing"),
+    "unknown model": (unit("nothing-like-it"), "no adapter is called"),
+    "other base": (unit("wide"), "choose one of base"),
+    "a face adapter": (unit("faceid"), "face"),
+    "not a picture": ({"model": "base", "images": ["aGVsbG8gd29ybGQ="]}, "the reference: "),
+    "a strip": ({"model": "base", "images": [base64_of(Image.new("RGB", (20000, 1)))]}, "20000"),
+    "empty": ({"model": "base", "images": []}, "no reference picture"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("path", ["txt2img", "img2img"])
+def test_what_cannot_be_honoured_is_a_422(wrong: str, path: str, host: Host, plain) -> None:
+    thing, says = WRONG[wrong]
+    payload = {"prompt": "a cat", "steps": 2, "width": 64, "height": 64, "n_iter": 2, "alwayson_scripts": ours(thing)}
+    if path == "img2img":
+        payload["init_images"] = [base64_of(picture(9, (64, 64)))]
+    content = json.dumps(payload)  # as a client with NaN would send it
+    answer = host.client.post(f"/sdapi/v1/{path}", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("IP-Adapter unit 1: ")
+    assert says in answer.json()["detail"]
+
+
+def test_an_eleventh_unit_is_noticed(host: Host, plain) -> None:
+    answer = host.post("txt2img", {"prompt": "a cat", "alwayson_scripts": ours(*[unit()] * 11)})
+    assert answer.status_code == 422
+    assert "more than 10 units" in answer.json()["detail"]
+
+
+def test_arguments_are_not_changed(host: Host, plain) -> None:
+    thing = unit("BASE.safetensors", weight=0.5)
+    before = json.dumps(thing)
+    make(host, thing)
+    assert json.dumps(thing) == before
+
+
+def test_undo_after_an_error_during_sampling(host: Host, plain, monkeypatch) -> None:
+    from modules import shared
+
+    unet = shared.sd_model.model.diffusion_model
+    calls = []
+
+    def explode(*_args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("out of memory")
+
+    handle = unet.output_blocks[3].register_forward_pre_hook(explode)
+    try:
+        assert host.post("txt2img", {"steps": 3, "alwayson_scripts": ours(unit())}).status_code == 500
+    finally:
+        handle.remove()
+    assert hooks(host) == []
+
+
+def test_undo_after_an_interrupt(host: Host, plain) -> None:
+    from modules import script_callbacks, shared
+
+    def interrupt(params):
+        if params.denoiser.step == 1:
+            shared.state.interrupt()
+
+    script_callbacks.on_cfg_denoiser(interrupt)
+    try:
+        make(host, unit(), steps=5)
+    finally:
+        script_callbacks.remove_callbacks_for_function(interrupt)
+
+
+def test_undo_when_the_checkpoint_changes(host: Host, plain) -> None:
+    for checkpoint in ("demo-sd15-b", "demo-sd15"):
+        override = {"override_settings": {"sd_model_checkpoint": checkpoint}}
+        bare = make(host, **override)
+        assert difference(make(host, unit(), **override), bare) > FAR / 2
+        assert difference(make(host, **override), bare) == 0
+
+
+def test_a_foreign_pass_inside_a_job_is_left_alone(host: Host, plain, monkeypatch) -> None:
+    """Another extension generates a picture inside ours, on the same UNet, in the middle of sampling."""
+    from modules import processing, script_callbacks, shared
+
+    inner: list = []
+
+    def nested(params):
+        if params.denoiser.step == 1 and not inner and params.denoiser.p.prompt == "outer":
+            inner.append(None)
+            p = processing.StableDiffusionProcessingTxt2Img(
+                sd_model=shared.sd_model, prompt="a cat", negative_prompt="blurry", seed=1, steps=3, width=64,
+                height=64, sampler_name="Euler", do_not_save_samples=True, do_not_save_grid=True,
+            )  # fmt: skip
+            step = shared.state.sampling_step, shared.state.sampling_steps
+            inner[0] = pixels(processing.process_images(p))
+            shared.state.sampling_step, shared.state.sampling_steps = step
+
+    expected = make(host, unit(), prompt="outer")
+    script_callbacks.on_cfg_denoiser(nested)
+    try:
+        outer = make(host, unit(), prompt="outer")
+    finally:
+        script_callbacks.remove_callbacks_for_function(nested)
+    assert difference(inner[0], plain) == 0
+    assert difference(outer, expected) < 20  # its random numbers are the inner pass's too; its reference still acts
+
+
+def test_the_hosts_prompt_cache_stays_useful(host: Host, plain) -> None:
+    from modules import prompt_parser
+
+    counted = []
+    original = prompt_parser.get_learned_conditioning
+
+    def count(*args, **kwargs):
+        counted.append(1)
+        return original(*args, **kwargs)
+
+    prompt_parser.get_learned_conditioning = count
+    try:
+        make(host)
+        first = len(counted)
+        make(host, unit())
+        make(host)
+        assert len(counted) == first
+    finally:
+        prompt_parser.get_learned_conditioning = original
+
+
+def test_infotext_tells_what_was_used(host: Host, plain) -> None:
+    answer = host.txt2img(
+        prompt="a cat", steps=1,
+        alwayson_scripts=ours({"enabled": False}, unit("Plus", (0, 1), weight=0.5, end=0.75, combine="average")),
+    )  # fmt: skip
+    entry = next(part for part in answer.infotext.split("IP-Adapter ")[1:])
+    assert entry.startswith('2: "model: plus, weight: 0.5, end: 0.75, combine: average, references: ')
+    assert "IP-Adapter 1" not in answer.infotext
+    assert "IP-Adapter" not in host.txt2img(prompt="a cat", steps=1).infotext
+
+
+def test_the_list_of_models(host: Host, folder: Path) -> None:
+    body = host.client.get("/ip-adapter/models").json()
+    names = {adapter["name"]: adapter for adapter in body["adapters"]}
+    assert set(names) >= {"base", "plus", "full-face", "wide", "two"}
+    assert names["wide"]["base"] == "SDXL"
+    assert set(names["base"]) == {"name", "variant", "base", "encoder", "tokens", "parameters", "file"}
+    assert names["base"]["file"] == "base.safetensors"
+    assert [encoder["name"] for encoder in body["encoders"]] == ["encoder"]
+    assert str(folder) in body["folders"]
+
+
+def test_progress_is_told_and_taken_back(host: Host, plain, monkeypatch) -> None:
+    from modules import shared
+
+    from lib_ipadapter.encode.clip import ImageEncoder
+
+    said, encode = [], ImageEncoder.encode
+
+    def watched(self, *args, **kwargs):
+        said.append(shared.state.textinfo)
+        return encode(self, *args, **kwargs)
+
+    monkeypatch.setattr(ImageEncoder, "encode", watched)
+    make(host, unit(seeds=(41, 42)))
+    assert said == ["IP-Adapter: encoding reference 1 of 2", "IP-Adapter: encoding reference 2 of 2"]
+
+
+def test_an_unexpected_error_is_no_plain_picture(host: Host, plain, monkeypatch) -> None:
+    from lib_ipadapter.encode.clip import ImageEncoder
+
+    def broken(self, *args, **kwargs):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(ImageEncoder, "encode", broken)
+    answer = host.post("txt2img", {"prompt": "a cat", "alwayson_scripts": ours(unit(seeds=(51,)))})
+    assert answer.status_code == 500
+    assert "IP-Adapter: unexpected MemoryError" in answer.json()["detail"]
+
+
+def test_requests_side_by_side(host: Host, plain) -> None:
+    """The host queues them; each gets the picture it asked for."""
+    expected = {None: plain, 0: make(host, unit()), 3: make(host, unit(seeds=(3,)))}
+    results: dict = {}
+
+    def ask(key):
+        results[key] = make(host, *([] if key is None else [unit(seeds=(key,))]))
+
+    threads = [threading.Thread(target=ask, args=(key,)) for key in expected]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(difference(results[key], expected[key]) == 0 for key in expected)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "palette", "RGBA", "grey", "CMYK", "GIF"])
+def test_any_kind_of_picture_is_a_reference(form: str, host: Host, plain) -> None:
+    image, kind = picture(0), form
+    if form in ("palette", "RGBA", "grey", "CMYK"):
+        image = image.convert({"palette": "P", "RGBA": "RGBA", "grey": "L", "CMYK": "CMYK"}[form])
+        kind = "JPEG" if form == "CMYK" else "PNG"
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    result = make(host, {"model": "base", "image": "data:image/x;base64," + base64_of(image, kind)})
+    assert difference(result, plain) > FAR
+
+
+def panel_args(host: Host, *tabs: dict, tick: object = True) -> list:
+    """The script's arguments as the page sends them: untouched API slots, the tick, each tab's values."""
+    from lib_ipadapter.webui import panel
+
+    empty = {"slot": None, "references": [], "model": panel.NO_MODEL, "weight": 1.0, "start": 0.0, "end": 1.0,
+             "combine": "concat", "hires": "both", "batch": "same"}  # fmt: skip
+    values = [{**empty, **tab}[name] for tab in tabs for name in panel.NAMES]
+    return [*[panel.NOT_SENT] * panel.SLOTS, tick, *values]
+
+
+def test_the_panels_tabs_are_units(host: Host) -> None:
+    from lib_ipadapter.unit import parse_units
+    from lib_ipadapter.webui import panel
+
+    one, two = picture(1), picture(2)
+    tabs = ({}, {"references": [one, two], "model": "base", "weight": 0.5}, {"slot": one, "model": "plus"})
+    found = parse_units(panel.units(tuple(panel_args(host, *tabs))))
+    assert [(number, unit.model, unit.weight, len(unit.references)) for number, unit in found] == [
+        (2, "base", 0.5, 2),
+        (3, "plus", 1.0, 1),
+    ]
+    assert panel.units(tuple(panel_args(host, *tabs, tick=False))) == []
+    with pytest.raises(IPAdapterError, match="ticked, but no unit has a reference"):
+        panel.units(tuple(panel_args(host, {}, {"model": "base"})))
+    with pytest.raises(IPAdapterError, match="unit 1: model is missing"):
+        parse_units(panel.units(tuple(panel_args(host, {"slot": one}))))
+
+
+def test_a_clients_units_count_whatever_the_panel_says(host: Host) -> None:
+    from lib_ipadapter.webui import panel
+
+    args = panel_args(host, {"slot": picture(1), "model": "base"})
+    args[:3] = [{"model": "plus"}, {"enabled": False}, None]
+    assert panel.units(tuple(args)) == args[:3]
+
+
+def test_the_panel_generates_what_the_api_generates(host: Host, plain) -> None:
+    """The same units through the page's arguments: the same picture, and the same sentence when one is wrong."""
+    from modules import processing, scripts, shared
+
+    def generate(*tabs: dict):
+        runner = scripts.scripts_txt2img
+        script = next(s for s in runner.alwayson_scripts if s.title() == "IP-Adapter")
+        args = [0, *[None] * (len(runner.inputs) - 1)]
+        args[script.args_from : script.args_to] = panel_args(host, *tabs)
+        p = processing.StableDiffusionProcessingTxt2Img(
+            sd_model=shared.sd_model, prompt="a cat", negative_prompt="blurry", seed=1, steps=3, width=64, height=64,
+            sampler_name="Euler", do_not_save_samples=True, do_not_save_grid=True,
+        )  # fmt: skip
+        p.is_api = True  # the page's own sampler and seed controls are left out
+        p.scripts, p.script_args = runner, args
+        try:
+            return pixels(processing.process_images(p))
+        finally:
+            p.close()
+
+    tab = {"references": [picture(0)], "model": "base", "weight": 0.7}
+    assert difference(generate(tab, {}, {}), make(host, unit(weight=0.7))) == 0
+    with pytest.raises(IPAdapterError, match=r"^IP-Adapter unit 2: adapter wide is for SDXL"):
+        generate({}, {**tab, "model": "wide"}, {})
+
+
+def test_the_page_has_the_panel_in_both_tabs(host: Host) -> None:
+    ids = {block.elem_id for block in host.blocks.blocks.values() if getattr(block, "elem_id", None)}
+    for tab in ("txt2img", "img2img"):
+        assert f"{tab}_ip_adapter" in ids
+        assert {f"{tab}_ip_adapter_{n}_model" for n in (1, 2, 3)} <= ids
+        assert f"{tab}_ip_adapter_4_model" not in ids
+
+
+def test_building_the_panel_is_quick(host: Host) -> None:
+    import time
+
+    import gradio as gr
+
+    from lib_ipadapter.webui import callbacks, panel
+
+    started = time.perf_counter()
+    with gr.Blocks():
+        components = panel.build("txt2img", callbacks.resources)
+    assert time.perf_counter() - started < 1  # 0.03 s on an idle machine
+    assert len(components) == panel.SLOTS + 1 + 3 * len(panel.NAMES)
+
+
+def test_routes_ask_for_the_apis_password(folder: Path, host: Host) -> None:
+    """Last in this file: it starts the host anew with --api-auth."""
+    options = {"sd_model_checkpoint": "demo-sd15"}
+    with torch.enable_grad():
+        guarded = host_start([ROOT], options, ["--ip-adapter-dir", str(folder), "--api-auth", "anna:secret,bob:x"])
+    get = guarded.client.get
+    assert get("/ip-adapter/models").status_code == 401
+    assert get("/ip-adapter/models", auth=("bob", "y")).status_code == 401
+    assert get("/ip-adapter/models", auth=("eve", "x")).status_code == 401
+    assert get("/ip-adapter/models", auth=("bob", "x")).status_code == 200
