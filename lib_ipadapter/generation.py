@@ -281,7 +281,8 @@ def _kv_key(plan: Plan, resources: Resources, device: Device) -> tuple:
     """What a plan's keys and values are remembered by: everything that they are made of."""
     unit = plan.unit
     references = tuple(zip(plan.fingerprints, (r.weight for r in unit.references), strict=True))
-    files = resources.identity(plan.adapter), resources.identity(plan.encoder)
+    with _told_as(plan.number):
+        files = resources.identity(plan.adapter), resources.identity(plan.encoder)
     return ("keys and values", *files, plan.spec, device.dtype, CROP, unit.combine, unit.batch, references)
 
 
