@@ -38,7 +38,7 @@ log = logging.getLogger("ip-adapter")
 Progress = Callable[[str], None]
 CROP = "center"
 ZEROS = "zeros"
-KEPT_ADAPTERS = 2
+KEPT_ADAPTER_BYTES = 2**30  # of adapters beyond the one used last
 DEFAULT_CACHE_BYTES = 512 * 2**20
 
 
@@ -78,7 +78,8 @@ class Resources:
         return (str(entry.path), stat.st_size, stat.st_mtime_ns)
 
     def adapter(self, entry: Entry, spec: AdapterSpec) -> AdapterWeights:
-        """The adapter's tensors; the files used last are kept, so none is read twice in a row."""
+        """The adapter's tensors. The one used last is kept, so that none is read twice in a row, and before it as many
+        as KEPT_ADAPTER_BYTES hold."""
         from .checkpoint.load import load_adapter
 
         key = self.identity(entry)
@@ -86,9 +87,9 @@ class Resources:
         if weights is None:
             with _named(entry):
                 weights = load_adapter(entry.path, spec)
-        while len(self._adapters) >= KEPT_ADAPTERS:
-            self._adapters.pop(next(iter(self._adapters)))
         self._adapters[key] = weights
+        while len(self._adapters) > 1 and sum(w.nbytes for w in self._adapters.values()) > KEPT_ADAPTER_BYTES:
+            self._adapters.pop(next(iter(self._adapters)))
         return weights
 
     def encoder(self, entry: Entry, dtype: torch.dtype) -> ImageEncoder:

@@ -307,6 +307,23 @@ def test_undo_after_an_interrupt(host: Host, plain) -> None:
         script_callbacks.remove_callbacks_for_function(interrupt)
 
 
+def test_an_interrupt_ends_the_encoding(host: Host, plain, monkeypatch) -> None:
+    from modules import shared
+
+    from lib_ipadapter.encode.clip import ImageEncoder
+
+    calls, encode = [], ImageEncoder.encode
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        shared.state.interrupt()
+        return encode(self, *args, **kwargs)
+
+    monkeypatch.setattr(ImageEncoder, "encode", interrupted)
+    assert make(host, unit(seeds=(61, 62, 63))) == []
+    assert len(calls) == 1
+
+
 def test_undo_when_the_checkpoint_changes(host: Host, plain) -> None:
     for checkpoint in ("demo-sd15-b", "demo-sd15"):
         override = {"override_settings": {"sd_model_checkpoint": checkpoint}}

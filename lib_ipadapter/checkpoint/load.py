@@ -96,6 +96,12 @@ class AdapterWeights:
     value: list[Tensor]
     lora: dict[str, Tensor]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensors take."""
+        tensors = [*self.image_proj.values(), *self.key, *self.value, *self.lora.values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
 
 def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
     """{key: shape} of every tensor in the file, nested dicts joined with dots. Reads headers only.

@@ -62,6 +62,8 @@ def begin(p: Any, args: tuple) -> None:
         units = parse_units(panel.units(args))
         if units:
             _prepare(p, units)
+    except host.Interrupted:
+        log.info("IP-Adapter: interrupted before sampling")
     except IPAdapterError as error:
         log.info("%s", error)
         _refuse(p, error)

@@ -105,12 +105,21 @@ def _rows(denoiser: Any, n_rows: int, text_cond: Tensor | None) -> Rows:
     return layout(counts, n_rows)
 
 
+class Interrupted(Exception):
+    """The user has pressed Interrupt; the host stops by itself before it samples."""
+
+
 @contextmanager
 def progress_text() -> Iterator[Callable[[str], None]]:
-    """A function that shows a text on the WebUI's progress bar; afterwards the bar is what it was."""
+    """A function that shows a text on the WebUI's progress bar; afterwards the bar is what it was.
+
+    The function raises Interrupted where there is nothing to wait for any more.
+    """
     before = shared.state.textinfo
 
     def show(text: str) -> None:
+        if shared.state.interrupted:
+            raise Interrupted
         shared.state.textinfo = f"IP-Adapter: {text}"
 
     try:
