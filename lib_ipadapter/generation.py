@@ -6,7 +6,6 @@ into keys and values before the first step, and what is attached for a sampling 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from .checkpoint.catalog import Catalog, Entry
     from .checkpoint.load import AdapterWeights
     from .encode.clip import ImageEncoder
-
-log = logging.getLogger("ip-adapter")
 
 Progress = Callable[[str], None]
 CROP = "center"
@@ -354,24 +351,20 @@ class Generation:
                     check_fit(plan.adapter, topology, catalog, f"the hires checkpoint {name}")
 
     def attach(self, unet: nn.Module, *, hires_pass: bool = False, first_picture: int = 0) -> Injection | None:
-        """Put the prompts of this pass into ``unet``; None if there are none, or none fits (a log line says so).
+        """Put the prompts of this pass into ``unet``; None if there are none.
 
-        ``first_picture`` is the index in the job of the coming batch's first picture.
+        ``first_picture`` is the index in the job of the coming batch's first picture. Raises MismatchError for a UNet
+        of another topology than the one that the units were checked against (SDXL's refiner, say).
         """
         self.detach()
         skipped = "base" if hires_pass else "hires"
         prompts = [prompt for hires, prompt in self.prompts if hires != skipped]
         if not prompts:
             return None
-        try:
-            layers = cross_attention_layers(unet)
-            topology = Topology.of(layers)
-        except MismatchError as error:
-            log.warning("IP-Adapter: left out for this model, %s", error)
-            return None
+        layers = cross_attention_layers(unet)
+        topology = Topology.of(layers)
         if topology != self.topology:
-            log.warning("IP-Adapter: left out for this model (a refiner?): it has %s.", topology)
-            return None
+            raise MismatchError(f"the model has {topology}, the job's adapters are for {self.topology}.")
         for prompt in prompts:
             prompt.picture_offset = first_picture
         self.injection = Injection(unet, layers, prompts, self.owner).attach()

@@ -15,8 +15,11 @@ class IPAdapterScript(scripts.Script):
     def ui(self, is_img2img):
         return panel.build("img2img" if is_img2img else "txt2img", callbacks.resources)
 
+    def before_process(self, p, *args):
+        callbacks.before_process(p, args)
+
     def process(self, p, *args):
-        callbacks.begin(p, args)
+        callbacks.process(p, args)
 
     def process_before_every_sampling(self, p, *args, **kwargs):
         callbacks.before_sampling(p)

@@ -13,7 +13,7 @@ from lib_ipadapter.attend.rows import layout
 from lib_ipadapter.checkpoint import load
 from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.encode import clip
-from lib_ipadapter.errors import IPAdapterError
+from lib_ipadapter.errors import IPAdapterError, MismatchError
 from lib_ipadapter.generation import Device, Generation, Resources
 from lib_ipadapter.unit import parse_units
 
@@ -266,13 +266,13 @@ def test_a_file_that_went_bad_is_named(tmp_path: Path, unet) -> None:
         generation(unet, Resources(catalog), unit())
 
 
-def test_another_unet_of_the_job_is_served_if_it_fits(unet, resources, caplog) -> None:
+def test_another_unet_of_the_job_is_served_if_it_fits(unet, resources) -> None:
     job = generation(unet, resources, unit())
     twin = sd_unet()
     job.attach(unet)
     assert torch.equal(denoise(twin, job), denoise(unet, job))
-    assert job.attach(sdxl_unet()) is None
-    assert "left out for this model" in caplog.text
+    with pytest.raises(MismatchError, match="70 cross-attention layers"):
+        job.attach(sdxl_unet())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in (*unet.modules(), *twin.modules()))
 
 

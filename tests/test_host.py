@@ -261,6 +261,52 @@ def test_what_cannot_be_honoured_is_a_422(wrong: str, path: str, host: Host, pla
     assert says in answer.json()["detail"]
 
 
+def test_a_refused_job_never_reaches_other_extensions(host: Host, plain, monkeypatch) -> None:
+    """ControlNet hooks the model in ``process`` and unhooks it in the next one of the same tab: a refusal after it
+    would leave it half set up."""
+    from modules import scripts
+
+    seen, process = [], scripts.ScriptRunner.process
+    monkeypatch.setattr(scripts.ScriptRunner, "process", lambda self, p: seen.append(p) or process(self, p))
+    assert host.post("txt2img", {"steps": 1, "alwayson_scripts": ours(unit("zzz"))}).status_code == 422
+    assert seen == []
+    make(host, unit())
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("swallow", [True, False])
+def test_a_refusal_that_somebody_swallows_still_counts(swallow: bool, host: Host, plain, monkeypatch) -> None:
+    """Another extension calls ``p.setup_prompts`` first, or replaces it: the job is refused through ``p.init``."""
+    from modules import processing, scripts
+
+    before = scripts.ScriptRunner.before_process
+
+    def meddle(self, p):
+        before(self, p)
+        with pytest.raises(IPAdapterError):
+            p.setup_prompts()
+
+    if swallow:
+        monkeypatch.setattr(scripts.ScriptRunner, "before_process", meddle)
+    else:
+        inner = processing.process_images_inner
+
+        def skip(p):
+            start = p.setup_prompts
+            p.setup_prompts = lambda: type(p).setup_prompts(p)
+            run = scripts.ScriptRunner.process
+            monkeypatch.setattr(
+                scripts.ScriptRunner, "process",
+                lambda self, p: (setattr(p, "setup_prompts", start), run(self, p))[1],
+            )  # fmt: skip
+            return inner(p)
+
+        monkeypatch.setattr(processing, "process_images_inner", skip)
+    answer = host.post("txt2img", {"prompt": "a cat", "steps": 1, "alwayson_scripts": ours(unit("zzz"))})
+    assert answer.status_code == 422
+    assert "no adapter is called" in answer.json()["detail"]
+
+
 def test_an_eleventh_unit_is_noticed(host: Host, plain) -> None:
     answer = host.post("txt2img", {"prompt": "a cat", "alwayson_scripts": ours(*[unit()] * 11)})
     assert answer.status_code == 422

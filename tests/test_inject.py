@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lib_ipadapter.attend.inject import Injection, detach_all, injections
 from lib_ipadapter.attend.layers import Topology, cross_attention_layers
@@ -201,13 +203,33 @@ def test_attaching_twice_counts_once(unet) -> None:
         (0.1 + 0.2, 0.7, 10, [3, 4, 5, 6]),
         (0.3, 0.31, 4, [1]),
         (0.9, 1.0, 4, [3]),
+        (0.0, 0.5, 5, [0, 1]),
+        (0.5, 1.0, 5, [2, 3, 4]),
+        (0.2, 0.7, 3, [1]),
+        (0.999, 1.0, 20, [19]),
         (0.0, 0.01, 4, [0]),
     ],
 )
-def test_a_unit_acts_in_every_step_that_its_share_touches(start, end, steps, expected, unet) -> None:
+def test_a_unit_acts_in_its_share_of_the_steps(start, end, steps, expected, unet) -> None:
     prompt = make_prompt(unet, 5, start=start, end=end)
     assert [step for step in range(steps) if prompt.acts_in(step, steps)] == expected
     assert prompt.acts_in(steps + 3, steps) == prompt.acts_in(steps - 1, steps)  # a sampler that goes on
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 60), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_windows_that_share_their_ends_share_no_step(steps: int, a: float, b: float, c: float) -> None:
+    kv = KeysValues((torch.zeros(2, 1, 1),), (torch.zeros(2, 1, 1),))
+    a, b, c = sorted((a, b, c))
+    if min(b - a, c - b) * steps < 1:
+        return  # windows shorter than a step
+
+    def acting(start: float, end: float) -> list[int]:
+        prompt = ImagePrompt("", kv, start=start, end=end)
+        return [step for step in range(steps) if prompt.acts_in(step, steps)]
+
+    assert acting(a, b) + acting(b, c) == acting(a, c)
+    assert abs(len(acting(a, c)) - (c - a) * steps) <= 1 + 1e-3
 
 
 def test_outside_its_steps_a_unit_changes_nothing(unet) -> None:

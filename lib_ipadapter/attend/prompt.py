@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -65,14 +66,17 @@ class ImagePrompt:
     picture_offset: int = 0  # index in the job of the batch's first picture
 
     def acts_in(self, step: int, steps: int) -> bool:
-        """Whether the unit acts in step ``step`` of ``steps``: in every step that [start, end] touches.
+        """Whether the unit acts in step ``step`` of ``steps``: in those whose middle lies in [start, end).
 
-        A step is the stretch [step/steps, (step + 1)/steps]; samplers that do more steps than announced stay in the
-        last one.
+        So windows that share an end share no step, and the number of steps is the share, rounded. A window too short
+        for any middle gets the step that it lies in. Samplers that do more steps than announced stay in the last one.
         """
-        step = min(step, steps - 1)
-        tolerance = 1e-6 * steps  # 0.1 + 0.2 of 10 steps is 3 steps
-        return step + 1 > self.start * steps + tolerance and step < self.end * steps - tolerance
+        tolerance = 1e-6  # of a step: 0.1 + 0.2 of 10 steps is 3 steps
+        first, after = (math.ceil(share * steps - 0.5 - tolerance) for share in (self.start, self.end))
+        if first >= after:
+            first = min(int((self.start + self.end) / 2 * steps), steps - 1)
+            after = first + 1
+        return first <= min(step, steps - 1) < after
 
     def gather(self, layer: int, block: int, rows: Rows, like: Tensor) -> tuple[Tensor, Tensor] | None:
         """Keys and weighted values [len(rows), tokens, width] of one layer for a call's rows, on ``like``'s device

@@ -1,12 +1,14 @@
 """The host's callbacks, in the order of a job. The script and this file are where the WebUI calls in.
 
-The host swallows every exception of a script's callbacks and would go on to make a plain picture. So nothing is
-raised here: a job that cannot be honoured is refused through ``p.init``, which the host calls next, unguarded, and
-before it has encoded anything.
+The host swallows every exception of a script's callbacks and would go on to make a plain picture, so a refusal has to
+come from a place that it does not guard. That place is ``p.setup_prompts``: the host calls it once for each job, when
+the job's checkpoint and options are in force, and before any script's ``process``. A job that is refused there leaves
+other extensions alone: ControlNet, which hooks the model in its ``process``, takes harm from jobs that end later.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from typing import Any
@@ -15,13 +17,14 @@ from modules import errors, script_callbacks, shared
 
 from ..attend.inject import Injection, detach_all, injections
 from ..checkpoint.catalog import Catalog
-from ..errors import IPAdapterError
+from ..errors import IPAdapterError, MismatchError
 from ..generation import Generation, Resources
 from ..unit import parse_units
 from . import api, host, infotext, options, panel
 
 log = logging.getLogger("ip-adapter")
-JOB = "ip_adapter_generation"  # the attribute of the host's processing object that holds its Generation
+# Attributes of the host's processing object: its Generation, or the error with which it was refused.
+JOB, REFUSAL = "ip_adapter_generation", "ip_adapter_refusal"
 
 
 class InternalError(IPAdapterError):
@@ -38,14 +41,16 @@ def resources() -> Resources:
     return Resources(catalog, options.cache_bytes())
 
 
-def _refuse(p: Any, error: IPAdapterError) -> None:
-    """Let the host stop with ``error`` right after its ``process`` callbacks."""
+class _Start:
+    """In the place of ``p.setup_prompts``: the job begins with us, or not at all."""
 
-    def init(*_args: Any, **_kwargs: Any) -> None:
-        del p.init  # the class's own is back for whoever uses p again
-        raise error
+    def __init__(self, p: Any, args: tuple) -> None:
+        self.p, self.args = p, args
 
-    p.init = init
+    def __call__(self) -> None:
+        del self.p.setup_prompts  # the class's own again
+        begin(self.p, self.args)
+        self.p.setup_prompts()
 
 
 def _clean() -> None:
@@ -54,10 +59,36 @@ def _clean() -> None:
         detach_all(unet)
 
 
-def begin(p: Any, args: tuple) -> None:
-    """``process``: everything is checked, read and encoded here, or the job is refused."""
+def before_process(p: Any, args: tuple) -> None:
+    """``before_process``: the job's checkpoint and options are not in force yet."""
     end(p)
+    vars(p).pop(REFUSAL, None)
     _clean()
+    p.setup_prompts = _Start(p, args)
+
+
+def process(p: Any, args: tuple) -> None:
+    """``process``: normally everything is done. If something else called ``p.setup_prompts`` and kept what it raised,
+    or nothing called it, the job is refused a little later, through ``p.init``."""
+    if isinstance(vars(p).get("setup_prompts"), _Start):
+        del p.setup_prompts
+        with contextlib.suppress(IPAdapterError):
+            begin(p, args)
+    error = vars(p).pop(REFUSAL, None)
+    if error is not None:
+
+        def init(*_args: Any, **_kwargs: Any) -> None:
+            del p.init
+            raise error
+
+        p.init = init
+
+
+def begin(p: Any, args: tuple) -> None:
+    """Check, read and encode everything that the job's units want.
+
+    Raises IPAdapterError, which is also kept on ``p``, where a unit cannot be honoured.
+    """
     try:
         units = parse_units(panel.units(args))
         if units:
@@ -65,17 +96,16 @@ def begin(p: Any, args: tuple) -> None:
     except host.Interrupted:
         log.info("IP-Adapter: interrupted before sampling")
     except IPAdapterError as error:
-        log.info("%s", error)
-        _refuse(p, error)
+        setattr(p, REFUSAL, error)
+        raise
     except Exception as error:
         errors.report("IP-Adapter: unexpected error", exc_info=True)
-        _refuse(
-            p,
-            InternalError(
-                f"IP-Adapter: unexpected {type(error).__name__}: {error}. Disable its units to go on; "
-                "the console's log has the details for a report."
-            ),
+        refusal = InternalError(
+            f"IP-Adapter: unexpected {type(error).__name__}: {error}. Disable its units to go on; "
+            "the console's log has the details for a report."
         )
+        setattr(p, REFUSAL, refusal)
+        raise refusal from error
 
 
 def _prepare(p: Any, units: list) -> None:
@@ -137,7 +167,7 @@ def after_sampling(p: Any) -> None:
 
 
 def end(p: Any) -> None:
-    """``postprocess``, ``close``, and the next ``process`` of the same p."""
+    """``postprocess``, ``close``, and the next ``before_process`` of the same p."""
     generation = _generation(p)
     if generation is not None:
         generation.detach()
@@ -155,12 +185,21 @@ def on_cfg_denoiser(params: script_callbacks.CFGDenoiserParams) -> None:
     generation = _generation(p) if p is not None else None
     attached = generation.injection if generation is not None else None
     if attached is not None and attached.unet is not unet:  # the refiner's checkpoint has taken over
-        attached = _attach(generation, p, unet)
+        attached = _follow(generation, p, unet)
     for injection in injections(unet):
         if injection is not attached:
             injection.pause()
     if attached is not None:
         attached.begin(**host.denoising_step(params))
+
+
+def _follow(generation: Generation, p: Any, unet: Any) -> Injection | None:
+    """Into the refiner's UNet if the adapters fit it; SDXL's own refiner is left alone."""
+    try:
+        return _attach(generation, p, unet)
+    except MismatchError as error:
+        log.warning("IP-Adapter: the refiner works without the references: %s", error)
+        return None
 
 
 def on_app_started(_demo: Any, app: Any) -> None:

@@ -16,7 +16,7 @@ from ..unit import CHOICES, MAX_UNITS
 from . import options
 from .api import encoder_wanted
 
-NOT_SENT = "not sent"  # what an API slot holds when no client has put a unit there
+NOT_SENT = "(no unit)"  # what an API slot holds when no client has put a unit there
 NO_MODEL = "None"
 SLOTS = MAX_UNITS + 1  # one more than allowed, so that an eleventh unit is noticed, not cut off by the host
 
