@@ -46,6 +46,7 @@ def install(requirement: Requirement) -> None:
         with open(path, "w", encoding="utf-8") as file:
             file.write(constraints())
         command = [sys.executable, "-m", "pip", "install", requirement.package, "--constraint", path, "--prefer-binary"]
+        command += ["--retries", "1", "--timeout", "10"]  # offline, the WebUI shall not wait long
         if os.environ.get("INDEX_URL"):  # the WebUI's own variable
             command += ["--index-url", os.environ["INDEX_URL"]]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -60,11 +61,11 @@ def install(requirement: Requirement) -> None:
 
 
 def main() -> None:
-    for requirement in missing():
-        try:
+    try:
+        for requirement in missing():
             install(requirement)
-        except Exception as error:
-            print(f"IP-Adapter: {requirement.package} could not be installed [{error}]; remedy: install it by hand")
+    except Exception as error:
+        print(f"IP-Adapter: its requirements could not be looked at [{error}]; remedy: install open-clip-torch by hand")
 
 
 main()

@@ -6,9 +6,10 @@ into keys and values before the first step, and what is attached for a sampling 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,10 +33,13 @@ if TYPE_CHECKING:
     from .checkpoint.load import AdapterWeights
     from .encode.clip import ImageEncoder
 
+log = logging.getLogger("ip-adapter")
+
 Progress = Callable[[str], None]
 CROP = "center"
 ZEROS = "zeros"
-KEPT_ADAPTER_BYTES = 2**30  # of adapters beyond the one used last
+SOURCES = ("pooled", "penultimate")  # what projections can be fed with here; faces are not among it yet
+KEPT_ADAPTER_BYTES = 2**30  # adapters in main memory; the one used last stays whatever its size
 DEFAULT_CACHE_BYTES = 512 * 2**20
 
 
@@ -75,8 +79,8 @@ class Resources:
         return (str(entry.path), stat.st_size, stat.st_mtime_ns)
 
     def adapter(self, entry: Entry, spec: AdapterSpec) -> AdapterWeights:
-        """The adapter's tensors. The one used last is kept, so that none is read twice in a row, and before it as many
-        as KEPT_ADAPTER_BYTES hold."""
+        """The adapter's tensors. The one used last is kept, so that none is read twice in a row, and of those before it
+        as many as KEPT_ADAPTER_BYTES hold."""
         from .checkpoint.load import load_adapter
 
         key = self.identity(entry)
@@ -102,10 +106,14 @@ class Resources:
                 self._encoder = (key, ImageEncoder.from_state(entry.spec, state, dtype=dtype))
         return self._encoder[1]
 
+    def release_encoder(self) -> None:
+        """Let go of the image encoder; what it has made of references stays."""
+        self._encoder = None
+
     def unload(self) -> None:
         """Let go of every file and every encoded reference."""
         self._adapters.clear()
-        self._encoder = None
+        self.release_encoder()
         self.cache.clear()
 
 
@@ -152,6 +160,7 @@ def check_fit(adapter: Entry, topology: Topology, catalog: Catalog, model: str =
         entry.name
         for entry in catalog.adapters
         if (entry.spec.context_width, entry.spec.layer_widths) == (topology.context_width, topology.layer_widths)
+        and entry.spec.source in SOURCES
     ]
     made_for, is_for = spec.base, topology.base
     if made_for == is_for:
@@ -184,7 +193,7 @@ def plan(number: int, unit: Unit, topology: Topology, catalog: Catalog) -> Plan:
         adapter = _found(catalog, lambda: catalog.find(unit.model))
         check_fit(adapter, topology, catalog)
         spec = adapter.spec
-        if spec.source not in ("pooled", "penultimate"):
+        if spec.source not in SOURCES:
             raise CheckpointError(
                 f"adapter {adapter.name} ({spec.variant}) is fed with a face recognition embedding, "
                 "which this version cannot make: choose an adapter that is fed by an image encoder."
@@ -208,6 +217,7 @@ class _References:
         keys = {self._key(plan, mark) for plan in plans for mark in plan.fingerprints}
         self.total = sum(key not in self.resources.cache for key in keys)
         self.done = 0
+        self.found: dict[tuple, Tensor] = {}  # of this job, whatever the cache's size
 
     def _key(self, plan: Plan, mark: str) -> tuple:
         """What an embedding is remembered by; ``mark`` is the picture's fingerprint, or ZEROS."""
@@ -222,41 +232,56 @@ class _References:
         wanted: dict[str, Image | None] = dict(zip(plan.fingerprints, plan.pictures, strict=True))
         if plan.spec.source != "pooled":
             wanted[ZEROS] = None
-        found = {mark: self.resources.cache.get(self._key(plan, mark)) for mark in wanted}
-        missing = {mark: picture for mark, picture in wanted.items() if found[mark] is None}
+        keys = {mark: self._key(plan, mark) for mark in wanted}
+        for key in keys.values():
+            if key not in self.found and key in self.resources.cache:
+                self.found[key] = self.resources.cache.get(key)
+        missing = {mark: picture for mark, picture in wanted.items() if keys[mark] not in self.found}
         if missing:
-            found |= self._encode(plan, missing)
-        references = [found[mark] for mark in plan.fingerprints]
-        return references, found.get(ZEROS, torch.zeros_like(references[0]))
+            self._encode(plan, missing)
+        references = [self.found[keys[mark]] for mark in plan.fingerprints]
+        return references, self.found[keys[ZEROS]] if ZEROS in keys else torch.zeros_like(references[0])
 
-    def _encode(self, plan: Plan, pictures: Mapping[str, Image | None]) -> dict[str, Tensor]:
-        """Embeddings of ``pictures`` (None: all zeros), made on the device with one move of the encoder."""
+    def _encode(self, plan: Plan, pictures: Mapping[str, Image | None]) -> None:
+        """Find the embeddings of ``pictures`` (None: all zeros), with one move of the encoder to the device."""
         self.progress(f"loading image encoder {plan.encoder.name}")
         encoder = self.resources.encoder(plan.encoder, self.device.dtype)
-        source = plan.spec.source
-        found = {}
         self.device.make_room()
         try:
             encoder.to(self.device.device)
             for mark, picture in pictures.items():
                 if picture is None:
-                    embedding = encoder.encode_zeros(source)
+                    pixels = torch.zeros(1, 3, encoder.spec.image_size, encoder.spec.image_size)
                 else:
                     self.done += 1
                     self.progress(f"encoding reference {self.done} of {self.total}")
-                    embedding = encoder.encode(to_pixels(picture, encoder.spec.image_size, CROP)[None], source)
-                tensor = getattr(embedding, source).float().cpu()
-                found[mark] = tensor
-                self.resources.cache.put(self._key(plan, mark), tensor, tensor.numel() * tensor.element_size())
+                    pixels = to_pixels(picture, encoder.spec.image_size, CROP)[None]
+                tensor = self._one(encoder, pixels, plan.spec.source)
+                key = self._key(plan, mark)
+                self.found[key] = tensor
+                self.resources.cache.put(key, tensor, tensor.numel() * tensor.element_size())
         finally:
             encoder.to("cpu")
-        return found
+
+    @staticmethod
+    def _one(encoder: ImageEncoder, pixels: Tensor, source: str) -> Tensor:
+        """One picture's embedding, fp32 in main memory; computed there too where the device has no room."""
+        try:
+            embedding = encoder.encode(pixels, source)
+        except torch.cuda.OutOfMemoryError:
+            log.warning("IP-Adapter: no room for the image encoder on the device, so it works on the CPU.")
+            embedding = encoder.to("cpu").encode(pixels, source)
+        return getattr(embedding, source).float().cpu()
 
 
 def _tokens(plan: Plan, projection: Any, references: list[Tensor], zeros: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Image tokens of the cond and uncond sides [pictures, T, D], and each token's factor [pictures, T]."""
     unit = plan.unit
     weights = [reference.weight for reference in unit.references]
+    if unit.combine == "concat" and unit.batch == "same" and any(weights):
+        # Tokens of weight 0 would still take their part of the attention.
+        references = [e for e, weight in zip(references, weights, strict=True) if weight]
+        weights = [weight for weight in weights if weight]
     if unit.combine == "average" and unit.batch == "same":
         # A reference's weight is its share of the mean; what all shares lack to 1 weakens the unit as a whole.
         strength = sum(map(abs, weights)) / len(weights)
@@ -330,19 +355,19 @@ class Generation:
         """
         self.owner = owner
         self.injection: Injection | None = None
-        self.topology = Topology.of(cross_attention_layers(unet))
+        units = list(units)
+        with _told_as(units[0][0] if units else 1):
+            self.topology = Topology.of(cross_attention_layers(unet))
         self.plans = [plan(number, unit, self.topology, resources.catalog) for number, unit in units]
         if hires_topology is not None:
             self._check_hires(resources.catalog, *hires_topology)
-        self.acting = [plan for plan in self.plans if plan.unit.weight != 0]
-        prepared = prepare(self.acting, resources, device, progress)
+        acting = [plan for plan in self.plans if plan.unit.weight != 0]
+        prepared = prepare(acting, resources, device, progress)
         self.prompts = [
-            (
-                plan.unit.hires,
-                ImagePrompt(f"unit {plan.number}", kv, plan.unit.weight, plan.unit.start, plan.unit.end),
-            )
-            for plan, kv in zip(self.acting, prepared, strict=True)
+            (plan.unit.hires, ImagePrompt(kv, plan.unit.weight, plan.unit.start, plan.unit.end))
+            for plan, kv in zip(acting, prepared, strict=True)
         ]
+        self.plans = [replace(plan, pictures=()) for plan in self.plans]  # large, and used up
 
     def _check_hires(self, catalog: Catalog, name: str, topology: Topology) -> None:
         for plan in self.plans:

@@ -9,6 +9,7 @@ from typing import Any
 from .errors import UnitError
 
 MAX_UNITS = 10
+MAX_REFERENCES = 64  # of one unit: their tokens meet in every attention layer
 CHOICES = {
     "combine": ("concat", "average"),
     "hires": ("both", "base", "hires"),
@@ -135,7 +136,9 @@ class Unit:
 
     @staticmethod
     def _model(settings: Mapping[str, Any], enabled: bool) -> str:
-        model = settings.get("model", "" if not enabled else None)
+        model = settings.get("model")
+        if not enabled and model is None:
+            return ""
         if model is None or (isinstance(model, str) and not model.strip() and enabled):
             raise UnitError("model is missing: name an adapter as the list of models shows it.")
         if not isinstance(model, str):
@@ -152,6 +155,8 @@ class Unit:
             items = [settings["image"]] if settings.get("image") is not None else []
         if not isinstance(items, (list, tuple)):
             raise UnitError(f"images is {_shown(items)}: give a list of pictures, or a single one as image.")
+        if len(items) > MAX_REFERENCES:
+            raise UnitError(f"images holds {len(items)} pictures: give at most {MAX_REFERENCES}.")
         if not items and enabled:
             raise UnitError("it has no reference picture: add one to images, or disable the unit.")
         if not enabled:

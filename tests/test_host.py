@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import threading
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 
 from demo.start import Host, host_start
+from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.errors import IPAdapterError
 
 from .files import base64_of, picture, write_adapter, write_encoder
@@ -378,9 +378,10 @@ def test_undo_when_the_checkpoint_changes(host: Host, plain) -> None:
         assert difference(make(host, **override), bare) == 0
 
 
-def test_a_foreign_pass_inside_a_job_is_left_alone(host: Host, plain, monkeypatch) -> None:
+@pytest.mark.parametrize("with_scripts", [False, True])
+def test_a_foreign_pass_inside_a_job_is_left_alone(with_scripts: bool, host: Host, plain) -> None:
     """Another extension generates a picture inside ours, on the same UNet, in the middle of sampling."""
-    from modules import processing, script_callbacks, shared
+    from modules import processing, script_callbacks, scripts, shared
 
     inner: list = []
 
@@ -391,18 +392,74 @@ def test_a_foreign_pass_inside_a_job_is_left_alone(host: Host, plain, monkeypatc
                 sd_model=shared.sd_model, prompt="a cat", negative_prompt="blurry", seed=1, steps=3, width=64,
                 height=64, sampler_name="Euler", do_not_save_samples=True, do_not_save_grid=True,
             )  # fmt: skip
+            if with_scripts:
+                runner = scripts.scripts_txt2img
+                script = next(s for s in runner.alwayson_scripts if s.title() == "IP-Adapter")
+                args = [0, *[None] * (len(runner.inputs) - 1)]
+                args[script.args_from : script.args_to] = panel_args(host, {}, {}, {}, tick=False)
+                p.is_api, p.scripts, p.script_args = True, runner, args
             step = shared.state.sampling_step, shared.state.sampling_steps
             inner[0] = pixels(processing.process_images(p))
             shared.state.sampling_step, shared.state.sampling_steps = step
 
     expected = make(host, unit(), prompt="outer")
+    assert difference(expected, make(host, prompt="outer")) > FAR
     script_callbacks.on_cfg_denoiser(nested)
     try:
         outer = make(host, unit(), prompt="outer")
     finally:
         script_callbacks.remove_callbacks_for_function(nested)
     assert difference(inner[0], plain) == 0
-    assert difference(outer, expected) < 20  # its random numbers are the inner pass's too; its reference still acts
+    assert difference(outer, expected) < SAME
+
+
+def test_a_picture_without_its_references_is_not_handed_out(host: Host, plain) -> None:
+    """Something computes attention without calling the layers: only seen when the picture is made."""
+    from modules import shared
+
+    layers = cross_attention_layers(shared.sd_model.model.diffusion_model)
+
+    def forward(self, x, context=None, mask=None):
+        linear = torch.nn.functional.linear
+        q, k, v = (linear(z, m.weight) for z, m in ((x, self.to_q), (context, self.to_k), (context, self.to_v)))
+        q, k, v = (z.unflatten(-1, (self.heads, -1)).transpose(1, 2) for z in (q, k, v))
+        return self.to_out(torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    for layer in layers:
+        layer.module.forward = forward.__get__(layer.module)
+    try:
+        answer = host.post("txt2img", {"prompt": "a cat", "steps": 1, "alwayson_scripts": ours(unit())})
+    finally:
+        for layer in layers:
+            del layer.module.forward
+    assert answer.status_code == 422
+    assert "the references were not used in this picture" in answer.json()["detail"]
+
+
+def test_an_error_in_a_step_is_no_plain_picture(host: Host, plain, monkeypatch) -> None:
+    from lib_ipadapter.webui import host as seam
+
+    monkeypatch.setattr(seam, "denoising_step", lambda params: 1 / 0)
+    answer = host.post("txt2img", {"prompt": "a cat", "steps": 2, "alwayson_scripts": ours(unit())})
+    assert answer.status_code == 422
+    assert "ZeroDivisionError" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(("sampler", "calls"), [("Euler", 4), ("Heun", 7), ("PLMS", 5), ("DDIM", 4)])
+def test_steps_are_counted(sampler: str, calls: int, host: Host, plain, monkeypatch) -> None:
+    from lib_ipadapter.attend.inject import Injection
+
+    seen, begin = [], Injection.begin
+
+    def watched(self, rows, step, steps, *args, **kwargs):
+        seen.append((step, steps))
+        return begin(self, rows, step, steps, *args, **kwargs)
+
+    monkeypatch.setattr(Injection, "begin", watched)
+    make(host, unit(), sampler_name=sampler, steps=4)
+    expected = {"Euler": [0, 1, 2, 3], "DDIM": [0, 1, 2, 3], "Heun": [0, 0, 1, 1, 2, 2, 3], "PLMS": [0, 0, 1, 2, 3]}
+    assert seen == [(step, 4) for step in expected[sampler]]
+    assert len(seen) == calls
 
 
 def test_the_hosts_prompt_cache_stays_useful(host: Host, plain) -> None:
@@ -498,10 +555,10 @@ def test_any_kind_of_picture_is_a_reference(form: str, host: Host, plain) -> Non
     if form in ("palette", "RGBA", "grey", "CMYK"):
         image = image.convert({"palette": "P", "RGBA": "RGBA", "grey": "L", "CMYK": "CMYK"}[form])
         kind = "JPEG" if form == "CMYK" else "PNG"
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
     result = make(host, {"model": "base", "image": "data:image/x;base64," + base64_of(image, kind)})
     assert difference(result, plain) > FAR
+    if form in ("PNG", "RGBA", "CMYK", "JPEG", "WEBP"):  # these keep the colours
+        assert difference(result, make(host, unit())) < FAR / 2
 
 
 def panel_args(host: Host, *tabs: dict, tick: object = True) -> list:

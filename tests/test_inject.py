@@ -36,7 +36,7 @@ def make_prompt(unet, seed: int, weight: float = 1.0, embeds: torch.Tensor | Non
     projection = build("ImageProj", image_proj(width, seed), width)
     cond, uncond = projection(embeds), projection(torch.zeros_like(embeds))
     kv = KeysValues.project(key, value, cond.reshape(1, -1, width), uncond.reshape(1, -1, width))
-    return ImagePrompt(f"seed {seed}", kv, weight, **kwargs)
+    return ImagePrompt(kv, weight, **kwargs)
 
 
 def inputs(unet, rows: int = 2, size: int = 16, seed: int = 50):
@@ -225,7 +225,7 @@ def test_windows_that_share_their_ends_share_no_step(steps: int, a: float, b: fl
         return  # windows shorter than a step
 
     def acting(start: float, end: float) -> list[int]:
-        prompt = ImagePrompt("", kv, start=start, end=end)
+        prompt = ImagePrompt(kv, start=start, end=end)
         return [step for step in range(steps) if prompt.acts_in(step, steps)]
 
     assert acting(a, b) + acting(b, c) == acting(a, c)
@@ -242,8 +242,6 @@ def test_outside_its_steps_a_unit_changes_nothing(unet) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_works_in_the_unets_dtype(dtype: torch.dtype) -> None:
-    attention = torch.nn.Module()
-    attention.heads = 4
     query = draw(2, 9, 32, seed=1).to(dtype)
     from lib_ipadapter.attend.inject import image_attention
 
@@ -272,3 +270,41 @@ def test_a_replaced_attention_forward_still_sees_the_reference(unet) -> None:
     finally:
         for layer in cross_attention_layers(unet):
             del layer.module.forward
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_an_attention_that_takes_rows_apart_stays_whole_or_plain(parts: int, unet) -> None:
+    """Another extension's attn2 works on some of the rows at a time: no exception, and no wrong reference."""
+    rows = layout([1, 1], 4)
+    x, t, text = inputs(unet, rows=4)
+    plain = unet(x, t, context=text)
+    layers = cross_attention_layers(unet)
+
+    def forward(self, x, context=None, mask=None):
+        chunks = zip(x.chunk(parts), context.chunk(parts), strict=True)
+        return torch.cat([type(self).forward(self, *pair) for pair in chunks])
+
+    for layer in layers:
+        layer.module.forward = forward.__get__(layer.module)
+    try:
+        with Injection(unet, layers, [make_prompt(unet, 5)]) as injection:
+            injection.begin(rows, 0, 1)
+            out = unet(x, t, context=text)
+            assert injection.lost > 0
+            assert injection.without_effect
+    finally:
+        for layer in layers:
+            del layer.module.forward
+    assert close(out, plain)
+
+
+def test_mixed_dtypes_meet_in_the_layers_own(unet) -> None:
+    x, t, text = inputs(unet)
+    rows = layout([1], 2)
+    full = call(unet, x, t, text, [make_prompt(unet, 5)], rows)
+    prompt = make_prompt(unet, 5)
+    halves = KeysValues(tuple(k.half() for k in prompt.kv.keys), tuple(v.half() for v in prompt.kv.values))
+    out = call(unet, x, t, text, [ImagePrompt(halves)], rows)
+    assert out.dtype == torch.float32
+    assert close(out, full, 2e-2)
+    assert not torch.equal(out, full)

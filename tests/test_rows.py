@@ -115,12 +115,12 @@ def test_each_picture_of_a_batch_has_its_own_reference(unet) -> None:
     )
     assert kv.pictures == 2
     xs, texts = x(6), text(6, seed=70)
-    together = outputs(unet, [ImagePrompt("both", kv)], layout([2, 2], 6), [(xs, texts)])
+    together = outputs(unet, [ImagePrompt(kv)], layout([2, 2], 6), [(xs, texts)])
     for i, mine in enumerate([(0, 1, 4), (2, 3, 5)]):
         rows = (Row(True, 0), Row(True, 0), Row(False, 0))
         alone = outputs(unet, [single[i]], rows, [(xs[list(mine)], texts[list(mine)])])
         assert close(together[list(mine)], alone)
-    shifted = outputs(unet, [ImagePrompt("both", kv, picture_offset=1)], layout([2, 2], 6), [(xs, texts)])
+    shifted = outputs(unet, [ImagePrompt(kv, picture_offset=1)], layout([2, 2], 6), [(xs, texts)])
     assert not close(together, shifted, 1e-2)
 
 

@@ -59,6 +59,7 @@ def test_a_reference_may_have_a_weight() -> None:
         ({"model": None}, "model is missing"),
         ({"model": 3}, "model is 3"),
         ({"images": []}, "no reference picture"),
+        ({"images": ["a"] * 65}, "images holds 65 pictures: give at most 64."),
         ({"images": "abc"}, "images is 'abc': give a list"),
         ({"images": [None]}, "images[0]: the picture is missing"),
         ({"images": [{"weight": 1}]}, "images[0]: the picture is missing"),
@@ -86,7 +87,7 @@ def test_a_unit_must_be_an_object(thing: object) -> None:
 
 
 def test_a_disabled_unit_needs_no_model_but_no_slip_is_silent() -> None:
-    assert parse_units([{"enabled": False}]) == []
+    assert parse_units([{"enabled": False}, {"enabled": False, "model": None, "images": None}]) == []
     assert [number for number, _ in parse_units([{"enabled": False}, GOOD])] == [2]
     with pytest.raises(UnitError, match="unknown field"):
         parse_units([{"enabled": False, "modell": "x"}])

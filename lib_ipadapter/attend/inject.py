@@ -20,7 +20,7 @@ from .prompt import ImagePrompt
 from .rows import RowCursor, Rows
 
 log = logging.getLogger("ip-adapter")
-KEPT_PATTERNS = 8  # row patterns whose gathered keys and values are kept; a step has one to four
+KEPT_PATTERNS = 4  # row patterns whose gathered keys and values are kept; a step has one to four
 
 
 def image_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
@@ -46,16 +46,23 @@ class _LayerHooks:
         hidden, *rest = args
         if query is None or self.injection.rows is None or query.shape[:-1] != hidden.shape[:-1]:
             return None  # not the call that this query was computed for
-        for key, value in self._prompts(query):
+        tiles, odd = divmod(len(query), len(self.injection.rows))
+        if odd or not tiles:  # an attention that takes the rows apart by rules of its own
+            self.injection.lose()
+            return None
+        for key, value in self._prompts(query, tiles):
             hidden = hidden + image_attention(query, key, value, self.layer.heads).to(hidden.dtype)
         self.injection.fired = True
         return (hidden, *rest)
 
-    def _prompts(self, query: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of the acting prompts for the present rows; gathered once per pattern of rows."""
+    def _prompts(self, query: Tensor, tiles: int) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the acting prompts for the present rows; gathered once per pattern of rows.
+
+        ``tiles``: how many parts, next to each other, the layer has made of every row.
+        """
         rows, active = self.injection.rows, self.injection.active
-        if len(query) != len(rows):  # the layer sees every row in several tiles that lie next to each other
-            rows = tuple(row for row in rows for _ in range(len(query) // len(rows)))
+        if tiles > 1:
+            rows = tuple(row for row in rows for _ in range(tiles))
         pattern = (rows, active, query.dtype, query.device)
         if pattern not in self.gathered:
             if len(self.gathered) >= KEPT_PATTERNS:
@@ -83,8 +90,9 @@ class Injection:
         self.cursor = RowCursor()
         self.rows: Rows | None = None
         self.active: tuple[int, ...] = ()
+        self.announced = False  # whether any step since attach was one in which a prompt acts
         self.fired = False  # whether any layer has added anything since attach
-        self.lost = 0  # UNet calls whose rows nothing told
+        self.lost = 0  # calls of the UNet or a layer whose rows nothing told
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def attach(self) -> Injection:
@@ -127,8 +135,20 @@ class Injection:
     ) -> None:
         """Announce a denoising step: its rows, its index of ``steps``, and the texts [n, tokens, width] of its rows."""
         self.active = tuple(i for i, prompt in enumerate(self.prompts) if prompt.acts_in(step, steps))
+        self.announced |= bool(self.active)
         self.cursor.begin(rows if self.active else (), text_cond, text_uncond)
         self.rows = None
+
+    @property
+    def without_effect(self) -> bool:
+        """Whether prompts should have acted and none did: something keeps the UNet from calling its modules."""
+        return self.announced and not self.fired
+
+    def lose(self) -> None:
+        """Note a call that cannot be served; it stays as it would be without us."""
+        self.lost += 1
+        if self.lost == 1:
+            log.warning("IP-Adapter: another extension calls the model in a way that hides which rows are which.")
 
     def pause(self) -> None:
         """Do nothing until the next ``begin``: another job has the UNet."""
@@ -143,9 +163,7 @@ class Injection:
         context = kwargs.get("context", args[2] if len(args) > 2 else None)
         self.rows = self.cursor.take(len(x), context, marked="forward" in vars(unet))
         if self.rows is None:
-            self.lost += 1
-            if self.lost == 1:
-                log.warning("IP-Adapter: another extension calls the UNet in a way that hides which rows are which.")
+            self.lose()
 
     def _after_call(self, _unet: nn.Module, _args: tuple, _output: Any) -> None:
         self.rows = None

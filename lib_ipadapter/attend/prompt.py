@@ -57,7 +57,6 @@ class ImagePrompt:
     ``start`` and ``end`` are shares of the sampling steps.
     """
 
-    label: str
     kv: KeysValues
     weight: float = 1.0
     start: float = 0.0

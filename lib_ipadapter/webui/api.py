@@ -67,7 +67,10 @@ def models(catalog: Catalog, refresh: bool = False) -> dict[str, Any]:
 
 
 def add_routes(app: FastAPI, catalog: Catalog) -> None:
-    """Called when the WebUI's app has started, and again after each reload of its page."""
+    """Called when the WebUI's app has started, and again after each reload of its page. Without an API of the
+    WebUI's own there is none of ours."""
+    if not (shared.cmd_opts.api or shared.cmd_opts.nowebui):
+        return
     guards = [Depends(_authenticate)] if shared.cmd_opts.api_auth else []
 
     @app.get("/ip-adapter/models", dependencies=guards)

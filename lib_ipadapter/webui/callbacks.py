@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import sys
 from typing import Any
 
 from modules import errors, script_callbacks, shared
@@ -19,7 +20,7 @@ from ..attend.inject import Injection, detach_all, injections
 from ..checkpoint.catalog import Catalog
 from ..errors import IPAdapterError, MismatchError
 from ..generation import Generation, Resources
-from ..unit import parse_units
+from ..unit import Unit, parse_units
 from . import api, host, infotext, options, panel
 
 log = logging.getLogger("ip-adapter")
@@ -61,10 +62,10 @@ def _clean() -> None:
 
 def before_process(p: Any, args: tuple) -> None:
     """``before_process``: the job's checkpoint and options are not in force yet."""
-    end(p)
+    p.setup_prompts = _Start(p, args)  # first: if anything below fails, the host goes on
     vars(p).pop(REFUSAL, None)
+    end(p)
     _clean()
-    p.setup_prompts = _Start(p, args)
 
 
 def process(p: Any, args: tuple) -> None:
@@ -108,28 +109,55 @@ def begin(p: Any, args: tuple) -> None:
         raise refusal from error
 
 
-def _prepare(p: Any, units: list) -> None:
-    unet = host.unet(shared.sd_model)
+def _prepare(p: Any, units: list[tuple[int, Unit]]) -> None:
+    try:
+        unet = host.unet(shared.sd_model)
+    except MismatchError as error:
+        raise error.in_unit(units[0][0]) from error
     stock = resources()
     stock.cache.limit = options.cache_bytes()
-    with host.progress_text() as progress:
-        generation = Generation(
-            units, unet, stock, host.device(), owner=p, progress=progress, hires_topology=host.hires_topology(p)
-        )
+    try:
+        with host.progress_text() as progress:
+            generation = Generation(
+                units, unet, stock, host.device(), owner=p, progress=progress, hires_topology=host.hires_topology(p)
+            )
+    finally:
+        if not options.keep_encoder():
+            stock.release_encoder()
     setattr(p, JOB, generation)
     p.close = _CleanClose(p)
     p.extra_generation_params.update(infotext.parameters(generation.plans))
 
 
 class _CleanClose:
-    """``p.close``, which the host calls however a job ends (``postprocess`` only when all went well)."""
+    """``p.close``, which the host calls however a job ends (``postprocess`` only when all went well).
+
+    It is also the last unguarded place: what failed after the job had begun is raised from here, so that no picture
+    is handed out that only looks as if the references had been used.
+    """
 
     def __init__(self, p: Any) -> None:
         self.p = p
+        self.failure: IPAdapterError | None = None
 
     def __call__(self) -> None:
+        del self.p.close  # the class's own again
         end(self.p)
-        self.p.close()  # the class's own again
+        self.p.close()
+        if self.failure is not None and sys.exc_info()[0] is None:
+            raise self.failure
+
+
+def _fail(p: Any, generation: Generation, reason: str) -> None:
+    """The references have not done what was asked for, and it is too late to stop the job."""
+    error = IPAdapterError(f"IP-Adapter: the references were not used in this picture: {reason}")
+    log.error("%s", error)
+    for name in infotext.parameters(generation.plans):
+        p.extra_generation_params.pop(name, None)
+    p.comment(error.detail)
+    close = vars(p).get("close")
+    if isinstance(close, _CleanClose):
+        close.failure = error
 
 
 def _generation(p: Any) -> Generation | None:
@@ -145,11 +173,9 @@ def before_sampling(p: Any) -> None:
         return
     try:
         _attach(generation, p, host.unet(shared.sd_model))
-    except Exception as error:  # too late to refuse: say it where the picture's parameters would say otherwise
+    except Exception as error:
         errors.report("IP-Adapter: could not be attached", exc_info=True)
-        for name in infotext.parameters(generation.plans):
-            p.extra_generation_params.pop(name, None)
-        p.comment(f"IP-Adapter was left out of this picture: {error}")
+        _fail(p, generation, f"{error}")
 
 
 def _attach(generation: Generation, p: Any, unet: Any) -> Injection | None:
@@ -161,8 +187,11 @@ def after_sampling(p: Any) -> None:
     generation = _generation(p)
     if generation is None:
         return
-    if generation.injection is not None and generation.injection.lost and not generation.injection.fired:
-        p.comment("IP-Adapter had no effect: another extension calls the model in a way that it cannot follow.")
+    if generation.injection is not None and generation.injection.without_effect:
+        _fail(
+            p, generation,
+            "another extension or optimisation replaces the model's attention layers; switch it off, or the units.",
+        )  # fmt: skip
     generation.detach()
 
 
@@ -172,7 +201,8 @@ def end(p: Any) -> None:
     if generation is not None:
         generation.detach()
         delattr(p, JOB)
-    if isinstance(vars(p).get("close"), _CleanClose):
+    close = vars(p).get("close")
+    if isinstance(close, _CleanClose) and close.failure is None:
         del p.close
 
 
@@ -184,13 +214,21 @@ def on_cfg_denoiser(params: script_callbacks.CFGDenoiserParams) -> None:
         return
     generation = _generation(p) if p is not None else None
     attached = generation.injection if generation is not None else None
-    if attached is not None and attached.unet is not unet:  # the refiner's checkpoint has taken over
-        attached = _follow(generation, p, unet)
-    for injection in injections(unet):
-        if injection is not attached:
-            injection.pause()
-    if attached is not None:
-        attached.begin(**host.denoising_step(params))
+    try:
+        if attached is not None and attached.unet is not unet:  # the refiner's checkpoint has taken over
+            attached = _follow(generation, p, unet)
+        for injection in injections(unet):
+            if injection is not attached:
+                injection.pause()
+        if attached is not None:
+            # A job inside this one may have cleaned the UNet.
+            attached.attach().begin(**host.denoising_step(params))
+    except Exception as error:
+        errors.report("IP-Adapter: unexpected error", exc_info=True)
+        if attached is not None:
+            attached.pause()
+        if generation is not None:
+            _fail(p, generation, f"{type(error).__name__}: {error}")
 
 
 def _follow(generation: Generation, p: Any, unet: Any) -> Injection | None:

@@ -25,11 +25,11 @@ def unet(model: Any) -> nn.Module:
     bypass = sd_unet.get_unet_option()
     if bypass is not None:
         raise MismatchError(
-            f'IP-Adapter: the SD Unet "{bypass.label}" replaces the model\'s layers: set "SD Unet" to None in Settings.'
+            f'the SD Unet "{bypass.label}" replaces the model\'s layers: set "SD Unet" to None in Settings.'
         )
     found = getattr(getattr(model, "model", None), "diffusion_model", None)
     if found is None:
-        raise MismatchError("IP-Adapter: no Stable Diffusion checkpoint is loaded: choose one first.")
+        raise MismatchError("no Stable Diffusion checkpoint is loaded: choose one first.")
     return found
 
 
@@ -86,9 +86,11 @@ def denoising_step(params: script_callbacks.CFGDenoiserParams) -> dict[str, Any]
     text_cond, text_uncond = _text(params.text_cond), _text(params.text_uncond)
     steps = max(1, denoiser.steps or params.total_sampling_steps or 1)
     calls_per_step = max(1, (denoiser.total_steps or steps) // steps)
+    sampler = getattr(getattr(denoiser.sampler, "config", None), "name", None)
+    extra = 1 if sampler == "PLMS" else 0  # it calls twice in its first step
     return {
         "rows": _rows(denoiser, len(params.x), text_cond),
-        "step": denoiser.step // calls_per_step,
+        "step": max(0, denoiser.step - extra) // calls_per_step,
         "steps": steps,
         "text_cond": text_cond,
         "text_uncond": text_uncond,

@@ -8,7 +8,8 @@ from ..generation import DEFAULT_CACHE_BYTES
 from ..unit import MAX_UNITS
 
 SECTION = ("ip_adapter", "IP-Adapter")
-TABS, CACHE, FOLDER = "ip_adapter_unit_count", "ip_adapter_cache_mb", "ip_adapter_models_path"
+TABS, CACHE = "ip_adapter_unit_count", "ip_adapter_cache_mb"
+KEEP, FOLDER = "ip_adapter_keep_encoder", "ip_adapter_models_path"
 
 
 def register() -> None:
@@ -31,10 +32,16 @@ def register() -> None:
         ).info("a reference is encoded once for as long as it stays in here; 0 turns this off"),
     )
     shared.opts.add_option(
-        FOLDER,
-        shared.OptionInfo("", "Further folder with adapters and image encoders", section=SECTION).info(
-            "searched with its subfolders"
+        KEEP,
+        shared.OptionInfo(True, "Keep the image encoder in main memory", section=SECTION).info(
+            "1.3 to 7 GB; without it, every new reference waits for the encoder to be read"
         ),
+    )
+    shared.opts.add_option(
+        FOLDER,
+        shared.OptionInfo("", "Further folder with adapters and image encoders", section=SECTION)
+        .info("searched with its subfolders")
+        .needs_reload_ui(),
     )
 
 
@@ -44,3 +51,7 @@ def unit_count() -> int:
 
 def cache_bytes() -> int:
     return int(getattr(shared.opts, CACHE, DEFAULT_CACHE_BYTES // 2**20)) * 2**20
+
+
+def keep_encoder() -> bool:
+    return bool(getattr(shared.opts, KEEP, True))
