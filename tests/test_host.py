@@ -380,13 +380,13 @@ def test_undo_when_the_checkpoint_changes(host: Host, plain) -> None:
 
 @pytest.mark.parametrize("with_scripts", [False, True])
 def test_a_foreign_pass_inside_a_job_is_left_alone(with_scripts: bool, host: Host, plain) -> None:
-    """Another extension generates a picture inside ours, on the same UNet, in the middle of sampling."""
+    """Another extension generates a picture inside ours, on the same UNet, between two of our steps."""
     from modules import processing, script_callbacks, scripts, shared
 
     inner: list = []
 
     def nested(params):
-        if params.denoiser.step == 1 and not inner and params.denoiser.p.prompt == "outer":
+        if shared.state.sampling_steps == 4 and not inner:
             inner.append(None)
             p = processing.StableDiffusionProcessingTxt2Img(
                 sd_model=shared.sd_model, prompt="a cat", negative_prompt="blurry", seed=1, steps=3, width=64,
@@ -402,11 +402,11 @@ def test_a_foreign_pass_inside_a_job_is_left_alone(with_scripts: bool, host: Hos
             inner[0] = pixels(processing.process_images(p))
             shared.state.sampling_step, shared.state.sampling_steps = step
 
-    expected = make(host, unit(), prompt="outer")
-    assert difference(expected, make(host, prompt="outer")) > FAR
-    script_callbacks.on_cfg_denoiser(nested)
+    expected = make(host, unit(), prompt="outer", steps=4)
+    assert difference(expected, make(host, prompt="outer", steps=4)) > FAR
+    script_callbacks.on_cfg_after_cfg(nested)
     try:
-        outer = make(host, unit(), prompt="outer")
+        outer = make(host, unit(), prompt="outer", steps=4)
     finally:
         script_callbacks.remove_callbacks_for_function(nested)
     assert difference(inner[0], plain) == 0
@@ -445,7 +445,7 @@ def test_an_error_in_a_step_is_no_plain_picture(host: Host, plain, monkeypatch) 
     assert "ZeroDivisionError" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize(("sampler", "calls"), [("Euler", 4), ("Heun", 7), ("PLMS", 5), ("DDIM", 4)])
+@pytest.mark.parametrize(("sampler", "calls"), [("Euler", 4), ("Heun", 7), ("PLMS", 4), ("DDIM", 3)])
 def test_steps_are_counted(sampler: str, calls: int, host: Host, plain, monkeypatch) -> None:
     from lib_ipadapter.attend.inject import Injection
 
@@ -457,7 +457,8 @@ def test_steps_are_counted(sampler: str, calls: int, host: Host, plain, monkeypa
 
     monkeypatch.setattr(Injection, "begin", watched)
     make(host, unit(), sampler_name=sampler, steps=4)
-    expected = {"Euler": [0, 1, 2, 3], "DDIM": [0, 1, 2, 3], "Heun": [0, 0, 1, 1, 2, 2, 3], "PLMS": [0, 0, 1, 2, 3]}
+    # DDIM and PLMS, as the host has them, do one step less than they announce; PLMS calls twice in its first.
+    expected = {"Euler": [0, 1, 2, 3], "DDIM": [0, 1, 2], "Heun": [0, 0, 1, 1, 2, 2, 3], "PLMS": [0, 0, 1, 2]}
     assert seen == [(step, 4) for step in expected[sampler]]
     assert len(seen) == calls
 
@@ -501,7 +502,7 @@ def test_the_list_of_models(host: Host, folder: Path) -> None:
     assert names["wide"]["base"] == "SDXL"
     assert set(names["base"]) == {"name", "variant", "base", "encoder", "tokens", "parameters", "file"}
     assert names["base"]["file"] == "base.safetensors"
-    assert [encoder["name"] for encoder in body["encoders"]] == ["encoder"]
+    assert {"name": "encoder", "kind": "ViT (128 wide, 3 layers)", "file": "encoder.safetensors"} in body["encoders"]
     assert str(folder) in body["folders"]
 
 
@@ -557,8 +558,8 @@ def test_any_kind_of_picture_is_a_reference(form: str, host: Host, plain) -> Non
         kind = "JPEG" if form == "CMYK" else "PNG"
     result = make(host, {"model": "base", "image": "data:image/x;base64," + base64_of(image, kind)})
     assert difference(result, plain) > FAR
-    if form in ("PNG", "RGBA", "CMYK", "JPEG", "WEBP"):  # these keep the colours
-        assert difference(result, make(host, unit())) < FAR / 2
+    if form in ("PNG", "RGBA"):  # these keep the colours exactly
+        assert difference(result, make(host, unit())) == 0
 
 
 def panel_args(host: Host, *tabs: dict, tick: object = True) -> list:

@@ -1,0 +1,101 @@
+// The page's part of the host. Extensions' scripts call the functions up to the first line of dashes by name.
+const hostEvents = {};
+for (const name of ["UiUpdate", "AfterUiUpdate", "UiLoaded", "UiTabChange", "OptionsChanged"]) {
+    hostEvents[name] = [];
+    window[`on${name}`] = (callback) => hostEvents[name].push(callback);
+}
+const gradioApp = () => document;
+const selectedTab = () => document.querySelector("#tabs > .tab-nav > .selected");
+const get_uiCurrentTab = selectedTab;
+const get_uiCurrentTabContent = () => document.getElementById(`tab_${selectedTab()?.textContent.trim().toLowerCase()}`);
+const updateInput = (target) => target.dispatchEvent(new Event("input", {bubbles: true}));
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function announce(name, ...facts) {
+    hostEvents[name].forEach((callback) => {
+        try { callback(...facts); } catch (error) { console.error(`on${name}`, error); }
+    });
+}
+
+// Python names these functions in _js.
+const openTab = (title) => [...document.querySelectorAll("#tabs > .tab-nav > button")]
+    .find((button) => button.textContent.trim() === title)?.click();
+const switch_to_txt2img = (...values) => { openTab("txt2img"); return values; };
+const switch_to_img2img = (...values) => { openTab("img2img"); return values; };
+function chosenPicture(gallery) {
+    const thumbnails = [...document.querySelectorAll("#txt2img_gallery .thumbnail-item")];
+    const chosen = thumbnails.findIndex((thumbnail) => thumbnail.matches(".selected"));
+    return [gallery[chosen] ?? gallery[0]];
+}
+
+// An accordion that is an input, and its hidden checkbox: each follows the other.
+const accordionHead = (id) => document.querySelector(`#${id} > .label-wrap`);
+const isOpen = (head) => head.classList.contains("open");
+function setInputAccordion(id, open) {
+    const head = accordionHead(id);
+    if (head && isOpen(head) !== open) head.click();
+}
+function connectAccordion(accordion) {
+    const head = accordionHead(accordion.id), value = document.querySelector(`#${accordion.id}-checkbox input`);
+    if (!head || !value || head.querySelector("input")) return;
+    const tick = Object.assign(document.createElement("input"), {
+        type: "checkbox", className: "input-accordion-checkbox", checked: isOpen(head),
+    });
+    head.prepend(tick);
+    new MutationObserver(() => {
+        tick.checked = isOpen(head);
+        if (value.checked === tick.checked) return;
+        value.checked = tick.checked;
+        value.dispatchEvent(new Event("change"));
+    }).observe(head, {attributeFilter: ["class"]});
+}
+onAfterUiUpdate(() => document.querySelectorAll(".input-accordion").forEach(connectAccordion));
+onAfterUiUpdate(() => {
+    for (const {props} of window.gradio_config?.components ?? []) {
+        const element = props?.webui_tooltip && document.getElementById(props.elem_id);
+        if (element) element.title = props.webui_tooltip;
+    }
+});
+
+// Generate: names the task, and follows it.
+async function follow(tab, id_task) {
+    const line = document.querySelector(`#${tab}_progress .progress-text`);
+    const request = {
+        method: "POST", headers: {"Content-Type": "application/json"},
+        body: JSON.stringify({id_task, live_preview: false}),
+    };
+    for (let misses = 0; misses < 20;) {
+        await new Promise((resolve) => setTimeout(resolve, 300));
+        const answer = await fetch("./internal/progress", request).then((r) => r.json()).catch(() => null);
+        if (answer === null) { misses += 1; continue; }
+        if (answer.completed) break;
+        const share = answer.active ? `${Math.round(100 * answer.progress)}%` : "";
+        line.textContent = `${answer.textinfo ?? ""} ${share}`.trim();
+    }
+    line.textContent = "";
+}
+function submit(tab, [, ...values]) {
+    const task = `task(${crypto.getRandomValues(new Uint32Array(2)).join("-")})`;
+    follow(tab, task);
+    return [task, ...values];
+}
+const submit_txt2img = (...values) => submit("txt2img", values);
+const submit_img2img = (...values) => submit("img2img", values);
+
+document.addEventListener("DOMContentLoaded", () => {
+    let tab, pause;
+    new MutationObserver((changes) => {
+        announce("UiUpdate", changes);
+        if (tab === undefined && document.querySelector("#txt2img_prompt")) {
+            tab = null;
+            announce("UiLoaded");
+        }
+        if (tab !== undefined && tab !== selectedTab()) {
+            tab = selectedTab();
+            announce("UiTabChange");
+        }
+        clearTimeout(pause);
+        pause = setTimeout(announce, 200, "AfterUiUpdate");
+    }).observe(document, {childList: true, subtree: true});
+});
