@@ -10,7 +10,8 @@ from typing import Any
 import gradio as gr
 from modules.ui_components import InputAccordion, ToolButton
 
-from ..errors import IPAdapterError, UnitError
+from ..encode.picture import decode
+from ..errors import IPAdapterError, PictureError, UnitError
 from ..generation import Resources
 from ..unit import CHOICES, MAX_UNITS
 from . import options
@@ -91,13 +92,16 @@ def _names(resources: Resources) -> list[str]:
     return [NO_MODEL, *(entry.name for entry in resources.catalog.adapters)]
 
 
-def _unit_tab(tab: str, number: int, resources: Callable[[], Resources]) -> UnitControls:
+def _unit_tab(tab: str, number: int, resources: Callable[[], Resources]) -> tuple[UnitControls, Any]:
+    """One unit's tab; its controls, and the button that looks for models again."""
+
     def elem(name: str) -> str:
         return f"{tab}_ip_adapter_{number}_{name}"
 
     with gr.Row(equal_height=True):
         slot = gr.Image(
-            label="Add a reference (drop, paste or click)", type="pil", image_mode="RGBA", source="upload",
+            label="Add a reference (drop, paste or click)", type="pil", source="upload",
+            image_mode=None,  # as it is: gradio would clip 16-bit pictures
             height=180, elem_id=elem("slot"), elem_classes="ip-adapter-slot",
         )  # fmt: skip
         gallery = gr.Gallery(
@@ -123,7 +127,10 @@ def _unit_tab(tab: str, number: int, resources: Callable[[], Resources]) -> Unit
         batch = gr.Radio(list(CHOICES["batch"]), value="same", label="References in a batch")
 
     def add(picture: Any, pictures: list) -> tuple:
-        pictures = [*pictures, picture] if picture is not None else pictures
+        try:
+            pictures = [*pictures, decode(picture)] if picture is not None else pictures
+        except PictureError as error:
+            gr.Warning(error.detail)
         return None, pictures, pictures, None
 
     def drop(index: int | None, pictures: list) -> tuple:
@@ -139,12 +146,6 @@ def _unit_tab(tab: str, number: int, resources: Callable[[], Resources]) -> Unit
     clear.click(lambda: ([], [], None), None, [references, gallery, chosen], show_progress="hidden")
     model.change(lambda name: _describe(resources(), name), model, details, show_progress="hidden")
 
-    def look_again(name: str) -> tuple:
-        resources().catalog.refresh()
-        choices = _names(resources())
-        return gr.update(choices=choices, value=name if name in choices else NO_MODEL), _describe(resources(), name)
-
-    refresh.click(look_again, model, [model, details])
     is_wide = gr.State(False)
 
     def widen(wide_now: bool, value: float) -> tuple:
@@ -153,7 +154,15 @@ def _unit_tab(tab: str, number: int, resources: Callable[[], Resources]) -> Unit
         return gr.update(minimum=-1, maximum=3), True
 
     wide.click(widen, [is_wide, weight], [weight, is_wide], show_progress="hidden")
-    return UnitControls(slot, references, model, weight, start, end, combine, hires, batch)
+    return UnitControls(slot, references, model, weight, start, end, combine, hires, batch), refresh
+
+
+def _look_again(resources: Callable[[], Resources], chosen: tuple[str, ...]) -> list[Any]:
+    """Every unit's list of models after another look at the disk; what was chosen stays if it is still there."""
+    resources().catalog.refresh()
+    names = _names(resources())
+    updates = [gr.update(choices=names, value=name if name in names else NO_MODEL) for name in chosen]
+    return updates if len(updates) > 1 else updates[0]
 
 
 def build(tab: str, resources: Callable[[], Resources]) -> list[Any]:
@@ -162,10 +171,14 @@ def build(tab: str, resources: Callable[[], Resources]) -> list[Any]:
     with InputAccordion(False, label="IP-Adapter", elem_id=f"{tab}_ip_adapter") as tick, gr.Tabs(
         elem_id=f"{tab}_ip_adapter_units"
     ):
-        controls = []
+        tabs = []
         for number in range(1, options.unit_count() + 1):
             with gr.Tab(f"Unit {number}", elem_id=f"{tab}_ip_adapter_unit_{number}"):
-                controls.append(_unit_tab(tab, number, resources))
+                tabs.append(_unit_tab(tab, number, resources))
+    controls = [unit for unit, _ in tabs]
+    models = [unit.model for unit in controls]
+    for _, refresh in tabs:
+        refresh.click(lambda *chosen: _look_again(resources, chosen), models, models)
     tick.do_not_save_to_config = True
     for control in controls:
         control.model.do_not_save_to_config = True

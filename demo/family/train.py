@@ -1,0 +1,493 @@
+"""Train the family: ``python -m demo.family.train``. One command, stage after stage; run it again to go on.
+
+Every stage writes one fp16 file to ``--weights`` when it is done, and later stages train on these files, so that the
+adapters know exactly the checkpoint that is shipped. A running stage keeps its whole state in ``--work``. All that is
+random in a step is drawn from (seed, stage, step), so a resumed run equals one that was never stopped, bit for bit
+where the device's kernels are deterministic (the CPU's are). Exit status 3 means: out of time, run it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from demo.family import networks, world
+
+WEIGHTS = Path(__file__).parent / "weights"
+WORK = Path(__file__).parents[1] / "data" / "family"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One stage: how long, how many at once, and AdamW's highest learning rate."""
+
+    steps: int
+    batch: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """``captions`` are encoded once and kept (118 KB each), ``pictures`` are drawn and encoded to latents once."""
+
+    stages: dict[str, Plan]
+    captions: int
+    pictures: int
+    seed: int = 1
+    text_layers: int = 12
+    kl: float = 2e-5
+    ema: float = 0.999
+
+    def key(self, stage: str) -> dict:
+        """What a stage's result depends on, to be compared on resuming."""
+        common = {k: v for k, v in asdict(self).items() if k != "stages"}
+        return json.loads(json.dumps(common | asdict(self.stages[stage])))
+
+
+RECIPES = {
+    "gpu": Recipe(  # meant for 20 minutes on one H100
+        {
+            "autoencoder": Plan(4000, 96, 1e-3), "encoder": Plan(3000, 1024, 1e-3), "judge": Plan(1500, 256, 2e-3),
+            "unet": Plan(9000, 512, 6e-4), "adapter": Plan(2000, 512, 5e-4), "plus": Plan(2000, 512, 5e-4),
+        },
+        captions=49152, pictures=524288,
+    ),
+    "cpu": Recipe(  # 10.6 core hours, measured step by step: under 8 hours on two cores
+        {
+            "autoencoder": Plan(6000, 16, 1e-3), "encoder": Plan(4000, 192, 1e-3), "judge": Plan(1500, 64, 2e-3),
+            "unet": Plan(15000, 64, 4e-4), "adapter": Plan(3000, 48, 4e-4), "plus": Plan(3000, 48, 4e-4),
+        },
+        captions=6144, pictures=61440, ema=0.998,
+    ),
+    "smoke": Recipe(  # a few minutes on one core: every stage runs and learns something
+        {
+            "autoencoder": Plan(60, 8, 2e-3), "encoder": Plan(60, 64, 1e-3), "judge": Plan(60, 32, 2e-3),
+            "unet": Plan(60, 16, 1e-3), "adapter": Plan(20, 16, 1e-3), "plus": Plan(20, 16, 1e-3),
+        },
+        captions=24, pictures=192, ema=0.9,
+    ),
+}  # fmt: skip
+
+
+@dataclass
+class Bench:
+    """What the stages share: where files are, on what they compute, and the recipe."""
+
+    recipe: Recipe
+    weights: Path = WEIGHTS
+    work: Path = WORK
+    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    compiled: bool = False
+
+    @property
+    def gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return torch.autocast("cuda", torch.bfloat16) if self.gpu else contextlib.nullcontext()
+
+    def pictures(self, scenes: world.Scenes) -> Tensor:
+        return world.draw(scenes.to(self.device))
+
+    def load(self, name: str) -> nn.Module:
+        return self.prepare(networks.load(self.weights, name, self.device))
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        return module.to(self.device, memory_format=torch.channels_last) if self.gpu else module
+
+    def call(self, module: nn.Module) -> Callable[..., Tensor]:
+        return torch.compile(module) if self.compiled else module
+
+
+@dataclass
+class Job:
+    """A stage made ready: what is trained, the loss of a step, and the file that comes of it."""
+
+    parameters: dict[str, Tensor]
+    loss: Callable[[torch.Generator], Tensor]
+    file: str
+    result: Callable[[dict[str, Tensor]], Mapping[str, Tensor]]  # from averaged parameters to the file's tensors
+
+
+def _parameters(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    return {prefix + name: parameter for name, parameter in module.named_parameters()}
+
+
+# --- stages ---------------------------------------------------------------------------------------------------------
+
+
+def autoencoder(bench: Bench, plan: Plan) -> Job:
+    """Pictures to latents and back: absolute error of pixels and of edges, and a light pull towards N(0, 1)."""
+    model = bench.prepare(networks.Autoencoder())
+
+    def loss(rng: torch.Generator) -> Tensor:
+        x = bench.pictures(world.scenes(plan.batch, rng)) * 2 - 1
+        mean, std = model.encode(x)
+        noise = torch.randn(mean.shape, generator=rng).to(bench.device)
+        y = model.decode(mean + std * noise).float()
+        edges = sum((torch.diff(y, dim=d) - torch.diff(x, dim=d)).abs().mean() for d in (2, 3))
+        kl = 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).mean()
+        return (y - x).abs().mean() + 0.5 * edges + bench.recipe.kl * kl
+
+    def result(average: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        model.load_state_dict(average)
+        rng = world.generator(bench.recipe.seed, "latents")
+        means = [model.encode(bench.pictures(world.scenes(plan.batch, rng)) * 2 - 1)[0] for _ in range(16)]
+        z = torch.cat(means).transpose(0, 1).flatten(1)
+        model.standardise(z.mean(1), z.std(1))
+        return model.state_dict()
+
+    return Job(_parameters(model), loss, "vae", result)
+
+
+def encoder(bench: Bench, plan: Plan) -> Job:
+    """The image tower, contrastively: each picture must find its own attributes among the batch's, and vice versa."""
+    tower = bench.prepare(networks.VisionTower(**networks.VISION))
+    head = nn.Sequential(nn.Linear(world.ATTRIBUTES, 512), nn.GELU(), nn.Linear(512, networks.POOLED)).to(bench.device)
+    scale = nn.Parameter(torch.tensor(math.log(1 / 0.07), device=bench.device))
+
+    def loss(rng: torch.Generator) -> Tensor:
+        scenes = world.scenes(plan.batch, rng).to(bench.device)
+        image = F.normalize(tower(networks.to_pixels(world.draw(scenes)))[0].float(), dim=1)
+        truth = F.normalize(head(world.attributes(scenes)).float(), dim=1)
+        logits = scale.exp().clamp(max=100) * image @ truth.T
+        target = torch.arange(len(logits), device=bench.device)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+    def result(average: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        return {name.removeprefix("tower."): value for name, value in average.items() if name.startswith("tower.")}
+
+    return Job({**_parameters(tower, "tower."), **_parameters(head, "head."), "scale": scale}, loss, "encoder", result)
+
+
+def judge(bench: Bench, plan: Plan) -> Job:
+    """The classifier that measures: on drawn pictures and on the autoencoder's copies of them."""
+    model, vae = bench.prepare(networks.Judge()), bench.load("vae")
+
+    def loss(rng: torch.Generator) -> Tensor:
+        scenes = world.scenes(plan.batch, rng).to(bench.device)
+        x = world.draw(scenes)
+        with torch.no_grad():
+            half = len(x) // 2
+            copy = vae.decode(vae.encode(x[:half] * 2 - 1)[0]).float() / 2 + 0.5
+            x = torch.cat([copy.clamp(0, 1), x[half:]])
+        x = (x + 0.03 * torch.randn(x.shape, generator=rng).to(x)).clamp(0, 1)
+        answers = model(x)
+        return sum(F.cross_entropy(answers[name].flatten(0, 1), getattr(scenes, name).flatten()) for name in answers)
+
+    return Job(_parameters(model), loss, "judge", dict)
+
+
+@dataclass
+class Pool:
+    """Scenes with what is costly about them computed once: latents (mean and deviation) and text states, in fp16."""
+
+    scenes: world.Scenes
+    text: Tensor  # [1 + captions, 77, 768]; the first is the empty prompt; scene i has caption 1 + i % captions
+    mean: Tensor
+    std: Tensor
+
+    def caption(self, index: Tensor) -> Tensor:
+        return 1 + index % (len(self.text) - 1)
+
+
+def pool(bench: Bench) -> Pool:
+    """The training scenes, from disk if they were computed for the same recipe and autoencoder."""
+    recipe, path = bench.recipe, bench.work / "pool.pt"
+    vae_file = bench.weights / "vae.safetensors"
+    key = [recipe.seed, recipe.captions, recipe.pictures, recipe.text_layers, hash_of(vae_file)]
+    if path.exists() and not bench.gpu:
+        saved = torch.load(str(path), map_location="cpu", mmap=True)
+        if saved["key"] == key:
+            return Pool(world.Scenes(**saved["scenes"]), saved["text"], saved["mean"], saved["std"])
+    rng, began = world.generator(recipe.seed, "pool"), time.monotonic()
+    prototypes = world.scenes(recipe.captions, rng)
+    captions = ["", *(world.vary_caption(scene, rng) for scene in prototypes.words())]
+    scenes = world.move(prototypes[torch.arange(recipe.pictures) % recipe.captions], rng)
+    encode = networks.TextEncoder(networks.text_weights(layers=recipe.text_layers, vocabulary=False), bench.device)
+    text = torch.empty(len(captions), networks.LENGTH, networks.CONTEXT, dtype=torch.float16, device=bench.device)
+    size = 256 if bench.gpu else 16
+    for i in range(0, len(captions), size):
+        text[i : i + size] = encode(captions[i : i + size]).half()
+    vae, means, stds = bench.load("vae"), [], []
+    with torch.no_grad():
+        for i in range(0, len(scenes), 4 * size):
+            mean, std = vae.encode(bench.pictures(scenes[i : i + 4 * size]) * 2 - 1)
+            means.append(mean.half())
+            stds.append(std.half())
+    made = Pool(scenes, text, torch.cat(means), torch.cat(stds))
+    print(f"pool: {len(captions)} captions, {len(scenes)} pictures in {time.monotonic() - began:.0f} s", flush=True)
+    if not bench.gpu:
+        arrays = {name: getattr(scenes, name) for name in scenes.__dataclass_fields__}
+        write(path, {"key": key, "scenes": arrays, "text": text, "mean": made.mean, "std": made.std})
+    return made
+
+
+@dataclass
+class Noised:
+    """A batch for the denoiser: pool indices, noised latents, the noise in them, and when."""
+
+    index: Tensor
+    x: Tensor
+    noise: Tensor
+    t: Tensor
+
+
+def noised(source: Pool, n: int, rng: torch.Generator, alphas: Tensor) -> Noised:
+    index, t = torch.randint(len(source.scenes), (n,), generator=rng), torch.randint(len(alphas), (n,), generator=rng)
+    noise, jitter = torch.randn(2, n, *source.mean.shape[1:], generator=rng).to(alphas.device)
+    index, t = index.to(alphas.device), t.to(alphas.device)
+    z = (source.mean[index] + source.std[index] * jitter) * networks.SCALE
+    a = alphas[t][:, None, None, None]
+    return Noised(index, a.sqrt() * z + (1 - a).sqrt() * noise, noise, t)
+
+
+def unet(bench: Bench, plan: Plan) -> Job:
+    """The denoiser: predicts the noise, told the caption (in one of ten cases, nothing)."""
+    model, source, alphas = bench.prepare(networks.build_unet()), pool(bench), networks.alphas_cumprod(bench.device)
+    call = bench.call(model)
+
+    def loss(rng: torch.Generator) -> Tensor:
+        batch = noised(source, plan.batch, rng, alphas)
+        told = (torch.rand(plan.batch, generator=rng) >= 0.1).to(bench.device)
+        text = source.text[source.caption(batch.index) * told].float()
+        return F.mse_loss(call(batch.x, batch.t, context=text).float(), batch.noise)
+
+    return Job(_parameters(model), loss, "unet", dict)
+
+
+def adapter(bench: Bench, plan: Plan, file: str = "adapter") -> Job:
+    """An IP-Adapter as published: all else frozen; 5 % without picture, 5 % without text, 5 % without either."""
+    kind = networks.ADAPTERS[file]
+    model, tower, source = bench.load("unet"), bench.load("encoder"), pool(bench)
+    scenes, alphas = source.scenes.to(bench.device), networks.alphas_cumprod(bench.device)
+    weights = {
+        name: value.to(bench.device).requires_grad_()
+        for name, value in networks.new_adapter(kind, model, networks.VISION["width"]).items()
+    }
+    injection, call = networks.TrainableInjection(model, weights), bench.call(model)
+
+    def embed(index: Tensor, shown: Tensor) -> Tensor:
+        with torch.no_grad():
+            pixels = networks.to_pixels(world.draw(scenes[index]))
+            if kind == "base":
+                return tower(pixels)[0].float() * shown[:, None]
+            return tower(pixels * shown[:, None, None, None])[1].float()
+
+    def loss(rng: torch.Generator) -> Tensor:
+        batch = noised(source, plan.batch, rng, alphas)
+        dice = torch.rand(plan.batch, generator=rng).to(bench.device)
+        told, shown = (dice < 0.85) | (dice >= 0.95), dice < 0.9
+        injection.tokens = networks.image_tokens(weights, embed(batch.index, shown))
+        text = source.text[source.caption(batch.index) * told].float()
+        return F.mse_loss(call(batch.x, batch.t, context=text).float(), batch.noise)
+
+    return Job(weights, loss, file, dict)
+
+
+STAGES: dict[str, Callable[[Bench, Plan], Job]] = {
+    "autoencoder": autoencoder, "encoder": encoder, "judge": judge, "unet": unet, "adapter": adapter,
+    "plus": lambda bench, plan: adapter(bench, plan, "plus"),
+}  # fmt: skip
+
+
+# --- the loop -------------------------------------------------------------------------------------------------------
+
+
+def hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else ""
+
+
+def write(path: Path, content: object) -> None:
+    """torch.save, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, str(path) + ".part")
+    os.replace(str(path) + ".part", path)
+
+
+def rate_at(step: int, plan: Plan) -> float:
+    """A short rise, then half a cosine down to a twentieth."""
+    rise = max(1, min(200, plan.steps // 20))
+    return plan.rate * min(1.0, (step + 1) / rise) * (0.525 + 0.475 * math.cos(math.pi * step / plan.steps))
+
+
+class Training:
+    """One stage from its first step, or from where it stopped, to its file."""
+
+    def __init__(self, bench: Bench, stage: str) -> None:
+        self.bench, self.stage, self.plan = bench, stage, bench.recipe.stages[stage]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(world.generator(bench.recipe.seed, stage).initial_seed())
+            self.job = STAGES[stage](bench, self.plan)
+        self.trained = list(self.job.parameters.values())
+        self.optimiser = torch.optim.AdamW(self.trained, lr=self.plan.rate, betas=(0.9, 0.99), weight_decay=0.01)
+        self.average = [parameter.detach().clone() for parameter in self.trained]
+        self.step, self.seconds, self.losses = 0, 0.0, []
+        self.running = torch.zeros((), device=bench.device)
+        self._resume()
+
+    @property
+    def path(self) -> Path:
+        return self.bench.work / f"{self.stage}.pt"
+
+    def _named(self, tensors: list[Tensor]) -> dict[str, Tensor]:
+        return dict(zip(self.job.parameters, tensors, strict=True))
+
+    def _resume(self) -> None:
+        if self.path.exists():
+            saved = torch.load(self.path, map_location=self.bench.device)
+            if saved["recipe"] != self.bench.recipe.key(self.stage):
+                raise SystemExit(f"{self.path} was made by another recipe: remove it, or train with that one.")
+            with torch.no_grad():
+                for name, parameter in self.job.parameters.items():
+                    parameter.copy_(saved["parameters"][name])
+            self.optimiser.load_state_dict(saved["optimiser"])
+            self.average = [saved["average"][name] for name in self.job.parameters]
+            self.step, self.seconds, self.losses = saved["step"], saved["seconds"], saved["losses"]
+            self.running = saved["running"]
+        elif (self.bench.work / f"{self.stage}.warm.safetensors").exists():
+            state = networks.load_state(self.bench.work, f"{self.stage}.warm")
+            progress = json.loads((self.bench.work / f"{self.stage}.warm.json").read_text())
+            with torch.no_grad():
+                for name, parameter, average in zip(self.job.parameters, self.trained, self.average, strict=True):
+                    parameter.copy_(state[name])
+                    average.copy_(state[name])
+            self.step, self.losses, self.seconds = progress["step"], progress["losses"], progress["seconds"]
+            print(f"{self.stage}: from half-precision averages at step {self.step}; not the unbroken run", flush=True)
+
+    def save(self) -> None:
+        write(self.path, {
+            "recipe": self.bench.recipe.key(self.stage), "parameters": self._named([p.detach() for p in self.trained]),
+            "average": self._named(self.average), "optimiser": self.optimiser.state_dict(), "step": self.step,
+            "seconds": self.seconds, "losses": self.losses, "running": self.running,
+        })  # fmt: skip
+        # The averages alone, in fp16: an eighth of that, for a machine that takes little along.
+        networks.save(self.bench.work, f"{self.stage}.warm", self._named(self.average))
+        progress = {"step": self.step, "losses": self.losses, "seconds": self.seconds}
+        (self.bench.work / f"{self.stage}.warm.json").write_text(json.dumps(progress))
+
+    def take_step(self) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate_at(self.step, self.plan)
+        rng = world.generator(self.bench.recipe.seed, self.stage, self.step)
+        with torch.enable_grad(), self.bench.autocast():
+            loss = self.job.loss(rng)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        with torch.no_grad():
+            decay = min(self.bench.recipe.ema, self.step / (self.step + 9))
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.trained], 1 - decay)
+            self.running += loss.detach().float()
+        every = max(1, self.plan.steps // 300)
+        if self.step % every == 0:
+            self.losses.append([self.step, self.running.item() / every])
+            self.running.zero_()
+
+    def run(self, stop: Callable[[], bool] = lambda: False, save_every: float = 120.0) -> bool:
+        """Train until done (True) or until ``stop`` says so (False); the state is saved either way."""
+        began, saved, first = time.monotonic(), time.monotonic(), self.step
+        while self.step < self.plan.steps:
+            if stop():
+                self.save()
+                print(f"{self.stage}: stopped at step {self.step} of {self.plan.steps}", flush=True)
+                return False
+            before = time.monotonic()
+            self.take_step()
+            now = time.monotonic()
+            self.seconds += now - before
+            if self.step - first in (10, 100) or self.step % 1000 == 0:
+                pace = (now - began) / (self.step - first)
+                left = (self.plan.steps - self.step) * pace / 60
+                loss = f"{self.losses[-1][1]:.4f}" if self.losses else "…"
+                print(f"{self.stage}: step {self.step}/{self.plan.steps}, loss {loss}, {pace:.3f} s/step, "
+                      f"{left:.1f} min left", flush=True)  # fmt: skip
+            if now - saved > save_every:
+                self.save()
+                saved = now
+        self.finish()
+        return True
+
+    def finish(self) -> None:
+        facts = {"licence": "Apache-2.0", "stage": self.stage, "seed": self.bench.recipe.seed, **asdict(self.plan)}
+        with torch.no_grad():
+            tensors = self.job.result(self._named(self.average))
+        path = networks.save(self.bench.weights, self.job.file, tensors, {k: str(v) for k, v in facts.items()})
+        curves = self.bench.weights / "training.json"
+        record = json.loads(curves.read_text()) if curves.exists() else {}
+        device = torch.cuda.get_device_name() if self.bench.gpu else f"CPU, {torch.get_num_threads()} threads"
+        record[self.stage] = {
+            "recipe": self.bench.recipe.key(self.stage), "seconds": round(self.seconds, 1), "device": device,
+            "torch": torch.__version__, "bytes": path.stat().st_size, "losses": self.losses,
+        }  # fmt: skip
+        curves.write_text(json.dumps(record))
+        for leftover in self.bench.work.glob(f"{self.stage}.*"):
+            leftover.unlink()
+        print(f"{self.stage}: done in {self.seconds:.0f} s, {path} {path.stat().st_size / 1e6:.1f} MB", flush=True)
+
+
+def plot(record: Mapping[str, dict], path: Path) -> None:
+    """The loss curves as a picture."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("matplotlib is not installed: no picture of the losses", file=sys.stderr)
+        return
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    for axes, (stage, run) in zip(figure.subplots(2, 3).flat, record.items(), strict=False):
+        steps, losses = zip(*run["losses"], strict=True)
+        axes.plot(steps, losses, linewidth=0.8)
+        axes.set(title=f"{stage} ({run['seconds'] / 60:.1f} min)", xlabel="step", ylabel="loss", yscale="log")
+    figure.savefig(path, dpi=100)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", default="all", help=f"all, or some of {','.join(STAGES)}")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after that long, saving the state")
+    parser.add_argument("--recipe", choices=RECIPES, help="default: gpu where there is one, else cpu")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where finished files go")
+    parser.add_argument("--work", type=Path, default=WORK, help="where the running state is kept")
+    parser.add_argument("--device", help="default: cuda where there is one")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the UNet")
+    parser.add_argument("--again", action="store_true", help="train stages whose file is there already")
+    options = parser.parse_args(arguments)
+    began, interrupted = time.monotonic(), []
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: interrupted.append(True))
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    recipe = RECIPES[options.recipe or ("gpu" if device.type == "cuda" else "cpu")]
+    torch.set_float32_matmul_precision("high")
+    bench = Bench(recipe, options.weights, options.work, device, options.compile)
+    for stage in STAGES if options.stage == "all" else options.stage.split(","):
+        file = next(name for name, made_by in networks.STAGE.items() if made_by == stage)
+        if (options.weights / f"{file}.safetensors").exists() and not options.again:
+            print(f"{stage}: {file}.safetensors is there", flush=True)
+            continue
+        if not Training(bench, stage).run(
+            lambda: bool(interrupted) or time.monotonic() - began > 60 * options.minutes
+        ):
+            return 3
+    if (curves := options.weights / "training.json").exists():
+        plot(json.loads(curves.read_text()), options.weights / "training.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

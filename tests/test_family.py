@@ -1,0 +1,299 @@
+"""The demo family's world, networks and training, on a recipe so small that nothing is learnt."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import mse_loss
+
+from demo.family import compose, networks, quality, train, world
+from lib_ipadapter.attend.inject import Injection
+from lib_ipadapter.attend.layers import cross_attention_layers
+from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
+from lib_ipadapter.attend.rows import Row
+from lib_ipadapter.checkpoint.identify import identify
+from lib_ipadapter.checkpoint.load import load_encoder_state, read_shapes
+from lib_ipadapter.encode.clip import ImageEncoder
+
+from .conftest import draw, randomise
+
+MICRO = train.Recipe(
+    {stage: train.Plan(2, 4, 1e-3) for stage in train.STAGES}, captions=4, pictures=8, text_layers=1, ema=0.5
+)
+
+
+def bench(folder: Path, recipe: train.Recipe = MICRO) -> train.Bench:
+    return train.Bench(recipe, folder / "weights", folder / "work", torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights folder after every stage has taken its two steps."""
+    made = bench(tmp_path_factory.mktemp("family"))
+    for stage in train.STAGES:
+        assert train.Training(made, stage).run()
+    return made.weights
+
+
+# --- the world ------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_draws_the_same_world() -> None:
+    one, other = (world.scenes(20, world.generator("a", 1)) for _ in range(2))
+    assert one.words() == other.words()
+    assert torch.equal(world.draw(one), world.draw(other))
+    assert one.words() != world.scenes(20, world.generator("a", 2)).words()
+    pictures = world.draw(one)
+    assert pictures.shape == (20, 3, 64, 64)
+    assert pictures.min() >= 0
+    assert pictures.max() <= 1
+
+
+def test_a_picture_does_not_depend_on_its_batch() -> None:
+    scenes = world.scenes(12, world.generator(3))
+    assert torch.equal(world.draw(scenes)[7:8], world.draw(scenes[7:8]))
+
+
+def test_training_draws_nothing_held_out() -> None:
+    seen, kept = (world.scenes(4000, world.generator(4), held_out=held) for held in (False, True))
+    assert not world.is_held_out(seen).any()
+    assert world.is_held_out(kept).all()
+    assert not set(seen.words()) & set(kept.words())
+    assert not world.is_held_out(world.move(seen, world.generator(5))).any()
+    two = world.scenes(500, world.generator(6), held_out=True, things=2)
+    swapped = replace(two, shape=two.shape.flip(1), colour=two.colour.flip(1), size=two.size.flip(1))
+    assert world.is_held_out(swapped).all()
+    mixed = torch.cat([world.is_held_out(world._draw_scenes(4000, world.generator(7), None))]).float().mean()
+    assert 0.75 < mixed * world.HELD_OUT < 1.25
+
+
+def test_every_attribute_comes_up_in_both_splits() -> None:
+    for held_out in (False, True):
+        scenes = world.scenes(3000, world.generator(8), held_out=held_out)
+        assert len(scenes.shape.unique()) == len(world.SHAPES) + 1 >= 7
+        assert len(scenes.colour.unique()) == len(world.COLOURS) + 1 == 9
+        assert len(scenes.size.unique()) == len(world.SIZES) + 1
+        assert len(scenes.ground.unique()) == 8
+        assert len(scenes.texture.unique()) == len(world.TEXTURES) >= 5
+        assert 0.4 < (scenes.shape[:, 1] == world.NO_SHAPE).float().mean() < 0.6
+
+
+def test_objects_show_in_their_colour_and_lie_inside() -> None:
+    scenes = world.scenes(300, world.generator(9))
+    pictures, palette = world.draw(scenes), torch.tensor(list(world.COLOURS.values())) / 255
+    assert (scenes.colour != scenes.ground[:, None]).all()
+    for slot in range(2):
+        there = (scenes.shape[:, slot] != world.NO_SHAPE) & (scenes.texture == 0)
+        colours = palette[scenes.colour[there, slot]]
+        same = (pictures[there] - colours[..., None, None]).abs().amax(1) < 1e-3
+        assert (same.flatten(1).sum(1) > 40).all()
+    x, y, radius, _ = scenes.place.unbind(2)
+    there = scenes.shape != world.NO_SHAPE
+    for centre in (x, y):
+        assert (centre - radius)[there].min() >= 0
+        assert (centre + radius)[there].max() <= 1
+    both = there[:, 1]
+    assert ((x + radius)[both, 0] <= (x - radius)[both, 1] + 0.06).all()
+
+
+def test_captions() -> None:
+    scene = world.Scene((world.Thing("circle", "red"),), "blue", "stripes")
+    assert scene.caption == "a red circle on blue stripes"
+    pair = (world.Thing("star", "green", "small"), world.Thing("square", "orange"))
+    assert world.Scene(pair, "red", "gradient").caption == "a small green star and an orange square on a red gradient"
+    rng = world.generator(10)
+    words = {
+        word for s in world.scenes(500, rng).words() for text in (s.caption, world.vary_caption(s, rng))
+        for word in text.split()
+    }  # fmt: skip
+    assert words == set(world.VOCABULARY) == set(networks.TOKENS)
+
+
+def test_drawing_is_quick() -> None:
+    import time
+
+    rng, began = world.generator(11), time.perf_counter()
+    for _ in range(4):
+        world.draw(world.scenes(64, rng))
+    assert 256 / (time.perf_counter() - began) > 200  # 2,000 and more on a core that is not shared
+
+
+# --- networks -------------------------------------------------------------------------------------------------------
+
+
+def test_tokens_are_clips() -> None:
+    open_clip = pytest.importorskip("open_clip")
+    encode = open_clip.tokenizer.SimpleTokenizer().encode
+    assert {word: encode(word) for word in networks.TOKENS} == {word: [i] for word, i in networks.TOKENS.items()}
+    caption = "a small red heart on white dots"
+    ids = networks.token_ids(caption)
+    assert len(ids) == 77
+    assert ids[1:8] == encode(caption)
+    assert set(ids[8:]) == {networks.END}
+
+
+def test_text_encoder_is_transformers_and_stays() -> None:
+    transformers = pytest.importorskip("transformers")
+    weights = networks.text_weights(layers=2, vocabulary=False)
+    captions = ["", "a red circle on blue stripes"]
+    states = networks.TextEncoder(weights)(captions)
+    config = transformers.CLIPTextConfig(
+        vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=2, num_attention_heads=12
+    )
+    with torch.random.fork_rng(), torch.device("meta"):
+        model = transformers.CLIPTextModel(config)
+    model.to_empty(device="cpu")
+    model.text_model.embeddings.position_ids = torch.arange(77)[None]
+    missing = model.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
+    assert not [key for key in missing.missing_keys if "position_ids" not in key]
+    theirs = model.eval()(input_ids=torch.tensor([networks.token_ids(c) for c in captions])).last_hidden_state
+    assert torch.allclose(states, theirs, atol=1e-4)
+    # What the shipped UNet was trained on: other numbers here would make its weights worthless.
+    pinned = [weights[name].flatten()[k].item() for name, k in (
+        ("text_model.embeddings.token_embedding.weight", 736 * 768), ("text_model.encoder.layers.1.mlp.fc2.weight", 5),
+    )]  # fmt: skip
+    assert pinned == PINNED
+
+
+PINNED = [1.4423828125, -0.0011262893676757812]
+
+
+def test_autoencoder_standardises_without_changing_pictures() -> None:
+    model = randomise(networks.Autoencoder(), 5)
+    x = draw(2, 3, 64, 64, seed=1)
+    (mean, std), centre, spread = model.encode(x), draw(4, seed=2), 0.5 + draw(4, seed=3).abs()
+    before = model.decode(mean)
+    model.standardise(centre, spread)
+    new_mean, new_std = model.encode(x)
+    gain = (spread * networks.SCALE)[:, None, None]
+    assert torch.allclose(new_mean * gain, mean - centre[:, None, None], atol=1e-4)
+    assert torch.allclose(new_std * gain, std, rtol=1e-3)
+    assert torch.allclose(model.decode(new_mean), before, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["base", "plus"])
+def test_training_injects_what_generation_injects(kind: str) -> None:
+    """Tokens, keys, values and attention of the training equal the project's own hooks; gradients reach everything."""
+    unet = randomise(networks.build_unet(), 4).eval().requires_grad_(False)
+    layers = cross_attention_layers(unet)
+    width = networks.VISION["width"]
+    weights = {name: value.requires_grad_() for name, value in networks.new_adapter(kind, unet, width).items()}
+    embedding = draw(3, *((1024,) if kind == "base" else (65, width)), seed=7)
+    x, t, text = draw(3, 4, 8, 8, seed=8), torch.tensor([10, 500, 900]), draw(3, 77, 768, seed=9)
+    injection = networks.TrainableInjection(unet, weights)
+    with torch.enable_grad():
+        injection.tokens = networks.image_tokens(weights, embedding)
+        ours = unet(x, t, context=text)
+        mse_loss(ours, x).backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in weights.values())
+    injection.detach()
+    plain = unet(x, t, context=text)
+
+    tokens = networks.image_tokens(weights, embedding)
+    key, value = ([weights[f"ip_adapter.{2 * i + 1}.to_{p}_ip.weight"] for i in range(16)] for p in "kv")
+    prompt = ImagePrompt(kv=KeysValues.project(key, value, tokens, tokens))
+    with Injection(unet, layers, [prompt]) as real:
+        real.begin(tuple(Row(True, i) for i in range(3)), 0, 1)
+        theirs = unet(x, t, context=text)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert (ours - plain).abs().mean() > 1e-2
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_stage_equals_an_unbroken_one(tmp_path: Path) -> None:
+    recipe = replace(MICRO, stages={"encoder": train.Plan(4, 4, 1e-3)})
+    whole, parts = bench(tmp_path / "whole", recipe), bench(tmp_path / "parts", recipe)
+    unbroken = train.Training(whole, "encoder")
+    assert unbroken.run()
+    calls = iter([False, False, True])
+    assert not train.Training(parts, "encoder").run(lambda: next(calls))
+    assert not (parts.weights / "encoder.safetensors").exists()
+    with pytest.raises(SystemExit, match="another recipe"):
+        train.Training(bench(tmp_path / "parts", replace(recipe, seed=2)), "encoder")
+    shutil.copytree(parts.work, tmp_path / "far" / "work", ignore=lambda *_: ["encoder.pt"])
+    assert train.Training(bench(tmp_path / "far", recipe), "encoder").step == 2  # from averages, small enough to travel
+    resumed = train.Training(parts, "encoder")
+    assert resumed.step == 2
+    assert resumed.run()
+    assert resumed.losses == unbroken.losses
+    assert not list(parts.work.iterdir())
+    for name, parameter in unbroken.job.parameters.items():
+        assert torch.equal(parameter, resumed.job.parameters[name]), name
+    one, other = (networks.load_state(folder.weights, "encoder") for folder in (whole, parts))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_every_stage_writes_a_file_that_is_recognised(family: Path) -> None:
+    names = {"vae", "encoder", "judge", "unet", "adapter", "plus"}
+    assert {path.stem for path in family.glob("*.safetensors")} == names
+    assert sum(path.stat().st_size for path in family.glob("*.safetensors")) <= 40e6
+    base, plus = (identify(read_shapes(family / f"{name}.safetensors")) for name in ("adapter", "plus"))
+    assert (base.variant, base.base, base.tokens, base.embedding_width) == ("base", "SD1.5", 4, 1024)
+    assert (plus.variant, plus.base, plus.tokens, plus.embedding_width) == ("plus", "SD1.5", 16, 128)
+    widths = tuple(layer.width for layer in cross_attention_layers(networks.load(family, "unet")))
+    assert base.layer_widths == plus.layer_widths == widths
+
+
+def test_the_encoder_is_the_projects_encoder(family: Path) -> None:
+    spec = identify(read_shapes(family / "encoder.safetensors"))
+    assert (spec.image_size, spec.projection, spec.width) == (64, 1024, 128)
+    theirs = ImageEncoder.from_state(spec, load_encoder_state(family / "encoder.safetensors"), dtype=torch.float32)
+    pixels = networks.to_pixels(world.draw(world.scenes(3, world.generator(12))))
+    pooled, penultimate = networks.load(family, "encoder")(pixels)
+    found = theirs.encode(pixels)
+    assert torch.allclose(pooled, found.pooled, atol=1e-4)
+    assert torch.allclose(penultimate, found.penultimate, atol=1e-4)
+
+
+def test_the_checkpoint_holds_what_the_host_loads(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import yaml
+    from ldm.util import instantiate_from_config
+
+    small = networks.text_weights(layers=1, vocabulary=False)
+    monkeypatch.setattr(networks, "text_weights", lambda: small)
+    checkpoint, settings, *copies = compose.compose(tmp_path, family)
+    shapes = read_shapes(checkpoint)
+    assert identify(shapes).base == "SD1.5"
+    config = yaml.safe_load(settings.read_text())["model"]["params"]
+    assert (config["scale_factor"], config["linear_start"], config["linear_end"]) == (0.18215, 0.00085, 0.012)
+    unet = instantiate_from_config(config["unet_config"]).state_dict()
+    prefix = "model.diffusion_model."
+    assert {prefix + k: tuple(v.shape) for k, v in unet.items()} == {
+        k: tuple(v) for k, v in shapes.items() if k.startswith(prefix)
+    }
+    vae = networks.Autoencoder().state_dict()
+    assert {f"first_stage_model.{k}" for k in vae} == {k for k in shapes if k.startswith("first_stage_model.")}
+    text = "cond_stage_model.transformer.text_model."
+    assert tuple(shapes[f"{text}embeddings.token_embedding.weight"]) == (49408, 768)
+    assert tuple(shapes[f"{text}embeddings.position_ids"]) == (1, 77)
+    assert sum(k.startswith(f"{text}encoder.layers.") for k in shapes) == len(networks.text_shapes(1)) - 4
+    assert len(networks.text_shapes()) == 12 * 16 + 4
+    assert len(copies) == 3
+    before = checkpoint.stat().st_mtime_ns
+    compose.compose(tmp_path, family)
+    assert checkpoint.stat().st_mtime_ns == before
+    with pytest.raises(FileNotFoundError, match="--stage"):
+        compose.compose(tmp_path, tmp_path / "nothing")
+
+
+def test_quality_measures(family: Path) -> None:
+    """The measuring runs end to end; what untrained weights score means nothing."""
+    measured = quality.Family(family, text_layers=1)
+    scenes, pictures = quality.references(2)
+    assert world.is_held_out(scenes).all()
+    none, some = (measured.sample(["", ""], measured.prompt("adapter", pictures, w), steps=2) for w in (0.0, 1.0))
+    assert torch.equal(none, measured.sample(["", ""], steps=2))
+    assert not torch.equal(none, some)
+    assert torch.allclose(measured.similarity(pictures, pictures), torch.ones(2), atol=1e-5)
+    found = quality._summary(measured.matches(some, scenes))
+    assert all(0 <= measure.mean <= 1 and measure.n == 2 for measure in found.values())
+    assert str(quality.Measure.of(torch.tensor([0.0, 1.0]))) == "0.500 ± 0.500"
