@@ -38,7 +38,7 @@ def full_size_unet() -> torch.nn.Module:
 
 def prompt(unet: torch.nn.Module, tokens: int) -> ImagePrompt:
     keys = tuple(torch.randn(2, tokens, layer.width) for layer in cross_attention_layers(unet))
-    return ImagePrompt("bench", KeysValues(keys, tuple(key.clone() for key in keys)), 0.7)
+    return ImagePrompt(KeysValues(keys, tuple(key.clone() for key in keys)), 0.7)
 
 
 def main() -> None:

@@ -148,11 +148,14 @@ def _told_as(number: int):
     try:
         yield
     except IPAdapterError as error:
-        raise error.in_unit(number) from error
+        raise error.in_unit(number) from None  # the sentence says it all; the host prints every link of a chain
 
 
-def check_fit(adapter: Entry, topology: Topology, catalog: Catalog, model: str = "the model") -> None:
-    """Raises MismatchError with the adapters that would fit where ``adapter`` was not made for ``topology``."""
+def check_fit(
+    adapter: Entry, topology: Topology, catalog: Catalog, model: str = "the model", remedy: str | None = None
+) -> None:
+    """Raises MismatchError where ``adapter`` was not made for ``topology``; without another ``remedy`` it names the
+    adapters that would fit."""
     spec = adapter.spec
     if (spec.context_width, spec.layer_widths) == (topology.context_width, topology.layer_widths):
         return
@@ -166,7 +169,7 @@ def check_fit(adapter: Entry, topology: Topology, catalog: Catalog, model: str =
     if made_for == is_for:
         made_for = str(Topology(spec.context_width, spec.layer_widths))
         is_for = str(topology)
-    remedy = (
+    remedy = remedy or (
         f"choose one of {', '.join(fitting[:8])}"
         if fitting
         else f"load a checkpoint for {made_for}, or get an adapter for {is_for}"
@@ -205,7 +208,7 @@ def plan(number: int, unit: Unit, topology: Topology, catalog: Catalog) -> Plan:
                 pictures.append(decode(reference.image))
             except IPAdapterError as error:
                 where = "the reference: " if len(unit.references) == 1 else f"images[{i}]: "
-                raise type(error)(where + error.detail) from error
+                raise type(error)(where + error.detail) from None
         return Plan(number, unit, adapter, encoder, tuple(pictures), tuple(map(fingerprint, pictures)))
 
 
@@ -355,6 +358,8 @@ class Generation:
         """
         self.owner = owner
         self.injection: Injection | None = None
+        self.attached = False  # whether attach has ever put anything into a UNet
+        self.unfit: nn.Module | None = None  # the UNet last found to be of another topology
         units = list(units)
         with _told_as(units[0][0] if units else 1):
             self.topology = Topology.of(cross_attention_layers(unet))
@@ -373,7 +378,10 @@ class Generation:
         for plan in self.plans:
             if plan.unit.hires != "base":
                 with _told_as(plan.number):
-                    check_fit(plan.adapter, topology, catalog, f"the hires checkpoint {name}")
+                    check_fit(
+                        plan.adapter, topology, catalog, f"the hires checkpoint {name}",
+                        'set hires to "base", or use a hires checkpoint of the same kind',
+                    )  # fmt: skip
 
     def attach(self, unet: nn.Module, *, hires_pass: bool = False, first_picture: int = 0) -> Injection | None:
         """Put the prompts of this pass into ``unet``; None if there are none.
@@ -393,7 +401,13 @@ class Generation:
         for prompt in prompts:
             prompt.picture_offset = first_picture
         self.injection = Injection(unet, layers, prompts, self.owner).attach()
+        self.attached = True
         return self.injection
+
+    @property
+    def missed(self) -> bool:
+        """Whether units wanted the job's first pass and were never attached."""
+        return not self.attached and any(hires != "hires" for hires, _ in self.prompts)
 
     def detach(self) -> None:
         """Remove this job's hooks. Does nothing if there are none."""

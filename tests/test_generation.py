@@ -238,7 +238,7 @@ def test_the_fitting_adapters_are_named(tmp_path: Path, unet) -> None:
 
 def test_a_hires_checkpoint_that_does_not_fit_is_foreseen(unet, resources) -> None:
     xl = ("big.safetensors", Topology(2048, (640,) * 70))
-    with pytest.raises(IPAdapterError, match=r"unit 1: .* the hires checkpoint big.safetensors is SDXL"):
+    with pytest.raises(IPAdapterError, match=r"unit 1: .* the hires checkpoint big.safetensors is SDXL: set hires"):
         generation(unet, resources, unit(), hires_topology=xl)
     generation(unet, resources, unit(hires="base"), hires_topology=xl)
 

@@ -436,6 +436,24 @@ def test_a_picture_without_its_references_is_not_handed_out(host: Host, plain) -
     assert "the references were not used in this picture" in answer.json()["detail"]
 
 
+def test_a_script_that_samples_by_itself_is_followed(host: Host, plain, monkeypatch) -> None:
+    """The host announces a pass only from its own ``sample``; some scripts replace that."""
+    from modules import scripts
+
+    expected = make(host, unit())
+    monkeypatch.setattr(scripts.ScriptRunner, "process_before_every_sampling", lambda self, p, **kwargs: None)
+    assert difference(make(host, unit()), expected) == 0
+
+
+def test_a_unit_without_a_step_is_noticed(host: Host, plain) -> None:
+    """DDIM does one step less than it announces."""
+    payload = {"prompt": "a cat", "steps": 4, "width": 64, "height": 64, "sampler_name": "DDIM"}
+    answer = host.post("txt2img", {**payload, "alwayson_scripts": ours(unit(start=0.9))})
+    assert answer.status_code == 422
+    assert "none of this sampler's steps" in answer.json()["detail"]
+    assert host.post("txt2img", {**payload, "alwayson_scripts": ours(unit(start=0.5))}).status_code == 200
+
+
 def test_an_error_in_a_step_is_no_plain_picture(host: Host, plain, monkeypatch) -> None:
     from lib_ipadapter.webui import host as seam
 

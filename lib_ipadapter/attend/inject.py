@@ -136,6 +136,8 @@ class Injection:
         """Announce a denoising step: its rows, its index of ``steps``, and the texts [n, tokens, width] of its rows."""
         self.active = tuple(i for i, prompt in enumerate(self.prompts) if prompt.acts_in(step, steps))
         self.announced |= bool(self.active)
+        for i in self.active:
+            self.prompts[i].acted = True
         self.cursor.begin(rows if self.active else (), text_cond, text_uncond)
         self.rows = None
 
@@ -143,6 +145,11 @@ class Injection:
     def without_effect(self) -> bool:
         """Whether prompts should have acted and none did: something keeps the UNet from calling its modules."""
         return self.announced and not self.fired
+
+    @property
+    def idle(self) -> bool:
+        """Whether a prompt has not had a step of its own yet."""
+        return not all(prompt.acted for prompt in self.prompts)
 
     def lose(self) -> None:
         """Note a call that cannot be served; it stays as it would be without us."""

@@ -63,6 +63,7 @@ class ImagePrompt:
     end: float = 1.0
     layer_factors: Mapping[int, float] = field(default_factory=dict)
     picture_offset: int = 0  # index in the job of the batch's first picture
+    acted: bool = False  # whether any step so far was one of its own
 
     def acts_in(self, step: int, steps: int) -> bool:
         """Whether the unit acts in step ``step`` of ``steps``: in those whose middle lies in [start, end).

@@ -149,13 +149,15 @@ class _CleanClose:
 
 
 def _fail(p: Any, generation: Generation, reason: str) -> None:
-    """The references have not done what was asked for, and it is too late to stop the job."""
+    """The references have not done what was asked for, and it is too late to stop the job. The first reason counts."""
+    close = vars(p).get("close")
+    if isinstance(close, _CleanClose) and close.failure is not None:
+        return
     error = IPAdapterError(f"IP-Adapter: the references were not used in this picture: {reason}")
     log.error("%s", error)
     for name in infotext.parameters(generation.plans):
         p.extra_generation_params.pop(name, None)
     p.comment(error.detail)
-    close = vars(p).get("close")
     if isinstance(close, _CleanClose):
         close.failure = error
 
@@ -187,11 +189,17 @@ def after_sampling(p: Any) -> None:
     generation = _generation(p)
     if generation is None:
         return
-    if generation.injection is not None and generation.injection.without_effect:
+    injection, state = generation.injection, shared.state
+    if state.interrupted or state.skipped or state.stopping_generation:
+        pass  # what was cut short owes nothing
+    elif generation.missed or (injection is not None and injection.without_effect):
         _fail(
             p, generation,
-            "another extension or optimisation replaces the model's attention layers; switch it off, or the units.",
+            "another extension or optimisation replaces the sampling or the model's attention layers; switch it off, "
+            "or the units.",
         )  # fmt: skip
+    elif injection is not None and injection.idle:
+        _fail(p, generation, "none of this sampler's steps lies between a unit's start and end; move them apart.")
     generation.detach()
 
 
@@ -215,7 +223,8 @@ def on_cfg_denoiser(params: script_callbacks.CFGDenoiserParams) -> None:
     generation = _generation(p) if p is not None else None
     attached = generation.injection if generation is not None else None
     try:
-        if attached is not None and attached.unet is not unet:  # the refiner's checkpoint has taken over
+        if generation is not None and (attached is None or attached.unet is not unet):
+            # The refiner's checkpoint has taken over, or a script samples by itself.
             attached = _follow(generation, p, unet)
         for injection in injections(unet):
             if injection is not attached:
@@ -232,10 +241,13 @@ def on_cfg_denoiser(params: script_callbacks.CFGDenoiserParams) -> None:
 
 
 def _follow(generation: Generation, p: Any, unet: Any) -> Injection | None:
-    """Into the refiner's UNet if the adapters fit it; SDXL's own refiner is left alone."""
+    """Into the UNet that is used now, if the adapters fit it; SDXL's own refiner is left alone."""
+    if generation.unfit is unet:
+        return None
     try:
         return _attach(generation, p, unet)
     except MismatchError as error:
+        generation.unfit = unet
         log.warning("IP-Adapter: the refiner works without the references: %s", error)
         return None
 
