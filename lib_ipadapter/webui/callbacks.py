@@ -192,7 +192,7 @@ def after_sampling(p: Any) -> None:
     injection, state = generation.injection, shared.state
     if state.interrupted or state.skipped or state.stopping_generation:
         pass  # what was cut short owes nothing
-    elif generation.missed or (injection is not None and injection.without_effect):
+    elif _missed(p, generation) or (injection is not None and injection.without_effect):
         _fail(
             p, generation,
             "another extension or optimisation replaces the sampling or the model's attention layers; switch it off, "
@@ -201,6 +201,11 @@ def after_sampling(p: Any) -> None:
     elif injection is not None and injection.idle:
         _fail(p, generation, "none of this sampler's steps lies between a unit's start and end; move them apart.")
     generation.detach()
+
+
+def _missed(p: Any, generation: Generation) -> bool:
+    """Whether the first pass went by without us; when a finished picture is only upscaled, there is none."""
+    return generation.missed and getattr(p, "firstpass_image", None) is None
 
 
 def end(p: Any) -> None:
