@@ -143,7 +143,7 @@ class Plan:
 
 
 @contextmanager
-def _told_as(number: int):
+def told_as(number: int):
     """Errors of the floors below become the unit's."""
     try:
         yield
@@ -192,7 +192,7 @@ def plan(number: int, unit: Unit, topology: Topology, catalog: Catalog) -> Plan:
     Raises IPAdapterError (unit named) for a model that is not there, does not fit, needs what is missing, and for
     references that are no usable pictures.
     """
-    with _told_as(number):
+    with told_as(number):
         adapter = _found(catalog, lambda: catalog.find(unit.model))
         check_fit(adapter, topology, catalog)
         spec = adapter.spec
@@ -307,7 +307,7 @@ def _kv_key(plan: Plan, resources: Resources, device: Device) -> tuple:
     """What a plan's keys and values are remembered by: everything that they are made of."""
     unit = plan.unit
     references = tuple(zip(plan.fingerprints, (r.weight for r in unit.references), strict=True))
-    with _told_as(plan.number):
+    with told_as(plan.number):
         files = resources.identity(plan.adapter), resources.identity(plan.encoder)
     return ("keys and values", *files, plan.spec, device.dtype, CROP, unit.combine, unit.batch, references)
 
@@ -321,7 +321,7 @@ def prepare(plans: Sequence[Plan], resources: Resources, device: Device, progres
     for plan, key in zip(plans, keys, strict=True):
         if ready[key] is not None:
             continue
-        with _told_as(plan.number):
+        with told_as(plan.number):
             embeddings, zeros = (_moved(x, device.device) for x in references.embeddings(plan))
             progress(f"loading adapter {plan.adapter.name}")
             weights = resources.adapter(plan.adapter, plan.spec)
@@ -361,7 +361,7 @@ class Generation:
         self.attached = False  # whether attach has ever put anything into a UNet
         self.unfit: nn.Module | None = None  # the UNet last found to be of another topology
         units = list(units)
-        with _told_as(units[0][0] if units else 1):
+        with told_as(units[0][0] if units else 1):
             self.topology = Topology.of(cross_attention_layers(unet))
         self.plans = [plan(number, unit, self.topology, resources.catalog) for number, unit in units]
         if hires_topology is not None:
@@ -377,7 +377,7 @@ class Generation:
     def _check_hires(self, catalog: Catalog, name: str, topology: Topology) -> None:
         for plan in self.plans:
             if plan.unit.hires != "base":
-                with _told_as(plan.number):
+                with told_as(plan.number):
                     check_fit(
                         plan.adapter, topology, catalog, f"the hires checkpoint {name}",
                         'set hires to "base", or use a hires checkpoint of the same kind',

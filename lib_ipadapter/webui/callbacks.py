@@ -19,7 +19,7 @@ from modules import errors, script_callbacks, shared
 from ..attend.inject import Injection, detach_all, injections
 from ..checkpoint.catalog import Catalog
 from ..errors import IPAdapterError, MismatchError
-from ..generation import Generation, Resources
+from ..generation import Generation, Resources, told_as
 from ..unit import Unit, parse_units
 from . import api, host, infotext, options, panel
 
@@ -110,10 +110,8 @@ def begin(p: Any, args: tuple) -> None:
 
 
 def _prepare(p: Any, units: list[tuple[int, Unit]]) -> None:
-    try:
+    with told_as(units[0][0]):
         unet = host.unet(shared.sd_model)
-    except MismatchError as error:
-        raise error.in_unit(units[0][0]) from error
     stock = resources()
     stock.cache.limit = options.cache_bytes()
     try:
