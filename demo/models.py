@@ -14,7 +14,9 @@ import importlib.util
 import io
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +35,7 @@ KINDS = {
     "ip2p": (17, 768, 8, "hybrid", "edit"),
     "sdxl": (10, 2048, 4, "crossattn", "txt"),
 }
+SCALE_FACTORS = (0.18215, 0.13025)  # latents' scale of SD1.x and 2.x, of SDXL
 MODEL_CHANNELS = 32
 FEATURES = 0.2
 """How loud the picture's own structure is beside the identity path."""
@@ -63,6 +66,14 @@ class _SdpAttention(CrossAttention):
 
 
 _SdpAttention.__name__ = "CrossAttention"
+
+
+def _through_sdp(unet: UNetModel) -> list[BasicTransformerBlock]:
+    """Every block's two attentions through torch's kernel; returns the blocks."""
+    blocks = [module for module in unet.modules() if isinstance(module, BasicTransformerBlock)]
+    for block in blocks:
+        block.attn1.__class__ = block.attn2.__class__ = _SdpAttention
+    return blocks
 
 
 @torch.no_grad()
@@ -157,49 +168,58 @@ def build_unet(kind: str, generator: torch.Generator) -> UNetModel:
             unet = UNetModel(attention_resolutions=[4, 2, 1], channel_mult=[1, 2, 4, 4], **layout, **common)
     unet.to_empty(device="cpu")
     _fill(unet, generator)
-    for module in unet.modules():
-        if isinstance(module, BasicTransformerBlock):
-            module.attn1.__class__ = module.attn2.__class__ = _SdpAttention
-            module.attn2.to_out[0].weight.data.mul_(1.5)
+    for block in _through_sdp(unet):
+        block.attn2.to_out[0].weight.data.mul_(1.5)
     _smooth_path(unet)
     _identity_path(unet, FEATURES / 2 if kind == "sdxl" else FEATURES)
     return unet
 
 
 class AutoencoderKL(nn.Module):
-    """ldm's encoder and decoder, narrow, as texture over a simple map between 8x8 blocks' colours and latents."""
+    """ldm's encoder and decoder: pictures in -1...1 (B, 3, H, W), latents (B, 4, H/8, W/8)."""
 
-    def __init__(self, scale: float, generator: torch.Generator) -> None:
+    def __init__(self, sizes: Mapping[str, Any]) -> None:
         super().__init__()
-        sizes = {
-            "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32,
-            "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
-        }
         with contextlib.redirect_stdout(io.StringIO()):
             self.encoder, self.decoder = Encoder(**sizes), Decoder(**sizes)
         self.quant_conv, self.post_quant_conv = nn.Conv2d(8, 8, 1), nn.Conv2d(4, 4, 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.quant_conv.weight.dtype
+
+    def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
+        """The posterior over a picture's latents."""
+        return DiagonalGaussianDistribution(self.quant_conv(self.encoder(x)))
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder(self.post_quant_conv(z))
+
+
+class _RandomAutoencoder(AutoencoderKL):
+    """Random and narrow: texture over a simple map between 8x8 blocks' colours and latents."""
+
+    def __init__(self, scale: float, generator: torch.Generator) -> None:
+        super().__init__({
+            "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32,
+            "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
+        })  # fmt: skip
         _fill(self, generator)
         self.scale = scale
         orthogonal = torch.linalg.qr(torch.randn(4, 4, generator=generator)).Q
         self.register_buffer("colours", orthogonal[:3] * 0.35)
         self.register_buffer("latents", orthogonal[:3].T / 0.35)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.colours.dtype
-
     def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
-        """Pictures in -1...1 (B, 3, H, W) to the posterior over latents (B, 4, H/8, W/8)."""
         texture, spread = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
         blocks = torch.atanh(nn.functional.avg_pool2d(x, 8).clamp(-0.97, 0.97))
         mean = torch.einsum("lc,bchw->blhw", self.latents, blocks) + 0.05 * texture
         return DiagonalGaussianDistribution(torch.cat([mean / self.scale, 0.1 * spread - 5.0], dim=1))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (B, 4, h, w) to pictures (B, 3, 8h, 8w)."""
         blocks = torch.einsum("cl,blhw->bchw", self.colours, z * self.scale)
         smooth = nn.functional.interpolate(blocks, scale_factor=8, mode="bicubic")
-        return torch.tanh(smooth) + 0.06 * self.decoder(self.post_quant_conv(z * self.scale))
+        return torch.tanh(smooth) + 0.06 * super().decode(z * self.scale)
 
 
 class Tokenizer:
@@ -235,25 +255,31 @@ class _FoldedEmbedding(nn.Embedding):
 
 
 class TextEncoder(nn.Module):
-    """A CLIP text transformer behind the host's chunks of 77 tokens, BREAK and (weighted:1.2) words."""
+    """A CLIP text transformer behind the host's chunks of 77 tokens, BREAK and (weighted:1.2) words.
+
+    With ``whole``, CLIP's own size in all but width, for weights from a file; else narrow, light and random.
+    """
 
     chunk_length = 75
 
-    def __init__(self, width: int, layers: int, tokenizer: Tokenizer, generator: torch.Generator) -> None:
+    def __init__(
+        self, width: int, layers: int, tokenizer: Tokenizer, generator: torch.Generator, *, whole: bool = False
+    ) -> None:
         super().__init__()
         from transformers import CLIPTextConfig, CLIPTextModel
 
         config = CLIPTextConfig(
-            vocab_size=4093, hidden_size=width, intermediate_size=width, num_hidden_layers=layers,
-            num_attention_heads=width // 64, max_position_embeddings=77,
+            vocab_size=49408 if whole else 4093, hidden_size=width, intermediate_size=4 * width if whole else width,
+            num_hidden_layers=layers, num_attention_heads=width // 64, max_position_embeddings=77,
         )
         with torch.device("meta"):
             transformer = CLIPTextModel(config)
         transformer.to_empty(device="cpu")
         embeddings = transformer.text_model.embeddings
-        embeddings.token_embedding.__class__ = _FoldedEmbedding
         embeddings.position_ids = torch.arange(77)[None]
-        _fill(transformer, generator)
+        if not whole:
+            embeddings.token_embedding.__class__ = _FoldedEmbedding
+            _fill(transformer, generator)
         self.wrapped = nn.Module()
         self.wrapped.transformer = transformer
         self.wrapped.tokenizer = tokenizer.clip
@@ -347,21 +373,18 @@ class LatentDiffusion(nn.Module):
     parameterization = "eps"
     lowvram = False
 
-    def __init__(self, kind: str, seed: int | None, tokenizer_folder: Path) -> None:
+    def __init__(
+        self, kind: str, config: str, unet: UNetModel, first_stage: AutoencoderKL, encoders: list[TextEncoder]
+    ) -> None:
         super().__init__()
-        default_seed, context_dim, _, key, self.cond_stage_key = KINDS[kind]
-        generator = torch.Generator().manual_seed(default_seed if seed is None else seed)
-        self.kind = self.used_config = kind
+        _, _, _, key, self.cond_stage_key = KINDS[kind]
+        self.kind, self.used_config = kind, config
         self.is_sdxl, self.is_sd2 = kind == "sdxl", kind == "sd2"
         self.is_sd1 = not (self.is_sdxl or self.is_sd2)
         self.is_ssd = self.is_sd3 = self.is_sdxl_inpaint = False
-        self.scale_factor = 0.13025 if self.is_sdxl else 0.18215
-        unet = build_unet(kind, generator)
+        self.scale_factor = SCALE_FACTORS[self.is_sdxl]
         self.model = SdxlWrapper(unet) if self.is_sdxl else DiffusionWrapper(unet, key)
-        self.first_stage_model = AutoencoderKL(self.scale_factor, generator)
-        tokenizer = Tokenizer(tokenizer_folder)
-        widths = (768, 1280) if self.is_sdxl else (context_dim,)
-        encoders = [TextEncoder(width, 2 if width < 1024 else 1, tokenizer, generator) for width in widths]
+        self.first_stage_model = first_stage
         if self.is_sdxl:
             self.conditioner = nn.Module()
             self.conditioner.embedders = nn.ModuleList(encoders)
@@ -410,11 +433,50 @@ class LatentDiffusion(nn.Module):
         return self.first_stage_model.decode(z.to(self.first_stage_model.dtype) / self.scale_factor)
 
 
+def _tokenizer(folder: Path | str | None) -> Tokenizer:
+    return Tokenizer(Path(folder or Path(__file__).parent / "data" / "tokenizer"))
+
+
 def build(kind: str, seed: int | None = None, tokenizer_folder: Path | str | None = None) -> LatentDiffusion:
-    """A model of ``kind`` (a key of ``KINDS``). Leaves torch's global random generator as it was."""
-    folder = Path(tokenizer_folder or Path(__file__).parent / "data" / "tokenizer")
+    """A random model of ``kind`` (a key of ``KINDS``). Leaves torch's global random generator as it was."""
+    default_seed, context_dim = KINDS[kind][:2]
     with torch.random.fork_rng(devices=[]):
-        return LatentDiffusion(kind, seed, folder).eval().requires_grad_(False)
+        generator = torch.Generator().manual_seed(default_seed if seed is None else seed)
+        unet = build_unet(kind, generator)
+        first_stage = _RandomAutoencoder(SCALE_FACTORS[kind == "sdxl"], generator)
+        tokenizer = _tokenizer(tokenizer_folder)
+        widths = (768, 1280) if kind == "sdxl" else (context_dim,)
+        encoders = [TextEncoder(width, 2 if width < 1024 else 1, tokenizer, generator) for width in widths]
+        return LatentDiffusion(kind, kind, unet, first_stage, encoders).eval().requires_grad_(False)
+
+
+def open_checkpoint(
+    checkpoint: Path | str, settings: Path | str, tokenizer_folder: Path | str | None = None
+) -> LatentDiffusion:
+    """An SD1.x checkpoint from its ``.safetensors`` and the ``.yaml`` that says how wide its parts are, in fp32."""
+    import yaml
+    from safetensors.torch import load_file
+
+    params = yaml.safe_load(Path(settings).read_text(encoding="utf8"))["model"]["params"]
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        unet = UNetModel(**params["unet_config"]["params"])
+        first_stage = AutoencoderKL(params["first_stage_config"]["params"]["ddconfig"])
+    for part in (unet, first_stage):
+        part.to_empty(device="cpu")
+    _through_sdp(unet)
+    text = TextEncoder(768, 12, _tokenizer(tokenizer_folder), torch.Generator(), whole=True)
+    parts: dict[str, nn.Module] = {
+        "model.diffusion_model.": unet, "first_stage_model.": first_stage,
+        "cond_stage_model.transformer.": text.wrapped.transformer,
+    }  # fmt: skip
+    state = load_file(str(checkpoint))
+    for prefix, part in parts.items():
+        tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        positions = "text_model.embeddings.position_ids"  # in checkpoints always, in transformers' modules no longer
+        if positions not in part.state_dict():
+            tensors.pop(positions, None)
+        part.load_state_dict(tensors)
+    return LatentDiffusion("sd15", str(settings), unet, first_stage, [text]).eval().requires_grad_(False)
 
 
 CHECKPOINTS = {

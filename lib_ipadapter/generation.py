@@ -201,7 +201,10 @@ def plan(number: int, unit: Unit, topology: Topology, catalog: Catalog) -> Plan:
                 f"adapter {adapter.name} ({spec.variant}) is fed with a face recognition embedding, "
                 "which this version cannot make: choose an adapter that is fed by an image encoder."
             )
-        encoder = _found(catalog, lambda: catalog.find_encoder(spec.embedding_width, spec.source))
+        encoder = _found(
+            catalog,
+            lambda: catalog.find_encoder(spec.embedding_width, spec.source, trained_with=spec.image_encoder),
+        )
         pictures = []
         for i, reference in enumerate(unit.references):
             try:

@@ -41,9 +41,9 @@ KOLORS = adapter(resampler(1024, 2048, 1, 2048, depth=1), XL_WIDTHS, 2048)
 LORA = {"lora_unet_x.lora_down.weight": (4, 8)}
 
 
-def write(path, shapes, dtype="F16", pairs_dtype=None):
+def write(path, shapes, dtype="F16", pairs_dtype=None, metadata=None):
     """A safetensors file with these shapes; its data is a hole, so that even full-size files cost nothing."""
-    header, end = {}, 0
+    header, end = {} if metadata is None else {"__metadata__": metadata}, 0
     for key, shape in shapes.items():
         kind = pairs_dtype if pairs_dtype and key.startswith("ip_adapter.") else dtype
         first, end = end, end + prod(shape) * {"F16": 2, "F32": 4}[kind]
@@ -453,6 +453,28 @@ def test_the_encoder_is_chosen_by_width_and_the_published_one_first(tmp_path):
     (tmp_path / "c H too.safetensors").unlink()
     catalog.refresh()
     assert catalog.find_encoder(1024, "pooled").name == "a odd"  # it fits, though nobody published it
+
+
+def test_an_adapter_that_names_its_encoder_gets_that_one_alone(tmp_path):
+    """Two encoders of one width are not one encoder: taking the other would make noise that looks like an effect."""
+    small = transformers_tower(48, 2, 64, 4, 5, 1024)
+    write(tmp_path / "H.safetensors", transformers_tower(1280, 32, 5120, 14, 257, 1024))
+    write(tmp_path / "adapter.safetensors", WIDE)
+    write(tmp_path / "own.safetensors", WIDE, metadata={"image_encoder": "small one"})
+    write(tmp_path / "odd.safetensors", WIDE, metadata={"image_encoder": 5})
+    catalog, memory = listed(tmp_path), tmp_path / "memory.json"
+    assert catalog.find("adapter").spec.image_encoder is catalog.find("odd").spec.image_encoder is None
+    assert catalog.find("own").spec.image_encoder == "small one"
+    with pytest.raises(CheckpointError, match="encoder 'small one', which the adapter was trained with, is missing"):
+        catalog.find_encoder(1024, "pooled", trained_with="small one")
+    write(tmp_path / "A.safetensors", small, metadata={"image_encoder": "small one"})
+    for _ in range(2):  # read from the files, then from memory
+        catalog = listed(tmp_path, memory=memory)
+        assert catalog.find_encoder(1024, "pooled", trained_with="small one").name == "A"
+        assert catalog.find_encoder(1024, "pooled").name == "H"
+    (tmp_path / "H.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="ViT-H-14 is missing"):
+        listed(tmp_path).find_encoder(1024, "pooled")
 
 
 def test_a_missing_encoder_is_named_with_its_file_and_folder(tmp_path):

@@ -22,7 +22,7 @@ from lib_ipadapter.encode.clip import ImageEncoder
 from .conftest import draw, randomise
 
 MICRO = train.Recipe(
-    {stage: train.Plan(2, 4, 1e-3) for stage in train.STAGES}, captions=4, pictures=8, text_layers=1, ema=0.5
+    {stage: train.Plan(2, 4, 1e-3, share=2) for stage in train.STAGES}, captions=4, pictures=8, text_layers=1, ema=0.5
 )
 
 
@@ -203,7 +203,32 @@ def test_training_injects_what_generation_injects(kind: str) -> None:
     assert (ours - plain).abs().mean() > 1e-2
 
 
+def test_pictures_that_share_a_caption_share_nothing_else() -> None:
+    unet = randomise(networks.build_unet(), 4).eval().requires_grad_(False)
+    x, t, text = draw(6, 4, 8, 8, seed=1), torch.tensor([10, 20, 500, 600, 900, 990]), draw(3, 77, 768, seed=2)
+    assert torch.allclose(unet(x, t, context=text), unet(x, t, context=text.repeat_interleave(2, 0)), atol=1e-5)
+
+
 # --- training -------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_has_its_scenes_captions_and_drops_one_in_ten() -> None:
+    captions, variants = 7, 3
+    latents = torch.arange(captions * variants).float()[:, None, None, None].expand(-1, 4, 8, 8)
+    scenes = world.scenes(captions * variants, world.generator(1))
+    source = train.Pool(scenes, torch.zeros(captions + 1, 77, 1), latents, torch.zeros_like(latents))
+    plan, alphas = train.Plan(1, 4000, 1e-3, share=4), networks.alphas_cumprod()
+    batch = train.noised(source, plan, world.generator(2), alphas)
+    a = alphas[batch.t][:, None, None, None]
+    shown = (batch.x - (1 - a).sqrt() * batch.noise) / (a.sqrt() * networks.SCALE)
+    assert torch.allclose(shown.mean((1, 2, 3)), batch.index.float(), atol=1e-2)
+    told = batch.text > 0
+    assert 0.85 < told.float().mean() < 0.95
+    assert torch.equal((batch.index.view(-1, 4) % captions + 1)[told], batch.text[told, None].expand(-1, 4))
+    assert set(batch.index.tolist()) == set(range(captions * variants))
+    # Weights are those of min-SNR: 1 where noise prevails, falling with the signal-to-noise ratio above 5.
+    ratio = (alphas / (1 - alphas))[batch.t]
+    assert torch.allclose(batch.weight, torch.minimum(ratio, torch.tensor(5.0)) / ratio)
 
 
 def test_a_resumed_stage_equals_an_unbroken_one(tmp_path: Path) -> None:

@@ -54,9 +54,15 @@ def alphas_cumprod(device: torch.device | str = "cpu") -> Tensor:
 
 
 def _attend(self: Any, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-    """ldm's CrossAttention.forward through torch's own kernel; the projections stay modules."""
+    """ldm's CrossAttention.forward through torch's own kernel; the projections stay modules.
+
+    A context of fewer rows than ``x`` is shared: row i of it belongs to the i-th run of rows. In training, most of a
+    small UNet's work is to project 77 text states; pictures that share their caption share that work.
+    """
     context = x if context is None else context
-    return self.to_out(image_attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads))
+    share = len(x) // len(context)
+    key, value = (project(context).repeat_interleave(share, 0) for project in (self.to_k, self.to_v))
+    return self.to_out(image_attention(self.to_q(x), key, value, self.heads))
 
 
 def build_unet() -> nn.Module:
@@ -83,7 +89,31 @@ class Autoencoder(nn.Module):
 
             self.encoder, self.decoder = Encoder(**AUTOENCODER), Decoder(**AUTOENCODER)
         self.quant_conv, self.post_quant_conv = nn.Conv2d(8, 8, 1), nn.Conv2d(4, 4, 1)
-        nn.init.constant_(self.quant_conv.bias[4:], -6.0)  # latents begin with little noise: the decoder learns sooner
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """A start that lets plain colours through, so that learning begins at once.
+
+        A norm group of ldm's is two of the 64 channels here, and takes from each pair its mean over the picture:
+        opposite biases in every pair keep a colour as the pair's difference. Down- and upsampling begin as the
+        average and the copy that their names promise, and latents with little noise.
+        """
+        for name, conv in [*self.encoder.named_modules(), *self.decoder.named_modules()]:
+            part = name.rpartition(".")[2]
+            if not isinstance(conv, nn.Conv2d) or part not in ("conv_in", "conv", "conv1", "conv2"):
+                continue
+            nn.init.zeros_(conv.bias)
+            if part != "conv2":
+                conv.bias[0::2], conv.bias[1::2] = 1.0, -1.0
+            conv.weight.mul_({"conv": 0.3, "conv2": 0.7}.get(part, 3**0.5))
+            if part == "conv":
+                channel = torch.arange(len(conv.weight))
+                if conv.stride == (2, 2):
+                    conv.weight[channel, channel, :2, :2] += 0.25
+                else:
+                    conv.weight[channel, channel, 1, 1] += 1
+        nn.init.constant_(self.quant_conv.bias[4:], -6.0)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents' distribution, fp32."""
@@ -380,6 +410,14 @@ def save(folder: Path, name: str, state: Mapping[str, Tensor], metadata: Mapping
     save_file(half, str(path) + ".part", metadata=dict(metadata or {}))
     os.replace(str(path) + ".part", path)
     return path
+
+
+def encoder_name(state: Mapping[str, Tensor]) -> str:
+    """What an encoder's metadata, and that of adapters trained with it, call it: by content, in fp16."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        digest.update(key.encode() + state[key].detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
+    return f"ip-adapter-demo-encoder {digest.hexdigest()[:12]}"
 
 
 def load_state(folder: Path, name: str) -> dict[str, Tensor]:

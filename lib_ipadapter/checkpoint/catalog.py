@@ -150,18 +150,30 @@ class Catalog:
             "refresh the list of models."
         )
 
-    def find_encoder(self, width: int, source: str, folder_hint: Path | str | None = None) -> Entry:
+    def find_encoder(
+        self, width: int, source: str, folder_hint: Path | str | None = None, *, trained_with: str | None = None
+    ) -> Entry:
         """The image encoder whose ``source`` ("pooled" or "penultimate") is ``width`` wide.
 
-        Of several, the published one for that job counts first, then the name. Raises CheckpointError if there is
-        none; it names the file to get and the folder for it: ``folder_hint``, or else the first encoder folder.
+        An adapter that names what it was ``trained_with`` fits that encoder alone, and an encoder with such a name
+        fits no other adapter: equal widths do not make two encoders one. Of several, the published one for that job
+        counts first, then the name. Raises CheckpointError if there is none; it names the file to get and the folder
+        for it: ``folder_hint``, or else the first encoder folder.
         """
         size = {"pooled": "projection", "penultimate": "width"}[source]
         wanted = PUBLISHED.get((source, width))
-        fitting = [entry for entry in self.encoders if getattr(entry.spec, size) == width]
+        fitting = [
+            entry for entry in self.encoders
+            if getattr(entry.spec, size) == width and entry.spec.image_encoder == trained_with
+        ]  # fmt: skip
         if fitting:
             return min(fitting, key=lambda entry: wanted is None or entry.spec.kind != wanted.kind)
         folder = folder_hint or next(iter(self.encoder_folders or self.adapter_folders), "models/clip_vision")
+        if trained_with is not None:
+            raise CheckpointError(
+                f"the image encoder {_shown(trained_with)}, which the adapter was trained with, is missing: get it "
+                f"from where the adapter came from, put it into {folder}, and refresh the list of models."
+            )
         if wanted is None:
             raise CheckpointError(
                 f"no image encoder here puts out {source} embeddings {width} wide, and no published one does: put the "
@@ -305,6 +317,7 @@ def _recognise(path: Path) -> dict[str, Any]:
     spec = rules.identify({key: slot.shape for key, slot in slots.items()})
     if isinstance(spec, UNetSpec):
         raise CheckpointError(CHECKPOINT)
+    spec = replace(spec, image_encoder=load.read_metadata(path).get("image_encoder"))
     if isinstance(spec, EncoderSpec):
         return {"kind": "encoder", "spec": asdict(spec)}
     if spec.alternatives:

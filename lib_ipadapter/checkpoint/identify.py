@@ -28,7 +28,11 @@ INSTEAD = "get an adapter for SD1.5 or SDXL, such as ip-adapter_sd15.safetensors
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """An IP-Adapter. ``source`` is what the projection is fed with, ``embedding_width`` that input's width."""
+    """An IP-Adapter. ``source`` is what the projection is fed with, ``embedding_width`` that input's width.
+
+    ``image_encoder`` is what the file's metadata calls the encoder that it was trained with; published files say
+    nothing, and are for the published encoders.
+    """
 
     variant: str
     base: str
@@ -42,11 +46,15 @@ class AdapterSpec:
     parameters: int
     has_lora: bool
     alternatives: tuple[str, ...]
+    image_encoder: str | None = None
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """The image tower of a CLIP model. ``projection`` is the width of its pooled output, ``width`` of its tokens."""
+    """The image tower of a CLIP model. ``projection`` is the width of its pooled output, ``width`` of its tokens.
+
+    ``image_encoder``: the name in its metadata that adapters trained with it carry too.
+    """
 
     kind: str
     layout: str
@@ -59,6 +67,7 @@ class EncoderSpec:
     projection: int
     quick_gelu: bool
     parameters: int
+    image_encoder: str | None = None
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,17 @@ def read_slots(path: str | Path) -> dict[str, Slot]:
         return _slots(file)
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The texts in a safetensors file's header; none in other files. For files that ``read_slots`` has accepted."""
+    with _opened(path) as file:
+        start = file.read(9)
+        if start[8:] != b"{":
+            return {}
+        file.seek(8)
+        metadata = json.loads(file.read(int.from_bytes(start[:8], "little"))).get("__metadata__")
+    return {k: v for k, v in metadata.items() if isinstance(v, str)} if isinstance(metadata, dict) else {}
+
+
 def load_adapter(path: str | Path, spec: AdapterSpec, *, check_finite: bool = True) -> AdapterWeights:
     """The tensors of the adapter that was recognised as ``spec``, with ``check_finite`` all checked for NaN and Inf.
 
@@ -126,8 +137,8 @@ def load_adapter(path: str | Path, spec: AdapterSpec, *, check_finite: bool = Tr
     with _opened(path) as file:
         slots = _slots(file)
         found = identify({key: slot.shape for key, slot in slots.items()})
-        # The variant may be the user's choice; everything else follows from the shapes.
-        same = {"variant": spec.variant, "alternatives": spec.alternatives}
+        # The variant may be the user's choice, the encoder's name is metadata; all else follows from the shapes.
+        same = {name: getattr(spec, name) for name in ("variant", "alternatives", "image_encoder")}
         if not isinstance(found, AdapterSpec) or replace(found, **same) != spec:
             raise CheckpointError("This file has changed since it was listed: refresh the list of models.")
         tensors = {}

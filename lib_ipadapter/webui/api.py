@@ -40,6 +40,8 @@ def _adapter(entry: Entry) -> dict[str, Any]:
 
 def encoder_wanted(spec: AdapterSpec) -> str:
     """What an adapter is fed with, in words: "ViT-H-14", "face embedding", …"""
+    if spec.image_encoder is not None:
+        return spec.image_encoder
 
     def kind(source: str, width: int | None) -> str:
         published = PUBLISHED.get((source, width))

@@ -1,4 +1,5 @@
-"""Checkpoints and the loaded model. The files name a kind and a seed; ``demo.models`` builds the rest."""
+"""Checkpoints and the loaded model. A file names a kind and a seed, and ``demo.models`` builds the rest, or it holds
+the weights and a .yaml beside it says what they are the weights of."""
 
 from __future__ import annotations
 
@@ -29,6 +30,7 @@ class CheckpointInfo:
         self.model_name = self.name.removesuffix(path.suffix).replace("/", "_")
         self.is_safetensors = path.suffix == ".safetensors"
         self.metadata = read_metadata_from_safetensors(self.filename)
+        self.config = self.metadata.get("demo_kind") or str(path.with_suffix(".yaml"))
         self.sha256 = hashes.sha256(self.filename, f"checkpoint/{self.name}")
         self.hash = self.shorthash = self.sha256[:10]
         self.title, self.short_title = (f"{name} [{self.hash}]" for name in (self.name, self.name_for_extra))
@@ -47,11 +49,11 @@ def read_metadata_from_safetensors(filename):
 
 
 def list_models():
-    """Look for the demo's checkpoints; files of other origin are left out."""
+    """Look for the demo's checkpoints, and those with a .yaml; files of other origin are left out."""
     checkpoints_list.clear()
     checkpoint_aliases.clear()
     for file in sorted(Path(model_path).rglob("*.safetensors")):
-        if "demo_kind" in read_metadata_from_safetensors(file):
+        if file.with_suffix(".yaml").exists() or "demo_kind" in read_metadata_from_safetensors(file):
             CheckpointInfo(file).register()
 
 
@@ -119,8 +121,10 @@ model_data = SdModelData()
 
 
 def _build(info):
-    seed, tokenizer = int(info.metadata["demo_seed"]), Path(paths.data_path) / "tokenizer"
-    return _factory.build(info.metadata["demo_kind"], seed, tokenizer)
+    tokenizer = Path(paths.data_path) / "tokenizer"
+    if "demo_kind" in info.metadata:
+        return _factory.build(info.config, int(info.metadata["demo_seed"]), tokenizer)
+    return _factory.open_checkpoint(info.filename, info.config, tokenizer)
 
 
 def _make_current(model, info, announce=True):
@@ -176,7 +180,7 @@ def _other_weights(info):
     loaded, room = model_data.loaded_sd_models, max(1, shared.opts.sd_checkpoints_limit)
     while len(loaded) >= room:
         model = loaded.pop()
-        if len(loaded) == room - 1 and model.used_config == info.metadata["demo_kind"]:
+        if len(loaded) == room - 1 and model.used_config == info.config:
             model.load_state_dict(_build(info).state_dict())
             model.cond_stage_model_empty_prompt = get_empty_cond(model)
             return _make_current(model, info)
