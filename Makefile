@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := .venv/bin/python
 READY := .venv/.ready-$(firstword $(shell cat requirements-*.txt | cksum))
 
-.PHONY: test demo panel lint clean
+.PHONY: test demo panel lint bench-quality clean
 
 test: lint
 	$(PY) -m pytest
@@ -13,6 +13,9 @@ lint: $(READY)
 
 demo: $(READY)
 	$(PY) -m demo.make_sheet
+
+bench-quality: $(READY)
+	$(PY) -m demo.family.quality
 
 panel: $(READY)
 	$(PY) -m demo.serve

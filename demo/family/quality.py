@@ -8,9 +8,11 @@ from the image encoder; similarity is the cosine in the encoder's space, "CLIP-I
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +65,15 @@ class Family:
             for name in networks.ADAPTERS
         }
         self.layers = cross_attention_layers(self.unet)
-        self.text = networks.TextEncoder(networks.text_weights(layers=text_layers, vocabulary=False), device)
+        self._encode = networks.TextEncoder(networks.text_weights(layers=text_layers, vocabulary=False), device)
+        self._told: dict[str, Tensor] = {}
         self.alphas = networks.alphas_cumprod(device)
+
+    def text(self, captions: Sequence[str]) -> Tensor:
+        """Text states [B, 77, 768]; each caption is encoded once."""
+        if new := sorted({caption for caption in captions if caption not in self._told}):
+            self._told.update(zip(new, self._encode(new), strict=True))
+        return torch.stack([self._told[caption] for caption in captions])
 
     @torch.no_grad()
     def embed(self, adapter: str, pictures: Tensor) -> tuple[Tensor, Tensor]:
@@ -275,17 +284,27 @@ def plot(report: dict[str, dict], path: Path) -> None:
 
 
 def measure(family: Family, n: int = 64) -> dict[str, dict]:
-    """All five measurements, for both adapters."""
-    report: dict[str, dict] = {"judge": judge_alone(family), "prompt only": prompt_only(family, n)}
+    """All five measurements, for both adapters, each printed as it comes."""
+    report: dict[str, dict] = {}
+
+    def add(into: dict, name: str, measured: Callable[[], dict]) -> None:
+        began = time.monotonic()
+        into[name] = measured()
+        print("\n".join(lines({name: into[name]})), f"  ({time.monotonic() - began:.0f} s)", sep="\n", flush=True)
+
+    add(report, "judge", lambda: judge_alone(family))
+    add(report, "prompt only", lambda: prompt_only(family, n))
     for adapter in networks.ADAPTERS:
-        report[adapter] = {
-            "reference only": reference_only(family, adapter, n), "prompt and reference": both(family, adapter, n),
-            "rows ignored": rows_ignored(family, adapter, n),
-        }  # fmt: skip
+        print(f"— {adapter} —", flush=True)
+        results: dict[str, dict] = {}
+        add(results, "reference only", functools.partial(reference_only, family, adapter, n))
+        add(results, "prompt and reference", functools.partial(both, family, adapter, n))
+        add(results, "rows ignored", functools.partial(rows_ignored, family, adapter, n))
         try:
-            report[adapter]["beside diffusers"] = beside_diffusers(family, adapter, min(n, 16))
+            add(results, "beside diffusers", functools.partial(beside_diffusers, family, adapter, n))
         except ImportError:
             print("diffusers is not installed: measurement 5 is left out", file=sys.stderr)
+        report[adapter] = results
     return report
 
 
@@ -304,7 +323,6 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=64, help="references")
     options = parser.parse_args()
     report = measure(Family(options.weights, options.device), options.n)
-    print("\n".join(lines(report)))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "quality.json").write_text(json.dumps(report, default=vars, indent=1))
     try:

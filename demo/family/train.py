@@ -70,7 +70,7 @@ RECIPES = {
     "cpu": Recipe(
         {
             "autoencoder": Plan(3600, 8, 1e-3), "encoder": Plan(2500, 128, 1e-3), "judge": Plan(1200, 64, 2e-3),
-            "unet": Plan(8000, 64, 6e-4, 4), "adapter": Plan(2500, 48, 5e-4, 4), "plus": Plan(2500, 48, 5e-4, 4),
+            "unet": Plan(6000, 64, 8e-4, 4), "adapter": Plan(1800, 48, 6e-4, 4), "plus": Plan(1800, 48, 6e-4, 4),
         },
         captions=4096, pictures=24576, ema=0.998,
     ),
@@ -185,9 +185,9 @@ def judge(bench: Bench, plan: Plan) -> Job:
         scenes = world.scenes(plan.batch, rng).to(bench.device)
         x = world.draw(scenes)
         with torch.no_grad():
-            half = len(x) // 2
-            copy = vae.decode(vae.encode(x[:half] * 2 - 1)[0]).float() / 2 + 0.5
-            x = torch.cat([copy.clamp(0, 1), x[half:]])
+            some = max(1, len(x) // 8)
+            copy = vae.decode(vae.encode(x[:some] * 2 - 1)[0]).float() / 2 + 0.5
+            x = torch.cat([copy.clamp(0, 1), x[some:]])
         x = (x + 0.03 * torch.randn(x.shape, generator=rng).to(x)).clamp(0, 1)
         answers = model(x)
         return sum(F.cross_entropy(answers[name].flatten(0, 1), getattr(scenes, name).flatten()) for name in answers)
@@ -205,36 +205,47 @@ class Pool:
     std: Tensor
 
 
-def pool(bench: Bench) -> Pool:
-    """The training scenes, from disk if they were computed for the same recipe and autoencoder."""
-    recipe, path = bench.recipe, bench.work / "pool.pt"
-    vae_file = bench.weights / "vae.safetensors"
-    key = [recipe.seed, recipe.captions, recipe.pictures, recipe.text_layers, hash_of(vae_file)]
+def _kept(bench: Bench, name: str, key: list, make: Callable[[], dict]) -> dict:
+    """What ``make`` makes, kept on disk for the same ``key``; not on GPU machines, where making it takes seconds."""
+    path, began = bench.work / f"{name}.pt", time.monotonic()
     if path.exists() and not bench.gpu:
         saved = torch.load(str(path), map_location="cpu", mmap=True)
         if saved["key"] == key:
-            return Pool(world.Scenes(**saved["scenes"]), saved["text"], saved["mean"], saved["std"])
-    rng, began = world.generator(recipe.seed, "pool"), time.monotonic()
+            return saved["content"]
+    content = make()
+    print(f"{name}: made in {time.monotonic() - began:.0f} s", flush=True)
+    if not bench.gpu:
+        write(path, {"key": key, "content": content})
+    return content
+
+
+def pool(bench: Bench) -> Pool:
+    """The training scenes; what was computed for the same recipe and autoencoder is taken from disk."""
+    recipe, rng = bench.recipe, world.generator(bench.recipe.seed, "pool")
     prototypes = world.scenes(recipe.captions, rng)
     captions = ["", *(world.vary_caption(scene, rng) for scene in prototypes.words())]
     scenes = world.move(prototypes[torch.arange(recipe.pictures) % recipe.captions], rng)
-    encode = networks.TextEncoder(networks.text_weights(layers=recipe.text_layers, vocabulary=False), bench.device)
-    text = torch.empty(len(captions), networks.LENGTH, networks.CONTEXT, dtype=torch.float16, device=bench.device)
     size = 256 if bench.gpu else 16
-    for i in range(0, len(captions), size):
-        text[i : i + size] = encode(captions[i : i + size]).half()
-    vae, means, stds = bench.load("vae"), [], []
-    with torch.no_grad():
-        for i in range(0, len(scenes), 4 * size):
-            mean, std = vae.encode(bench.pictures(scenes[i : i + 4 * size]) * 2 - 1)
-            means.append(mean.half())
-            stds.append(std.half())
-    made = Pool(scenes, text, torch.cat(means), torch.cat(stds))
-    print(f"pool: {len(captions)} captions, {len(scenes)} pictures in {time.monotonic() - began:.0f} s", flush=True)
-    if not bench.gpu:
-        arrays = {name: getattr(scenes, name) for name in scenes.__dataclass_fields__}
-        write(path, {"key": key, "scenes": arrays, "text": text, "mean": made.mean, "std": made.std})
-    return made
+
+    def text() -> dict:
+        encode = networks.TextEncoder(networks.text_weights(layers=recipe.text_layers, vocabulary=False), bench.device)
+        states = torch.empty(len(captions), networks.LENGTH, networks.CONTEXT, dtype=torch.float16, device=bench.device)
+        for i in range(0, len(captions), size):
+            states[i : i + size] = encode(captions[i : i + size]).half()
+        return {"text": states}
+
+    @torch.no_grad()
+    def latents() -> dict:
+        vae = bench.load("vae")
+        parts = (scenes[i : i + 4 * size] for i in range(0, len(scenes), 4 * size))
+        means, stds = zip(*(vae.encode(bench.pictures(part) * 2 - 1) for part in parts), strict=True)
+        return {"mean": torch.cat(means).half(), "std": torch.cat(stds).half()}
+
+    told = _kept(bench, "text", [recipe.seed, recipe.captions, recipe.text_layers], text)
+    made_by = hash_of(bench.weights / "vae.safetensors")
+    return Pool(
+        scenes, **told, **_kept(bench, "latents", [recipe.seed, recipe.captions, recipe.pictures, made_by], latents)
+    )
 
 
 @dataclass

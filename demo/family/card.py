@@ -1,0 +1,174 @@
+"""``python -m demo.family.card``: the model card, with the figures that training and measuring have left.
+
+Reads ``weights/training.json`` and the ``quality.json`` of ``make bench-quality``; writes ``README.md`` here and copies
+the plots to ``docs/``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from demo.family import networks, world
+from demo.family.train import RECIPES, WEIGHTS, WORK
+
+HERE = Path(__file__).parent
+DOCS = HERE.parents[1] / "docs"
+SCALES = ("0.0", "0.25", "0.5", "0.75", "1.0")
+FILES = {stage: file for file, stage in networks.STAGE.items()}
+
+
+def _figure(measure: dict) -> str:
+    return f"{measure['mean']:.2f} ± {measure['error']:.2f}"
+
+
+def _share(measure: dict) -> str:
+    return f"{100 * measure['mean']:.0f} % ± {100 * measure['error']:.0f}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def _training(record: dict) -> Iterator[str]:
+    rows = []
+    for stage, run in record.items():
+        plan = run["recipe"]
+        rows.append([
+            f"`{FILES[stage]}.safetensors`", f"{run['bytes'] / 1e6:.1f} MB", str(plan["steps"]), str(plan["batch"]),
+            f"{plan['rate']:g}", f"{run['losses'][0][1]:.3f} → {run['losses'][-1][1]:.3f}",
+            f"{run['seconds'] / 60:.0f} min",
+        ])  # fmt: skip
+    yield from _table(["file", "size", "steps", "batch", "AdamW's rate", "loss", "time"], rows)
+
+
+def _quality(report: dict) -> Iterator[str]:
+    judge, prompt = report["judge"], report["prompt only"]
+    names = ("colour", "shape", "ground", "texture")
+    yield "**The judge and the prompt.** Share of pictures that show what the caption says:"
+    yield ""
+    yield from _table(
+        ["", "main object's colour", "its shape", "ground's colour", "texture"],
+        [["drawings, through the autoencoder (what the judge can tell)", *(_share(judge[n]) for n in names)],
+         ["1. prompt only", *(_share(prompt[n]) for n in names)]],
+    )  # fmt: skip
+    for adapter in networks.ADAPTERS:
+        results = report[adapter]
+        alone, both = results["reference only"], results["prompt and reference"]
+        yield ""
+        yield f"**{adapter}.** Over the weight:"
+        yield ""
+        yield from _table(["", *map(float_text, SCALES)], [
+            ["2. reference only: similarity", *(_figure(alone[w]["similarity"]) for w in SCALES)],
+            ["… main object's colour is the reference's", *(_share(alone[w]["colour"]) for w in SCALES)],
+            ["… its shape", *(_share(alone[w]["shape"]) for w in SCALES)],
+            ["… the ground's colour", *(_share(alone[w]["ground"]) for w in SCALES)],
+            ["3. with another prompt (“a star”): similarity", *(_figure(both[w]["similarity"]) for w in SCALES)],
+            ["… the prompt's shape is there", *(_share(both[w]["prompt"]) for w in SCALES)],
+        ])  # fmt: skip
+        yield ""
+        rows, twin = results["rows ignored"], results.get("beside diffusers")
+        yield from _table(["4. similarity at weight 1", "rows told apart", "rows ignored", "lost"], [
+            [name, *(_figure(row[part]) for part in ("told apart", "ignored", "loss"))] for name, row in rows.items()
+        ])  # fmt: skip
+        if twin:
+            yield ""
+            yield (
+                f"5. Beside diffusers, same weights, noise and steps: similarity {_figure(twin['similarity'])} here, "
+                f"{_figure(twin['similarity, diffusers'])} there; pictures {_figure(twin['levels apart'])} levels of "
+                "255 apart."
+            )
+
+
+def float_text(weight: str) -> str:
+    return f"weight {float(weight):g}"
+
+
+def card(record: dict, report: dict) -> str:
+    """The card's text."""
+    devices = sorted({run["device"] for run in record.values()})
+    minutes = sum(run["seconds"] for run in record.values()) / 60
+    size = sum(run["bytes"] for run in record.values()) / 1e6
+    recipe = RECIPES["cpu"]
+    return "\n".join([
+        "# The demo family",
+        "",
+        "Small models, trained from nothing by the code in this folder, so that anyone sees a reference image steer a "
+        "picture without a GPU and without a download, and tests can ask what a picture shows. They know one small "
+        "world and nothing else.",
+        "",
+        "![Pictures that the family makes](../../docs/contact-sheet.png)",
+        "",
+        "## What it is",
+        "",
+        f"- **The world** (`world.py`): {world.SIDE}x{world.SIDE} pictures of one or two objects "
+        f"({len(world.SHAPES)} shapes, {len(world.COLOURS)} colours, {len(world.SIZES)} sizes) on a ground "
+        f"({len(world.COLOURS)} colours, {len(world.TEXTURES)} textures), drawn by a seeded program, with captions "
+        f"(“a red circle on blue stripes”). One in {world.HELD_OUT} combinations of attributes is held out of "
+        "training; all figures below are on those.",
+        "- **A Stable Diffusion 1.5 checkpoint in small**: UNet of SD1.5's topology with 32 model channels (16 "
+        "cross-attention layers, context width 768), an AutoencoderKL of factor 8, and a text encoder of CLIP-L's "
+        "shape whose weights are random, seeded, frozen, and generated on the spot.",
+        "- **An image encoder** in the layout of CLIP's image tower (4 layers, width 128, pooled width 1024), trained "
+        "contrastively against the attributes of the pictures.",
+        "- **Two IP-Adapters**: base (4 tokens from the pooled embedding) and Plus (16 tokens, a resampler on the "
+        "penultimate states), trained in the published way: all else frozen, 5 % without picture, 5 % without text, "
+        "5 % without either.",
+        "",
+        "`python -m demo.family.compose MODELS` writes them as ordinary files into a WebUI's `models` folder: the "
+        "checkpoint with its `.yaml`, the adapters, the encoder. Adapters and encoder carry the encoder's name in "
+        "their metadata, so that no other encoder of the same width is taken for it. Make pictures of 64x64.",
+        "",
+        "## Training",
+        "",
+        f"`python -m demo.family.train` (again after a stop: it goes on where it was; needs torch, ldm, safetensors; "
+        f"uses a GPU where there is one, with a longer recipe). Seed {recipe.seed}; {recipe.pictures} pictures under "
+        f"{recipe.captions} captions for the denoiser, fresh pictures for all else; AdamW, half a cosine, averaged "
+        "weights; min-SNR weights (5). These files: "
+        f"{minutes / 60:.1f} hours in all on {', '.join(devices)}, {size:.1f} MB in fp16.",
+        "",
+        *_training(record),
+        "",
+        "![Loss curves](weights/training.png)",
+        "",
+        "## Figures",
+        "",
+        "`make bench-quality`: 64 references that training never drew, fixed seeds, 25 DDIM steps, guidance 5; mean ± "
+        "standard error. What a picture shows is told by a classifier that was trained apart (`judge.safetensors`); "
+        "similarity is the cosine in the image encoder's space.",
+        "",
+        *_quality(report),
+        "",
+        "![Similarity and adherence over the weight](../../docs/quality.png)",
+        "",
+        "## Limits",
+        "",
+        "Shapes, colours and textures of this one world, at 64x64. Nothing here says how good a published adapter is. "
+        "The autoencoder blurs small shapes; what it loses, the pictures lack.",
+        "",
+        "Licence: Apache-2.0, for code and weights. No data but the drawn.",
+        "",
+    ])  # fmt: skip
+
+
+def main() -> int:
+    quality = WORK / "quality"
+    if not (quality / "quality.json").exists():
+        print(f"{quality / 'quality.json'} is missing: run make bench-quality first", file=sys.stderr)
+        return 1
+    record = json.loads((WEIGHTS / "training.json").read_text())
+    report = json.loads((quality / "quality.json").read_text())
+    (HERE / "README.md").write_text(card(record, report), encoding="utf8")
+    shutil.copyfile(quality / "quality.png", DOCS / "quality.png")
+    print(HERE / "README.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
