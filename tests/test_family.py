@@ -100,6 +100,15 @@ def test_objects_show_in_their_colour_and_lie_inside() -> None:
     assert ((x + radius)[both, 0] <= (x - radius)[both, 1] + 0.06).all()
 
 
+def test_grounds_without_their_objects() -> None:
+    scenes = world.scenes(100, world.generator(14))
+    pictures, empty = world.draw(scenes), world.draw(scenes.without_objects())
+    changed = (pictures != empty).any(1).flatten(1).float().mean(1)
+    assert 0.02 < changed.min() < changed.max() < 0.5
+    corners = torch.stack([pictures[..., i, j] == empty[..., i, j] for i in (0, -1) for j in (0, -1)])
+    assert corners.all()
+
+
 def test_captions() -> None:
     scene = world.Scene((world.Thing("circle", "red"),), "blue", "stripes")
     assert scene.caption == "a red circle on blue stripes"

@@ -85,6 +85,10 @@ class Scenes:
     def to(self, device: torch.device | str) -> Scenes:
         return Scenes(*(getattr(self, field.name).to(device) for field in fields(self)))
 
+    def without_objects(self) -> Scenes:
+        """The same grounds, empty."""
+        return replace(self, shape=torch.full_like(self.shape, NO_SHAPE))
+
     @staticmethod
     def join(parts: list[Scenes]) -> Scenes:
         return Scenes(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Scenes)))
