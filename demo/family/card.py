@@ -46,6 +46,10 @@ def _training(record: dict) -> Iterator[str]:
             f"{run['seconds'] / 60:.0f} min",
         ])  # fmt: skip
     yield from _table(["file", "size", "steps", "batch", "AdamW's rate", "loss", "time"], rows)
+    for run in record.values():
+        if "note" in run:
+            yield ""
+            yield run["note"]
 
 
 def _quality(report: dict) -> Iterator[str]:
