@@ -148,7 +148,8 @@ def _start(
     if sd_models.model_data.was_loaded_at_least_once:
         sd_models.reload_model_weights()
         script_callbacks.model_loaded_callback(shared.sd_model)
-    _ = shared.sd_model
+    if not shared.opts.sd_model_checkpoint:  # a loaded checkpoint is always in the settings
+        shared.opts.data["sd_model_checkpoint"] = shared.sd_model.sd_checkpoint_info.title
     script_callbacks.before_ui_callback()
     shared.demo = ui.create_ui()
     if port is None:

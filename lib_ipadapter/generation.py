@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .attend.influence import Influence
 from .attend.inject import Injection
 from .attend.layers import Topology, cross_attention_layers
 from .attend.prompt import ImagePrompt, KeysValues
@@ -61,6 +62,7 @@ class Resources:
     def __init__(self, catalog: Catalog, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
         self.catalog = catalog
         self.cache = ByteCache(cache_bytes)
+        self.kept_adapter_bytes = KEPT_ADAPTER_BYTES
         self._adapters: dict[tuple, AdapterWeights] = {}
         self._encoder: tuple[tuple, ImageEncoder] | None = None
 
@@ -80,7 +82,7 @@ class Resources:
 
     def adapter(self, entry: Entry, spec: AdapterSpec) -> AdapterWeights:
         """The adapter's tensors. The one used last is kept, so that none is read twice in a row, and of those before it
-        as many as KEPT_ADAPTER_BYTES hold."""
+        as many as ``kept_adapter_bytes`` hold."""
         from .checkpoint.load import load_adapter
 
         key = self.identity(entry)
@@ -89,7 +91,7 @@ class Resources:
             with _named(entry):
                 weights = load_adapter(entry.path, spec)
         self._adapters[key] = weights
-        while len(self._adapters) > 1 and sum(w.nbytes for w in self._adapters.values()) > KEPT_ADAPTER_BYTES:
+        while len(self._adapters) > 1 and sum(w.nbytes for w in self._adapters.values()) > self.kept_adapter_bytes:
             self._adapters.pop(next(iter(self._adapters)))
         return weights
 
@@ -354,8 +356,10 @@ class Generation:
         owner: Any = None,
         progress: Progress = lambda text: None,
         hires_topology: tuple[str, Topology] | None = None,
+        measure: bool = True,
     ) -> None:
-        """``hires_topology``: name and topology of another checkpoint that the hires pass will load.
+        """``hires_topology``: name and topology of another checkpoint that the hires pass will load. Without
+        ``measure`` there are no influence maps, even for units that ask.
 
         Raises IPAdapterError before anything is loaded if any unit cannot be honoured.
         """
@@ -375,6 +379,12 @@ class Generation:
             (plan.unit.hires, ImagePrompt(kv, plan.unit.weight, plan.unit.start, plan.unit.end))
             for plan, kv in zip(acting, prepared, strict=True)
         ]
+        self.asked = [plan.number for plan in self.plans if measure and plan.unit.influence_map]
+        self._measured: dict[int, ImagePrompt] = {}
+        for acts, (_, prompt) in zip(acting, self.prompts, strict=True):
+            if acts.number in self.asked:
+                self._measured[acts.number], prompt.influence = prompt, Influence()
+        self._maps: dict[tuple[int, int], Tensor] = {}  # by picture and unit
         self.plans = [replace(plan, pictures=()) for plan in self.plans]  # large, and used up
 
     def _check_hires(self, catalog: Catalog, name: str, topology: Topology) -> None:
@@ -386,15 +396,21 @@ class Generation:
                         'set hires to "base", or use a hires checkpoint of the same kind',
                     )  # fmt: skip
 
-    def attach(self, unet: nn.Module, *, hires_pass: bool = False, first_picture: int = 0) -> Injection | None:
+    def attach(
+        self, unet: nn.Module, *, hires_pass: bool = False, first_picture: int = 0, same_pass: bool = False
+    ) -> Injection | None:
         """Put the prompts of this pass into ``unet``; None if there are none.
 
-        ``first_picture`` is the index in the job of the coming batch's first picture. Raises MismatchError for a UNet
-        of another topology than the one that the units were checked against (SDXL's refiner, say).
+        ``first_picture`` is the index in the job of the coming batch's first picture; ``same_pass`` says that another
+        UNet goes on with the pass that has begun. Raises MismatchError for a UNet of another topology than the one
+        that the units were checked against (SDXL's refiner, say).
         """
         self.detach()
         skipped = "base" if hires_pass else "hires"
         prompts = [prompt for hires, prompt in self.prompts if hires != skipped]
+        for prompt in prompts:
+            if prompt.influence is not None and not same_pass:
+                prompt.influence = Influence()
         if not prompts:
             return None
         layers = cross_attention_layers(unet)
@@ -412,11 +428,29 @@ class Generation:
         """Whether units wanted the job's first pass and were never attached."""
         return not self.attached and any(hires != "hires" for hires, _ in self.prompts)
 
+    def influence(self, picture: int) -> dict[int, Tensor | None]:
+        """The heat maps of a picture of the job by unit, for the units that asked: [height, width] of the latent of the
+        last pass that the unit took part in, in shares of the text's attention.
+
+        One value, 0, for a unit without influence; None where another extension has taken the pictures apart, so that
+        nothing tells where the influence was.
+        """
+        return {number: self._map(picture, number) for number in self.asked}
+
+    def _map(self, picture: int, number: int) -> Tensor | None:
+        found = self._maps.get((picture, number))
+        if found is not None:
+            return found
+        prompt = self._measured.get(number)
+        return None if prompt is not None and prompt.influence.incomplete else torch.zeros(1, 1)
+
     def detach(self) -> None:
         """Remove this job's hooks. Does nothing if there are none."""
         if self.injection is not None:
             self.injection.detach()
             self.injection = None
+            for number, prompt in self._measured.items():
+                self._maps.update({(picture, number): m for picture, m in prompt.influence.maps().items()})
 
     def __enter__(self) -> Generation:
         return self

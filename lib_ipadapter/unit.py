@@ -65,25 +65,44 @@ def _flag(settings: Mapping[str, Any], name: str, default: bool) -> bool:
 
 @dataclass(frozen=True)
 class Reference:
-    """One reference picture, not yet decoded: base64 text from the API, or a picture from the panel."""
+    """One reference picture, not yet decoded: base64 text from the API, or a picture from the panel.
+
+    ``controlnet``: the number of the ControlNet unit whose picture it takes when a job begins; ``image`` is None then.
+    """
 
     image: Any
     weight: float = 1.0
+    controlnet: int | None = None
 
     @classmethod
     def parse(cls, item: object, where: str) -> Reference:
-        """``item``: a picture, or ``{"image": …, "weight": 1.0}``. ``where`` begins the sentence of an error."""
+        """``item``: a picture, ``{"image": …, "weight": 1.0}``, or ``{"controlnet": 1, "weight": 1.0}``.
+
+        ``where`` begins the sentence of an error.
+        """
         if not isinstance(item, Mapping):
             item = {"image": item}
         if item.get("mask") is not None:
             raise UnitError(f"{where}mask is not available in this version: leave it out.")
-        unknown = sorted(map(str, set(item) - {"image", "weight", "mask"}))
+        unknown = sorted(map(str, set(item) - {"image", "controlnet", "weight", "mask"}))
         if unknown:
-            raise UnitError(f"{where}unknown field {_shown(unknown[0])}: a reference has image and weight.")
-        image = item.get("image")
+            raise UnitError(
+                f"{where}unknown field {_shown(unknown[0])}: a reference has image (or controlnet) and weight."
+            )
+        image, weight = item.get("image"), _number(item, "weight", -1, 3, 1.0, where)
+        if item.get("controlnet") is not None:
+            return cls(None, weight, cls._controlnet(item["controlnet"], image, where))
         if image is None or (isinstance(image, str) and not image.strip()):
             raise UnitError(f"{where}the picture is missing: give a PNG, JPEG or WebP as base64.")
-        return cls(image, _number(item, "weight", -1, 3, 1.0, where))
+        return cls(image, weight)
+
+    @staticmethod
+    def _controlnet(number: Any, image: Any, where: str) -> int:
+        if image is not None:
+            raise UnitError(f"{where}image and controlnet are both given: leave one out.")
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise UnitError(f"{where}controlnet is {_shown(number)}: give the number of a ControlNet unit, from 1 on.")
+        return number
 
 
 @dataclass(frozen=True)
@@ -98,6 +117,8 @@ class Unit:
     combine: str = "concat"
     hires: str = "both"
     batch: str = "same"
+    influence_map: bool = False
+    keypoints_weight: float = 1.0
     enabled: bool = True
 
     @classmethod
@@ -131,6 +152,8 @@ class Unit:
             combine=_choice(settings, "combine"),
             hires=_choice(settings, "hires"),
             batch=_choice(settings, "batch"),
+            influence_map=_flag(settings, "influence_map", False),
+            keypoints_weight=_number(settings, "keypoints_weight", 0, 2, 1.0),
             enabled=enabled,
         )
 

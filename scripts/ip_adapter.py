@@ -13,7 +13,9 @@ class IPAdapterScript(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        return panel.build("img2img" if is_img2img else "txt2img", callbacks.resources)
+        built = panel.build("img2img" if is_img2img else "txt2img", callbacks.resources, callbacks.store)
+        self.infotext_fields, self.paste_field_names = built.infotext_fields, built.paste_field_names
+        return built.components
 
     def before_process(self, p, *args):
         callbacks.before_process(p, args)
@@ -27,8 +29,11 @@ class IPAdapterScript(scripts.Script):
     def post_sample(self, p, ps, *args):
         callbacks.after_sampling(p)
 
+    def postprocess_image_after_composite(self, p, pp, *args):
+        callbacks.picture_finished(p, pp)
+
     def postprocess(self, p, processed, *args):
-        callbacks.end(p)
+        callbacks.finished(p, processed)
 
 
 callbacks.register()

@@ -14,6 +14,7 @@ from PIL import Image
 from demo.start import Host, host_start
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.errors import IPAdapterError
+from lib_ipadapter.webui.references import item
 
 from .files import base64_of, picture, write_adapter, write_encoder
 
@@ -585,7 +586,8 @@ def panel_args(host: Host, *tabs: dict, tick: object = True) -> list:
     from lib_ipadapter.webui import panel
 
     empty = {"slot": None, "references": [], "model": panel.NO_MODEL, "weight": 1.0, "start": 0.0, "end": 1.0,
-             "combine": "concat", "hires": "both", "batch": "same"}  # fmt: skip
+             "combine": "concat", "hires": "both", "batch": "same", "influence_map": False,
+             "enabled": True, "act": ""}  # fmt: skip
     values = [{**empty, **tab}[name] for tab in tabs for name in panel.NAMES]
     return [*[panel.NOT_SENT] * panel.SLOTS, tick, *values]
 
@@ -595,7 +597,7 @@ def test_the_panels_tabs_are_units(host: Host) -> None:
     from lib_ipadapter.webui import panel
 
     one, two = picture(1), picture(2)
-    tabs = ({}, {"references": [one, two], "model": "base", "weight": 0.5}, {"slot": one, "model": "plus"})
+    tabs = ({}, {"references": [item(one), item(two)], "model": "base", "weight": 0.5}, {"slot": one, "model": "plus"})
     found = parse_units(panel.units(tuple(panel_args(host, *tabs))))
     assert [(number, unit.model, unit.weight, len(unit.references)) for number, unit in found] == [
         (2, "base", 0.5, 2),
@@ -636,7 +638,7 @@ def test_the_panel_generates_what_the_api_generates(host: Host, plain) -> None:
         finally:
             p.close()
 
-    tab = {"references": [picture(0)], "model": "base", "weight": 0.7}
+    tab = {"references": [item(picture(0))], "model": "base", "weight": 0.7}
     assert difference(generate(tab, {}, {}), make(host, unit(weight=0.7))) == 0
     with pytest.raises(IPAdapterError, match=r"^IP-Adapter unit 2: adapter wide is for SDXL"):
         generate({}, {**tab, "model": "wide"}, {})
@@ -659,7 +661,7 @@ def test_building_the_panel_is_quick(host: Host) -> None:
 
     started = time.perf_counter()
     with gr.Blocks():
-        components = panel.build("txt2img", callbacks.resources)
+        components = panel.build("txt2img", callbacks.resources, callbacks.store).components
     assert time.perf_counter() - started < 1  # 0.03 s on an idle machine
     assert len(components) == panel.SLOTS + 1 + 3 * len(panel.NAMES)
 

@@ -7,7 +7,9 @@ for (const name of ["UiUpdate", "AfterUiUpdate", "UiLoaded", "UiTabChange", "Opt
 const gradioApp = () => document;
 const selectedTab = () => document.querySelector("#tabs > .tab-nav > .selected");
 const get_uiCurrentTab = selectedTab;
-const get_uiCurrentTabContent = () => document.getElementById(`tab_${selectedTab()?.textContent.trim().toLowerCase()}`);
+const get_uiCurrentTabContent = () => [...document.querySelectorAll("#tabs > .tabitem")]
+    .find((tab) => tab.style.display !== "none");
+var opts = {};
 const updateInput = (target) => target.dispatchEvent(new Event("input", {bubbles: true}));
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -23,8 +25,14 @@ const openTab = (title) => [...document.querySelectorAll("#tabs > .tab-nav > but
     .find((button) => button.textContent.trim() === title)?.click();
 const switch_to_txt2img = (...values) => { openTab("txt2img"); return values; };
 const switch_to_img2img = (...values) => { openTab("img2img"); return values; };
+const switch_to_extras = (...values) => { openTab("Extras"); return values; };
+function checkpointChanged(title) {
+    opts = {...opts, sd_model_checkpoint: title};
+    announce("OptionsChanged");
+    return [];
+}
 function chosenPicture(gallery) {
-    const thumbnails = [...document.querySelectorAll("#txt2img_gallery .thumbnail-item")];
+    const thumbnails = [...get_uiCurrentTabContent().querySelectorAll("[id$=_gallery] .thumbnail-item")];
     const chosen = thumbnails.findIndex((thumbnail) => thumbnail.matches(".selected"));
     return [gallery[chosen] ?? gallery[0]];
 }
@@ -40,7 +48,7 @@ function connectAccordion(accordion) {
     const head = accordionHead(accordion.id), value = document.querySelector(`#${accordion.id}-checkbox input`);
     if (!head || !value || head.querySelector("input")) return;
     const tick = Object.assign(document.createElement("input"), {
-        type: "checkbox", className: "input-accordion-checkbox", checked: isOpen(head),
+        type: "checkbox", className: `${value.className} input-accordion-checkbox`, checked: isOpen(head),
     });
     head.prepend(tick);
     new MutationObserver(() => {
@@ -56,6 +64,11 @@ onAfterUiUpdate(() => {
         const element = props?.webui_tooltip && document.getElementById(props.elem_id);
         if (element) element.title = props.webui_tooltip;
     }
+});
+
+onUiLoaded(() => {
+    opts = {...opts, sd_model_checkpoint: document.querySelector("#setting_sd_model_checkpoint_quick input")?.value};
+    announce("OptionsChanged");
 });
 
 // Generate: names the task, and follows it.

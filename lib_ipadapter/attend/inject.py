@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .influence import Size
 from .layers import CrossAttention
 from .prompt import ImagePrompt
 from .rows import RowCursor, Rows
@@ -35,7 +36,7 @@ class _LayerHooks:
     def __init__(self, injection: Injection, index: int, layer: CrossAttention) -> None:
         self.injection, self.index, self.layer = injection, index, layer
         self.query: Tensor | None = None
-        self.gathered: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
+        self.gathered: dict[tuple, list[tuple[ImagePrompt, Tensor, Tensor]]] = {}
 
     def keep_query(self, _module: nn.Module, _args: tuple, query: Tensor) -> None:
         if self.injection.rows is not None:
@@ -50,13 +51,17 @@ class _LayerHooks:
         if odd or not tiles:  # an attention that takes the rows apart by rules of its own
             self.injection.lose()
             return None
-        for key, value in self._prompts(query, tiles):
-            hidden = hidden + image_attention(query, key, value, self.layer.heads).to(hidden.dtype)
+        text = hidden
+        for prompt, key, value in self._prompts(query, tiles):
+            added = image_attention(query, key, value, self.layer.heads).to(hidden.dtype)
+            hidden = hidden + added
+            if prompt.influence is not None:
+                prompt.influence.add(added, text, self.injection.rows)
         self.injection.fired = True
         return (hidden, *rest)
 
-    def _prompts(self, query: Tensor, tiles: int) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of the acting prompts for the present rows; gathered once per pattern of rows.
+    def _prompts(self, query: Tensor, tiles: int) -> list[tuple[ImagePrompt, Tensor, Tensor]]:
+        """The acting prompts with their keys and values for the present rows; gathered once per pattern of rows.
 
         ``tiles``: how many parts, next to each other, the layer has made of every row.
         """
@@ -68,8 +73,8 @@ class _LayerHooks:
             if len(self.gathered) >= KEPT_PATTERNS:
                 self.gathered.clear()
             prompts = (self.injection.prompts[i] for i in active)
-            pairs = (prompt.gather(self.index, self.layer.block, rows, query) for prompt in prompts)
-            self.gathered[pattern] = [pair for pair in pairs if pair is not None]
+            pairs = ((prompt, prompt.gather(self.index, self.layer.block, rows, query)) for prompt in prompts)
+            self.gathered[pattern] = [(prompt, *pair) for prompt, pair in pairs if pair is not None]
         return self.gathered[pattern]
 
 
@@ -86,6 +91,7 @@ class Injection:
     ) -> None:
         self.unet, self.owner = unet, owner
         self.prompts = list(prompts)
+        self.measured = [i for i, prompt in enumerate(self.prompts) if prompt.influence is not None]
         self.layers = [_LayerHooks(self, i, layer) for i, layer in enumerate(layers)]
         self.cursor = RowCursor()
         self.rows: Rows | None = None
@@ -132,14 +138,25 @@ class Injection:
         steps: int,
         text_cond: Tensor | None = None,
         text_uncond: Tensor | None = None,
+        size: Size | None = None,
     ) -> None:
-        """Announce a denoising step: its rows, its index of ``steps``, and the texts [n, tokens, width] of its rows."""
+        """Announce a denoising step: its rows, its index of ``steps``, the texts [n, tokens, width] of its rows, and
+        height and width of its latent."""
         self.active = tuple(i for i, prompt in enumerate(self.prompts) if prompt.acts_in(step, steps))
         self.announced |= bool(self.active)
         for i in self.active:
             self.prompts[i].acted = True
+        for i in self.measured:
+            self._rest(i, rows, size)
         self.cursor.begin(rows if self.active else (), text_cond, text_uncond)
         self.rows = None
+
+    def _rest(self, i: int, rows: Rows, size: Size | None) -> None:
+        """Tell the measured prompt ``i`` of a step, and how many of its layers will say nothing."""
+        prompt, layers = self.prompts[i], [hooks.layer for hooks in self.layers]
+        if i in self.active:
+            layers = [layer for layer in layers if prompt.layer_weight(layer.block) == 0]
+        prompt.influence.begin(rows, size, prompt.picture_offset, len(layers))
 
     @property
     def without_effect(self) -> bool:
@@ -167,6 +184,8 @@ class Injection:
         if not self.active:
             return
         x = args[0] if args else kwargs["x"]
+        for i in self.measured:
+            self.prompts[i].influence.enter(tuple(x.shape[-2:]))
         context = kwargs.get("context", args[2] if len(args) > 2 else None)
         self.rows = self.cursor.take(len(x), context, marked="forward" in vars(unet))
         if self.rows is None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .influence import Influence
 from .rows import Rows
 
 
@@ -64,6 +65,7 @@ class ImagePrompt:
     layer_factors: Mapping[int, float] = field(default_factory=dict)
     picture_offset: int = 0  # index in the job of the batch's first picture
     acted: bool = False  # whether any step so far was one of its own
+    influence: Influence | None = None  # what measures where it acts, if anybody asked
 
     def acts_in(self, step: int, steps: int) -> bool:
         """Whether the unit acts in step ``step`` of ``steps``: in those whose middle lies in [start, end).
@@ -78,10 +80,14 @@ class ImagePrompt:
             after = first + 1
         return first <= min(step, steps - 1) < after
 
+    def layer_weight(self, block: int) -> float:
+        """What the values of the layers of ``block`` are multiplied with."""
+        return self.weight * self.layer_factors.get(block, 1.0)
+
     def gather(self, layer: int, block: int, rows: Rows, like: Tensor) -> tuple[Tensor, Tensor] | None:
         """Keys and weighted values [len(rows), tokens, width] of one layer for a call's rows, on ``like``'s device
         and in its dtype; None where this layer adds nothing."""
-        weight = self.weight * self.layer_factors.get(block, 1.0)
+        weight = self.layer_weight(block)
         if weight == 0.0:
             return None
         pictures = self.kv.pictures

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from secrets import compare_digest
 from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Body, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from modules import shared
+from starlette.concurrency import run_in_threadpool
 
 from ..checkpoint.catalog import PUBLISHED, Catalog, Entry
 from ..checkpoint.identify import AdapterSpec
+from ..errors import IPAdapterError, UnitError
+from ..unit import Unit
+from .presets import MAX_ARCHIVE, PresetError, Store, checked_name
 
 
 def _accounts() -> dict[str, str]:
@@ -68,13 +74,94 @@ def models(catalog: Catalog, refresh: bool = False) -> dict[str, Any]:
     }
 
 
-def add_routes(app: FastAPI, catalog: Catalog) -> None:
+def check_storable(units: object) -> None:
+    """Raises UnitError, with the unit's number, for values that no generation would accept. What is missing, a model
+    or a picture, may be missing in a preset; pictures are looked at when they are stored."""
+    for number, settings in enumerate(units if isinstance(units, list) else [], 1):
+        try:
+            Unit.parse(_completed(settings) if isinstance(settings, Mapping) else settings)
+        except UnitError as error:
+            raise error.in_unit(number) from None
+
+
+def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The unit with something in the place of what it may lack, and enabled, so that everything else is checked."""
+    unit = dict(settings)
+    model, enabled = unit.get("model"), unit.get("enabled", True)
+    if model is None or (isinstance(model, str) and not model.strip()):
+        unit["model"] = "any"
+    if isinstance(enabled, bool):
+        unit["enabled"] = True
+    if unit.get("image") is None and unit.get("images") in (None, [], ()):
+        unit["images"] = ["any"]
+    return unit
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    """Errors as the WebUI's own routes give them: {"detail": sentence} and their status, without a traceback."""
+    try:
+        yield
+    except IPAdapterError as error:
+        raise HTTPException(error.status_code, error.detail) from None
+
+
+def _add_preset_routes(app: FastAPI, store: Store, guards: list[Any]) -> None:
+    @app.get("/ip-adapter/presets", dependencies=guards)
+    def get_presets() -> dict[str, list[str]]:
+        with _answered():
+            return {"presets": store.names(), "recent": store.recent()}
+
+    @app.get("/ip-adapter/presets/{name}", dependencies=guards)
+    def get_preset(name: str) -> dict[str, Any]:
+        with _answered():
+            return {"units": store.load_base64(name)}
+
+    @app.put("/ip-adapter/presets/{name}", dependencies=guards)
+    def put_preset(name: str, body: Any = Body(...), overwrite: bool = True) -> dict[str, str]:  # noqa: B008
+        with _answered():
+            if not isinstance(body, dict) or set(body) != {"units"}:
+                raise PresetError('The body of a preset is {"units": […]}: send an object with units, and only them.')
+            check_storable(body["units"])
+            store.save(name, body["units"], overwrite=overwrite)
+        return {"preset": checked_name(name)}
+
+    @app.delete("/ip-adapter/presets/{name}", dependencies=guards)
+    def delete_preset(name: str) -> dict[str, str]:
+        with _answered():
+            store.delete(name)
+        return {"preset": checked_name(name)}
+
+    @app.get("/ip-adapter/presets-export", dependencies=guards, response_class=Response)
+    def export_presets(name: list[str] | None = Query(None)) -> Response:  # noqa: B008
+        with _answered():
+            data = store.export(name)
+        headers = {"Content-Disposition": 'attachment; filename="ip-adapter-presets.zip"'}
+        return Response(data, media_type="application/zip", headers=headers)
+
+    @app.post("/ip-adapter/presets-import", dependencies=guards)
+    async def import_presets(request: Request, overwrite: bool = False) -> dict[str, list[str]]:
+        data = bytearray()
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > MAX_ARCHIVE:  # an import would say so too, but the memory is better left alone
+                raise HTTPException(413, f"The file is larger than {MAX_ARCHIVE >> 30} GiB: import fewer presets.")
+        with _answered():
+            return {"presets": await run_in_threadpool(store.import_, bytes(data), overwrite=overwrite)}
+
+
+def add_routes(app: FastAPI, catalog: Catalog, store: Store | None = None) -> list[Any] | None:
     """Called when the WebUI's app has started, and again after each reload of its page. Without an API of the
-    WebUI's own there is none of ours."""
+    WebUI's own there is none of ours. Without a ``store`` there are no presets.
+    Returns what guards the routes, for routes that others add; None where there is no API."""
     if not (shared.cmd_opts.api or shared.cmd_opts.nowebui):
-        return
+        return None
     guards = [Depends(_authenticate)] if shared.cmd_opts.api_auth else []
 
     @app.get("/ip-adapter/models", dependencies=guards)
     def get_models(refresh: bool = False) -> dict[str, Any]:
         return models(catalog, refresh)
+
+    if store is not None:
+        _add_preset_routes(app, store, guards)
+    return guards

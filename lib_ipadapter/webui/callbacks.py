@@ -12,20 +12,40 @@ import contextlib
 import functools
 import logging
 import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from modules import errors, script_callbacks, shared
+from modules import errors, paths, script_callbacks, shared
 
 from ..attend.inject import Injection, detach_all, injections
+from ..attend.layers import Topology, cross_attention_layers
 from ..checkpoint.catalog import Catalog
 from ..errors import IPAdapterError, MismatchError
 from ..generation import Generation, Resources, told_as
 from ..unit import Unit, parse_units
-from . import api, host, infotext, options, panel
+from . import (
+    api,
+    controlnet,
+    controlnet_adapters,
+    host,
+    influence,
+    infotext,
+    instantid,
+    options,
+    panel,
+    preview,
+    send_to,
+    xyz,
+)
+from .presets import Store
 
 log = logging.getLogger("ip-adapter")
 # Attributes of the host's processing object: its Generation, or the error with which it was refused.
 JOB, REFUSAL = "ip_adapter_generation", "ip_adapter_refusal"
+UNITS = "ip_adapter_units"  # what it was asked for
+FILLED = "ip_adapter_filled"  # p, and a function that raises where ControlNet did not take up what we had filled
 
 
 class InternalError(IPAdapterError):
@@ -40,6 +60,12 @@ def resources() -> Resources:
     catalog = Catalog(host.adapter_folders(), host.encoder_folders(), host.catalog_memory())
     catalog.refresh()
     return Resources(catalog, options.cache_bytes())
+
+
+@functools.cache
+def store() -> Store:
+    """The presets of this WebUI, in its data folder."""
+    return Store(Path(paths.data_path) / "ip-adapter", options.history())
 
 
 class _Start:
@@ -83,6 +109,15 @@ def process(p: Any, args: tuple) -> None:
             raise error
 
         p.init = init
+    elif vars(p).get(FILLED, (None,))[0] is p and getattr(p, "refiner_checkpoint", None) is None:
+        check = getattr(p, FILLED)[1]
+
+        def checked(*args: Any, **kwargs: Any) -> None:  # after every extension's ``process``
+            del p.init
+            check()
+            p.init(*args, **kwargs)
+
+        p.init = checked
 
 
 def begin(p: Any, args: tuple) -> None:
@@ -91,12 +126,19 @@ def begin(p: Any, args: tuple) -> None:
     Raises IPAdapterError, which is also kept on ``p``, where a unit cannot be honoured.
     """
     try:
-        units = parse_units(panel.units(args))
-        if units:
-            _prepare(p, units)
+        objects = controlnet.with_pictures(p, xyz.applied(p, panel.units(args)))
+        units = parse_units(objects)
+        with controlnet.restored_on_error(p):
+            if units:
+                units = controlnet_adapters.settle(p, units, resources().catalog, options.controlnet_same())
+            if units:
+                _prepare(p, units)
+                setattr(p, UNITS, _Asked(p, args, objects))
     except host.Interrupted:
         log.info("IP-Adapter: interrupted before sampling")
     except IPAdapterError as error:
+        if xyz.refuse(p, error):
+            return
         setattr(p, REFUSAL, error)
         raise
     except Exception as error:
@@ -105,26 +147,52 @@ def begin(p: Any, args: tuple) -> None:
             f"IP-Adapter: unexpected {type(error).__name__}: {error}. Disable its units to go on; "
             "the console's log has the details for a report."
         )
+        if xyz.refuse(p, refusal):
+            return
         setattr(p, REFUSAL, refusal)
         raise refusal from error
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a job was asked for. A copy of its ``owner`` made by another extension was not asked."""
+
+    owner: Any
+    args: tuple
+    units: list[object]
 
 
 def _prepare(p: Any, units: list[tuple[int, Unit]]) -> None:
     with told_as(units[0][0]):
         unet = host.unet(shared.sd_model)
+        topology = Topology.of(cross_attention_layers(unet))
+    units, filled = instantid.fill(p, units, resources().catalog, topology)
+    if units:
+        _prepare_ours(p, units, unet)
+    if filled:
+        p.extra_generation_params.update(infotext.parameters(filled))
+        hooked = instantid.Hooked(p)
+        setattr(p, FILLED, (p, lambda: hooked.check(filled[0].number)))
+    if not isinstance(vars(p).get("close"), _CleanClose):  # one with a failure of an earlier run of p stays
+        p.close = _CleanClose(p)
+
+
+def _prepare_ours(p: Any, units: list[tuple[int, Unit]], unet: Any) -> None:
     stock = resources()
-    stock.cache.limit = options.cache_bytes()
+    stock.cache.limit, stock.kept_adapter_bytes = options.cache_bytes(), options.adapter_bytes()
     try:
         with host.progress_text() as progress:
             generation = Generation(
-                units, unet, stock, host.device(), owner=p, progress=progress, hires_topology=host.hires_topology(p)
-            )
+                units, unet, stock, host.device(), owner=p, progress=progress, hires_topology=host.hires_topology(p),
+                measure=not host.script_chosen(p),
+            )  # fmt: skip
     finally:
         if not options.keep_encoder():
             stock.release_encoder()
     setattr(p, JOB, generation)
-    p.close = _CleanClose(p)
     p.extra_generation_params.update(infotext.parameters(generation.plans))
+    if host.script_chosen(p) and any(unit.influence_map for _, unit in units):
+        p.comment("IP-Adapter: there are no influence maps while a script from the list of scripts makes the pictures.")
 
 
 class _CleanClose:
@@ -178,8 +246,9 @@ def before_sampling(p: Any) -> None:
         _fail(p, generation, f"{error}")
 
 
-def _attach(generation: Generation, p: Any, unet: Any) -> Injection | None:
-    return generation.attach(unet, hires_pass=bool(p.is_hr_pass), first_picture=p.iteration * p.batch_size)
+def _attach(generation: Generation, p: Any, unet: Any, same_pass: bool = False) -> Injection | None:
+    first = p.iteration * p.batch_size
+    return generation.attach(unet, hires_pass=bool(p.is_hr_pass), first_picture=first, same_pass=same_pass)
 
 
 def after_sampling(p: Any) -> None:
@@ -206,12 +275,62 @@ def _missed(p: Any, generation: Generation) -> bool:
     return generation.missed and getattr(p, "firstpass_image", None) is None
 
 
-def end(p: Any) -> None:
-    """``postprocess``, ``close``, and the next ``before_process`` of the same p."""
+def picture_finished(p: Any, shown: Any) -> None:
+    """``postprocess_image_after_composite``: nobody but extensions after us changes the picture any more."""
+    close, generation = vars(p).get("close"), _generation(p)
+    if generation is not None:
+        influence.remember(p, generation, shown.image)
+    xyz.finish(p, shown, close.failure if isinstance(close, _CleanClose) else None)
+
+
+def finished(p: Any, processed: Any) -> None:
+    """``postprocess``: the job's pictures are there."""
     generation = _generation(p)
+    try:
+        _keep(p, processed)
+        if generation is not None:
+            influence.append(p, generation, processed)
+    finally:
+        asked = _asked(p)
+        end(p)
+        if asked is not None:  # ControlNet's batches go on with the same p, behind ``before_process``
+            p.setup_prompts = _Start(p, asked.args)
+
+
+def _asked(p: Any) -> _Asked | None:
+    asked = vars(p).get(UNITS)
+    return asked if asked is not None and asked.owner is p else None
+
+
+def _keep(p: Any, processed: Any) -> None:
+    """Keep the job's units among the presets, named after its first picture. A plot's many jobs are not worth it."""
+    asked, close = _asked(p), vars(p).get("close")
+    failed = isinstance(close, _CleanClose) and close.failure is not None
+    if asked is None or failed or not processed.images:
+        return
+    if not options.save_generations() or host.script_chosen(p):
+        return
+    first = processed.images[min(processed.index_of_first_image, len(processed.images) - 1)]
+    saved = getattr(first, "already_saved_as", None)
+    name = Path(saved).stem if saved else time.strftime(f"%Y-%m-%d %H.%M.%S, seed {processed.seed}")
+    try:
+        store().history = options.history()
+        store().keep(name, asked.units)
+    except IPAdapterError as error:  # the pictures are made all the same
+        log.warning("IP-Adapter: this generation's units are not kept. %s", error.detail)
+
+
+def end(p: Any) -> None:
+    """After ``postprocess``, ``close``, and the next ``before_process`` of the same p."""
+    controlnet.restore(p)
+    generation = _generation(p)
+    vars(p).pop(influence.FINISHED, None)
     if generation is not None:
         generation.detach()
         delattr(p, JOB)
+    if _asked(p) is not None:
+        delattr(p, UNITS)
+    vars(p).pop(FILLED, None)
     close = vars(p).get("close")
     if isinstance(close, _CleanClose) and close.failure is None:
         del p.close
@@ -248,7 +367,7 @@ def _follow(generation: Generation, p: Any, unet: Any) -> Injection | None:
     if generation.unfit is unet:
         return None
     try:
-        return _attach(generation, p, unet)
+        return _attach(generation, p, unet, same_pass=True)
     except MismatchError as error:
         generation.unfit = unet
         log.warning("IP-Adapter: the refiner works without the references: %s", error)
@@ -256,18 +375,31 @@ def _follow(generation: Generation, p: Any, unet: Any) -> Injection | None:
 
 
 def on_app_started(_demo: Any, app: Any) -> None:
-    api.add_routes(app, resources().catalog)
+    guards = api.add_routes(app, resources().catalog, store())
+    if guards is not None:
+        preview.add_preview_route(app, lambda: resources().catalog, guards)
 
 
 def on_script_unloaded() -> None:
     """The page is reloaded: nothing of ours stays in a model, and files are looked for anew."""
     _clean()
     resources.cache_clear()
+    store.cache_clear()
+
+
+def _register_axes() -> None:
+    xyz.register(lambda: resources().catalog)
 
 
 def register() -> None:
     """Called by the script each time the host loads it."""
     script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
     script_callbacks.on_app_started(on_app_started)
+    script_callbacks.on_after_component(send_to.Buttons().after_component)
     script_callbacks.on_ui_settings(options.register)
+    script_callbacks.on_ui_settings(influence.register)
+    # Scripts that are built in are loaded by now, and without a page nothing else comes before their arguments are
+    # built; another extension's may come later.
+    _register_axes()
+    script_callbacks.on_before_ui(_register_axes)
     script_callbacks.on_script_unloaded(on_script_unloaded)

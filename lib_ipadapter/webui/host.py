@@ -10,7 +10,7 @@ from typing import Any
 from modules import devices, extensions, lowvram, paths, script_callbacks, sd_models, sd_unet, shared
 from torch import Tensor, nn
 
-from ..attend.layers import Topology
+from ..attend.layers import Topology, cross_attention_layers
 from ..attend.rows import Rows, layout
 from ..checkpoint.identify import UNetSpec, identify
 from ..checkpoint.load import read_shapes
@@ -59,15 +59,29 @@ def hires_topology(p: Any) -> tuple[str, Topology] | None:
     if not getattr(p, "enable_hr", False) or not name or name == "Use same checkpoint":
         return None
     info = sd_models.get_closet_checkpoint_match(name)
-    if info is None:
-        return None
+    topology = None if info is None else _topology_in(Path(info.filename))
+    return None if topology is None else (info.name_for_extra, topology)
+
+
+def _topology_in(file: Path) -> Topology | None:
+    """Of a checkpoint's file, without its weights; None if it is no readable Stable Diffusion checkpoint."""
     try:
-        spec = identify(read_shapes(Path(info.filename)))
+        spec = identify(read_shapes(file))
     except (IPAdapterError, OSError):
         return None
-    if not isinstance(spec, UNetSpec):
+    return Topology(spec.context_width, spec.layer_widths) if isinstance(spec, UNetSpec) else None
+
+
+def present_topology() -> Topology | None:
+    """Of the loaded checkpoint, or else of the one that would be loaded; None if it cannot be told. Loads nothing."""
+    unet = getattr(getattr(sd_models.model_data.sd_model, "model", None), "diffusion_model", None)
+    try:
+        if isinstance(unet, nn.Module):
+            return Topology.of(cross_attention_layers(unet))
+        info = sd_models.get_closet_checkpoint_match(shared.opts.sd_model_checkpoint)
+        return None if info is None else _topology_in(Path(info.filename))
+    except Exception:  # an unusual model or host: the generation has the last word
         return None
-    return info.name_for_extra, Topology(spec.context_width, spec.layer_widths)
 
 
 def _text(condition: Any) -> Tensor | None:
@@ -94,6 +108,7 @@ def denoising_step(params: script_callbacks.CFGDenoiserParams) -> dict[str, Any]
         "steps": steps,
         "text_cond": text_cond,
         "text_uncond": text_uncond,
+        "size": tuple(params.x.shape[-2:]),
     }
 
 
@@ -105,6 +120,18 @@ def _rows(denoiser: Any, n_rows: int, text_cond: Tensor | None) -> Rows:
     if sum(counts) != n_cond:  # another extension has changed the conditioning: one row for each picture
         counts = [1] * n_cond
     return layout(counts, n_rows)
+
+
+def sampled_box(p: Any) -> tuple[int, int, int, int] | None:
+    """The part (left, top, width, height) of the finished picture that was sampled, None for all of it."""
+    pasted = getattr(p, "paste_to", None) and getattr(p, "overlay_images", None) and shared.opts.overlay_inpaint
+    return tuple(p.paste_to) if pasted else None
+
+
+def script_chosen(p: Any) -> bool:
+    """Whether one of the page's scripts (X/Y/Z plot, SD upscale, …) makes this job as one of several, or as a part."""
+    arguments = getattr(p, "script_args", None)
+    return bool(arguments and isinstance(arguments[0], int) and arguments[0] > 0)
 
 
 class Interrupted(Exception):

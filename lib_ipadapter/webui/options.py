@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from modules import shared
 
-from ..generation import DEFAULT_CACHE_BYTES
+from ..generation import DEFAULT_CACHE_BYTES, KEPT_ADAPTER_BYTES
 from ..unit import MAX_UNITS
 
 SECTION = ("ip_adapter", "IP-Adapter")
-TABS, CACHE = "ip_adapter_unit_count", "ip_adapter_cache_mb"
+TABS, CACHE, ADAPTERS = "ip_adapter_unit_count", "ip_adapter_cache_mb", "ip_adapter_adapters_mb"
 KEEP, FOLDER = "ip_adapter_keep_encoder", "ip_adapter_models_path"
+SAVE, HISTORY = "ip_adapter_save_generations", "ip_adapter_history"
+SAME = "ip_adapter_controlnet_same"
+# Where ControlNet has an IP-Adapter unit of the same adapter and picture; the first is the default.
+SAME_CHOICES = ("add", "skip ours", "take over")
+DEFAULT_HISTORY = 100
 
 
 def register() -> None:
@@ -32,16 +37,56 @@ def register() -> None:
         ).info("a reference is encoded once for as long as it stays in here; 0 turns this off"),
     )
     shared.opts.add_option(
+        ADAPTERS,
+        shared.OptionInfo(
+            KEPT_ADAPTER_BYTES // 2**20,
+            "Main memory for adapters, in MB",
+            gr.Slider,
+            {"minimum": 0, "maximum": 8192, "step": 64},
+            section=SECTION,
+        ).info("the one used last always stays"),
+    )
+    shared.opts.add_option(
         KEEP,
         shared.OptionInfo(True, "Keep the image encoder in main memory", section=SECTION).info(
             "1.3 to 7 GB; without it, every new reference waits for the encoder to be read"
-        ),
+        ).js("unload everything now", "ipAdapterUnload"),
     )
     shared.opts.add_option(
         FOLDER,
         shared.OptionInfo("", "Further folder with adapters and image encoders", section=SECTION)
         .info("searched with its subfolders")
         .needs_reload_ui(),
+    )
+    shared.opts.add_option(
+        SAVE,
+        shared.OptionInfo(True, "Save with every generation", section=SECTION).info(
+            "its units go to the end of the list of presets, named after the first picture; pasted parameters need "
+            "this to find their references"
+        ),
+    )
+    shared.opts.add_option(
+        HISTORY,
+        shared.OptionInfo(
+            DEFAULT_HISTORY,
+            "Number of generations that are kept in the list of presets",
+            gr.Slider,
+            {"minimum": 1, "maximum": 1000, "step": 1},
+            section=SECTION,
+        ).info("the oldest goes first"),
+    )
+    shared.opts.add_option(
+        SAME,
+        shared.OptionInfo(
+            SAME_CHOICES[0],
+            "When a ControlNet unit has the same adapter and picture",
+            gr.Radio,
+            {"choices": list(SAME_CHOICES)},
+            section=SECTION,
+        ).info(
+            "add: both act, and their effects add up; take over: ControlNet's unit is off for the run, and the unit "
+            "here works with its own settings"
+        ),
     )
 
 
@@ -53,5 +98,22 @@ def cache_bytes() -> int:
     return int(getattr(shared.opts, CACHE, DEFAULT_CACHE_BYTES // 2**20)) * 2**20
 
 
+def adapter_bytes() -> int:
+    return int(getattr(shared.opts, ADAPTERS, KEPT_ADAPTER_BYTES // 2**20)) * 2**20
+
+
 def keep_encoder() -> bool:
     return bool(getattr(shared.opts, KEEP, True))
+
+
+def save_generations() -> bool:
+    return bool(getattr(shared.opts, SAVE, True))
+
+
+def history() -> int:
+    return max(1, int(getattr(shared.opts, HISTORY, DEFAULT_HISTORY)))
+
+
+def controlnet_same() -> str:
+    chosen = getattr(shared.opts, SAME, SAME_CHOICES[0])
+    return chosen if chosen in SAME_CHOICES else SAME_CHOICES[0]

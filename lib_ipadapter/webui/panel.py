@@ -1,60 +1,46 @@
-"""The panel: an accordion with one tab for each unit, and how its values and the API's objects become units."""
+"""The panel: an accordion with presets and one tab for each unit, and how its values and the API's objects become
+units."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from modules.ui_components import InputAccordion, ToolButton
+from modules.infotext_utils import PasteField
+from modules.ui_components import InputAccordion
 
-from ..encode.picture import decode
-from ..errors import IPAdapterError, PictureError, UnitError
+from ..errors import IPAdapterError, UnitError
 from ..generation import Resources
-from ..unit import CHOICES, MAX_UNITS
-from . import options
-from .api import encoder_wanted
+from ..unit import MAX_UNITS
+from . import infotext, options
+from . import references as refs
+from .preset_bar import PresetBar, note
+from .presets import Store
+from .unit_tab import NAMES, NO_MODEL, UnitTab, hidden, models, named, stamp
 
 NOT_SENT = "(no unit)"  # what an API slot holds when no client has put a unit there
-NO_MODEL = "None"
 SLOTS = MAX_UNITS + 1  # one more than allowed, so that an eleventh unit is noticed, not cut off by the host
 
 
-@dataclass
-class UnitControls:
-    """One tab's components; the order of the fields is the order of the script's arguments."""
-
-    slot: gr.Image
-    references: gr.State
-    model: gr.Dropdown
-    weight: gr.Slider
-    start: gr.Slider
-    end: gr.Slider
-    combine: gr.Dropdown
-    hires: gr.Radio
-    batch: gr.Radio
-
-    def components(self) -> list[Any]:
-        return [getattr(self, f.name) for f in fields(self)]
+# Values -> units
 
 
-NAMES = [f.name for f in fields(UnitControls)]
-
-
-def _panel_unit(values: tuple) -> dict[str, Any] | None:
-    """One tab's values as an API object; None for a tab without a picture, which is off."""
+def _settings(values: tuple) -> dict[str, Any]:
+    """One tab's values as an API object, its references possibly none."""
     settings = dict(zip(NAMES, values, strict=True))
-    pictures = list(settings.pop("references") or [])
+    pictures = refs.for_api(refs.act(settings.pop("references") or [], settings.pop("act")))
     dropped = settings.pop("slot")  # generated before the page had moved it to the references
     if dropped is not None:
         pictures.append(dropped)
-    if not pictures:
-        return None
-    if settings["model"] in (None, "", NO_MODEL):
-        settings["model"] = None
-    return {**settings, "images": pictures}
+    return {**settings, "model": named(settings["model"]), "images": pictures}
+
+
+def _tabs(values: tuple) -> list[dict[str, Any]]:
+    size = len(NAMES)
+    return [_settings(tuple(values[i : i + size])) for i in range(0, len(values), size)]
 
 
 def units(args: tuple) -> list[object]:
@@ -69,117 +55,145 @@ def units(args: tuple) -> list[object]:
         return list(slots[: sent[-1] + 1])
     if tick is not True:
         return []
-    size = len(NAMES)
-    tabs = [_panel_unit(tuple(values[i : i + size])) for i in range(0, len(values), size)]
-    if not any(tabs):
+    tabs = _tabs(tuple(values))
+    if not any(tab["images"] for tab in tabs):
         raise UnitError("IP-Adapter is ticked, but no unit has a reference picture: add one, or untick the panel.")
-    return [tab or {"enabled": False} for tab in tabs]
+    return [tab if tab["images"] and tab["enabled"] else {"enabled": False} for tab in tabs]
 
 
-def _describe(resources: Resources, name: str | None) -> str:
-    """What an adapter is, as a line of HTML for under the list."""
-    if name in (None, "", NO_MODEL):
-        return ""
-    try:
-        spec = resources.catalog.find(name).spec
-    except IPAdapterError as error:
-        return f"<span class='ip-adapter-problem'>{html.escape(error.detail)}</span>"
-    parts = [spec.variant, spec.base, f"fed by {encoder_wanted(spec)}", f"{spec.tokens} tokens"]
-    return html.escape(" · ".join(parts))
+def presets_units(values: tuple) -> list[dict[str, Any]]:
+    """The tabs' values -> API objects for a preset: also what is not complete, without the empty tabs at the end."""
+    tabs = _tabs(values)
+    while tabs and not tabs[-1]["images"] and tabs[-1]["model"] is None:
+        tabs.pop()
+    return [{name: value for name, value in tab.items() if value is not None} for tab in tabs]
 
 
-def _names(resources: Resources) -> list[str]:
-    return [NO_MODEL, *(entry.name for entry in resources.catalog.adapters)]
+# The panel
 
 
-def _unit_tab(tab: str, number: int, resources: Callable[[], Resources]) -> tuple[UnitControls, Any]:
-    """One unit's tab; its controls, and the button that looks for models again."""
+@dataclass(frozen=True)
+class Built:
+    """What the script wants of the panel: its arguments, what pasted parameters go to, and what goes along when the
+    WebUI sends a picture with its parameters from tab to tab."""
 
-    def elem(name: str) -> str:
-        return f"{tab}_ip_adapter_{number}_{name}"
+    components: list[Any]
+    infotext_fields: list[PasteField]
+    paste_field_names: list[str]
 
-    with gr.Row(equal_height=True):
-        slot = gr.Image(
-            label="Add a reference (drop, paste or click)", type="pil", source="upload",
-            image_mode=None,  # as it is: gradio would clip 16-bit pictures
-            height=180, elem_id=elem("slot"), elem_classes="ip-adapter-slot",
+
+class Panel:
+    def __init__(self, tab: str, resources: Callable[[], Resources], store: Callable[[], Store]) -> None:
+        self.tab, self.resources, self.store = tab, resources, store
+        self.slots = [gr.State(NOT_SENT) for _ in range(SLOTS)]
+        with InputAccordion(False, label="IP-Adapter", elem_id=f"{tab}_ip_adapter") as self.tick:
+            self.bar = PresetBar(tab, store)
+            with gr.Tabs(elem_id=f"{tab}_ip_adapter_units"):
+                self.units = [self._tab(number) for number in range(1, options.unit_count() + 1)]
+            self.pasted = hidden(f"{tab}_ip_adapter_pasted")
+            self.recheck = gr.Button("Look at the checkpoint", visible=False, elem_id=f"{tab}_ip_adapter_recheck")
+            self.nothing = gr.Button("No picture", visible=False, elem_id=f"{tab}_ip_adapter_nothing")
+            self.unload = gr.Button("Unload", visible=False, elem_id=f"{tab}_ip_adapter_unload")
+        self.tick.do_not_save_to_config = True
+        self._connect()
+
+    def _tab(self, number: int) -> UnitTab:
+        with gr.Tab(f"Unit {number}", id=f"unit{number}", elem_id=f"{self.tab}_ip_adapter_unit_{number}"):
+            return UnitTab(self.tab, number, self.resources)
+
+    @property
+    def controls(self) -> list[Any]:
+        return [component for unit in self.units for component in unit.controls.components()]
+
+    @property
+    def targets(self) -> list[Any]:
+        return [self.tick, *(target for unit in self.units for target in unit.targets)]
+
+    def _connect(self) -> None:
+        quiet = {"show_progress": "hidden"}
+        self.bar.connect(self.controls, presets_units, self.targets, self.filled)
+        self.pasted.change(self.paste, self.pasted, [self.bar.note, *self.targets], **quiet)
+        choices = [unit.controls.model for unit in self.units]
+        for unit in self.units:
+            unit.refresh.click(self._look_again, choices, choices)
+        self.recheck.click(
+            lambda *names: _plain([u.describe(n) for u, n in zip(self.units, names, strict=True)]),
+            choices, [unit.details for unit in self.units], **quiet,
         )  # fmt: skip
-        gallery = gr.Gallery(
-            label="References", columns=3, height=180, object_fit="contain", preview=False, allow_preview=False,
-            show_download_button=False, elem_id=elem("references"), elem_classes="ip-adapter-references",
-        )  # fmt: skip
-    references, chosen = gr.State([]), gr.State(None)
-    with gr.Row(elem_classes="ip-adapter-reference-buttons"):
-        remove = gr.Button("Remove selected", size="sm", elem_id=elem("remove"))
-        clear = gr.Button("Remove all", size="sm", elem_id=elem("clear"))
-    with gr.Row():
-        model = gr.Dropdown(_names(resources()), value=NO_MODEL, label="Model", elem_id=elem("model"), scale=4)
-        refresh = ToolButton("\U0001f504", elem_id=elem("refresh"), tooltip="Look for adapters again")
-    details = gr.HTML("", elem_id=elem("details"), elem_classes="ip-adapter-details")
-    with gr.Row():
-        weight = gr.Slider(0, 1, 1.0, step=0.05, label="Weight", elem_id=elem("weight"), scale=4)
-        wide = ToolButton("↔", elem_id=elem("wide"), tooltip="Weight from −1 to 3 instead of 0 to 1")
-        start = gr.Slider(0, 1, 0.0, step=0.01, label="Start", elem_id=elem("start"), scale=2)
-        end = gr.Slider(0, 1, 1.0, step=0.01, label="End", elem_id=elem("end"), scale=2)
-    with gr.Accordion("More", open=False, elem_id=elem("more")), gr.Row():
-        combine = gr.Dropdown(list(CHOICES["combine"]), value="concat", label="Combine references")
-        hires = gr.Radio(list(CHOICES["hires"]), value="both", label="Passes of hires fix")
-        batch = gr.Radio(list(CHOICES["batch"]), value="same", label="References in a batch")
+        self.nothing.click(lambda: gr.Warning("There is no picture to send: make or choose one first."), **quiet)
+        self.unload.click(self._unload, **quiet)
 
-    def add(picture: Any, pictures: list) -> tuple:
+    # what it does
+
+    def filled(self, objects: list[Mapping[str, Any]]) -> tuple[list[Any], list[str]]:
+        """Values for ``targets`` that show these units and nothing else, and sentences on what cannot be shown."""
+        values, notes = [], []
+        for unit in self.units:
+            settings = objects[unit.number - 1] if unit.number <= len(objects) else None
+            shown, more = unit.filled(settings)
+            values += shown
+            notes += more
+        if len(objects) > len(self.units):
+            notes.append(
+                f"Only the first {len(self.units)} of {len(objects)} units have a tab here: "
+                "raise the number of units in Settings, IP-Adapter."
+            )
+        return [True, *values], notes
+
+    def paste(self, text: str) -> list[Any]:
+        """Entries of a picture's parameters, as ``_read`` has packed them -> values for the notes and ``targets``."""
+        entries = json.loads(text)["entries"] if text else {}
+        objects, notes = infotext.restored(entries, self._picture)
+        if not objects:  # a picture made without us
+            return ["", False, *[gr.update()] * (len(self.targets) - 1)]
+        values, more = self.filled(objects)
+        return [note("Restored from the parameters.", *notes, *more), *values]
+
+    def _picture(self, mark: str) -> Any:
         try:
-            pictures = [*pictures, decode(picture)] if picture is not None else pictures
-        except PictureError as error:
-            gr.Warning(error.detail)
-        return None, pictures, pictures, None
+            return self.store().picture(mark)
+        except IPAdapterError:
+            return None
 
-    def drop(index: int | None, pictures: list) -> tuple:
-        pictures = [p for i, p in enumerate(pictures) if i != index]
-        return pictures, pictures, None
+    @staticmethod
+    def _read(params: Mapping[str, Any]) -> Any:
+        """A picture's parameters, for the box in which they wait for ``paste``; None (no change) for a mere prompt."""
+        entries = infotext.entries(params)
+        if not entries and "Steps" not in params:
+            return None
+        return gr.update(value=json.dumps({"entries": entries, "stamp": stamp()}))
 
-    def select(event: gr.SelectData) -> int:
-        return event.index
+    def _look_again(self, *chosen: str) -> Any:
+        """Every unit's list of models after another look at the disk; what was chosen stays if it is still there."""
+        self.resources().catalog.refresh()
+        names = models(self.resources())
+        return _plain([gr.update(choices=names, value=name if name in names else NO_MODEL) for name in chosen])
 
-    slot.upload(add, [slot, references], [slot, references, gallery, chosen], show_progress="hidden")
-    gallery.select(select, None, chosen, show_progress="hidden")
-    remove.click(drop, [chosen, references], [references, gallery, chosen], show_progress="hidden")
-    clear.click(lambda: ([], [], None), None, [references, gallery, chosen], show_progress="hidden")
-    model.change(lambda name: _describe(resources(), name), model, details, show_progress="hidden")
+    def _unload(self) -> None:
+        self.resources().unload()
+        gr.Info("IP-Adapter has let go of its adapters, the image encoder and all encoded references.")
 
-    is_wide = gr.State(False)
-
-    def widen(wide_now: bool, value: float) -> tuple:
-        if wide_now:
-            return gr.update(minimum=0, maximum=1, value=min(1, max(0, value))), False
-        return gr.update(minimum=-1, maximum=3), True
-
-    wide.click(widen, [is_wide, weight], [weight, is_wide], show_progress="hidden")
-    return UnitControls(slot, references, model, weight, start, end, combine, hires, batch), refresh
-
-
-def _look_again(resources: Callable[[], Resources], chosen: tuple[str, ...]) -> list[Any]:
-    """Every unit's list of models after another look at the disk; what was chosen stays if it is still there."""
-    resources().catalog.refresh()
-    names = _names(resources())
-    updates = [gr.update(choices=names, value=name if name in names else NO_MODEL) for name in chosen]
-    return updates if len(updates) > 1 else updates[0]
+    def built(self) -> Built:
+        """References go along with their stamp, which has them drawn where they arrive."""
+        travelling = {f"IP-Adapter panel {self.tick.label}": self.tick}
+        for unit in self.units:
+            names = [*NAMES, "stamp"]
+            components = [*unit.controls.components(), unit.stamp]
+            travelling |= {
+                f"IP-Adapter panel {unit.number} {name}": component
+                for name, component in zip(names, components, strict=True) if name != "slot"
+            }  # fmt: skip
+        fields = [PasteField(component, name) for name, component in travelling.items()]
+        return Built(
+            [*self.slots, self.tick, *self.controls], [PasteField(self.pasted, self._read), *fields], list(travelling)
+        )
 
 
-def build(tab: str, resources: Callable[[], Resources]) -> list[Any]:
-    """Build the panel in ``tab`` ("txt2img" or "img2img"); returns the script's argument components."""
-    slots = [gr.State(NOT_SENT) for _ in range(SLOTS)]
-    with InputAccordion(False, label="IP-Adapter", elem_id=f"{tab}_ip_adapter") as tick, gr.Tabs(
-        elem_id=f"{tab}_ip_adapter_units"
-    ):
-        tabs = []
-        for number in range(1, options.unit_count() + 1):
-            with gr.Tab(f"Unit {number}", elem_id=f"{tab}_ip_adapter_unit_{number}"):
-                tabs.append(_unit_tab(tab, number, resources))
-    controls = [unit for unit, _ in tabs]
-    models = [unit.model for unit in controls]
-    for _, refresh in tabs:
-        refresh.click(lambda *chosen: _look_again(resources, chosen), models, models)
-    tick.do_not_save_to_config = True
-    for control in controls:
-        control.model.do_not_save_to_config = True
-    return [*slots, tick, *(component for control in controls for component in control.components())]
+def _plain(values: list[Any]) -> Any:
+    """As gradio wants them: one value bare, several as a list."""
+    return values if len(values) > 1 else values[0]
+
+
+def build(tab: str, resources: Callable[[], Resources], store: Callable[[], Store]) -> Built:
+    """Build the panel in ``tab`` ("txt2img" or "img2img")."""
+    return Panel(tab, resources, store).built()

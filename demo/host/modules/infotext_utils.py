@@ -74,7 +74,9 @@ def image_from_url_text(filedata):
 
 
 def add_paste_fields(tabname, init_img, fields, override_settings_component=None):
-    fields = [field if isinstance(field, PasteField) else PasteField(*field) for field in fields or ()]
+    """``fields`` is None for a tab that takes pictures only."""
+    if fields is not None:
+        fields = [field if isinstance(field, PasteField) else PasteField(*field) for field in fields]
     paste_fields[tabname] = {
         "fields": fields, "init_img": init_img, "override_settings_component": override_settings_component
     }  # fmt: skip
@@ -87,13 +89,32 @@ def register_paste_params_button(binding):
 def connect_paste_params_buttons():
     """Give the registered buttons something to do; called when all tabs exist."""
     for binding in registered_param_bindings:
-        button, tab, gallery = binding.paste_button, paste_fields[binding.tabname], binding.source_image_component
-        if gallery is not None:
-            button.click(image_from_url_text, inputs=[gallery], outputs=[tab["init_img"]], show_progress=False,
-                         _js="chosenPicture")  # fmt: skip
-        if binding.source_text_component is not None:
+        button, tab, source = binding.paste_button, paste_fields[binding.tabname], binding.source_image_component
+        if source is not None and tab["init_img"] is not None:
+            from_gallery = isinstance(source, gr.Gallery)
+            button.click(
+                image_from_url_text if from_gallery else lambda image: image, inputs=[source],
+                outputs=[tab["init_img"]], show_progress=False, _js="chosenPicture" if from_gallery else None,
+            )  # fmt: skip
+        if binding.source_text_component is not None and tab["fields"] is not None:
             connect_paste(button, tab["fields"], binding.source_text_component, None, binding.tabname)
+        if binding.source_tabname is not None and tab["fields"] is not None:
+            _connect_tabs(binding, tab["fields"])
         button.click(None, _js=f"switch_to_{binding.tabname}")
+
+
+def _connect_tabs(binding, fields):
+    """Let values go along from tab to tab: those of the prompts, and what the extensions' scripts have named."""
+    names = ["Prompt", "Negative prompt", "Steps", "Seed", *binding.paste_field_names]
+    here, there = (
+        {field.label: field.component for field in side if field.label in names}
+        for side in (paste_fields[binding.source_tabname]["fields"], fields)
+    )
+    common = [name for name in here if name in there]
+    binding.paste_button.click(
+        lambda *values: values if len(values) > 1 else values[0], inputs=[here[name] for name in common],
+        outputs=[there[name] for name in common], show_progress=False,
+    )  # fmt: skip
 
 
 # What a text means by saying nothing about it.

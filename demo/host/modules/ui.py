@@ -1,4 +1,4 @@
-"""The page: txt2img and img2img with the scripts' panels, and the settings."""
+"""The page: txt2img and img2img with the scripts' panels, Extras, PNG Info, and the settings."""
 
 import contextlib
 import html
@@ -70,7 +70,7 @@ class _Tab:
             with gr.Column(elem_id=f"{tab}_results"):
                 gr.HTML("<div class='progress-text'></div>", elem_id=f"{tab}_progress")
                 gallery = gr.Gallery(show_label=False, elem_id=f"{tab}_gallery", columns=4, preview=True, height=420)
-                send = None if self.is_img2img else gr.Button("Send to img2img", elem_id="img2img_tab")
+                _send_buttons(tab, gallery, self.runner.paste_field_names)
                 info = gr.HTML(elem_id=f"html_info_{tab}", elem_classes="infotext")
                 log = gr.HTML(elem_id=f"html_log_{tab}")
         press = {
@@ -84,10 +84,6 @@ class _Tab:
         skip.click(shared.state.skip, queue=False)
         infotext_utils.add_paste_fields(tab, self.controls.get("start"), self.fields + self.runner.infotext_fields)
         infotext_utils.register_paste_params_button(ParamBinding(paste, tab, source_text_component=prompt))
-        if send is not None:
-            infotext_utils.register_paste_params_button(
-                ParamBinding(send, "img2img", source_image_component=gallery)
-            )  # fmt: skip
 
     def _settings(self):
         if self.is_img2img:
@@ -126,12 +122,60 @@ class _Tab:
                 p = processing.StableDiffusionProcessingImg2Img(**settings)
             else:
                 p = processing.StableDiffusionProcessingTxt2Img(**settings)
+            p.outpath_samples = opts.outdir_samples or (
+                opts.outdir_img2img_samples if is_img2img else opts.outdir_txt2img_samples
+            )
             with contextlib.closing(p):
                 p.user, p.scripts, p.script_args = request.username, runner, values[len(names) :]
                 processed = runner.run(p, *p.script_args) or processing.process_images(p)
-            return processed.images, plaintext_to_html(processed.info), plaintext_to_html(processed.comments)
+            pictures = [getattr(image, "already_saved_as", image) for image in processed.images]
+            return pictures, plaintext_to_html(processed.info), plaintext_to_html(processed.comments)
 
         return generate
+
+
+def _send_buttons(tab, gallery, paste_field_names=()):
+    """The row of buttons under a gallery."""
+    with gr.Row(elem_id=f"image_buttons_{tab}", elem_classes="image-buttons"):
+        for target, sign in (("img2img", "🖼️"), ("extras", "📐")):
+            button = ToolButton(sign, elem_id=f"{tab}_send_to_{target}", tooltip=f"Send to {target}")
+            infotext_utils.register_paste_params_button(ParamBinding(
+                button, target, source_image_component=gallery, source_tabname="txt2img" if tab == "txt2img" else None,
+                paste_field_names=list(paste_field_names),
+            ))  # fmt: skip
+
+
+def _create_extras():
+    """Twice as large, whatever it is."""
+    with gr.Row(equal_height=False):
+        with gr.Column():
+            picture = gr.Image(label="Source", type="pil", image_mode="RGBA", elem_id="extras_image")
+            generate = gr.Button("Generate", elem_id="extras_generate", variant="primary")
+        with gr.Column(elem_id="extras_results"):
+            gallery = gr.Gallery(show_label=False, elem_id="extras_gallery", columns=4, preview=True, height=420)
+            _send_buttons("extras", gallery)
+    enlarge = lambda image: [image.resize((2 * image.width, 2 * image.height))] if image else []  # noqa: E731
+    generate.click(enlarge, inputs=[picture], outputs=[gallery], show_progress=False)
+    infotext_utils.add_paste_fields("extras", picture, None)
+
+
+def _create_png_info():
+    def read(image):
+        text = images.read_info_from_image(image)[0] if image is not None else None
+        return plaintext_to_html(text or ""), text or ""
+
+    with gr.Row(equal_height=False):
+        picture = gr.Image(label="Source", type="pil", elem_id="pnginfo_image")
+        with gr.Column():
+            shown = gr.HTML(elem_classes="infotext")
+            info = gr.Textbox(visible=False, elem_id="pnginfo_generation_info")
+            with gr.Row():
+                for target in ("txt2img", "img2img", "extras"):
+                    button = gr.Button(f"Send to {target}", elem_id=f"{target}_tab")
+                    infotext_utils.register_paste_params_button(
+                        ParamBinding(button, target, source_text_component=info, source_image_component=picture)
+                    )
+    picture.change(read, inputs=[picture], outputs=[shown, info], show_progress=False)
 
 
 def plaintext_to_html(text):
@@ -146,6 +190,9 @@ def _setting(key):
     if component is None or info.do_not_save:
         return None
     args = info.component_args() if callable(info.component_args) else info.component_args
+    comment = f"{info.comment_before} {info.comment_after}".strip()
+    if comment:
+        gr.HTML(f"<span class='settings-comment'>{comment}</span>")
     return component(label=info.label, value=getattr(opts, key), elem_id=f"setting_{key}", **(args or {}))
 
 
@@ -186,11 +233,15 @@ def create_ui():
                 sd_models.checkpoint_tiles(), value=sd_models.select_checkpoint().title,
                 label="Stable Diffusion checkpoint", elem_id="setting_sd_model_checkpoint_quick",
             )  # fmt: skip
-        checkpoint.change(_choose_checkpoint, inputs=[checkpoint], outputs=[], show_progress=False)
+        chosen = checkpoint.change(_choose_checkpoint, inputs=[checkpoint], outputs=[], show_progress=False)
+        chosen.then(None, inputs=[checkpoint], _js="checkpointChanged")
         with gr.Tabs(elem_id="tabs"):
             for name in ("txt2img", "img2img"):
                 with gr.TabItem(name, id=name, elem_id=f"tab_{name}"):
                     _Tab(name)
+            for name, title, build in (("extras", "Extras", _create_extras), ("pnginfo", "PNG Info", _create_png_info)):
+                with gr.TabItem(title, id=name, elem_id=f"tab_{name}"):
+                    build()
             for tabs in script_callbacks.ui_tabs_callback():
                 for interface, label, name in tabs or ():
                     with gr.TabItem(label, id=name, elem_id=f"tab_{name}"):

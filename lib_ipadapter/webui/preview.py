@@ -1,0 +1,38 @@
+"""``POST /ip-adapter/preview``: what the image encoder sees of a unit's references."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import Body, FastAPI, HTTPException
+
+from ..checkpoint.catalog import Catalog
+from ..errors import IPAdapterError, UnitError
+from ..unit import Unit
+from .references import seen
+
+
+def preview(settings: object, catalog: Catalog) -> dict[str, list[str]]:
+    """One unit as an API object -> PNGs in base64, one for each reference. Raises IPAdapterError."""
+    unit, pictures = Unit.parse(settings), []
+    if any(reference.controlnet is not None for reference in unit.references):
+        raise UnitError("ControlNet's pictures are only known while a picture is made: give the picture itself.")
+    for picture in seen(unit, catalog):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        pictures.append(base64.b64encode(buffer.getvalue()).decode())
+    return {"images": pictures}
+
+
+def add_preview_route(app: FastAPI, catalog: Callable[[], Catalog], guards: Sequence[Any]) -> None:
+    """``guards``: the dependencies of the other routes, which ask for the WebUI's API password."""
+
+    @app.post("/ip-adapter/preview", dependencies=list(guards))
+    def post_preview(unit: Any = Body()) -> dict[str, list[str]]:  # noqa: B008 (FastAPI's form)
+        try:
+            return preview(unit, catalog())
+        except IPAdapterError as error:
+            raise HTTPException(error.status_code, error.in_unit(1).detail) from None

@@ -1,0 +1,472 @@
+"""Influence maps: what is measured, where, for which picture, and how it is shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from demo.start import Host, host_start
+from lib_ipadapter.attend import inject
+from lib_ipadapter.attend.influence import Influence, layer_size
+from lib_ipadapter.attend.inject import Injection
+from lib_ipadapter.attend.layers import cross_attention_layers
+from lib_ipadapter.attend.rows import Row, layout
+from lib_ipadapter.checkpoint.catalog import Catalog
+from lib_ipadapter.generation import Device, Generation, Resources
+from lib_ipadapter.unit import parse_units
+
+from .conftest import draw, sd_unet
+from .diffusers_reference import close
+from .files import base64_of, picture, write_adapter, write_encoder
+from .test_inject import make_prompt
+
+ROOT = Path(__file__).resolve().parents[1]
+LONG = "a photo of a cat on a red sofa beside a window, " * 9  # more than 75 tokens
+
+
+# --- sizes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("latent", [(64, 64), (65, 33), (96, 40), (9, 127), (17, 16), (1, 5)])
+def test_a_layers_size_is_the_latents_halved(latent: tuple[int, int]) -> None:
+    height, width = latent
+    for _ in range(4):
+        assert layer_size(height * width, latent) == (height, width)
+        height, width = (height + 1) // 2, (width + 1) // 2
+
+
+def test_other_sizes_are_told_by_the_latents_form() -> None:
+    assert layer_size(42 * 28, (96, 64)) == (42, 28)  # shrunk by an extension
+    assert layer_size(2048, (64, 64)) is None  # merged tokens are no picture
+    assert layer_size(37, (64, 64)) is None
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------
+
+
+def measured(unet, prompts, rows=None, *, size: int = 16, steps: int = 1, apart: bool = False, announce: bool = True):
+    """One pass; every step has the same input. Returns the UNet's last output."""
+    rows = rows or layout([1], 2)
+    width = cross_attention_layers(unet)[0].context_width
+    x, t, text = draw(len(rows), 4, size, size, seed=50), torch.full((len(rows),), 500.0), draw(
+        len(rows), 77, width, seed=51
+    )  # fmt: skip
+    for prompt in prompts:
+        prompt.influence = Influence()
+    with Injection(unet, cross_attention_layers(unet), prompts) as injection:
+        for step in range(steps):
+            injection.begin(rows, step, steps, size=(size, size) if announce else None)
+            parts = range(len(rows)) if apart else [slice(None)]
+            out = [unet(x[i : i + 1], t[:1], context=text[i : i + 1]) if apart else unet(x, t, context=text)
+                   for i in parts]  # fmt: skip
+    return torch.cat(out)
+
+
+def test_equals_an_independent_computation(unet, monkeypatch) -> None:
+    """The same from what the layers are called with, by another formula, for a batch with two texts in one picture."""
+    rows = layout([2, 1], 5)
+    prompt = make_prompt(unet, 5, 0.7)
+    expected, layers = {}, cross_attention_layers(unet)
+
+    def spy(layer, index):
+        def hook(module, args):
+            query = layer.to_q.last
+            heads, hidden = layer.heads, args[0]
+            for i, row in enumerate(rows):
+                if not row.cond:
+                    continue
+                q = query[i].reshape(len(query[i]), heads, -1).double()
+                k, v = (x[index][0].reshape(4, heads, -1).double() for x in (prompt.kv.keys, prompt.kv.values))
+                share = torch.einsum("lhc,thc->hlt", q, k).div(q.shape[-1] ** 0.5).softmax(-1)
+                added = 0.7 * torch.einsum("hlt,thc->lhc", share, v).flatten(1)
+                ratio = added.square().sum(1).sqrt() / hidden[i].double().square().sum(1).sqrt()
+                side = round(len(ratio) ** 0.5)
+                whole = F.interpolate(ratio.reshape(1, 1, side, side), (16, 16), mode="bilinear")[0, 0]
+                expected.setdefault(row.picture, []).append(whole)
+
+        return hook
+
+    handles = []
+    for index, layer in enumerate(layers):
+        handles.append(layer.to_q.register_forward_hook(lambda m, a, out: setattr(m, "last", out)))
+        handles.append(layer.out_projection.register_forward_pre_hook(spy(layer, index)))
+    measured(unet, [prompt], rows)
+    for handle in handles:
+        handle.remove()
+    for layer in layers:
+        del layer.to_q.last
+    maps = prompt.influence.maps()
+    assert sorted(maps) == [0, 1]
+    for i in range(2):
+        assert len(expected[i]) == 16 * (2 - i)
+        assert close(maps[i], torch.stack(expected[i]).mean(0).float(), 1e-5)
+    assert maps[0].mean() > 0.01
+    assert not close(maps[0], maps[1], 1e-3)
+
+
+def test_the_picture_is_the_same_with_and_without(unet) -> None:
+    prompt = make_prompt(unet, 5)
+    with_map = measured(unet, [prompt])
+    prompt.influence = None
+    x, text = draw(2, 4, 16, 16, seed=50), draw(2, 77, 768, seed=51)
+    with Injection(unet, cross_attention_layers(unet), [prompt]) as injection:
+        injection.begin(layout([1], 2), 0, 1)
+        assert torch.equal(unet(x, torch.full((2,), 500.0), context=text), with_map)
+
+
+def test_two_halves_add_up_to_one(unet) -> None:
+    one, half, other = make_prompt(unet, 5, 0.8), make_prompt(unet, 5, 0.4), make_prompt(unet, 5, 0.4)
+    measured(unet, [one])
+    measured(unet, [half, other])
+    whole, first, second = (prompt.influence.maps()[0] for prompt in (one, half, other))
+    assert close(first, second, 1e-5)
+    assert close(first + second, whole, 1e-4)
+
+
+def test_steps_and_layers_without_a_say_count_as_none(unet) -> None:
+    always, early = make_prompt(unet, 5), make_prompt(unet, 5, end=0.25)
+    part = make_prompt(unet, 5, layer_factors=dict.fromkeys(range(8), 0.0))
+    rest = make_prompt(unet, 5, layer_factors=dict.fromkeys(range(8, 16), 0.0))
+    for prompts in ([always], [early]):
+        measured(unet, prompts, steps=4)
+    assert close(early.influence.maps()[0], always.influence.maps()[0] / 4, 1e-4)
+    measured(unet, [part])
+    measured(unet, [rest])
+    assert part.influence.maps()[0].mean() > 0
+    silent = make_prompt(unet, 5, layer_factors=dict.fromkeys(range(16), 0.0))
+    both = make_prompt(unet, 5, 0.001)  # so little that the queries hardly differ
+    pieces = [make_prompt(unet, 5, 0.001, layer_factors=f) for f in (part.layer_factors, rest.layer_factors)]
+    measured(unet, [both, *pieces, silent])
+    both, first, second = (prompt.influence.maps()[0] for prompt in (both, *pieces))
+    assert close(first + second, both, 1e-4)
+    assert silent.influence.maps() == {}
+
+
+def test_calls_together_and_apart(unet) -> None:
+    prompt, rows = make_prompt(unet, 5), layout([1, 1], 4)
+    measured(unet, [prompt], rows)
+    together = prompt.influence.maps()
+    measured(unet, [prompt], rows, apart=True, announce=False)
+    apart = prompt.influence.maps()
+    assert sorted(together) == sorted(apart) == [0, 1]
+    assert all(close(together[i], apart[i], 1e-5) for i in range(2))
+
+
+def test_a_place_without_value_is_zero(unet, monkeypatch) -> None:
+    """The left half gets nothing: it is dark up to where the coarsest layer (2x2) is blended over."""
+    attention = inject.image_attention
+
+    def right_only(query, key, value, heads):
+        out = attention(query, key, value, heads)
+        side = round(out.shape[1] ** 0.5)
+        out.unflatten(1, (side, side))[:, :, : side // 2] = 0
+        return out
+
+    monkeypatch.setattr(inject, "image_attention", right_only)
+    prompt = make_prompt(unet, 5)
+    measured(unet, [prompt])
+    found = prompt.influence.maps()[0]
+    assert torch.all(found[:, :4] == 0)
+    assert torch.all(found[:, 4:] > 0)
+    assert found[:, 12:].mean() > 10 * found[:, :8].mean()
+
+
+def test_odd_sizes_and_uncond_rows() -> None:
+    """By hand: a 5x3 latent, a layer of its size and one of half of it (3x2)."""
+    influence = Influence()
+    rows = (Row(True, 0), Row(False, 0))
+    influence.begin(rows, (5, 3), 7, 1)
+    influence.enter((5, 3))
+    added = torch.zeros(2, 15, 4)
+    added[0, 4] = 1  # second line, second column
+    added[1] = 100
+    influence.add(added, torch.full((2, 15, 4), 2.0), rows)
+    influence.add(torch.full((2, 6, 4), 3.0), torch.full((2, 6, 4), 2.0), rows)
+    (index, found), = influence.maps().items()
+    expected = torch.full((5, 3), 1.5 / 3)  # three layers, one of which rests
+    expected[1, 1] += 0.5 / 3
+    assert index == 7
+    assert close(found, expected, 1e-6)
+    assert not influence.incomplete
+
+
+def test_text_without_length_and_half_precision() -> None:
+    influence, rows = Influence(), (Row(True, 0),)
+    influence.begin(rows, (1, 2), 0, 0)
+    influence.enter((1, 2))
+    text = torch.tensor([[[0.0, 0.0], [300.0, 400.0]]], dtype=torch.float16)
+    influence.add(torch.full((1, 2, 2), 300.0, dtype=torch.float16), text, rows)
+    assert influence.maps()[0].tolist() == [[0.0, pytest.approx(0.6 * 2**0.5, abs=1e-4)]]
+
+
+def test_tiles_have_no_known_place(unet) -> None:
+    influence, rows = Influence(), (Row(True, 0),)
+    influence.begin(rows, (16, 16), 0, 0)
+    influence.enter((8, 8))
+    influence.add(torch.ones(1, 64, 4), torch.ones(1, 64, 4), rows)
+    assert influence.maps() == {}
+    assert influence.incomplete
+    taken_apart = Influence()
+    taken_apart.begin(rows, (16, 16), 0, 0)
+    taken_apart.enter((16, 16))
+    taken_apart.add(torch.ones(4, 64, 4), torch.ones(4, 64, 4), rows)
+    assert taken_apart.maps() == {}
+    assert taken_apart.incomplete
+
+
+# --- a job ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("adapters")
+    write_adapter(folder / "base.safetensors", sd_unet(), "base")
+    write_encoder(folder / "encoder.safetensors")
+    return folder
+
+
+def unit(seeds: tuple[int, ...] = (0,), **settings) -> dict:
+    images = [base64_of(picture(seed)) for seed in seeds]
+    return {"model": "base", "images": images, "influence_map": True, **settings}
+
+
+def job(unet, folder: Path, *units: dict, **kwargs) -> Generation:
+    catalog = Catalog([folder], [])
+    catalog.refresh()
+    device = Device(torch.device("cpu"), torch.float32)
+    return Generation(parse_units(list(units)), unet, Resources(catalog), device, **kwargs)
+
+
+def sample(unet, generation: Generation, size: int = 16, *, pictures: int = 1, seed: int = 1, **kwargs) -> None:
+    rows = 2 * pictures
+    injection = generation.attach(unet, **kwargs)
+    if injection is not None:
+        injection.begin(layout([1] * pictures, rows), 0, 1, size=(size, size))
+        unet(draw(rows, 4, size, size, seed=seed), torch.full((rows,), 500.0), context=draw(rows, 77, 768, seed=2))
+    generation.detach()
+
+
+def test_a_jobs_maps_are_those_of_its_pictures(unet, folder) -> None:
+    made = job(unet, folder, unit((0, 1, 2), batch="per image"), unit(influence_map=False), unit((3,), weight=0))
+    assert made.asked == [1, 3]
+    for first in (0, 2):
+        sample(unet, made, pictures=2, first_picture=first, seed=first)
+    for i in range(4):
+        alone = job(unet, folder, unit((i % 3,)), unit(influence_map=False), unit((3,), weight=0))
+        sample(unet, alone, pictures=2, seed=i // 2 * 2)
+        assert close(made.influence(i)[1], alone.influence(i % 2)[1], 1e-5), i
+        assert made.influence(i)[3].tolist() == [[0.0]]
+    assert not close(made.influence(0)[1], made.influence(1)[1], 1e-3)
+    assert job(unet, folder, unit(), measure=False).asked == []
+
+
+def test_the_last_pass_that_a_unit_took_part_in_counts(unet, folder) -> None:
+    made = job(unet, folder, unit(), unit(hires="base"), unit(hires="hires"))
+    sample(unet, made)
+    before = made.influence(0)
+    assert [tuple(before[n].shape) for n in (1, 2, 3)] == [(16, 16), (16, 16), (1, 1)]
+    sample(unet, made, 32, hires_pass=True)
+    after = made.influence(0)
+    assert [tuple(after[n].shape) for n in (1, 2, 3)] == [(32, 32), (16, 16), (32, 32)]
+    assert torch.equal(after[2], before[2])
+
+
+def test_another_unet_goes_on_with_the_pass(unet, folder) -> None:
+    whole, parts = job(unet, folder, unit()), job(unet, folder, unit())
+    sample(unet, whole)
+    single = whole.influence(0)[1]
+    sample(unet, parts)
+    sample(unet, parts, same_pass=True)
+    assert close(parts.influence(0)[1], single, 1e-5)
+    sample(unet, parts, seed=9, same_pass=True)
+    other = job(unet, folder, unit())
+    sample(unet, other, seed=9)
+    assert close(parts.influence(0)[1], (2 * single + other.influence(0)[1]) / 3, 1e-5)
+    sample(unet, parts, seed=9)
+    assert close(parts.influence(0)[1], other.influence(0)[1], 1e-6)
+
+
+def test_a_job_of_tiles_says_that_nothing_is_known(unet, folder) -> None:
+    made = job(unet, folder, unit())
+    injection = made.attach(unet)
+    injection.begin(layout([1], 2), 0, 1, size=(32, 32))
+    unet(draw(2, 4, 16, 16, seed=1), torch.full((2,), 500.0), context=draw(2, 77, 768, seed=2))
+    made.detach()
+    assert made.influence(0) == {1: None}
+
+
+# --- in the WebUI ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def host(folder: Path) -> Host:
+    options = {"batch_cond_uncond": True, "pad_cond_uncond": False, "s_min_uncond": 0.0, "skip_early_cond": 0.0,
+               "sd_model_checkpoint": "demo-sd15", "live_previews_enable": False, "return_mask": False,
+               "ip_adapter_save_influence_maps": False}  # fmt: skip
+    with torch.enable_grad():
+        started = host_start([ROOT], options, ["--ip-adapter-dir", str(folder)])
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def drawn(host, monkeypatch) -> list[tuple[int, int, torch.Tensor]]:
+    """(picture, unit, map) of everything that is painted."""
+    from lib_ipadapter.webui import influence
+
+    seen, paint = [], influence.paint
+
+    def spy(finished, found, number):
+        seen.append((finished.index, number, found))
+        return paint(finished, found, number)
+
+    monkeypatch.setattr(influence, "paint", spy)
+    return seen
+
+
+def make(host: Host, *units, path: str = "txt2img", **payload):
+    payload = {"prompt": "a cat", "negative_prompt": "blurry", "width": 128, "height": 64, "steps": 3, **payload}
+    return getattr(host, path)(**payload, alwayson_scripts={"IP-Adapter": {"args": list(units)}})
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB")).astype(int)
+
+
+def texts(answer) -> list[str]:
+    info = answer.info
+    return (json.loads(info) if isinstance(info, str) else info)["infotexts"]
+
+
+@pytest.mark.parametrize("grid", [False, True])
+def test_maps_follow_the_pictures(grid: bool, host, drawn, monkeypatch) -> None:
+    from modules import images, shared
+
+    monkeypatch.setattr(images, "save_image", lambda *args, **kwargs: None)
+    monkeypatch.setitem(shared.opts.data, "return_grid", True)
+    batch = {"batch_size": 2, "n_iter": 2, "save_images": grid}  # which the API makes the grid depend on, too
+    plain = make(host, unit(influence_map=False), **batch)
+    answer = make(host, unit(), unit((2,), weight=0.3), **batch)
+    alone = make(host, unit(influence_map=False), unit((2,), weight=0.3, influence_map=False), **batch)
+    first = 1 if grid else 0
+    assert len(plain.images) == len(alone.images) == first + 4
+    assert len(answer.images) == len(texts(answer)) == first + 4 + 8
+    for shown, expected in zip(answer.images[: first + 4], alone.images, strict=True):
+        assert np.array_equal(pixels(shown), pixels(expected))
+    assert [(index, number) for index, number, _ in drawn] == [(i, n) for i in range(4) for n in (1, 2)]
+    assert all(tuple(found.shape) == (8, 16) for *_, found in drawn)
+    for i, (index, number, found) in enumerate(drawn):
+        image, text = answer.images[first + 4 + i], texts(answer)[first + 4 + i]
+        assert image.width == 128
+        assert image.height > 64
+        assert f"Influence of IP-Adapter {number}: {float(found.mean()):.4g} (up to {float(found.max()):.4g})" in text
+        assert text.startswith(texts(answer)[first + index].split("Steps:")[0])
+        assert "influence_map: True" in text
+    assert not close(drawn[0][2], drawn[2][2], 1e-3)
+    make(host, unit(), seed=5)
+    picture_alone = drawn[-1][2]
+    make(host, unit(), seed=3, batch_size=3)
+    assert close(drawn[-1][2], picture_alone, 1e-3)
+
+
+PATTERNS = {
+    "batched": {},
+    "uneven": {"prompt": LONG},
+    "uneven batch": {"prompt": LONG, "batch_size": 2},
+    "AND": {"prompt": f"a cat AND {LONG} :0.5"},
+    "CFG 1": {"cfg_scale": 1},
+    "second order": {"sampler_name": "Heun"},
+}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_rows_together_and_apart(pattern: str, host, drawn) -> None:
+    payload = {"seed": 1, **PATTERNS[pattern]}
+    make(host, unit((0, 1), batch="per image"), **payload)
+    together = [found for *_, found in drawn]
+    drawn.clear()
+    make(host, unit((0, 1), batch="per image"), **payload, override_settings={"batch_cond_uncond": False})
+    assert len(together) == len(drawn) == payload.get("batch_size", 1)
+    for found, (*_, apart) in zip(together, drawn, strict=True):
+        assert found.mean() > 0
+        assert close(found, apart, 1e-3)
+
+
+def test_hires_pass(host, drawn) -> None:
+    settings = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6, "batch_size": 2}
+    answer = make(host, unit(), unit(hires="base"), **settings)
+    assert [tuple(found.shape) for *_, found in drawn] == [(16, 32), (8, 16)] * 2
+    assert [image.size[0] for image in answer.images] == [256] * 6
+    assert {image.height > 128 for image in answer.images[2:]} == {True}
+
+
+def test_inpainting_a_part_colours_that_part(host, drawn) -> None:
+    mask = Image.new("L", (128, 128))
+    mask.paste(255, (0, 0, 32, 32))
+    options = {"init_images": [base64_of(picture(1).resize((128, 128)))], "mask": base64_of(mask), "mask_blur": 0,
+               "inpaint_full_res": True, "inpaint_full_res_padding": 0, "denoising_strength": 0.7,
+               "width": 64, "height": 64, "inpainting_fill": 1}  # fmt: skip
+    image, painted = make(host, unit(), path="img2img", **options).images
+    changed = np.abs(pixels(image) - pixels(painted)[:128]).sum(-1) > 0
+    assert changed[:32, :32].mean() > 0.9
+    assert not changed[64:, 64:].any()
+    assert tuple(drawn[0][2].shape) == (8, 8)
+
+
+def test_saved_only_if_the_setting_says_so(host, monkeypatch) -> None:
+    from modules import images, paths, shared
+
+    saved = []
+    monkeypatch.setattr(paths, "default_output_dir", "anywhere", raising=False)
+    monkeypatch.setitem(shared.opts.data, "samples_save", True)
+    monkeypatch.setattr(images, "save_image", lambda *args, suffix="", **kwargs: saved.append(suffix))
+    make(host, unit(), save_images=True)
+    assert saved == [""]
+    monkeypatch.setitem(shared.opts.data, "ip_adapter_save_influence_maps", True)
+    make(host, unit(), save_images=True)
+    assert saved == ["", "", "-influence-1"]
+    make(host, unit())
+    assert len(saved) == 3
+
+
+def test_pictures_of_others_get_a_text(host) -> None:
+    """Places of pictures and texts stay the same where an extension has added a picture without text."""
+    from types import SimpleNamespace
+
+    from lib_ipadapter.webui import influence
+
+    p = SimpleNamespace(iteration=0, batch_size=1, batch_index=0)
+    generation = SimpleNamespace(asked=[1], influence=lambda i: {1: torch.ones(2, 2), 2: None})
+    own = picture(1).convert("RGB")
+    influence.remember(p, generation, own)
+    processed = SimpleNamespace(images=[own, picture(2)], infotexts=["one"], index_of_first_image=0, comments="before")
+    influence.append(p, generation, processed)
+    assert len(processed.images) == 3
+    assert processed.infotexts == ["one", "one", "one, Influence of IP-Adapter 1: 1 (up to 1)"]
+    assert processed.comments.startswith("before\nIP-Adapter unit 2: there is no influence map")
+
+
+@pytest.mark.parametrize("size", [(64, 64), (128, 256), (1024, 700)])
+def test_the_picture_of_a_map(host, size: tuple[int, int]) -> None:
+    from lib_ipadapter.webui.influence import COLOURS, Finished, caption, paint
+
+    found = torch.linspace(0, 0.5, 8).expand(4, 8)
+    grey = Image.new("RGB", size, (90, 90, 90))
+    painted = paint(Finished(0, grey, (0, 0, *size)), found, 2)
+    assert caption(2, found) == "IP-Adapter 2: influence 0 … 0.50"
+    assert painted.width == size[0]
+    levels = pixels(painted)[size[1] // 2].sum(-1)
+    assert np.all(np.diff(levels) >= -2)  # but for rounding
+    left, right = pixels(painted)[size[1] // 2, [0, -1]]
+    assert np.abs(left - (0.65 * np.array(COLOURS[0]) + 0.35 * 90)).max() < 12
+    assert np.abs(right - (0.65 * np.array(COLOURS[-1]) + 0.35 * 90)).max() < 12
+    below = pixels(painted)[size[1] :]
+    assert (below.max(-1) > 200).any()
+    assert np.array_equal(pixels(paint(Finished(0, grey, (0, 0, *size)), 0 * found, 2))[0, 0],
+                          np.array(left - left + (0.65 * np.array(COLOURS[0]) + 0.35 * 90).round()).astype(int))

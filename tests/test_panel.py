@@ -1,0 +1,258 @@
+"""The panel's parts that need no browser: parameters read back, references, presets put into the tabs, routes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from demo.start import Host, host_start
+from lib_ipadapter.encode.picture import fingerprint, seen_by_encoder
+from lib_ipadapter.webui import infotext
+
+from .files import base64_of, picture, write_adapter, write_encoder
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory) -> Host:
+    from .conftest import sd_unet, sdxl_unet
+
+    folder = tmp_path_factory.mktemp("adapters")
+    write_adapter(folder / "base.safetensors", sd_unet(), "base")
+    write_adapter(folder / "a, b: c.safetensors", sd_unet(), "plus")
+    write_adapter(folder / "wide.safetensors", sdxl_unet())
+    write_adapter(folder / "face.safetensors", sd_unet(), "faceid")
+    write_encoder(folder / "encoder.safetensors")
+    options = {"sd_model_checkpoint": "demo-sd15", "live_previews_enable": False}
+    with torch.enable_grad():
+        started = host_start([ROOT], options, ["--ip-adapter-dir", str(folder)])
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui.presets import Store
+
+    made = Store(tmp_path / "ip-adapter")
+    monkeypatch.setattr(callbacks, "store", lambda: made)
+    return made
+
+
+def make(host: Host, *units: dict, **payload):
+    payload = {"prompt": "a cat", "steps": 1, "width": 64, "height": 64, **payload}
+    return host.txt2img(**payload, alwayson_scripts={"IP-Adapter": {"args": list(units)}})
+
+
+def test_parameters_are_read_as_they_were_written(host: Host, store) -> None:
+    """Written into a picture, read by the host, restored from the store: the same units in the same places."""
+    from modules.infotext_utils import parse_generation_parameters
+
+    images = [{"image": base64_of(picture(0)), "weight": 0.25}, base64_of(picture(1))]
+    settings = {"weight": 0.123456, "start": 0.1, "end": 0.75, "combine": "average", "influence_map": True}
+    answer = make(host, {"enabled": False}, {"model": "A, B: C", "images": images, **settings})
+    units, notes = infotext.restored(parse_generation_parameters(answer.infotext), store.picture)
+    assert notes == []
+    assert units[0] == {"enabled": False}
+    assert {name: units[1][name] for name in settings} == settings
+    assert units[1]["model"] == "a, b: c"
+    assert [fingerprint(one["image"]) for one in units[1]["images"]] == [fingerprint(picture(i)) for i in (0, 1)]
+    assert [one["weight"] for one in units[1]["images"]] == [0.25, 1]
+
+
+def test_what_is_missing_or_unknown_is_told() -> None:
+    params = {
+        "IP-Adapter 1": "model: m, weight: 9, swirl: 1, references: 0123456789ab ffffffffffff*0.5",
+        "IP-Adapter 3": "model: n, start: 0.9, end: 0.2, references: 0123456789ab",
+        "IP-Adapter 4": "somebody else's",
+        "IP-Adapter 0": "references: 0123456789ab",
+        "IP-Adapter 99": "references: 0123456789ab",
+        "IP-Adapter Model 1": "references: 0123456789ab",
+    }
+    units, notes = infotext.restored(params, lambda mark: picture(0) if mark == "0123456789ab" else None)
+    assert [unit.get("model") for unit in units] == ["m", None, "n"]
+    assert set(units[0]) == {"model", "images"} and len(units[0]["images"]) == 1
+    assert units[2].keys() == {"model", "images"}
+    assert notes == [
+        "Unit 1: weight is 9.0: give a number from -1 to 3.",
+        "Unit 1: swirl is not known to this version, so it was left out.",
+        "Unit 1: 1 of its 2 references cannot be restored from the parameters: add the picture again.",
+        "Unit 3: start is 0.9 and end is 0.2: no step lies between; make start less than end.",
+    ]
+
+
+@given(st.dictionaries(
+    st.sampled_from([f"IP-Adapter {n}" for n in range(12)]) | st.text(), st.text() | st.none() | st.integers()
+))
+def test_no_parameters_break_the_paste(params: dict) -> None:
+    from lib_ipadapter.unit import Unit
+
+    units, _ = infotext.restored(params, lambda mark: None)
+    assert len(units) <= 10
+    for unit in units:
+        Unit.parse({**unit, "enabled": False})
+
+
+@given(st.text(min_size=1).map(str.strip).filter(bool))
+def test_any_name_survives_the_parameters(name: str) -> None:
+    text = f"model: {infotext._quoted(name)}, references: 0123456789ab"
+    (unit,) = infotext.read({"IP-Adapter 1": text})
+    assert unit.settings["model"] == name
+
+
+@given(st.text() | st.recursive(
+    st.none() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)).map(json.dumps)
+)  # fmt: skip
+def test_cards_do_not_fail(text: str) -> None:
+    from lib_ipadapter.webui import references
+
+    items = [references.item(picture(0)), references.item(picture(1))]
+    assert references.act(items, text) == items
+
+
+def test_weights_and_removals_of_cards(host: Host) -> None:
+    from lib_ipadapter.webui import references
+
+    items = references.add([], [picture(0), picture(1), None])
+    assert len(items) == 2
+    first, second = (one["key"] for one in items)
+    done = json.dumps({"weights": {second: 0.5, first: 9, "gone": 2}})
+    items = references.act(items, done)
+    assert [one["weight"] for one in references.act(items, done)] == [1, 0.5]
+    html = references.cards(items, 42)
+    assert html.count("<img") == 4 and "value='0.5'" in html
+    assert references.cards(items, None).count("<img") == 2
+    items = references.act(references.act(items, json.dumps({"remove": first})), json.dumps({"remove": first}))
+    assert references.for_api(items) == [{"image": items[0]["image"], "weight": 0.5}]
+    with pytest.raises(Exception, match="at most 64"):
+        references.add(items, [picture(0)] * 64)
+
+
+def test_every_generation_is_kept(host: Host, store, monkeypatch) -> None:
+    from modules import shared
+
+    make(host, {"model": "base", "images": [base64_of(picture(0))]}, {"enabled": False})
+    (name,) = store.recent()
+    (unit, off) = store.load(name)
+    assert unit["model"] == "base" and fingerprint(unit["images"][0]) == fingerprint(picture(0))
+    assert off == {"enabled": False}
+    make(host)
+    make(host, {"enabled": False})
+    assert store.recent() == [name]
+    monkeypatch.setitem(shared.opts.data, "ip_adapter_save_generations", False)
+    make(host, {"model": "base", "images": [base64_of(picture(0))]})
+    assert store.recent() == [name]
+    monkeypatch.setitem(shared.opts.data, "ip_adapter_save_generations", True)
+    monkeypatch.setitem(shared.opts.data, "ip_adapter_history", 1)
+    make(host, {"model": "base", "images": [base64_of(picture(1))]})
+    assert len(store.recent()) == 1 and store.recent() != [name]
+
+
+def test_a_store_that_cannot_be_written_costs_no_picture(host: Host, store, monkeypatch, caplog) -> None:
+    from lib_ipadapter.webui.presets import StorageError
+
+    def full(*_args) -> str:
+        raise StorageError("The disk is full: make room.")
+
+    monkeypatch.setattr(store, "keep", full)
+    assert make(host, {"model": "base", "images": [base64_of(picture(0))]}).images
+    assert "The disk is full" in caplog.text
+
+
+def panel_of(host: Host):
+    import gradio as gr
+
+    from lib_ipadapter.webui import callbacks, panel
+
+    with gr.Blocks():
+        return panel.Panel("txt2img", callbacks.resources, callbacks.store)
+
+
+def test_units_put_into_the_panel_come_out_again(host: Host, store) -> None:
+    from lib_ipadapter.webui import panel
+
+    made = panel_of(host)
+    units = [
+        {"model": "BASE", "images": [{"image": picture(0), "weight": 0.5}], "weight": 2, "end": 0.5, "enabled": False},
+        {"enabled": False},
+        {"model": "not here", "image": base64_of(picture(1)), "hires": "base", "swirl": 1, "crop": "center"},
+        {"model": "base", "images": [picture(2)]},
+    ]
+    values, notes = made.filled(units)
+    assert notes == [
+        "Unit 3: swirl has no place in this panel and was left out.",
+        "Only the first 3 of 4 units have a tab here: raise the number of units in Settings, IP-Adapter.",
+    ]
+    shown = dict(zip(made.targets, values, strict=True))
+    plain = [v["value"] if isinstance(v, dict) and "__type__" in v else v for v in (shown[c] for c in made.controls)]
+    one, two, three = panel._tabs(tuple(plain))
+    assert (one["model"], one["weight"], one["end"], one["enabled"]) == ("base", 2.0, 0.5, False)
+    assert one["images"][0]["weight"] == 0.5
+    assert (two["model"], two["images"]) == (None, [])
+    assert (three["model"], three["hires"], len(three["images"])) == ("not here", "base", 1)
+    assert shown[made.units[0].controls.weight]["maximum"] == 3
+    assert shown[made.units[2].controls.weight]["maximum"] == 1
+    assert "no adapter is called" in made.units[2].describe("not here").lower()
+
+
+def test_a_mere_prompt_changes_nothing(host: Host) -> None:
+    made = panel_of(host)
+    assert made._read({"Prompt": "a cat"}) is None
+    assert json.loads(made._read({"Prompt": "a cat", "Steps": "3"})["value"])["entries"] == {}
+    first, second = (made._read({"Steps": "3", "IP-Adapter 1": "x"})["value"] for _ in range(2))
+    assert first != second  # pasted twice, read twice
+
+
+def test_lines_about_a_model(host: Host) -> None:
+    made = panel_of(host).units[0]
+    assert made.describe("None") == ""
+    line = made.describe("base")
+    assert "Base, SD1.5, 4 tokens" in line and "encoder.safetensors" in line and "problem" not in line
+    assert "for SDXL, the checkpoint is SD1.5" in made.describe("wide")
+    assert "face" in made.describe("face") and "ip-adapter-problem" in made.describe("face")
+
+
+def test_the_preview_is_what_the_encoder_sees(host: Host) -> None:
+    image = picture(0, (90, 50))
+    answer = host.client.post("/ip-adapter/preview", json={"model": "base", "images": [base64_of(image)]})
+    (text,) = answer.json()["images"]
+    seen = Image.open(io.BytesIO(base64.b64decode(text)))
+    assert seen.size == (42, 42)
+    assert np.array_equal(np.asarray(seen), np.asarray(seen_by_encoder(image, 42)))
+
+
+@pytest.mark.parametrize(("unit", "says"), [
+    ({"images": ["x"]}, "model is missing"),
+    ({"model": "nothing like it", "images": [base64_of(picture())]}, "no adapter is called"),
+    ({"model": "face", "images": [base64_of(picture())]}, "face"),
+    ({"model": "base", "images": ["aGVsbG8gd29ybGQ="]}, "text, not a picture"),
+    ([1], "a unit is an object"),
+])  # fmt: skip
+def test_a_preview_of_what_cannot_be_is_a_422(unit: object, says: str, host: Host) -> None:
+    answer = host.client.post("/ip-adapter/preview", json=unit)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("IP-Adapter unit 1: ") and says in answer.json()["detail"]
+
+
+def test_the_page_asks_for_what_the_contract_names(host: Host) -> None:
+    from modules import scripts, shared
+
+    for runner in (scripts.scripts_txt2img, scripts.scripts_img2img):
+        script = next(s for s in runner.alwayson_scripts if s.title() == "IP-Adapter")
+        assert len(script.infotext_fields) == len(script.paste_field_names) + 1
+    ids = {block.elem_id for block in host.blocks.blocks.values() if getattr(block, "elem_id", None)}
+    assert {f"{tab}_send_to_ip_adapter" for tab in ("txt2img", "img2img", "extras", "pnginfo")} <= ids
+    settings = [key for key in shared.opts.data_labels if key.startswith("ip_adapter_")]
+    assert {"ip_adapter_unit_count", "ip_adapter_cache_mb", "ip_adapter_adapters_mb", "ip_adapter_models_path",
+            "ip_adapter_save_generations", "ip_adapter_history"} <= set(settings)  # fmt: skip
