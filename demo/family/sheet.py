@@ -1,8 +1,8 @@
 """``python -m demo.family.sheet``: one page on which a reference is seen to steer pictures.
 
 References are in rows, weights in columns. The pictures are made through the extension's own script in the miniature
-WebUI, by the small trained family, so it needs no GPU and no download. The program fails if the pictures do not come nearer
-to their references.
+WebUI, by the small trained family, so it needs no GPU and no download. The program fails if the pictures do not
+come nearer to their references.
 """
 
 from __future__ import annotations
