@@ -60,6 +60,7 @@ def host(tmp_path_factory) -> Iterator[Host]:
         started = host_start([ROOT], options, data_dir=data, port=port)
     started.address = f"http://127.0.0.1:{port}"
     yield started
+    started.blocks.server.force_exit = True  # not when the page's last connection has timed out
     started.blocks.close(verbose=False)
     started.close()
 
