@@ -179,6 +179,17 @@ def check_fit(
     raise MismatchError(f"adapter {adapter.name} is for {made_for}, {model} is {is_for}: {remedy}.")
 
 
+def encoder_for(adapter: Entry, catalog: Catalog) -> Entry:
+    """The image encoder that feeds ``adapter``. Raises CheckpointError where it needs a face, or has none here."""
+    spec = adapter.spec
+    if spec.source not in SOURCES:
+        raise CheckpointError(
+            f"adapter {adapter.name} ({spec.variant}) is fed with a face recognition embedding, which this version "
+            "cannot make: choose an adapter that is fed by an image encoder."
+        )
+    return catalog.find_encoder(spec.embedding_width, spec.source, trained_with=spec.image_encoder)
+
+
 def _found(catalog: Catalog, look: Callable[[], Entry]) -> Entry:
     """What ``look`` finds in the catalogue; what it misses may have been put there since the disk was looked at."""
     try:
@@ -197,16 +208,7 @@ def plan(number: int, unit: Unit, topology: Topology, catalog: Catalog) -> Plan:
     with told_as(number):
         adapter = _found(catalog, lambda: catalog.find(unit.model))
         check_fit(adapter, topology, catalog)
-        spec = adapter.spec
-        if spec.source not in SOURCES:
-            raise CheckpointError(
-                f"adapter {adapter.name} ({spec.variant}) is fed with a face recognition embedding, "
-                "which this version cannot make: choose an adapter that is fed by an image encoder."
-            )
-        encoder = _found(
-            catalog,
-            lambda: catalog.find_encoder(spec.embedding_width, spec.source, trained_with=spec.image_encoder),
-        )
+        encoder = _found(catalog, lambda: encoder_for(adapter, catalog))
         pictures = []
         for i, reference in enumerate(unit.references):
             try:

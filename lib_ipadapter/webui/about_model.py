@@ -6,10 +6,9 @@ import html
 
 from ..checkpoint.catalog import Catalog
 from ..errors import IPAdapterError
-from ..generation import check_fit
+from ..generation import check_fit, encoder_for
 from . import host
 from .api import encoder_wanted
-from .references import encoder_of
 
 
 def size(count: int) -> str:
@@ -37,7 +36,7 @@ def about(model: str | None, catalog: Catalog) -> str:
     parts = [f"{spec.variant}, {spec.base}, {spec.tokens} tokens, {size(adapter.size)}"]
     problems = []
     try:
-        encoder = encoder_of(adapter, catalog)
+        encoder = encoder_for(adapter, catalog)
         parts.append(f"{encoder_wanted(spec)} in {encoder.path.name}, {size(encoder.size)}")
     except IPAdapterError as error:
         problems.append(error.detail)

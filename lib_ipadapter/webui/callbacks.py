@@ -173,7 +173,7 @@ def _prepare(p: Any, units: list[tuple[int, Unit]]) -> None:
         p.extra_generation_params.update(infotext.parameters(filled))
         hooked = instantid.Hooked(p)
         setattr(p, FILLED, (p, lambda: hooked.check(filled[0].number)))
-    if not isinstance(vars(p).get("close"), _CleanClose):  # one with a failure of an earlier run of p stays
+    if _closing(p) is None:  # one with a failure of an earlier run of p stays
         p.close = _CleanClose(p)
 
 
@@ -214,17 +214,28 @@ class _CleanClose:
             raise self.failure
 
 
+def _closing(p: Any) -> _CleanClose | None:
+    """What of ours will end ``p``'s job."""
+    close = vars(p).get("close")
+    return close if isinstance(close, _CleanClose) else None
+
+
+def _failure(p: Any) -> IPAdapterError | None:
+    """What has gone wrong since the job began."""
+    close = _closing(p)
+    return None if close is None else close.failure
+
+
 def _fail(p: Any, generation: Generation, reason: str) -> None:
     """The references have not done what was asked for, and it is too late to stop the job. The first reason counts."""
-    close = vars(p).get("close")
-    if isinstance(close, _CleanClose) and close.failure is not None:
+    if _failure(p) is not None:
         return
     error = IPAdapterError(f"IP-Adapter: the references were not used in this picture: {reason}")
     log.error("%s", error)
     for name in infotext.parameters(generation.plans):
         p.extra_generation_params.pop(name, None)
     p.comment(error.detail)
-    if isinstance(close, _CleanClose):
+    if (close := _closing(p)) is not None:
         close.failure = error
 
 
@@ -277,10 +288,10 @@ def _missed(p: Any, generation: Generation) -> bool:
 
 def picture_finished(p: Any, shown: Any) -> None:
     """``postprocess_image_after_composite``: nobody but extensions after us changes the picture any more."""
-    close, generation = vars(p).get("close"), _generation(p)
+    generation = _generation(p)
     if generation is not None:
         influence.remember(p, generation, shown.image)
-    xyz.finish(p, shown, close.failure if isinstance(close, _CleanClose) else None)
+    xyz.finish(p, shown, _failure(p))
 
 
 def finished(p: Any, processed: Any) -> None:
@@ -304,9 +315,8 @@ def _asked(p: Any) -> _Asked | None:
 
 def _keep(p: Any, processed: Any) -> None:
     """Keep the job's units among the presets, named after its first picture. A plot's many jobs are not worth it."""
-    asked, close = _asked(p), vars(p).get("close")
-    failed = isinstance(close, _CleanClose) and close.failure is not None
-    if asked is None or failed or not processed.images:
+    asked = _asked(p)
+    if asked is None or _failure(p) is not None or not processed.images:
         return
     if not options.save_generations() or host.script_chosen(p):
         return
@@ -331,8 +341,7 @@ def end(p: Any) -> None:
     if _asked(p) is not None:
         delattr(p, UNITS)
     vars(p).pop(FILLED, None)
-    close = vars(p).get("close")
-    if isinstance(close, _CleanClose) and close.failure is None:
+    if _closing(p) is not None and _failure(p) is None:
         del p.close
 
 

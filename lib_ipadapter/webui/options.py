@@ -26,26 +26,11 @@ def register() -> None:
         TABS,
         shared.OptionInfo(3, "Number of units in the panel", gr.Slider, counts, section=SECTION).needs_reload_ui(),
     )
-    shared.opts.add_option(
-        CACHE,
-        shared.OptionInfo(
-            DEFAULT_CACHE_BYTES // 2**20,
-            "Main memory for encoded references, in MB",
-            gr.Slider,
-            {"minimum": 0, "maximum": 8192, "step": 64},
-            section=SECTION,
-        ).info("a reference is encoded once for as long as it stays in here; 0 turns this off"),
-    )
-    shared.opts.add_option(
-        ADAPTERS,
-        shared.OptionInfo(
-            KEPT_ADAPTER_BYTES // 2**20,
-            "Main memory for adapters, in MB",
-            gr.Slider,
-            {"minimum": 0, "maximum": 8192, "step": 64},
-            section=SECTION,
-        ).info("the one used last always stays"),
-    )
+    _add_memory(
+        CACHE, DEFAULT_CACHE_BYTES, "Main memory for encoded references, in MB",
+        "a reference is encoded once for as long as it stays in here; 0 turns this off",
+    )  # fmt: skip
+    _add_memory(ADAPTERS, KEPT_ADAPTER_BYTES, "Main memory for adapters, in MB", "the one used last always stays")
     shared.opts.add_option(
         KEEP,
         shared.OptionInfo(True, "Keep the image encoder in main memory", section=SECTION).info(
@@ -90,16 +75,30 @@ def register() -> None:
     )
 
 
+def _add_memory(name: str, default: int, label: str, info: str) -> None:
+    """A slider in MB; ``default`` in bytes."""
+    import gradio as gr
+
+    size = {"minimum": 0, "maximum": 8192, "step": 64}
+    shared.opts.add_option(
+        name, shared.OptionInfo(default // 2**20, label, gr.Slider, size, section=SECTION).info(info)
+    )
+
+
+def _bytes(name: str, default: int) -> int:
+    return int(getattr(shared.opts, name, default // 2**20)) * 2**20
+
+
 def unit_count() -> int:
     return max(1, min(MAX_UNITS, int(getattr(shared.opts, TABS, 3))))
 
 
 def cache_bytes() -> int:
-    return int(getattr(shared.opts, CACHE, DEFAULT_CACHE_BYTES // 2**20)) * 2**20
+    return _bytes(CACHE, DEFAULT_CACHE_BYTES)
 
 
 def adapter_bytes() -> int:
-    return int(getattr(shared.opts, ADAPTERS, KEPT_ADAPTER_BYTES // 2**20)) * 2**20
+    return _bytes(ADAPTERS, KEPT_ADAPTER_BYTES)
 
 
 def keep_encoder() -> bool:

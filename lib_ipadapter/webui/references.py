@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from ..checkpoint.catalog import Catalog, Entry
+from ..checkpoint.catalog import Catalog
 from ..encode.picture import decode, seen_by_encoder
-from ..errors import CheckpointError, IPAdapterError
-from ..generation import CROP, SOURCES
+from ..errors import IPAdapterError
+from ..generation import CROP, encoder_for
 from ..unit import MAX_REFERENCES, Unit
 
 # {"image": RGB picture, "weight": number} as in the API's ``images``, and a "key" that tells it from every other
@@ -42,21 +42,10 @@ def add(items: Sequence[Item], pictures: Iterable[Any]) -> list[Item]:
     return grown
 
 
-def encoder_of(adapter: Entry, catalog: Catalog) -> Entry:
-    """The image encoder that feeds ``adapter``. Raises CheckpointError where it needs a face, or has none here."""
-    spec = adapter.spec
-    if spec.source not in SOURCES:
-        raise CheckpointError(
-            f"adapter {adapter.name} ({spec.variant}) is fed with a face recognition embedding, which this version "
-            "cannot make: choose an adapter that is fed by an image encoder."
-        )
-    return catalog.find_encoder(spec.embedding_width, spec.source, trained_with=spec.image_encoder)
-
-
 def encoder_size(model: str | None, catalog: Catalog) -> int | None:
     """How many pixels square the encoder of the adapter ``model`` sees; None where there is no such thing."""
     try:
-        return encoder_of(catalog.find(model), catalog).spec.image_size if model else None
+        return encoder_for(catalog.find(model), catalog).spec.image_size if model else None
     except IPAdapterError:
         return None
 
@@ -66,7 +55,7 @@ def seen(unit: Unit, catalog: Catalog) -> list[Image.Image]:
 
     Raises IPAdapterError for an adapter or encoder that is not there, and for what is no usable picture.
     """
-    size = encoder_of(catalog.find(unit.model), catalog).spec.image_size
+    size = encoder_for(catalog.find(unit.model), catalog).spec.image_size
     return [seen_by_encoder(decode(reference.image), size, CROP) for reference in unit.references]
 
 
