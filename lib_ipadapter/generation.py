@@ -265,7 +265,7 @@ class _References:
                 else:
                     self.done += 1
                     self.progress(f"encoding reference {self.done} of {self.total}")
-                    pixels = to_pixels(picture, encoder.spec.image_size, CROP)[None]
+                    pixels = to_pixels(picture, encoder.spec.image_size, CROP)
                 tensor = self._one(encoder, pixels, plan.spec.source)
                 key = self._key(plan, mark)
                 self.found[key] = tensor

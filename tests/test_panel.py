@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from demo.start import Host, host_start
-from lib_ipadapter.encode.picture import fingerprint, seen_by_encoder
+from lib_ipadapter.encode.picture import fingerprint, views
 from lib_ipadapter.webui import infotext
 
 from .files import base64_of, picture, write_adapter, write_encoder
@@ -229,7 +229,7 @@ def test_the_preview_is_what_the_encoder_sees(host: Host) -> None:
     (text,) = answer.json()["images"]
     seen = Image.open(io.BytesIO(base64.b64decode(text)))
     assert seen.size == (42, 42)
-    assert np.array_equal(np.asarray(seen), np.asarray(seen_by_encoder(image, 42)))
+    assert np.array_equal(np.asarray(seen), np.asarray(views(image, 42)[0]))
 
 
 @pytest.mark.parametrize(("unit", "says"), [

@@ -3,17 +3,19 @@
 from .cache import ByteCache
 from .clip import Embedding, ImageEncoder
 from .combine import COMBINE_MODES, combine
-from .picture import CROPS, decode, fingerprint, seen_by_encoder, to_pixels
+from .picture import CROPS, MAX_TILES, decode, decode_mask, fingerprint, to_pixels, views
 
 __all__ = [
     "COMBINE_MODES",
     "CROPS",
+    "MAX_TILES",
     "ByteCache",
     "Embedding",
     "ImageEncoder",
     "combine",
     "decode",
+    "decode_mask",
     "fingerprint",
-    "seen_by_encoder",
     "to_pixels",
+    "views",
 ]

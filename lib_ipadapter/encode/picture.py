@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..errors import PictureError, UnitError
 
-CROPS = ("center", "top", "bottom", "left", "right", "pad", "stretch")
+CROPS = ("center", "top", "bottom", "left", "right", "pad", "stretch", "tile")
+# Each tile is encoded on its own and may bring image tokens of its own into every attention layer, so their number is
+# bounded. Four show a picture of up to 4:1 at full height: all screens, film formats and most panoramas.
+MAX_TILES = 4
 
 # CLIP's statistics, as in transformers' CLIPImageProcessor.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -50,18 +54,24 @@ def decode(data: bytes | str | Image.Image | np.ndarray) -> Image.Image:
 
     Raises PictureError for everything else, with what is wrong and what to do.
     """
+    return _decoded(data, _to_rgb)
+
+
+def decode_mask(data: bytes | str | Image.Image | np.ndarray) -> Image.Image:
+    """The mask in ``data`` (whatever ``decode`` takes) as a plain "L" image, upright, white where the reference counts.
+
+    Its values are the picture's luminance. What is transparent was not painted and is black: where the alpha channel
+    varies, the mask is alpha times luminance, so white strokes on a transparent layer are a mask as they are. An alpha
+    channel that is the same everywhere says nothing and is ignored.
+
+    Raises PictureError as ``decode`` does.
+    """
     try:
-        image = _image_in(data)
-        _check_size(image.size)
-        image.load()
-        _check_size(image.size)
-        return _to_rgb(_upright(image))
-    except PictureError:
-        raise
-    except MemoryError as error:
-        raise PictureError("The picture needs more memory than there is; scale it down and use that file.") from error
-    except Exception as error:  # decoders raise nearly anything on damaged files
-        raise _damaged() from error
+        return _decoded(data, _to_mask)
+    except PictureError as error:
+        sentence = error.detail.replace("The picture", "The mask", 1)
+        sentence = sentence.replace("choose a picture, or remove this reference", "choose one, or leave it out")
+        raise PictureError(sentence) from error.__cause__
 
 
 def fingerprint(image: Image.Image) -> str:
@@ -71,42 +81,116 @@ def fingerprint(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
-def seen_by_encoder(image: Image.Image, size: int, crop: str = "center") -> Image.Image:
-    """What an encoder of ``size`` pixels sees of ``image``: RGB, size x size. Bicubic, as CLIPImageProcessor does it.
+def views(
+    image: Image.Image, size: int, crop: str = "center", mask: Image.Image | None = None
+) -> list[Image.Image]:
+    """What an encoder of ``size`` pixels sees of ``image``: RGB, size x size, one for every crop but "tile".
 
-    "center", "top", "bottom", "left", "right": the shortest side is scaled to ``size`` and the square cut out there,
-    or from the middle along a side that the word does not speak of. "pad": the longest side is scaled to ``size``, the
-    rest is CLIP's mean colour, which the encoder sees as zeros. "stretch": proportions are given up.
+    Bicubic, as CLIPImageProcessor does it:
 
-    Raises UnitError for another ``crop``.
+    - "center", "top", "bottom", "left", "right": the shortest side is scaled to ``size`` and the square cut out there,
+      or from the middle along a side that the word does not speak of.
+    - "pad": the longest side is scaled to ``size``, the rest is CLIP's mean colour, which the encoder sees as zeros.
+    - "stretch": proportions are given up.
+    - "tile": the shortest side is scaled to ``size``, and squares are cut out along the longest side, from edge to
+      edge at equal distances, as few as cover everything. A picture of more than MAX_TILES to 1 is scaled until that
+      many tiles cover it, and lies on CLIP's mean colour.
+
+    ``mask`` ("L", white where the picture counts, grey in between) may have any size: it is laid over the whole picture
+    and cut with it. What it hides blends into CLIP's mean colour.
+
+    These are ``to_pixels``' numbers but for rounding to 8 bits. Raises UnitError for another ``crop``.
     """
+    pairs = _views(image, size, crop, mask)
+    return [seen if counts is None else Image.composite(seen, _mean(seen.size), counts) for seen, counts in pairs]
+
+
+def to_pixels(
+    image: Image.Image, size: int, crop: str = "center", mask: Image.Image | None = None
+) -> torch.Tensor:
+    """The ``views`` of ``image`` as the encoder takes them: fp32 [V, 3, size, size] on the CPU, V of them, normalised
+    with CLIP's mean and deviation and multiplied by ``mask``, so that what is hidden, and what "pad" and "tile" add,
+    is exactly 0.
+
+    With crop "center" and no mask this equals transformers' CLIPImageProcessor with its defaults. Raises UnitError for
+    an unknown ``crop``.
+    """
+    return torch.stack([_normalised(*pair) for pair in _views(image, size, crop, mask)])
+
+
+def _normalised(seen: Image.Image, counts: Image.Image | None) -> torch.Tensor:
+    pixels = torch.from_numpy(np.array(seen, dtype=np.float32)).permute(2, 0, 1) / 255
+    pixels = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    if counts is not None:
+        pixels = pixels * (torch.from_numpy(np.array(counts, dtype=np.float32)) / 255)
+    return pixels
+
+
+def _views(
+    image: Image.Image, size: int, crop: str, mask: Image.Image | None
+) -> list[tuple[Image.Image, Image.Image | None]]:
+    """Each view with how much of it counts ("L"; None: all of it)."""
     if crop not in CROPS:
         raise UnitError(f"crop “{crop}” is not known here; choose one of {', '.join(CROPS)}.")
     image = image if image.mode == "RGB" else _to_rgb(image)
-    bicubic = Image.Resampling.BICUBIC
+    scaled, canvas = _plan(image.size, size, crop)
+    seen = image.resize(scaled, Image.Resampling.BICUBIC)
+    # Straight to the size that the picture is seen at: a mask scaled twice has softer edges than it was given.
+    counts = mask if mask is None or mask.mode == "L" else _to_mask(mask)
+    counts = None if counts is None else counts.resize(scaled, Image.Resampling.BICUBIC)
+    if canvas != scaled:
+        place = ((canvas[0] - scaled[0]) // 2, (canvas[1] - scaled[1]) // 2)
+        seen = _laid(seen, place, _mean(canvas))
+        counts = _laid(Image.new("L", scaled, 255) if counts is None else counts, place, Image.new("L", canvas))
+    boxes = [(x, y, x + size, y + size) for x, y in _corners(canvas, size, crop)]
+    return [(seen.crop(box), None if counts is None else counts.crop(box)) for box in boxes]
+
+
+def _plan(given: tuple[int, int], size: int, crop: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What a picture of the ``given`` size is scaled to, and the canvas that it then lies on, in its middle."""
     if crop == "stretch":
-        return image.resize((size, size), bicubic)
-    short, long = sorted(image.size)
-    if crop == "pad":
-        image = image.resize(tuple(max(1, round(size * side / long)) for side in image.size), bicubic)
-        square = Image.new("RGB", (size, size), tuple(round(255 * mean) for mean in MEAN))
-        square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
-        return square
-    image = image.resize(tuple(size if side == short else int(size * long / short) for side in image.size), bicubic)
-    spare_x, spare_y = image.width - size, image.height - size
-    x = {"left": 0, "right": spare_x}.get(crop, spare_x // 2)
-    y = {"top": 0, "bottom": spare_y}.get(crop, spare_y // 2)
-    return image.crop((x, y, x + size, y + size))
+        return (size, size), (size, size)
+    short, long = sorted(given)
+    if crop == "pad" or (crop == "tile" and long > MAX_TILES * short):
+        longest = size if crop == "pad" else MAX_TILES * size
+        scaled = tuple(max(1, round(longest * side / long)) for side in given)
+        return scaled, tuple(longest if side == long else size for side in given)
+    scaled = tuple(size if side == short else int(size * long / short) for side in given)
+    return scaled, scaled
 
 
-def to_pixels(image: Image.Image, size: int, crop: str = "center") -> torch.Tensor:
-    """``image`` as the encoder takes it: fp32 [3, size, size] on the CPU, normalised with CLIP's mean and deviation.
+def _corners(canvas: tuple[int, int], size: int, crop: str) -> list[tuple[int, int]]:
+    """The upper left corners of the squares that ``crop`` cuts out of ``canvas``."""
+    x, y = canvas[0] - size, canvas[1] - size
+    if crop == "tile" and (steps := -(-max(x, y) // size)):
+        return [(x * i // steps, y * i // steps) for i in range(steps + 1)]
+    return [({"left": 0, "right": x}.get(crop, x // 2), {"top": 0, "bottom": y}.get(crop, y // 2))]
 
-    With crop "center" this equals transformers' CLIPImageProcessor with its defaults. Raises UnitError for an unknown
-    ``crop``.
-    """
-    pixels = torch.from_numpy(np.array(seen_by_encoder(image, size, crop), dtype=np.float32)).permute(2, 0, 1) / 255
-    return ((pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)).contiguous()
+
+def _laid(upper: Image.Image, place: tuple[int, int], lower: Image.Image) -> Image.Image:
+    lower.paste(upper, place)
+    return lower
+
+
+def _mean(size: tuple[int, int]) -> Image.Image:
+    """CLIP's mean colour, as near as 8 bits come to it."""
+    return Image.new("RGB", size, tuple(round(255 * mean) for mean in MEAN))
+
+
+def _decoded(data: Any, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The picture in ``data``, upright and converted; every trouble with it is a PictureError."""
+    try:
+        image = _image_in(data)
+        _check_size(image.size)
+        image.load()
+        _check_size(image.size)
+        return convert(_upright(image))
+    except PictureError:
+        raise
+    except MemoryError as error:
+        raise PictureError("The picture needs more memory than there is; scale it down and use that file.") from error
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        raise _damaged() from error
 
 
 def _image_in(data: Any) -> Image.Image:
@@ -294,6 +378,25 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """A plain RGB copy: transparency over white, 16 bits scaled, no metadata."""
+    opaque, alpha = _parts(image)
+    if alpha is not None:
+        opaque = Image.composite(opaque, Image.new("RGB", opaque.size, "white"), alpha)
+    opaque.info = {}
+    return opaque
+
+
+def _to_mask(image: Image.Image) -> Image.Image:
+    """A plain "L" copy: luminance, times alpha where that varies."""
+    opaque, alpha = _parts(image)
+    luminance = opaque.convert("L")
+    if alpha is not None and len(set(alpha.getextrema())) > 1:
+        luminance = Image.composite(luminance, Image.new("L", luminance.size), alpha)
+    luminance.info = {}
+    return luminance
+
+
+def _parts(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Colours (a new RGB image) and alpha ("L"; None for a picture without), 16 bits scaled."""
     if image.mode == "F":
         raise PictureError(f"The picture holds floating-point values; {_SAVE_AS}.")
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -306,9 +409,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     ):
         straight = image.convert("LA") if image.mode == "La" else image
         rgba = straight.convert("RGBA")
-        rgb = Image.new("RGB", image.size, "white")
-        rgb.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
-    else:
-        rgb = image.convert("RGB")
-    rgb.info = {}
-    return rgb
+        return rgba.convert("RGB"), rgba.getchannel("A")
+    return image.convert("RGB"), None
