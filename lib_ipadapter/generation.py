@@ -7,25 +7,28 @@ into keys and values before the first step, and what is attached for a sampling 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .attend.influence import Influence
 from .attend.inject import Injection
-from .attend.layers import Topology, cross_attention_layers
+from .attend.layers import Topology, count_blocks, cross_attention_layers
 from .attend.prompt import ImagePrompt, KeysValues
+from .attend.regions import Box, Region, Size, feathered
 from .checkpoint.identify import AdapterSpec
 from .encode.cache import ByteCache
 from .encode.combine import combine
-from .encode.picture import decode, fingerprint, to_pixels
-from .errors import CheckpointError, IPAdapterError, MismatchError
+from .encode.picture import decode, decode_mask, fingerprint, tile_count, to_pixels
+from .errors import CheckpointError, IPAdapterError, MismatchError, UnitError
 from .project import build
-from .unit import Unit
+from .unit import Reference, Unit
+from .weighting import Spread, peak, spread
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,8 +40,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("ip-adapter")
 
 Progress = Callable[[str], None]
-CROP = "center"
-ZEROS = "zeros"
 SOURCES = ("pooled", "penultimate")  # what projections can be fed with here; faces are not among it yet
 KEPT_ADAPTER_BYTES = 2**30  # adapters in main memory; the one used last stays whatever its size
 DEFAULT_CACHE_BYTES = 512 * 2**20
@@ -108,6 +109,22 @@ class Resources:
                 self._encoder = (key, ImageEncoder.from_state(entry.spec, state, dtype=dtype))
         return self._encoder[1]
 
+    def words(self, entry: Entry, words: str, progress: Progress) -> Tensor:
+        """[1, projection]: the embedding of ``words`` by the text tower in ``entry``, fp32 in main memory. The tower is
+        not kept."""
+        from .checkpoint.load import load_text_state
+        from .encode.words import TextTower
+
+        key = ("words", self.identity(entry), words)
+        found = self.cache.get(key)
+        if found is None:
+            progress(f"reading the words of {entry.name}")
+            with _named(entry):
+                tower = TextTower.from_state(entry.spec.text, load_text_state(entry.path), dtype=torch.float32)
+            found = tower.embed(words)
+            self.cache.put(key, found, found.numel() * found.element_size())
+        return found
+
     def release_encoder(self) -> None:
         """Let go of the image encoder; what it has made of references stays."""
         self._encoder = None
@@ -129,19 +146,54 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A decoded reference: its content hash, its weight, and the hash of its mask, None without one.
+
+    ``image`` and ``mask`` are None once they have been used.
+    """
+
+    mark: str
+    weight: float = 1.0
+    mask_mark: str | None = None
+    image: Image | None = None
+    mask: Image | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
-    """A unit that was found to be possible: the files and decoded pictures that it will use."""
+    """A unit that was found to be possible: the files and decoded pictures that it will use.
+
+    ``notes`` are sentences on what the user may want to know, though nothing is wrong with it.
+    """
 
     number: int
     unit: Unit
     adapter: Entry
     encoder: Entry
-    pictures: tuple[Image, ...]
-    fingerprints: tuple[str, ...]
+    references: tuple[Picture, ...]
+    negatives: tuple[Picture, ...] = ()
+    spread: Spread | None = None
+    region: Region | None = None
+    region_mark: str | None = None
+    words: Entry | None = None  # the file with the text tower, where words are subtracted
+    notes: tuple[str, ...] = ()
 
     @property
     def spec(self) -> AdapterSpec:
         return self.adapter.spec
+
+    @property
+    def acts(self) -> bool:
+        """Whether it adds anything anywhere."""
+        nowhere = self.region is not None and self.region.nowhere
+        return peak(self.unit.weight) != 0 and not nowhere and not (self.spread is not None and self.spread.silent)
+
+    def used_up(self) -> Plan:
+        """The plan without its pictures, which are large."""
+        def light(pictures: tuple[Picture, ...]) -> tuple[Picture, ...]:
+            return tuple(replace(picture, image=None, mask=None) for picture in pictures)
+
+        return replace(self, references=light(self.references), negatives=light(self.negatives))
 
 
 @contextmanager
@@ -199,24 +251,104 @@ def _found(catalog: Catalog, look: Callable[[], Entry]) -> Entry:
         return look()
 
 
-def plan(number: int, unit: Unit, topology: Topology, catalog: Catalog) -> Plan:
-    """Check everything about a unit that can be checked without loading weights.
+def plan(number: int, unit: Unit, topology: Topology, blocks: int, catalog: Catalog) -> Plan:
+    """Check everything about a unit that can be checked without loading weights, for a UNet of ``topology`` with
+    ``blocks`` transformer blocks.
 
-    Raises IPAdapterError (unit named) for a model that is not there, does not fit, needs what is missing, and for
-    references that are no usable pictures.
+    Raises IPAdapterError (unit named) for a model that is not there, does not fit, needs what is missing, for settings
+    that do not go together, and for references that are no usable pictures.
     """
     with told_as(number):
         adapter = _found(catalog, lambda: catalog.find(unit.model))
         check_fit(adapter, topology, catalog)
         encoder = _found(catalog, lambda: encoder_for(adapter, catalog))
-        pictures = []
-        for i, reference in enumerate(unit.references):
-            try:
-                pictures.append(decode(reference.image))
-            except IPAdapterError as error:
-                where = "the reference: " if len(unit.references) == 1 else f"images[{i}]: "
-                raise type(error)(where + error.detail) from None
-        return Plan(number, unit, adapter, encoder, tuple(pictures), tuple(map(fingerprint, pictures)))
+        strengths = spread(unit.weight_type, blocks, unit.composition_weight, unit.boost, unit.layer_weights)
+        words = _words(unit, adapter, encoder, catalog)
+        references, notes = _pictures(unit.references, "images", "the reference: ")
+        negatives, more = _pictures(unit.negative_references, "negative_images")
+        region, region_mark = _region(unit)
+        made = Plan(
+            number, unit, adapter, encoder, references, negatives, strengths, region, region_mark, words,
+            (*notes, *more),
+        )  # fmt: skip
+        _check_tiles(made)
+        return made
+
+
+def _words(unit: Unit, adapter: Entry, encoder: Entry, catalog: Catalog) -> Entry | None:
+    """The file whose text tower embeds the unit's words, None without words."""
+    if not unit.subtract_prompt:
+        return None
+    if adapter.spec.source != "pooled":
+        raise UnitError(
+            f"subtract_prompt works on pooled embeddings only, and adapter {adapter.name} ({adapter.spec.variant}) is "
+            "fed with hidden states: leave it out, or choose a base adapter."
+        )
+    return _found(catalog, lambda: catalog.find_text_tower(encoder))
+
+
+def _pictures(
+    references: Sequence[Reference], name: str, single: str | None = None
+) -> tuple[tuple[Picture, ...], list[str]]:
+    """The decoded references, and notes. ``single`` is what a lone one is called instead of ``name[0]``."""
+    pictures, notes = [], []
+    for i, reference in enumerate(references):
+        where = single if single is not None and len(references) == 1 else f"{name}[{i}]: "
+        try:
+            image = decode(reference.image)
+            mask = None if reference.mask is None else decode_mask(reference.mask)
+        except IPAdapterError as error:
+            raise type(error)(where + error.detail) from None
+        if mask is None or mask.getextrema() == (255, 255):
+            pictures.append(Picture(fingerprint(image), reference.weight, None, image))
+            continue
+        if unlike(mask.size, image.size):
+            notes.append(
+                f"{where}the mask ({mask.width} x {mask.height}) is stretched over a picture of another form "
+                f"({image.width} x {image.height})."
+            )
+        pictures.append(Picture(fingerprint(image), reference.weight, fingerprint(mask.convert("RGB")), image, mask))
+    return tuple(pictures), notes
+
+
+FORM = 0.02  # by how much the forms of a mask and its picture may differ: rounding to whole pixels
+
+
+def unlike(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes (width, height) are of different form."""
+    return abs(one[0] * other[1] / (one[1] * other[0]) - 1) > FORM
+
+
+def _region(unit: Unit) -> tuple[Region | None, str | None]:
+    """Where the unit acts (None: everywhere), and the mask's content hash."""
+    if unit.region_mask is None:
+        return None, None
+    try:
+        mask = decode_mask(unit.region_mask)
+    except IPAdapterError as error:
+        raise type(error)(f"region_mask: {error.detail}") from None
+    values = torch.from_numpy(np.array(mask, dtype=np.float32)) / 255
+    region = Region(feathered(values, unit.region_feather))
+    return None if region.everywhere else region, fingerprint(mask.convert("RGB"))
+
+
+def _check_tiles(made: Plan) -> None:
+    """Tiles of hidden states become more tokens, whose number must be one and the same where references meet."""
+    size = made.encoder.spec.image_size
+    unit, counts = made.unit, {tile_count(picture.image, size) for picture in made.references}
+    if unit.crop != "tile" or made.spec.source == "pooled" or counts == {1} or len(made.references) == 1:
+        return
+    if unit.batch == "per image":
+        if len(counts) > 1:
+            raise UnitError(
+                "its references have different forms, so they become different numbers of tiles, and batch is “per "
+                "image”: choose another crop, or cut the references to one form."
+            )
+    elif unit.combine != "concat":
+        raise UnitError(
+            f"crop “tile” gives adapter {made.adapter.name} more tokens for each reference, and combine is "
+            f"“{unit.combine}”: choose combine “concat”, or another crop."
+        )
 
 
 class _References:
@@ -224,50 +356,60 @@ class _References:
 
     def __init__(self, plans: Sequence[Plan], resources: Resources, device: Device, progress: Progress) -> None:
         self.resources, self.device, self.progress = resources, device, progress
-        keys = {self._key(plan, mark) for plan in plans for mark in plan.fingerprints}
+        keys = {self._key(plan, seen) for plan in plans for seen in _all_seen(plan) if seen.image is not None}
         self.total = sum(key not in self.resources.cache for key in keys)
         self.done = 0
         self.found: dict[tuple, Tensor] = {}  # of this job, whatever the cache's size
 
-    def _key(self, plan: Plan, mark: str) -> tuple:
-        """What an embedding is remembered by; ``mark`` is the picture's fingerprint, or ZEROS."""
-        return ("embedding", self.resources.identity(plan.encoder), self.device.dtype, plan.spec.source, CROP, mark)
+    def _key(self, plan: Plan, seen: _Seen) -> tuple:
+        """What an embedding is remembered by."""
+        files = self.resources.identity(plan.encoder)
+        return ("embedding", files, self.device.dtype, plan.spec.source, plan.unit.crop, *seen.key)
 
     def embeddings(self, plan: Plan) -> tuple[list[Tensor], Tensor]:
-        """[1, E] or [1, N, W] of each reference, and the same of the unconditional side, fp32 in main memory.
+        """[V, E] or [V, N, W] of each reference, V its number of views, and [1, …] of the unconditional side, fp32 in
+        main memory.
 
         Unconditional: zeros for pooled embeddings; for hidden states, what the encoder makes of an all-zeros pixel
-        tensor, which is a mean-grey picture (the reference implementation's choice).
+        tensor, which is a mean-grey picture (the reference implementation's choice). In its place come the negative
+        references, and into it goes noise: the references with their pixels shuffled.
         """
-        wanted: dict[str, Image | None] = dict(zip(plan.fingerprints, plan.pictures, strict=True))
-        if plan.spec.source != "pooled":
-            wanted[ZEROS] = None
-        keys = {mark: self._key(plan, mark) for mark in wanted}
-        for key in keys.values():
+        wanted = {seen: self._key(plan, seen) for seen in _all_seen(plan)}
+        for key in wanted.values():
             if key not in self.found and key in self.resources.cache:
                 self.found[key] = self.resources.cache.get(key)
-        missing = {mark: picture for mark, picture in wanted.items() if keys[mark] not in self.found}
+        missing = [seen for seen, key in wanted.items() if key not in self.found]
         if missing:
             self._encode(plan, missing)
-        references = [self.found[keys[mark]] for mark in plan.fingerprints]
-        return references, self.found[keys[ZEROS]] if ZEROS in keys else torch.zeros_like(references[0])
 
-    def _encode(self, plan: Plan, pictures: Mapping[str, Image | None]) -> None:
-        """Find the embeddings of ``pictures`` (None: all zeros), with one move of the encoder to the device."""
+        def of(picture: Picture, noise: bool = False) -> Tensor:
+            return self.found[wanted[_Seen.of(picture, noise)]]
+
+        references = [of(picture) for picture in plan.references]
+        pooled = plan.spec.source == "pooled"
+        uncond = torch.zeros_like(references[0][:1]) if pooled else self.found[wanted[ZEROS]]
+        if plan.negatives:
+            uncond = _towards(uncond, [_mean(of(p)) for p in plan.negatives], [p.weight for p in plan.negatives])
+        if plan.unit.noise:
+            noise = torch.cat([_mean(of(picture, noise=True)) for picture in plan.references]).mean(0, keepdim=True)
+            uncond = torch.lerp(uncond, noise, plan.unit.noise)
+        return references, uncond
+
+    def _encode(self, plan: Plan, missing: Sequence[_Seen]) -> None:
+        """Find the embeddings of ``missing``, with one move of the encoder to the device."""
         self.progress(f"loading image encoder {plan.encoder.name}")
         encoder = self.resources.encoder(plan.encoder, self.device.dtype)
+        size = encoder.spec.image_size
         self.device.make_room()
         try:
             encoder.to(self.device.device)
-            for mark, picture in pictures.items():
-                if picture is None:
-                    pixels = torch.zeros(1, 3, encoder.spec.image_size, encoder.spec.image_size)
-                else:
+            for seen in missing:
+                if seen.image is not None:
                     self.done += 1
                     self.progress(f"encoding reference {self.done} of {self.total}")
-                    pixels = to_pixels(picture, encoder.spec.image_size, CROP)
-                tensor = self._one(encoder, pixels, plan.spec.source)
-                key = self._key(plan, mark)
+                views = seen.pixels(size, plan.unit.crop)
+                tensor = torch.cat([self._one(encoder, view[None], plan.spec.source) for view in views])
+                key = self._key(plan, seen)
                 self.found[key] = tensor
                 self.resources.cache.put(key, tensor, tensor.numel() * tensor.element_size())
         finally:
@@ -284,26 +426,89 @@ class _References:
         return getattr(embedding, source).float().cpu()
 
 
-def _tokens(plan: Plan, projection: Any, references: list[Tensor], zeros: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Image tokens of the cond and uncond sides [pictures, T, D], and each token's factor [pictures, T]."""
+@dataclass(frozen=True)
+class _Seen:
+    """Something that an encoder is shown: a picture, under its mask, perhaps shuffled; without a picture, zeros."""
+
+    key: tuple
+    image: Image | None = field(default=None, compare=False)
+    mask: Image | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, picture: Picture, noise: bool = False) -> _Seen:
+        return cls((picture.mark, picture.mask_mark, noise), picture.image, picture.mask)
+
+    def pixels(self, size: int, crop: str) -> Tensor:
+        """[V, 3, size, size]: the encoder's input."""
+        if self.image is None:
+            return torch.zeros(1, 3, size, size)
+        mark, _, noise = self.key
+        pixels = to_pixels(self.image, size, crop, self.mask)
+        return _shuffled(pixels, mark) if noise else pixels
+
+
+ZEROS = _Seen(("zeros",))
+
+
+def _shuffled(pixels: Tensor, mark: str) -> Tensor:
+    """[V, 3, S, S] with each view's pixels in another order, the same whenever the picture is: its colours without
+    what it shows. The global random generator is left alone."""
+    order = torch.randperm(pixels[0, 0].numel(), generator=torch.Generator().manual_seed(int(mark[:15], 16)))
+    return pixels.flatten(2)[..., order].view_as(pixels)
+
+
+def _all_seen(plan: Plan) -> list[_Seen]:
+    """What the plan's encoder is shown."""
+    seen = [_Seen.of(picture) for picture in (*plan.references, *plan.negatives)]
+    if plan.unit.noise:
+        seen += [_Seen.of(picture, noise=True) for picture in plan.references]
+    return seen if plan.spec.source == "pooled" else [*seen, ZEROS]
+
+
+def _mean(views: Tensor) -> Tensor:
+    """[V, …] -> [1, …]."""
+    return views.mean(0, keepdim=True)
+
+
+def _towards(start: Tensor, embeddings: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """From ``start`` to the mean of ``embeddings``, weights being shares; as far as the weights lie from 0, on average.
+    """
+    strength = sum(map(abs, weights)) / len(weights)
+    return torch.lerp(start, combine(embeddings, "average", weights), strength) if strength else start
+
+
+def _tokens(plan: Plan, projection: Any, references: list[Tensor], uncond: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Image tokens of the cond and uncond sides [pictures, T, D], and each token's factor [pictures, T].
+
+    The views of a reference are averaged where the adapter takes a pooled embedding, else each brings its tokens.
+    """
     unit = plan.unit
     weights = [reference.weight for reference in unit.references]
-    if unit.combine == "concat" and unit.batch == "same" and any(weights):
-        # Tokens of weight 0 would still take their part of the attention.
-        references = [e for e, weight in zip(references, weights, strict=True) if weight]
-        weights = [weight for weight in weights if weight]
-    if unit.combine == "average" and unit.batch == "same":
-        # A reference's weight is its share of the mean; what all shares lack to 1 weakens the unit as a whole.
-        strength = sum(map(abs, weights)) / len(weights)
-        shares = weights if strength else [1.0] * len(weights)
-        references, weights = [combine(references, "average", shares)], [strength]
-    uncond = projection(zeros)
-    cond = projection(torch.cat(references))
-    n, tokens, width = cond.shape
-    factor = cond.new_tensor(weights)[:, None].expand(n, tokens)
+    if plan.spec.source == "pooled":
+        references = [_mean(views) for views in references]
+    if unit.batch == "same":
+        references, weights = _joined(references, unit.combine, weights)
+    tokens = [projection(views).flatten(0, 1) for views in references]  # [V * T, D]
+    factors = [t.new_tensor(weight).expand(len(t)) for t, weight in zip(tokens, weights, strict=True)]
+    of_uncond = projection(uncond)
     if unit.batch == "per image":
-        return cond, uncond.expand(n, tokens, width), factor
-    return cond.reshape(1, -1, width), uncond.repeat(1, n, 1), factor.reshape(1, -1)
+        cond, factor = torch.stack(tokens), torch.stack(factors)
+    else:
+        cond, factor = torch.cat(tokens)[None], torch.cat(factors)[None]
+    return cond, of_uncond.repeat(len(cond), cond.shape[1] // of_uncond.shape[1], 1), factor
+
+
+def _joined(references: list[Tensor], mode: str, weights: list[float]) -> tuple[list[Tensor], list[float]]:
+    """The references that every picture sees, and the factors of their tokens."""
+    if not any(weights):
+        return references[:1], [0.0]
+    if mode == "concat" or (len(references) == 1 and len(references[0]) > 1):
+        # Tokens of weight 0 would still take their part of the attention.
+        kept = [(e, weight) for e, weight in zip(references, weights, strict=True) if weight]
+        return [e for e, _ in kept], [weight for _, weight in kept]
+    # A reference's weight is its share of the mean; what all shares lack to 1 weakens the unit as a whole.
+    strength = sum(map(abs, weights)) / len(weights) if mode == "average" else 1.0
+    return [combine(references, mode, weights)], [strength]
 
 
 def _moved(tensors: Tensor | list[Tensor], device: torch.device) -> Tensor | list[Tensor]:
@@ -313,10 +518,22 @@ def _moved(tensors: Tensor | list[Tensor], device: torch.device) -> Tensor | lis
 def _kv_key(plan: Plan, resources: Resources, device: Device) -> tuple:
     """What a plan's keys and values are remembered by: everything that they are made of."""
     unit = plan.unit
-    references = tuple(zip(plan.fingerprints, (r.weight for r in unit.references), strict=True))
+    pictures = tuple(
+        tuple((picture.mark, picture.mask_mark, picture.weight) for picture in pictures)
+        for pictures in (plan.references, plan.negatives)
+    )
     with told_as(plan.number):
-        files = resources.identity(plan.adapter), resources.identity(plan.encoder)
-    return ("keys and values", *files, plan.spec, device.dtype, CROP, unit.combine, unit.batch, references)
+        files = [resources.identity(entry) for entry in (plan.adapter, plan.encoder, plan.words) if entry is not None]
+    settings = (unit.crop, unit.combine, unit.batch, unit.noise, unit.subtract_prompt)
+    return ("keys and values", *files, plan.spec, device.dtype, *settings, pictures)
+
+
+def _without_words(plan: Plan, embeddings: list[Tensor], resources: Resources, progress: Progress) -> list[Tensor]:
+    """Pooled embeddings [V, E] without what they share with the unit's words."""
+    from .encode.words import subtract
+
+    words = resources.words(plan.words, plan.unit.subtract_prompt, progress)
+    return [subtract(views, words.to(views)) for views in embeddings]
 
 
 def prepare(plans: Sequence[Plan], resources: Resources, device: Device, progress: Progress) -> list[KeysValues]:
@@ -329,16 +546,23 @@ def prepare(plans: Sequence[Plan], resources: Resources, device: Device, progres
         if ready[key] is not None:
             continue
         with told_as(plan.number):
-            embeddings, zeros = (_moved(x, device.device) for x in references.embeddings(plan))
+            embeddings, uncond = (_moved(x, device.device) for x in references.embeddings(plan))
+            if plan.words is not None:
+                embeddings = _without_words(plan, embeddings, resources, progress)
             progress(f"loading adapter {plan.adapter.name}")
             weights = resources.adapter(plan.adapter, plan.spec)
             projection = build(plan.spec.projection, weights.image_proj, plan.spec.context_width)
             with torch.no_grad():
-                cond, uncond, factor = _tokens(plan, projection, embeddings, zeros)
+                cond, uncond, factor = _tokens(plan, projection, embeddings, uncond)
                 kv = KeysValues.project(weights.key, weights.value, cond, uncond, factor)
         resources.cache.put(key, kv, kv.nbytes)
         ready[key] = kv
     return [ready[key] for key in keys]
+
+
+def _prompt(made: Plan, kv: KeysValues) -> ImagePrompt:
+    unit = made.unit
+    return ImagePrompt(kv, unit.weight, unit.start, unit.end, made.spread, unit.embeds_scaling, made.region)
 
 
 class Generation:
@@ -371,23 +595,23 @@ class Generation:
         self.unfit: nn.Module | None = None  # the UNet last found to be of another topology
         units = list(units)
         with told_as(units[0][0] if units else 1):
-            self.topology = Topology.of(cross_attention_layers(unet))
-        self.plans = [plan(number, unit, self.topology, resources.catalog) for number, unit in units]
+            layers = cross_attention_layers(unet)
+            self.topology = Topology.of(layers)
+        blocks = count_blocks(layers)
+        self.plans = [plan(number, unit, self.topology, blocks, resources.catalog) for number, unit in units]
         if hires_topology is not None:
             self._check_hires(resources.catalog, *hires_topology)
-        acting = [plan for plan in self.plans if plan.unit.weight != 0]
+        acting = [plan for plan in self.plans if plan.acts]
         prepared = prepare(acting, resources, device, progress)
-        self.prompts = [
-            (plan.unit.hires, ImagePrompt(kv, plan.unit.weight, plan.unit.start, plan.unit.end))
-            for plan, kv in zip(acting, prepared, strict=True)
-        ]
+        self.prompts = [(made.unit.hires, _prompt(made, kv)) for made, kv in zip(acting, prepared, strict=True)]
+        self._regions = [made.region for made in acting]  # in the whole picture
         self.asked = [plan.number for plan in self.plans if measure and plan.unit.influence_map]
         self._measured: dict[int, ImagePrompt] = {}
         for acts, (_, prompt) in zip(acting, self.prompts, strict=True):
             if acts.number in self.asked:
                 self._measured[acts.number], prompt.influence = prompt, Influence()
         self._maps: dict[tuple[int, int], Tensor] = {}  # by picture and unit
-        self.plans = [replace(plan, pictures=()) for plan in self.plans]  # large, and used up
+        self.plans = [made.used_up() for made in self.plans]
 
     def _check_hires(self, catalog: Catalog, name: str, topology: Topology) -> None:
         for plan in self.plans:
@@ -399,15 +623,24 @@ class Generation:
                     )  # fmt: skip
 
     def attach(
-        self, unet: nn.Module, *, hires_pass: bool = False, first_picture: int = 0, same_pass: bool = False
+        self,
+        unet: nn.Module,
+        *,
+        hires_pass: bool = False,
+        first_picture: int = 0,
+        same_pass: bool = False,
+        part: tuple[Box, Size] | None = None,
     ) -> Injection | None:
         """Put the prompts of this pass into ``unet``; None if there are none.
 
         ``first_picture`` is the index in the job of the coming batch's first picture; ``same_pass`` says that another
-        UNet goes on with the pass that has begun. Raises MismatchError for a UNet of another topology than the one
-        that the units were checked against (SDXL's refiner, say).
+        UNet goes on with the pass that has begun; ``part`` is the box of the picture, and the picture's height and
+        width, where only a part is sampled. Raises MismatchError for a UNet of another topology than the one that the
+        units were checked against (SDXL's refiner, say).
         """
         self.detach()
+        for (_, prompt), region in zip(self.prompts, self._regions, strict=True):
+            prompt.region = region if region is None or part is None else region.within(*part)
         skipped = "base" if hires_pass else "hires"
         prompts = [prompt for hires, prompt in self.prompts if hires != skipped]
         for prompt in prompts:

@@ -80,6 +80,13 @@ def picture(seed: int = 0, size: tuple[int, int] = (60, 48)) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(noise)).resize(size, Image.BICUBIC)
 
 
+def half(side: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
+    """A mask: white on that side."""
+    mask = Image.new("L", size, 0)
+    mask.paste(255, (0, 0, size[0] // 2, size[1]) if side == "left" else (size[0] // 2, 0, *size))
+    return mask
+
+
 def base64_of(image: Image.Image, kind: str = "PNG") -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
 from demo.start import Host, host_start
@@ -20,7 +20,7 @@ from lib_ipadapter.errors import IPAdapterError, UnitError
 from lib_ipadapter.unit import Unit, parse_units
 
 from .conftest import kv_weights, sdxl_unet
-from .files import base64_of, picture, write_adapter, write_encoder
+from .files import base64_of, half, picture, write_adapter, write_encoder
 from .test_project import resampler, tensors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -221,7 +221,6 @@ def test_a_unit_of_several_pictures_is_as_many_references(host: Host, clean) -> 
         (7, {}, "ControlNet has 3: give 1 to 3, which are its tabs 0 to 2."),
         (1, {"image": "@@@"}, "ControlNet's unit 1 (tab “ControlNet Unit 0”): The picture is not valid base64"),
         (1, {"image": ARRAY.tolist()}, "ControlNet's unit 1"),
-        (1, {"image": text(0), "mask": base64_of(Image.new("L", SQUARE, 255))}, "clear the mask."),
         (0, {}, "controlnet is 0: give the number of a ControlNet unit, from 1 on."),
         ("1", {}, "controlnet is '1'"),
         (True, {}, "controlnet is True"),
@@ -239,6 +238,19 @@ def test_a_mask_of_a_unit_at_work_is_its_own(host: Host, clean) -> None:
     inpaint = {"controlnet": [theirs(1, module="inpaint_only", mask=base64_of(Image.fromarray(PAINTED)))]}
     taken = make(host, ours(None, images=[{"controlnet": 1}]), **inpaint)
     assert difference(taken, make(host, ours(1), **inpaint)) == 0
+
+
+def test_what_is_painted_on_a_picture_does_not_count(host: Host, clean) -> None:
+    """ControlNet's own IP-Adapter units mean it so: its mask's inverse is what it multiplies pixels with."""
+    painted = base64_of(Image.fromarray(PAINTED))
+    counts = base64_of(ImageOps.invert(Image.fromarray(PAINTED).convert("L")))
+    taken = make(host, ours(None, images=[{"controlnet": 1}]), controlnet=[{"image": text(1), "mask": painted}])
+    given = make(host, ours(None, images=[{"image": text(1), "mask": counts}]))
+    assert difference(taken, given) == 0
+    assert difference(taken, make(host, ours(1))) > FAR
+    mine = {"controlnet": 1, "mask": base64_of(Image.new("L", SQUARE, 255))}
+    own = make(host, ours(None, images=[mine]), controlnet=[{"image": text(1), "mask": painted}])
+    assert difference(own, make(host, ours(1))) == 0
 
 
 def test_a_reference_without_controlnet_is_told(host: Host, monkeypatch, clean) -> None:
@@ -444,8 +456,14 @@ def test_an_import_says_what_could_not_come_along(host: Host) -> None:
                                       effective_region_mask=PAINTED)), catalog)  # fmt: skip
     assert (made.settings["hires"], made.settings["combine"], len(made.settings["images"])) == ("base", "average", 2)
     said = " ".join(made.notes)
-    for what in ("advanced weights", "hires option", "mean of several", "square", "mask painted", "region mask"):
+    for what in ("hires option", "mean of several"):
         assert what in said
+    assert made.settings["crop"] == "stretch"
+    assert made.settings["layer_weights"] == [0.5] * 16
+    assert np.array_equal(np.asarray(made.settings["region_mask"]), PAINTED)
+    assert np.array_equal(np.asarray(made.settings["images"][1]["mask"]), 255 - np.asarray(
+        Image.fromarray(PAINTED).convert("L")))  # fmt: skip
+    Unit.parse(made.settings)
     with pytest.raises(UnitError, match="no IP-Adapter unit but “canny”"):
         imported(slot(host, theirs(module="canny")), catalog)
     with pytest.raises(IPAdapterError, match="not among the adapters here"):
@@ -454,10 +472,9 @@ def test_an_import_says_what_could_not_come_along(host: Host) -> None:
     assert ["no picture" in " ".join(nothing.notes), "no step" in " ".join(nothing.notes)] == [True, True]
 
 
-def test_layers_come_along_as_soon_as_units_have_them(host: Host, monkeypatch) -> None:
+def test_the_weights_of_layers_come_along(host: Host) -> None:
     from lib_ipadapter.webui import callbacks, controlnet_adapters
 
-    monkeypatch.delitem(controlnet_adapters.NOT_YET, "layer_weights")
     made = controlnet_adapters.imported(slot(host, theirs(weight=0.3, advanced_weighting=[0.5, -1] * 8)),
                                         callbacks.resources().catalog)  # fmt: skip
     assert (made.settings["weight"], made.settings["layer_weights"]) == (1.0, [0.5, 0.0] * 8)
@@ -473,6 +490,14 @@ def test_an_exported_unit_comes_back(host: Host) -> None:
 
     spec = replace(entry.spec, embedding_width=1024)  # as the published ones are
     unit = Unit.parse(ours(1, weight=0.7, start=0.2, end=0.8, hires="base"))
+    layers = exported(Unit.parse(ours(1, weight=0.5, weight_type="strong style transfer")), spec, entry.path)
+    assert layers.settings["advanced_weighting"] == [0.0 if t in (4, 5) else 0.5 for t in range(16)]
+    masked = Unit.parse(ours(None, images=[{"image": text(1), "mask": base64_of(half("left"))}],
+                             region_mask=base64_of(half("left")), noise=0.5))  # fmt: skip
+    there = exported(masked, spec, entry.path)
+    assert np.array_equal(there.settings["image"][0]["mask"][:, :, 0], 255 - np.asarray(half("left")))
+    assert np.array_equal(there.settings["effective_region_mask"][:, :, 0], np.asarray(half("left")))
+    assert any("noise is left out" in note for note in there.notes)
     made = exported(unit, spec, entry.path)
     again = imported(slot(host, stand_in(host).ControlNetUnit(**made.settings)), catalog)
     parsed = Unit.parse(again.settings)

@@ -20,6 +20,7 @@ from lib_ipadapter.attend.rows import Row, layout
 from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.generation import Device, Generation, Resources
 from lib_ipadapter.unit import parse_units
+from lib_ipadapter.weighting import Spread
 
 from .conftest import draw, sd_unet
 from .diffusers_reference import close
@@ -131,17 +132,17 @@ def test_two_halves_add_up_to_one(unet) -> None:
 
 def test_steps_and_layers_without_a_say_count_as_none(unet) -> None:
     always, early = make_prompt(unet, 5), make_prompt(unet, 5, end=0.25)
-    part = make_prompt(unet, 5, layer_factors=dict.fromkeys(range(8), 0.0))
-    rest = make_prompt(unet, 5, layer_factors=dict.fromkeys(range(8, 16), 0.0))
+    part = make_prompt(unet, 5, spread=Spread(dict.fromkeys(range(8, 16), 1.0)))
+    rest = make_prompt(unet, 5, spread=Spread(dict.fromkeys(range(8), 1.0)))
     for prompts in ([always], [early]):
         measured(unet, prompts, steps=4)
     assert close(early.influence.maps()[0], always.influence.maps()[0] / 4, 1e-4)
     measured(unet, [part])
     measured(unet, [rest])
     assert part.influence.maps()[0].mean() > 0
-    silent = make_prompt(unet, 5, layer_factors=dict.fromkeys(range(16), 0.0))
+    silent = make_prompt(unet, 5, spread=Spread())
     both = make_prompt(unet, 5, 0.001)  # so little that the queries hardly differ
-    pieces = [make_prompt(unet, 5, 0.001, layer_factors=f) for f in (part.layer_factors, rest.layer_factors)]
+    pieces = [make_prompt(unet, 5, 0.001, spread=s) for s in (part.spread, rest.spread)]
     measured(unet, [both, *pieces, silent])
     both, first, second = (prompt.influence.maps()[0] for prompt in (both, *pieces))
     assert close(first + second, both, 1e-4)

@@ -12,6 +12,7 @@ from lib_ipadapter.attend.layers import Topology, cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.rows import layout
 from lib_ipadapter.project import build
+from lib_ipadapter.weighting import Spread
 
 from .conftest import draw, kv_weights, sd_unet, sdxl_unet
 from .diffusers_reference import add_adapters, close, diffusers_unet, published, run
@@ -128,9 +129,9 @@ def test_layer_factors_choose_layers(unet) -> None:
     x, t, text = inputs(unet)
     rows = layout([1], 2)
     full = call(unet, x, t, text, [make_prompt(unet, 5)], rows)
-    ones = call(unet, x, t, text, [make_prompt(unet, 5, layer_factors=dict.fromkeys(range(16), 1.0))], rows)
-    none = call(unet, x, t, text, [make_prompt(unet, 5, layer_factors=dict.fromkeys(range(16), 0.0))], rows)
-    some = call(unet, x, t, text, [make_prompt(unet, 5, layer_factors={5: 0.0})], rows)
+    ones = call(unet, x, t, text, [make_prompt(unet, 5, spread=Spread(dict.fromkeys(range(16), 1.0)))], rows)
+    none = call(unet, x, t, text, [make_prompt(unet, 5, spread=Spread(dict.fromkeys(range(16), 0.0)))], rows)
+    some = call(unet, x, t, text, [make_prompt(unet, 5, spread=Spread({t: float(t != 5) for t in range(16)}))], rows)
     assert torch.equal(ones, full)
     assert torch.equal(none, unet(x, t, context=text))
     assert not close(some, full, 1e-3)

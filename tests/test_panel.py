@@ -85,7 +85,8 @@ def test_what_is_missing_or_unknown_is_told() -> None:
     assert set(units[0]) == {"model", "images"} and len(units[0]["images"]) == 1
     assert units[2].keys() == {"model", "images"}
     assert notes == [
-        "Unit 1: weight is 9.0: give a number from -1 to 3.",
+        "Unit 1: weight is 9.0: give a number from -1 to 3, or a curve of such over the steps, such as "
+        "[[0, 1.0], [0.6, 0.2]].",
         "Unit 1: swirl is not known to this version, so it was left out.",
         "Unit 1: 1 of its 2 references cannot be restored from the parameters: add the picture again.",
         "Unit 3: start is 0.9 and end is 0.2: no step lies between; make start less than end.",

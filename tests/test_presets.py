@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
-from lib_ipadapter.encode.picture import fingerprint
+from lib_ipadapter.encode.picture import decode_mask, fingerprint
 from lib_ipadapter.errors import IPAdapterError
 from lib_ipadapter.webui import atomic, preset_archive, preset_format
 from lib_ipadapter.webui.presets import PresetError, PresetExists, StorageError, Store, UnknownPreset
@@ -60,6 +60,10 @@ def stored(store: Store) -> set[str]:
     return {path.stem for path in store.folder.glob("pictures/*.png")}
 
 
+def mask(seed: int) -> Image.Image:
+    return picture(seed).convert("L").convert("RGB")
+
+
 def prints(*seeds: int) -> set[str]:
     return {fingerprint(picture(seed)) for seed in seeds}
 
@@ -88,9 +92,9 @@ def test_everything_comes_back(store: Store) -> None:
         {
             "model": "plus", "enabled": False, "weight": -0.25, "layer_weights": {"5": 0.4}, "from later": [1, None],
             "images": [
-                {"image": picture(2), "weight": 0.5, "mask": picture(3)}, {"embeddings": "bm90IGEgcGljdHVyZQ=="}, None,
+                {"image": picture(2), "weight": 0.5, "mask": mask(3)}, {"embeddings": "bm90IGEgcGljdHVyZQ=="}, None,
             ],
-            "region_mask": picture(4), "negative_images": [picture(5), {"image": picture(6), "weight": 2}],
+            "region_mask": mask(4), "negative_images": [picture(5), {"image": picture(6), "weight": 2}],
         },
         {"image": {"image": picture(7), "weight": 0.5}, "region_mask": None},
         {"image": picture(0)},
@@ -102,7 +106,17 @@ def test_everything_comes_back(store: Store) -> None:
     assert shown(store.load("All kinds")) == before
     assert shown(units) == before  # what was handed in is as it was
     assert shown(Store(store.folder).load("All kinds")) == before
-    assert stored(store) == prints(*range(8))
+    assert stored(store) == prints(0, 1, 2, 5, 6, 7) | {fingerprint(mask(seed)) for seed in (3, 4)}
+
+
+def test_a_mask_is_kept_as_what_it_means(store: Store) -> None:
+    """Strokes on a transparent layer, or colours: their lightness."""
+    layer = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
+    layer.paste((255, 255, 255, 255), (0, 0, 4, 8))
+    store.save("a", [unit(0, region_mask=layer)])
+    kept = store.load("a")[0]["region_mask"]
+    assert fingerprint(decode_mask(kept)) == fingerprint(decode_mask(layer))
+    assert decode_mask(kept).getextrema() == (0, 255)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
@@ -112,7 +126,8 @@ def test_references_come_as_base64_too(kind: str, store: Store) -> None:
     text = base64.b64encode(buffer.getvalue()).decode()
     store.save("a", [{"images": [text, {"image": f"data:image/png;base64,{text}", "mask": text}]}])
     images = store.load("a")[0]["images"]
-    assert {fingerprint(images[0]), fingerprint(images[1]["image"]), fingerprint(images[1]["mask"])} == prints(1)
+    assert {fingerprint(images[0]), fingerprint(images[1]["image"])} == prints(1)
+    assert fingerprint(images[1]["mask"]) == fingerprint(mask(1))
     [unit] = store.load_base64("a")
     image = Image.open(io.BytesIO(base64.b64decode(unit["images"][0])))
     assert image.format == "PNG"
@@ -160,8 +175,8 @@ def test_overwriting_is_asked_for(store: Store) -> None:
     ("units", "sentence"),
     [
         ([{}, {"images": ["bm8="]}], r"^IP-Adapter unit 2: images\[0\]: The picture is text"),
-        ([{"region_mask": "C:/mask.png"}], r"^IP-Adapter unit 1: region_mask: The picture is not valid base64"),
-        ([{"images": [{"image": picture(), "mask": 3}]}], r"^IP-Adapter unit 1: images\[0\]: mask: The picture is mis"),
+        ([{"region_mask": "C:/mask.png"}], r"^IP-Adapter unit 1: region_mask: The mask is not valid base64"),
+        ([{"images": [{"image": picture(), "mask": 3}]}], r"^IP-Adapter unit 1: images\[0\]: mask: The mask is mis"),
         ([{"image": "sha256:" + "0" * 64}], r"^IP-Adapter unit 1: image: The picture is not valid base64"),
         (["base"], r"^IP-Adapter unit 1: it is no object"),
         ([{}] * 11, r"11 units is too long: give at most 10"),
@@ -482,13 +497,13 @@ def test_no_generation_is_refused_for_its_name(name: str, store: Store) -> None:
 
 def test_presets_travel_in_one_file(store: Store, tmp_path: Path) -> None:
     store.save("Ä", [unit(0, 1, extra={"x": 1}), {}])
-    store.save("b", [unit(1, region_mask=picture(2))])
+    store.save("b", [unit(1, region_mask=mask(2))])
     store.keep("kept", [unit(3)])
     other = Store(tmp_path / "other")
     assert other.import_(store.export()) == ["b", "Ä"]
     assert other.names() == store.names()
     assert all(shown(other.load(name)) == shown(store.load(name)) for name in store.names())
-    assert stored(other) == prints(0, 1, 2)
+    assert stored(other) == prints(0, 1) | {fingerprint(mask(2))}
     third = Store(tmp_path / "third")
     assert third.import_(store.export(["KEPT", "b", "B"])) == ["kept", "b"]
     assert (third.names(), third.recent()) == (["b", "kept"], [])

@@ -36,7 +36,7 @@ def test_a_reference_may_have_a_weight() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"weight": 7}, "weight is 7: give a number from -1 to 3."),
+        ({"weight": 7}, "weight is 7: give a number from -1 to 3, or a curve"),
         ({"weight": "1"}, "weight is '1'"),
         ({"weight": True}, "weight is True"),
         ({"weight": None}, "weight is None"),
@@ -49,7 +49,7 @@ def test_a_reference_may_have_a_weight() -> None:
         ({"end": False}, "end is False"),
         ({"start": 0.6, "end": 0.4}, "make start less than end"),
         ({"start": 0.5, "end": 0.5}, "no step lies between"),
-        ({"combine": "blend"}, "combine is 'blend': choose one of 'concat', 'average'."),
+        ({"combine": "blend"}, "combine is 'blend': choose one of 'concat', 'average', 'add',"),
         ({"combine": ["concat"]}, "combine is ['concat']"),
         ({"hires": "low"}, "hires is 'low'"),
         ({"batch": 1}, "batch is 1"),
@@ -67,9 +67,30 @@ def test_a_reference_may_have_a_weight() -> None:
         ({"images": [{"image": "b", "wieght": 1}]}, "images[0]: unknown field 'wieght'"),
         ({"image": "b"}, "image and images are both given"),
         ({"wieght": 1}, "unknown field 'wieght': known are model, weight"),
-        ({"layer_weights": [1] * 16}, "layer_weights is not available in this version"),
-        ({"weight_type": "style transfer"}, "weight_type is not available"),
-        ({"noise": False}, "noise is not available"),
+        ({"weight": [[0, 1], [1]]}, "weight is [[0, 1], [1]]: give a number"),
+        ({"weight": [[0.5, 1], [0.2, 1]]}, "give the points of the curve from the first step to the last"),
+        ({"weight": [[0, math.nan]]}, "weight is [[0, nan]]"),
+        ({"layer_weights": [1, "a"]}, "layer_weights is [1, 'a']: give a list"),
+        ({"layer_weights": {"first": 1}}, "layer_weights is {'first': 1}"),
+        ({"layer_weights": {"-1": 1}}, "layer_weights is {'-1': 1}"),
+        ({"layer_weights": [math.nan]}, "layer_weights is [nan]"),
+        ({"layer_weights": "1 5:2"}, "layer_weights is '1 5:2'"),
+        ({"layer_weights": [1], "weight_type": "ease in"}, "leave one out"),
+        ({"weight_type": "style"}, "weight_type is 'style': choose one of 'linear', 'ease in'"),
+        ({"crop": "middle"}, "crop is 'middle': choose one of 'center'"),
+        ({"embeds_scaling": "K"}, "embeds_scaling is 'K'"),
+        ({"noise": False}, "noise is False: give a number from 0 to 1."),
+        ({"noise": 2}, "noise is 2"),
+        ({"boost": "1"}, "boost is '1'"),
+        ({"region_mask": ""}, "region_mask is empty: give a picture"),
+        ({"region_mask": 3}, "region_mask is 3"),
+        ({"images": [{"image": "a", "mask": ""}]}, "images[0]: mask is empty"),
+        ({"negative_images": "abc"}, "negative_images is 'abc': give a list"),
+        ({"negative_images": [None]}, "negative_images[0]: the picture is missing"),
+        ({"negative_images": ["a"] * 65}, "negative_images holds 65 pictures"),
+        ({"subtract_prompt": ["red"]}, "subtract_prompt is ['red']: give a text"),
+        ({"subtract_prompt": "x" * 1001}, "give a text of at most 1000 characters"),
+        ({"variant": "v2"}, "variant is not available in this version"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_remedy(change: dict, says: str) -> None:
@@ -77,7 +98,7 @@ def test_what_is_wrong_is_said_with_the_remedy(change: dict, says: str) -> None:
         parse_units([GOOD, {**GOOD, **change}])
     assert says in caught.value.detail
     assert vars(caught.value)["status_code"] == 422  # where the WebUI looks
-    assert len(caught.value.detail) < 400
+    assert len(caught.value.detail) < 600
 
 
 @pytest.mark.parametrize("thing", [None, "unit", 3, [], [GOOD], True])

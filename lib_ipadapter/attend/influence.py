@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .regions import Size
 from .rows import Rows
-
-Size = tuple[int, int]  # height, width
 
 
 @functools.lru_cache(maxsize=64)

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .influence import Size
 from .layers import CrossAttention
 from .prompt import ImagePrompt
+from .regions import Size
 from .rows import RowCursor, Rows
 
 log = logging.getLogger("ip-adapter")
@@ -53,7 +53,17 @@ class _LayerHooks:
             return None
         text = hidden
         for prompt, key, value in self._prompts(query, tiles):
+            if not prompt.steady:
+                if prompt.layer_weight(self.layer.block) == 0.0:
+                    continue
+                key, value = prompt.weighted(key, value, self.layer.block)
             added = image_attention(query, key, value, self.layer.heads).to(hidden.dtype)
+            if prompt.region is not None:
+                size = self.injection.size_of(self.layer.transformer)
+                if tiles > 1 or size is None or size[0] * size[1] != added.shape[1]:
+                    self.injection.misplaced = True
+                    continue
+                added = added * prompt.region.at(size, added)
             hidden = hidden + added
             if prompt.influence is not None:
                 prompt.influence.add(added, text, self.injection.rows)
@@ -92,6 +102,7 @@ class Injection:
         self.unet, self.owner = unet, owner
         self.prompts = list(prompts)
         self.measured = [i for i, prompt in enumerate(self.prompts) if prompt.influence is not None]
+        self.masked = any(prompt.region is not None for prompt in self.prompts)
         self.layers = [_LayerHooks(self, i, layer) for i, layer in enumerate(layers)]
         self.cursor = RowCursor()
         self.rows: Rows | None = None
@@ -99,6 +110,10 @@ class Injection:
         self.announced = False  # whether any step since attach was one in which a prompt acts
         self.fired = False  # whether any layer has added anything since attach
         self.lost = 0  # calls of the UNet or a layer whose rows nothing told
+        self.misplaced = False  # whether a prompt with a region was left out where nothing told the place
+        self._sizes: dict[nn.Module, Size] = {}  # of what each transformer works on in this call
+        self._latent: Size | None = None  # of the present step
+        self._whole = True  # whether the present call is on all of it
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def attach(self) -> Injection:
@@ -113,6 +128,9 @@ class Injection:
                     hooks.layer.to_q.register_forward_hook(hooks.keep_query),
                     hooks.layer.out_projection.register_forward_pre_hook(hooks.add_image_attention),
                 ]
+            if self.masked:
+                for transformer in {id(h.layer.transformer): h.layer.transformer for h in self.layers}.values():
+                    self._handles.append(transformer.register_forward_pre_hook(self._note_size))
         return self
 
     def detach(self) -> None:
@@ -124,6 +142,7 @@ class Injection:
         for hooks in self.layers:
             hooks.query = None
             hooks.gathered.clear()
+        self._sizes.clear()
 
     def __enter__(self) -> Injection:
         return self.attach()
@@ -142,10 +161,9 @@ class Injection:
     ) -> None:
         """Announce a denoising step: its rows, its index of ``steps``, the texts [n, tokens, width] of its rows, and
         height and width of its latent."""
-        self.active = tuple(i for i, prompt in enumerate(self.prompts) if prompt.acts_in(step, steps))
+        self.active = tuple(i for i, prompt in enumerate(self.prompts) if prompt.begin(step, steps))
         self.announced |= bool(self.active)
-        for i in self.active:
-            self.prompts[i].acted = True
+        self._latent = size
         for i in self.measured:
             self._rest(i, rows, size)
         self.cursor.begin(rows if self.active else (), text_cond, text_uncond)
@@ -184,12 +202,22 @@ class Injection:
         if not self.active:
             return
         x = args[0] if args else kwargs["x"]
+        size = tuple(x.shape[-2:])
+        self._whole = self._latent in (None, size)
         for i in self.measured:
-            self.prompts[i].influence.enter(tuple(x.shape[-2:]))
+            self.prompts[i].influence.enter(size)
         context = kwargs.get("context", args[2] if len(args) > 2 else None)
         self.rows = self.cursor.take(len(x), context, marked="forward" in vars(unet))
         if self.rows is None:
             self.lose()
+
+    def _note_size(self, transformer: nn.Module, args: tuple) -> None:
+        if args and args[0].ndim == 4:
+            self._sizes[transformer] = tuple(args[0].shape[-2:])
+
+    def size_of(self, transformer: nn.Module) -> Size | None:
+        """Height and width of what ``transformer`` works on; None where that is no whole picture."""
+        return self._sizes.get(transformer) if self._whole else None
 
     def _after_call(self, _unet: nn.Module, _args: tuple, _output: Any) -> None:
         self.rows = None

@@ -16,12 +16,13 @@ BASES = {768: "SD1.5", 1024: "SD2.x", 2048: "SDXL"}
 class CrossAttention:
     """One attn2 of the UNet.
 
-    ``block`` is the index t of its SpatialTransformer in forward order (input -> middle -> output blocks), the index
-    that weight types and layer weights use.
+    ``block`` is the index t of its ``transformer``, a SpatialTransformer, in forward order (input -> middle -> output
+    blocks), the index that weight types and layer weights use.
     """
 
     name: str
     module: nn.Module
+    transformer: nn.Module
     block: int
     width: int
     context_width: int
@@ -46,8 +47,17 @@ def _transformers(unet: nn.Module, part: str) -> list[list[tuple[str, nn.Module]
     groups: dict[str, list[tuple[str, nn.Module]]] = {}
     for name, module in getattr(unet, part).named_modules(prefix=part):
         if name.endswith(".attn2") and ".transformer_blocks." in name:
-            groups.setdefault(name.split(".transformer_blocks.")[0], []).append((name, module))
+            groups.setdefault(_transformer_of(name), []).append((name, module))
     return list(groups.values())
+
+
+def _transformer_of(name: str) -> str:
+    return name.split(".transformer_blocks.")[0]
+
+
+def count_blocks(layers: list[CrossAttention]) -> int:
+    """How many transformers the layers belong to: 16 in SD1.x and SD2.x, 11 in SDXL."""
+    return len({layer.block for layer in layers})
 
 
 def cross_attention_layers(unet: nn.Module) -> list[CrossAttention]:
@@ -65,10 +75,13 @@ def cross_attention_layers(unet: nn.Module) -> list[CrossAttention]:
     down, middle, up = (_transformers(unet, part) for part in ("input_blocks", "middle_block", "output_blocks"))
     forward_index = {id(group): t for t, group in enumerate(down + middle + up)}
     return [
-        CrossAttention(name, module, forward_index[id(group)], module.to_q.out_features, module.to_k.in_features)
+        CrossAttention(
+            name, module, unet.get_submodule(_transformer_of(name)), forward_index[id(group)],
+            module.to_q.out_features, module.to_k.in_features,
+        )
         for group in down + up + middle
         for name, module in group
-    ]
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..weighting import Curve, Spread, scaled_sides, weight_at
 from .influence import Influence
+from .regions import Region
 from .rows import Rows
 
 
@@ -52,20 +54,24 @@ class KeysValues:
 
 @dataclass
 class ImagePrompt:
-    """Keys and values with what a unit wants of them: strength and the share of the steps.
+    """Keys and values with what a unit wants of them: strength, where in the UNet and the picture, and when.
 
-    ``layer_factors`` maps a block index t to a factor of ``weight``; blocks that are not listed get 1.
-    ``start`` and ``end`` are shares of the sampling steps.
+    ``start`` and ``end`` are shares of the sampling steps. ``spread`` says what each transformer block makes of the
+    weight, ``scaling`` what the weight multiplies, ``region`` where in the picture it acts; without them it is the
+    weight everywhere.
     """
 
     kv: KeysValues
-    weight: float = 1.0
+    weight: float | Curve = 1.0
     start: float = 0.0
     end: float = 1.0
-    layer_factors: Mapping[int, float] = field(default_factory=dict)
+    spread: Spread | None = None
+    scaling: str = "V only"
+    region: Region | None = None
     picture_offset: int = 0  # index in the job of the batch's first picture
     acted: bool = False  # whether any step so far was one of its own
     influence: Influence | None = None  # what measures where it acts, if anybody asked
+    now: float = 0.0  # the weight in the present step
 
     def acts_in(self, step: int, steps: int) -> bool:
         """Whether the unit acts in step ``step`` of ``steps``: in those whose middle lies in [start, end).
@@ -80,19 +86,44 @@ class ImagePrompt:
             after = first + 1
         return first <= min(step, steps - 1) < after
 
+    def begin(self, step: int, steps: int) -> bool:
+        """A new step: whether the unit acts in it, and, in ``now``, how strongly."""
+        acts = self.acts_in(step, steps)
+        self.acted |= acts
+        self.now = weight_at(self.weight, step, steps) if acts else 0.0
+        return self.now != 0.0
+
+    @property
+    def steady(self) -> bool:
+        """Whether the weight is the same in every step."""
+        return not isinstance(self.weight, tuple)
+
     def layer_weight(self, block: int) -> float:
-        """What the values of the layers of ``block`` are multiplied with."""
-        return self.weight * self.layer_factors.get(block, 1.0)
+        """The weight, now, in the layers of ``block``."""
+        return self.now if self.spread is None else self.spread.at(block, self.now)
 
     def gather(self, layer: int, block: int, rows: Rows, like: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Keys and weighted values [len(rows), tokens, width] of one layer for a call's rows, on ``like``'s device
-        and in its dtype; None where this layer adds nothing."""
-        weight = self.layer_weight(block)
-        if weight == 0.0:
+        """Keys and values [len(rows), tokens, width] of one layer for a call's rows, on ``like``'s device and in its
+        dtype, with a ``steady`` weight in them; None where this layer adds nothing."""
+        if self.steady and self.layer_weight(block) == 0.0:
             return None
         pictures = self.kv.pictures
-        index = torch.tensor(
-            [(self.picture_offset + row.picture) % pictures + (0 if row.cond else pictures) for row in rows]
-        )
-        key, value = self.kv.keys[layer][index], self.kv.values[layer][index] * weight
+        inverted = self.spread is not None and block in self.spread.inverted
+        index = torch.tensor([
+            (self.picture_offset + row.picture) % pictures + (0 if row.cond or inverted else pictures) for row in rows
+        ])  # fmt: skip
+        key, value = self.kv.keys[layer][index], self.kv.values[layer][index]
+        if inverted:  # no tokens for the conditional rows: attention to values of 0 is 0
+            value = value * value.new_tensor([float(not row.cond) for row in rows])[:, None, None]
+        if self.steady:
+            key, value = self.weighted(key, value, block)
         return key.to(like), value.to(like)
+
+    def weighted(self, key: Tensor, value: Tensor, block: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, tokens, width] with the weight that the layers of ``block`` have now."""
+        on_key, on_value, on_mean = scaled_sides(self.scaling, self.layer_weight(block), key.shape[-1])
+        if on_key != 1:
+            key = key * on_key
+        if on_mean:
+            return key, value + value.mean(dim=1, keepdim=True) * (on_value - 1)
+        return key, value * on_value

@@ -3,7 +3,7 @@
 from .cache import ByteCache
 from .clip import Embedding, ImageEncoder
 from .combine import COMBINE_MODES, combine
-from .picture import CROPS, MAX_TILES, decode, decode_mask, fingerprint, to_pixels, views
+from .picture import CROPS, MAX_TILES, decode, decode_mask, fingerprint, tile_count, to_pixels, views
 
 __all__ = [
     "COMBINE_MODES",
@@ -16,6 +16,7 @@ __all__ = [
     "decode",
     "decode_mask",
     "fingerprint",
+    "tile_count",
     "to_pixels",
     "views",
 ]

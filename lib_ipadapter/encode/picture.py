@@ -105,6 +105,11 @@ def views(
     return [seen if counts is None else Image.composite(seen, _mean(seen.size), counts) for seen, counts in pairs]
 
 
+def tile_count(image: Image.Image, size: int) -> int:
+    """How many views crop "tile" makes of ``image`` for an encoder of ``size`` pixels."""
+    return len(_corners(_plan(image.size, size, "tile")[1], size, "tile"))
+
+
 def to_pixels(
     image: Image.Image, size: int, crop: str = "center", mask: Image.Image | None = None
 ) -> torch.Tensor:

@@ -23,7 +23,7 @@ from ..attend.inject import Injection, detach_all, injections
 from ..attend.layers import Topology, cross_attention_layers
 from ..checkpoint.catalog import Catalog
 from ..errors import IPAdapterError, MismatchError
-from ..generation import Generation, Resources, told_as
+from ..generation import Generation, Resources, told_as, unlike
 from ..unit import Unit, parse_units
 from . import (
     api,
@@ -191,8 +191,20 @@ def _prepare_ours(p: Any, units: list[tuple[int, Unit]], unet: Any) -> None:
             stock.release_encoder()
     setattr(p, JOB, generation)
     p.extra_generation_params.update(infotext.parameters(generation.plans))
+    _tell(p, generation)
     if host.script_chosen(p) and any(unit.influence_map for _, unit in units):
         p.comment("IP-Adapter: there are no influence maps while a script from the list of scripts makes the pictures.")
+
+
+def _tell(p: Any, generation: Generation) -> None:
+    """Notes on units that are honoured, though perhaps not as they were meant."""
+    for made in generation.plans:
+        notes = list(made.notes)
+        if made.region is not None and unlike(made.region.form, host.picture_form(p)):
+            notes.append("the region mask is stretched over a picture of another form.")
+        for note in notes:
+            log.info("IP-Adapter unit %d: %s", made.number, note)
+            p.comment(f"IP-Adapter unit {made.number}: {note}")
 
 
 class _CleanClose:
@@ -258,8 +270,10 @@ def before_sampling(p: Any) -> None:
 
 
 def _attach(generation: Generation, p: Any, unet: Any, same_pass: bool = False) -> Injection | None:
-    first = p.iteration * p.batch_size
-    return generation.attach(unet, hires_pass=bool(p.is_hr_pass), first_picture=first, same_pass=same_pass)
+    return generation.attach(
+        unet, hires_pass=bool(p.is_hr_pass), first_picture=p.iteration * p.batch_size, same_pass=same_pass,
+        part=host.sampled_part(p),
+    )  # fmt: skip
 
 
 def after_sampling(p: Any) -> None:
@@ -275,6 +289,12 @@ def after_sampling(p: Any) -> None:
             p, generation,
             "another extension or optimisation replaces the sampling or the model's attention layers; switch it off, "
             "or the units.",
+        )  # fmt: skip
+    elif injection is not None and injection.misplaced:
+        _fail(
+            p, generation,
+            "another extension or setting takes the picture apart, so that nothing tells where a region mask lies; "
+            "switch it off, or leave out the mask.",
         )  # fmt: skip
     elif injection is not None and injection.idle:
         _fail(p, generation, "none of this sampler's steps lies between a unit's start and end; move them apart.")

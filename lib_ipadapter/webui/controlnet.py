@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..encode.picture import decode
 from ..errors import IPAdapterError, UnitError
@@ -36,6 +36,10 @@ class Picture:
 
     image: Image.Image
     mask: Image.Image | None = None
+
+    def as_item(self) -> dict[str, Any]:
+        """One of a unit's ``images``. What is painted over is what does not count, as in ControlNet's own units."""
+        return {"image": self.image} if self.mask is None else {"image": self.image, "mask": ImageOps.invert(self.mask)}
 
 
 @dataclass(frozen=True)
@@ -156,12 +160,12 @@ def slot(p: Any, number: int) -> Slot:
 # Its pictures as references
 
 
-def pictures(p: Any, number: int) -> list[Image.Image]:
+def pictures(p: Any, number: int) -> list[Picture]:
     """The pictures of unit ``number``, enabled or not, for use as references.
 
     What is painted on the picture of a unit that is at work with something else (an inpainting model, say) is that
-    unit's business. On any other it could only be meant for the reference. Raises IPAdapterError where there is no
-    such picture, or where it has a mask, which this version cannot honour.
+    unit's business. On any other it is what the reference leaves out. Raises IPAdapterError where there is no such
+    picture.
     """
     from_unit = slot(p, number)
     try:
@@ -170,13 +174,9 @@ def pictures(p: Any, number: int) -> list[Image.Image]:
         raise type(error)(f"{from_unit}: {error.detail}") from None
     if not found:
         raise UnitError(f"{from_unit} has no picture: add one there; the unit need not be enabled.")
-    at_work = from_unit.enabled and not from_unit.is_ip_adapter
-    if not at_work and any(picture.mask is not None for picture in found):
-        raise UnitError(
-            f"the picture of {from_unit} has a mask painted on it, and masks of references are not available in this "
-            "version: clear the mask."
-        )
-    return [picture.image for picture in found]
+    if from_unit.enabled and not from_unit.is_ip_adapter:
+        return [Picture(picture.image) for picture in found]
+    return found
 
 
 def _wanted(item: object) -> int | None:
@@ -215,7 +215,9 @@ def _with_pictures(p: Any, unit: object) -> object:
             references.append(item)
         else:
             rest = {name: value for name, value in item.items() if name != "controlnet"}
-            references += [{**rest, "image": image} for image in pictures(p, wanted)]
+            # A mask of our own counts more than what is painted there.
+            own = {name: value for name, value in rest.items() if value is not None}
+            references += [{**picture.as_item(), **own} for picture in pictures(p, wanted)]
     return {**unit, "images": references}
 
 

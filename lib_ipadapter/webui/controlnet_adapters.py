@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from ..checkpoint.catalog import Catalog, Entry
 from ..checkpoint.identify import AdapterSpec
-from ..encode.picture import decode, fingerprint
+from ..encode.picture import decode, decode_mask, fingerprint
 from ..errors import CheckpointError, IPAdapterError, UnitError
-from ..unit import NOT_YET, Unit
+from ..unit import Unit
+from ..weighting import LAYOUTS, peak, spread
 from . import controlnet
 from .controlnet import Slot
 from .options import SAME_CHOICES
@@ -101,13 +103,13 @@ def imported(slot: Slot, catalog: Catalog) -> Translated:
     notes: list[str] = []
     settings: dict[str, Any] = {
         "model": found.name,
-        "images": [{"image": picture.image} for picture in pictures],
+        "images": [picture.as_item() for picture in pictures],
         "weight": slot.number_of("weight", 1.0),
         "start": slot.number_of("guidance_start", 0.0),
         "end": slot.number_of("guidance_end", 1.0),
         "enabled": slot.enabled,
     }
-    _import_layers(slot, settings, notes)
+    _import_layers(slot, settings)
     if (passes := PASSES.get(str(slot.get("hr_option")), "both")) != "both":
         settings["hires"] = passes
         notes.append("its hires option counts here; ControlNet's IP-Adapter acts in both passes whatever it says.")
@@ -115,20 +117,15 @@ def imported(slot: Slot, catalog: Catalog) -> Translated:
         settings["combine"] = "average"
         notes.append("ControlNet takes the mean of several pictures' tokens; here it is the mean of their embeddings.")
     if any(picture.image.width != picture.image.height for picture in pictures):
-        if "crop" in NOT_YET:
-            notes.append("ControlNet squeezes a picture into a square; here the square in its middle is cut out.")
-        else:
-            settings["crop"] = "stretch"
+        settings["crop"] = "stretch"  # what ControlNet does
     if settings["start"] > 0 or settings["end"] < 1:
         notes.append(LATE)
     if settings["start"] >= settings["end"]:
         notes.append("no step lies between its start and end: move them apart.")
     if not pictures:
         notes.append("it has no picture: add one.")
-    if any(picture.mask is not None for picture in pictures):
-        notes.append("the mask painted on its picture is left out: masks of references are not available yet.")
-    if slot.get("effective_region_mask") is not None:
-        notes.append("its region mask is left out: region masks are not available yet.")
+    if (region := slot.get("effective_region_mask")) is not None:
+        settings["region_mask"] = region
     if slot.get("ipadapter_input") is not None:
         notes.append("its embedding from the API is left out: give the picture.")
     if found.spec.source == "face":
@@ -136,14 +133,10 @@ def imported(slot: Slot, catalog: Catalog) -> Translated:
     return Translated(settings, [f"{slot}: {note}" for note in notes])
 
 
-def _import_layers(slot: Slot, settings: dict[str, Any], notes: list[str]) -> None:
+def _import_layers(slot: Slot, settings: dict[str, Any]) -> None:
     """Advanced weights stand in the place of the weight there; here they are factors of it."""
     weights = slot.get("advanced_weighting")
-    if weights is None:
-        return
-    if "layer_weights" in NOT_YET:
-        notes.append("its advanced weights are left out: weights of single layers are not available yet.")
-    else:
+    if weights:
         settings["weight"] = 1.0
         settings["layer_weights"] = [max(0.0, float(weight)) for weight in weights]
 
@@ -168,16 +161,26 @@ def exported(unit: Unit, spec: AdapterSpec, file: Path) -> Translated:
     if preprocessor is None:
         raise UnitError(f"ControlNet has no preprocessor that feeds {file.name}: export another adapter's unit.")
     notes = []
-    weight = min(MAX_WEIGHT, max(0.0, unit.weight))
-    if weight != unit.weight:
-        notes.append(f"weight {unit.weight:g} became {weight:g}: ControlNet allows 0 to {MAX_WEIGHT:g}.")
+    wanted = peak(unit.weight)
+    weight = min(MAX_WEIGHT, max(0.0, wanted))
+    if weight != wanted:
+        notes.append(f"weight {wanted:g} became {weight:g}: ControlNet allows 0 to {MAX_WEIGHT:g}.")
+    if wanted is not unit.weight:
+        notes.append(f"its curve of weights became {weight:g} in every step: ControlNet has no curves.")
     pictures = [decode(reference.image) for reference in unit.references]
+    masks = [None if reference.mask is None else decode_mask(reference.mask) for reference in unit.references]
     if len(pictures) > 1 and unit.combine != "average":
         notes.append(f"ControlNet takes the mean of several pictures; {unit.combine} is not known there.")
     if any(reference.weight != 1 for reference in unit.references):
         notes.append("weights of single references are left out: ControlNet has none.")
-    if any(picture.width != picture.height for picture in pictures):
-        notes.append("ControlNet squeezes a picture into a square; here the square in its middle is cut out.")
+    if unit.crop != "stretch" and any(picture.width != picture.height for picture in pictures):
+        notes.append(f"ControlNet squeezes a picture into a square; here its crop is “{unit.crop}”.")
+    left_out = {
+        "embeds_scaling": unit.embeds_scaling != "V only", "negative_images": bool(unit.negative_references),
+        "subtract_prompt": bool(unit.subtract_prompt), "noise": unit.noise > 0,
+        "region_feather": unit.region_mask is not None and unit.region_feather > 0,
+    }  # fmt: skip
+    notes += [f"{name} is left out: it is not known to ControlNet." for name, used in left_out.items() if used]
     if unit.start > 0 or unit.end < 1:
         notes.append(LATE)
     if unit.hires != "both":
@@ -189,27 +192,36 @@ def exported(unit: Unit, spec: AdapterSpec, file: Path) -> Translated:
         "module": preprocessor,
         "model": model,
         "weight": weight,
-        "image": [{"image": np.asarray(picture), "mask": None} for picture in pictures],
+        "image": [
+            {"image": np.asarray(picture), "mask": None if mask is None else _painted(mask)}
+            for picture, mask in zip(pictures, masks, strict=True)
+        ],
         "guidance_start": unit.start,
         "guidance_end": unit.end,
         "hr_option": {ours: theirs for theirs, ours in PASSES.items()}[unit.hires],
     }
-    if (weights := getattr(unit, "layer_weights", None)) is not None:
-        settings["advanced_weighting"] = _exported_layers(weights, spec, unit.weight, notes)
+    if unit.region_mask is not None:
+        settings["effective_region_mask"] = np.asarray(decode_mask(unit.region_mask).convert("RGB"))
+    if unit.layer_weights is not None or unit.weight_type != "linear":
+        settings["advanced_weighting"] = _exported_layers(unit, spec, wanted, notes)
     return Translated(settings, notes)
 
 
-def _exported_layers(
-    weights: Sequence[float] | Mapping[Any, float], spec: AdapterSpec, weight: float, notes: list[str]
-) -> list[float]:
+def _painted(mask: Image.Image) -> np.ndarray:
+    """[H, W, 3]: what ControlNet calls a mask is what does not count."""
+    return np.asarray(ImageOps.invert(mask).convert("RGB"))
+
+
+def _exported_layers(unit: Unit, spec: AdapterSpec, weight: float, notes: list[str]) -> list[float]:
     """One number for each transformer, as ControlNet wants them: the whole weight, nothing below 0."""
-    count = 11 if spec.base == "SDXL" else 16
-    if isinstance(weights, Mapping):
-        by_layer = {int(layer): factor for layer, factor in weights.items()}
-        weights = [by_layer.get(layer, 0.0) for layer in range(count)]
-    if any(weight * factor < 0 for factor in weights):
+    count = next(n for n in LAYOUTS if (n == 11) == (spec.base == "SDXL"))
+    made = spread(unit.weight_type, count, unit.composition_weight, unit.boost, unit.layer_weights)
+    if made.inverted:
+        notes.append(f"{unit.weight_type} turns the reference against some blocks, which ControlNet cannot do.")
+    weights = [0.0 if t in made.inverted else made.at(t, weight) for t in range(count)]
+    if any(number < 0 for number in weights):
         notes.append("negative weights of layers became 0: ControlNet allows none.")
-    return [max(0.0, weight * factor) for factor in weights]
+    return [max(0.0, number) for number in weights]
 
 
 # The same in both
@@ -251,7 +263,7 @@ def pairs(p: Any, units: Sequence[tuple[int, Unit]], catalog: Catalog) -> list[P
     found = []
     for number, unit in units:
         entry = _entry(unit.model, catalog)
-        if entry is None or unit.weight == 0:
+        if entry is None or peak(unit.weight) == 0:
             continue
         for slot in theirs:
             if adapter(str(slot.get("model")), catalog) != entry:
@@ -271,6 +283,8 @@ def _entry(name: str, catalog: Catalog) -> Entry | None:
 
 
 def _our_marks(unit: Unit) -> frozenset[str] | None:
+    if any(reference.mask is not None for reference in unit.references):
+        return None
     try:
         return frozenset(fingerprint(decode(reference.image)) for reference in unit.references)
     except IPAdapterError:

@@ -11,6 +11,7 @@ from modules import devices, extensions, lowvram, paths, script_callbacks, sd_mo
 from torch import Tensor, nn
 
 from ..attend.layers import Topology, cross_attention_layers
+from ..attend.regions import Box, Size
 from ..attend.rows import Rows, layout
 from ..checkpoint.identify import UNetSpec, identify
 from ..checkpoint.load import read_shapes
@@ -122,7 +123,21 @@ def _rows(denoiser: Any, n_rows: int, text_cond: Tensor | None) -> Rows:
     return layout(counts, n_rows)
 
 
-def sampled_box(p: Any) -> tuple[int, int, int, int] | None:
+def picture_form(p: Any) -> tuple[int, int]:
+    """Width and height of the pictures that the job makes, or numbers of their ratio."""
+    start = next(iter(getattr(p, "init_images", None) or ()), None)
+    if start is not None and getattr(p, "inpaint_full_res", False) and getattr(p, "image_mask", None) is not None:
+        return start.size
+    return p.width, p.height
+
+
+def sampled_part(p: Any) -> tuple[Box, Size] | None:
+    """The box of img2img's picture that inpainting samples, and that picture's height and width; None for all of it."""
+    box, start = getattr(p, "paste_to", None), next(iter(getattr(p, "init_images", None) or ()), None)
+    return None if not box or start is None else (tuple(box), (start.height, start.width))
+
+
+def sampled_box(p: Any) -> Box | None:
     """The part (left, top, width, height) of the finished picture that was sampled, None for all of it."""
     pasted = getattr(p, "paste_to", None) and getattr(p, "overlay_images", None) and shared.opts.overlay_inpaint
     return tuple(p.paste_to) if pasted else None

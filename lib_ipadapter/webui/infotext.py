@@ -7,60 +7,85 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from PIL.Image import Image
 
 from ..checkpoint.catalog import Entry
 from ..errors import UnitError
-from ..unit import MAX_UNITS, Unit
+from ..generation import Picture
+from ..unit import MAX_UNITS, PICTURES, Unit
+from ..weighting import as_text
 
+NEGATIVE, REGION = "negative_images", "region_mask"
 HASH_LENGTH = 12  # hexadecimal digits of a reference's content hash that are written
 
 
 def _quoted(value: Any) -> str:
     """A value as it stands in "name: value, name: value"; JSON where it would break that form."""
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = as_text(value) if isinstance(value, (float, tuple, Mapping)) else str(value)
     return json.dumps(text, ensure_ascii=False) if any(c in text for c in ',:"\n') else text
 
 
 class Shown(Protocol):
-    """A unit at work: its number, itself, its adapter's entry in the catalogue, its references' content hashes."""
+    """A unit at work: its number, itself, its adapter's entry in the catalogue, its pictures with their content
+    hashes."""
 
     number: int
     unit: Unit
     adapter: Entry
-    fingerprints: tuple[str, ...]
+    references: tuple[Picture, ...]
+    negatives: tuple[Picture, ...]
+    region_mark: str | None
 
 
-def _reference(plan: Shown, index: int) -> str:
-    weight = plan.unit.references[index].weight
-    return plan.fingerprints[index][:HASH_LENGTH] + (f"*{weight:g}" if weight != 1 else "")
+def _marks(pictures: Sequence[Picture]) -> str:
+    return " ".join(
+        picture.mark[:HASH_LENGTH]
+        + (f"*{picture.weight:g}" if picture.weight != 1 else "")
+        + (f"@{picture.mask_mark[:HASH_LENGTH]}" if picture.mask_mark else "")
+        for picture in pictures
+    )
 
 
 def parameters(plans: Sequence[Shown]) -> dict[str, str]:
     """The entries ``IP-Adapter n`` for ``p.extra_generation_params``: model, fields that differ from their defaults,
-    and the references' content hashes (with their own weight after a star)."""
+    and the pictures' content hashes (with their own weight after a star, their mask's hash after an @)."""
     entries = {}
     for plan in plans:
         values = {"model": plan.adapter.name, **plan.unit.changed()}
-        values["references"] = " ".join(_reference(plan, i) for i in range(len(plan.fingerprints)))
+        if plan.negatives:
+            values[NEGATIVE] = _marks(plan.negatives)
+        if plan.region_mark:
+            values[REGION] = plan.region_mark[:HASH_LENGTH]
+        values["references"] = _marks(plan.references)
         entries[f"IP-Adapter {plan.number}"] = ", ".join(f"{k}: {_quoted(v)}" for k, v in values.items())
     return entries
 
 
+NUMBERS = ("boost",)  # fields that may be None, and are numbers otherwise
 _ENTRY = re.compile(r"IP-Adapter (\d{1,2})")
 _PAIR = re.compile(r'\s*(\w+): ?("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
-_REFERENCE = re.compile(r"([0-9a-f]{12,64})(?:\*(-?[0-9.]+(?:e[-+]?\d+)?))?", re.IGNORECASE)
+_REFERENCE = re.compile(r"([0-9a-f]{12,64})(?:\*(-?[0-9.]+(?:e[-+]?\d+)?))?(?:@([0-9a-f]{12,64}))?", re.IGNORECASE)
+
+
+class Mark(NamedTuple):
+    """A picture by its content hash, its weight, and its mask by its content hash."""
+
+    picture: str
+    weight: float
+    mask: str | None
 
 
 @dataclass
 class Pasted:
-    """One entry as it was read: settings that a unit may have, references by content hash, and what was wrong."""
+    """One entry as it was read: settings that a unit may have, pictures by content hash, and what was wrong."""
 
     number: int
     settings: dict[str, Any]
-    references: list[tuple[str, float]]
+    references: list[Mark]
+    negatives: list[Mark] = field(default_factory=list)
+    region: str | None = None
     problems: list[str] = field(default_factory=list)
 
 
@@ -84,13 +109,13 @@ def _values(text: str) -> dict[str, str]:
 
 def _typed(name: str, text: str) -> Any:
     """A field's value from its text. Raises UnitError for a field or value that no unit has."""
-    defaults = {f.name: f.default for f in fields(Unit) if f.name not in ("model", "references")}
+    defaults = {f.name: f.default for f in fields(Unit) if f.name not in ("model", *PICTURES)}
     if name not in defaults:
         raise UnitError(f"{name} is not known to this version, so it was left out.")
     value: Any = text
     if isinstance(defaults[name], bool):
         value = {"true": True, "false": False}.get(text.lower(), text)
-    elif isinstance(defaults[name], float):
+    elif isinstance(defaults[name], float) or name in NUMBERS:
         with contextlib.suppress(ValueError):
             value = float(text)
     Unit.parse({"enabled": False, name: value})
@@ -103,14 +128,13 @@ def read(params: Mapping[str, Any]) -> list[Pasted]:
     units = []
     for name, text in entries(params).items():
         values = _values(text)
-        references = [
-            (found[1].lower(), _weight(found[2]))
-            for word in values.pop("references", "").split()
-            if (found := _REFERENCE.fullmatch(word))
-        ]
+        references = _read_marks(values.pop("references", ""))
         if not references:
             continue
-        unit = Pasted(int(name.rpartition(" ")[2]), {"model": values.pop("model", None)}, references)
+        unit = Pasted(
+            int(name.rpartition(" ")[2]), {"model": values.pop("model", None)}, references,
+            _read_marks(values.pop(NEGATIVE, "")), next(iter(_read_marks(values.pop(REGION, ""))), (None,))[0],
+        )  # fmt: skip
         for key, value in values.items():
             try:
                 unit.settings[key] = _typed(key, value)
@@ -124,6 +148,11 @@ def read(params: Mapping[str, Any]) -> list[Pasted]:
             unit.settings.pop("end", None)
         units.append(unit)
     return sorted(units, key=lambda unit: unit.number)
+
+
+def _read_marks(text: str) -> list[Mark]:
+    found = (_REFERENCE.fullmatch(word) for word in text.split())
+    return [Mark(one[1].lower(), _weight(one[2]), one[3] and one[3].lower()) for one in found if one]
 
 
 def _weight(text: str | None) -> float:
@@ -141,13 +170,39 @@ def restored(params: Mapping[str, Any], picture: Callable[[str], Image | None]) 
     units: list[dict] = []
     notes = []
     for unit in read(params):
-        found = [(picture(mark), weight) for mark, weight in unit.references]
-        gone = sum(image is None for image, _ in found)
-        images = [{"image": image, "weight": weight} for image, weight in found if image is not None]
+        told = list(unit.problems)
+        images = _found(unit.references, picture, "reference", told)
+        negatives = _found(unit.negatives, picture, "negative reference", told)
+        pictures: dict[str, Any] = {"images": images, **({NEGATIVE: negatives} if negatives else {})}
+        if unit.region is not None:
+            mask = picture(unit.region)
+            if mask is None:
+                told.append("its region mask cannot be restored from the parameters: draw it again.")
+            else:
+                pictures[REGION] = mask
         units += [{"enabled": False}] * (unit.number - 1 - len(units))
-        units.append({**unit.settings, "images": images})
-        notes += [f"Unit {unit.number}: {sentence}" for sentence in unit.problems]
-        if gone:
-            of = "its reference" if len(found) == 1 else f"{gone} of its {len(found)} references"
-            notes.append(f"Unit {unit.number}: {of} cannot be restored from the parameters: add the picture again.")
+        units.append({**unit.settings, **pictures})
+        notes += [f"Unit {unit.number}: {sentence}" for sentence in told]
     return units, notes
+
+
+def _found(
+    marks: Sequence[Mark], picture: Callable[[str], Image | None], kind: str, told: list[str]
+) -> list[dict[str, Any]]:
+    """The pictures that are still there as API items; what is missing is ``told``."""
+    items: list[dict[str, Any]] = []
+    for mark in marks:
+        image = picture(mark.picture)
+        if image is None:
+            continue
+        items.append({"image": image, "weight": mark.weight})
+        mask = None if mark.mask is None else picture(mark.mask)
+        if mask is not None:
+            items[-1]["mask"] = mask
+        elif mark.mask is not None:
+            told.append(f"the mask of a {kind} cannot be restored from the parameters: draw it again.")
+    gone = len(marks) - len(items)
+    if gone:
+        of = f"its {kind}" if len(marks) == 1 else f"{gone} of its {len(marks)} {kind}s"
+        told.append(f"{of} cannot be restored from the parameters: add the picture again.")
+    return items

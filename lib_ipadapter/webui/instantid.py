@@ -21,7 +21,7 @@ from ..checkpoint.catalog import Catalog, Entry
 from ..checkpoint.load import read_shapes
 from ..encode.picture import decode, fingerprint
 from ..errors import CheckpointError, IPAdapterError, UnitError
-from ..generation import check_fit
+from ..generation import Picture, check_fit
 from ..unit import Unit
 from . import controlnet
 from .controlnet import Slot
@@ -41,7 +41,9 @@ class Filled:
     number: int
     unit: Unit
     adapter: Entry
-    fingerprints: tuple[str, ...]
+    references: tuple[Picture, ...]
+    negatives: tuple[Picture, ...] = ()
+    region_mark: str | None = None
 
 
 class Hooked:
@@ -90,7 +92,7 @@ def _instantid(name: str, catalog: Catalog) -> Entry | None:
     return entry if entry.spec.variant == VARIANT else None
 
 
-def _fill(p: Any, unit: Unit, entry: Entry) -> tuple[str, ...]:
+def _fill(p: Any, unit: Unit, entry: Entry) -> tuple[Picture, ...]:
     slots = controlnet.slots(p)
     if slots is None:
         raise UnitError(
@@ -117,13 +119,17 @@ def _fill(p: Any, unit: Unit, entry: Entry) -> tuple[str, ...]:
         module.ControlNetUnit(**common, module=POINTS, model=points, weight=unit.keypoints_weight),
     ]
     controlnet.replace(p, dict(zip(places, made, strict=True)))
-    return (fingerprint(picture),)
+    return (Picture(fingerprint(picture), reference.weight),)
 
 
 def _check_settings(unit: Unit) -> None:
     if len(unit.references) != 1:
         raise UnitError(f"InstantID takes one photo, not {len(unit.references)}: leave one.")
     foreign = [name for name in unit.changed() if name not in (*APPLIED, "combine")]
+    foreign += ["region mask"] * (unit.region_mask is not None) + ["negative images"] * bool(unit.negative_references)
+    foreign += ["mask of a reference"] * (unit.references[0].mask is not None) + ["weight curve"] * (
+        isinstance(unit.weight, tuple)
+    )
     if foreign:
         raise UnitError(f"InstantID runs in ControlNet, which has no {' or '.join(foreign)}: leave it at its default.")
 

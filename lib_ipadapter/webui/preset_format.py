@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..encode.picture import decode, fingerprint
+from ..encode.picture import decode, decode_mask, fingerprint
 from ..errors import IPAdapterError, PictureError
 from ..unit import MAX_UNITS
 
@@ -93,8 +93,12 @@ def already_there(names: Sequence[str]) -> PresetExists:
 # Documents
 
 
+MASKS = ("mask", "region_mask")
+
+
 def with_pictures(unit: Mapping[str, Any], change: Callable[[Any, str], Any]) -> dict[str, Any]:
-    """A copy of ``unit`` with ``change(picture, place)`` for each picture, wherever an API object may hold one."""
+    """A copy of ``unit`` with ``change(picture, place)`` for each picture, wherever an API object may hold one; the
+    place of a mask ends in one of ``MASKS``."""
 
     def item(value: Any, where: str) -> Any:
         if isinstance(value, Mapping):
@@ -125,7 +129,7 @@ def taken_apart(
 
     def mark(value: Any, where: str) -> str:
         try:
-            image = decode(value)
+            image = decode_mask(value).convert("RGB") if where.endswith(MASKS) else decode(value)
         except PictureError as error:
             raise PictureError(f"{where}: {error.detail}") from None
         found = fingerprint(image)

@@ -12,9 +12,9 @@ from typing import Any
 from PIL import Image
 
 from ..checkpoint.catalog import Catalog
-from ..encode.picture import decode, views
+from ..encode.picture import decode, decode_mask, views
 from ..errors import IPAdapterError
-from ..generation import CROP, encoder_for
+from ..generation import encoder_for
 from ..unit import MAX_REFERENCES, Unit
 
 # {"image": RGB picture, "weight": number} as in the API's ``images``, and a "key" that tells it from every other
@@ -56,7 +56,11 @@ def seen(unit: Unit, catalog: Catalog) -> list[Image.Image]:
     Raises IPAdapterError for an adapter or encoder that is not there, and for what is no usable picture.
     """
     size = encoder_for(catalog.find(unit.model), catalog).spec.image_size
-    return [view for reference in unit.references for view in views(decode(reference.image), size, CROP)]
+    found = []
+    for reference in unit.references:
+        mask = None if reference.mask is None else decode_mask(reference.mask)
+        found += views(decode(reference.image), size, unit.crop, mask)
+    return found
 
 
 def _jpeg(picture: Image.Image) -> str:
@@ -70,7 +74,7 @@ def _card(number: int, one: Item, size: int | None) -> str:
     whole.thumbnail((CARD * 2, CARD), Image.Resampling.BICUBIC, reducing_gap=2.0)
     pictures = f"<img src='{_jpeg(whole)}' alt='Reference {number}' title='Reference {number}'>"
     if size is not None:
-        crop = views(one["image"], size, CROP)[0]
+        crop = views(one["image"], size)[0]
         pictures += f"<img src='{_jpeg(crop)}' alt='{SEEN}' title='{SEEN}' class='ip-adapter-seen'>"
     number_field = (
         f"<input type='number' min='-1' max='3' step='0.05' value='{one['weight']:g}' "

@@ -196,7 +196,7 @@ class UnitTab:
                     settings[name] = getattr(Unit.parse({"enabled": False, **_pair(unit, name)}), name)
                 except UnitError as error:
                     notes.append(error.detail)
-            elif name not in ("model", "image", "images") and unit[name] != NOT_YET.get(name):
+            elif name not in ("model", "image", "images") and unit[name] != {**DEFAULTS, **NOT_YET}.get(name):
                 notes.append(f"{name} has no place in this panel and was left out.")
         settings["enabled"] = unit.get("enabled", True) is not False
         low, high = NARROW if NARROW[0] <= settings["weight"] <= NARROW[1] else WIDE

@@ -29,7 +29,8 @@ REFUSED = "ip_adapter_refused_cell"  # and the sentence with which its cell was 
 PREFIX = "[IP-Adapter] "
 # What a change of the field costs beside another checkpoint's 1 and another VAE's 0.7: the dearest axis changes least
 # often. Another model may have to be read, another combination only projected.
-COST = {"model": 0.6, "combine": 0.1, "batch": 0.1}
+COST = {"model": 0.6, "crop": 0.2, "noise": 0.2, "subtract_prompt": 0.1, "combine": 0.1, "batch": 0.1}
+TEXTS = ("layer_weights", "subtract_prompt")  # fields that are written down
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,10 @@ def axes(count: int, catalog: Callable[[], Catalog]) -> list[Axis]:
                 found.append(Axis(number, field.name, str, models))
             elif field.name in CHOICES:
                 found.append(Axis(number, field.name, str, functools.partial(list, CHOICES[field.name])))
-            elif field.type in ("float", "int"):
-                found.append(Axis(number, field.name, float if field.type == "float" else int))
+            elif field.type.startswith("float"):  # also where a curve, or nothing, may stand in its place
+                found.append(Axis(number, field.name, float))
+            elif field.name in TEXTS:
+                found.append(Axis(number, field.name, str))
     return found
 
 

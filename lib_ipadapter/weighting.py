@@ -1,0 +1,249 @@
+"""How a unit's weight spreads over the UNet's transformer blocks, and over the steps. Pure functions and tables.
+
+Blocks are counted in forward order, input -> middle -> output, by the index t: 16 in SD1.x and SD2.x, 11 in SDXL. The
+types and their formulas are those of ComfyUI_IPAdapter_plus; the ones marked InstantStyle are those of its authors
+(arXiv 2404.02733 for SDXL, their later figures for SD1.5), which on SD1.x and SD2.x mean other blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .errors import UnitError
+
+Curve = tuple[tuple[float, float], ...]
+"""Points (share of the steps, weight), by share; straight lines between them."""
+LayerWeights = tuple[float, ...] | Mapping[int, float]
+"""A factor for each block, or for some: the others get nothing then."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A unit's strength in each block: ``weight * factors[t] + extra[t]``; blocks in neither get nothing.
+
+    ``inverted``: blocks in which the reference counts against the picture: the unconditional rows get the reference's
+    tokens there and the conditional ones none, so that guidance leads away from it.
+    """
+
+    factors: Mapping[int, float] = field(default_factory=dict)
+    extra: Mapping[int, float] = field(default_factory=dict)
+    inverted: frozenset[int] = frozenset()
+
+    def at(self, block: int, weight: float) -> float:
+        return weight * self.factors.get(block, 0.0) + self.extra.get(block, 0.0)
+
+    @property
+    def silent(self) -> bool:
+        """Whether no block gets anything, whatever the weight."""
+        return not any(self.factors.values()) and not any(self.extra.values())
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of one kind of UNet by what they carry."""
+
+    count: int
+    middle: int
+    style: frozenset[int]
+    composition: Mapping[int, float]  # with their share of the weight
+    precise: Mapping[int, float]  # the same for what "composition precise" leaves of the other blocks
+    instant_style: frozenset[int]  # InstantStyle's own definitions
+    instant_composition: frozenset[int]
+
+    @property
+    def all(self) -> range:
+        return range(self.count)
+
+
+_SD = Blocks(
+    count=16,
+    middle=6,
+    style=frozenset({*range(4), *range(9, 16)}),
+    composition={4: 0.25, 5: 1.0},
+    precise={**dict.fromkeys((*range(4), *range(9, 16)), 1.0), **dict.fromkeys(range(6, 9), 0.1)},
+    instant_style=frozenset(range(7, 10)),
+    instant_composition=frozenset({4, 5, 6}),
+)
+_SDXL = Blocks(
+    count=11,
+    middle=4,
+    style=frozenset({6}),
+    composition={3: 1.0},
+    precise={6: 1.0, **dict.fromkeys((*range(3), 4, 5, *range(7, 11)), 0.1)},
+    instant_style=frozenset({6}),
+    instant_composition=frozenset({3}),
+)
+LAYOUTS = {blocks.count: blocks for blocks in (_SD, _SDXL)}
+
+
+def _everywhere(blocks: int, factor: Callable[[int], float]) -> Spread:
+    return Spread({t: factor(t) for t in range(blocks)})
+
+
+def _sections(b: Blocks, inputs: float, middle: float, outputs: float) -> Spread:
+    return _everywhere(b.count, lambda t: inputs if t < b.middle else middle if t == b.middle else outputs)
+
+
+def _slope(t: int, count: int) -> float:
+    """How near the middle block t of ``count`` is: 0 at the first, 1 in the middle."""
+    return 1 - abs(t - count / 2) / (count / 2)
+
+
+def _eased(share: float) -> float:
+    """What is left at the weak end is a twentieth."""
+    return 0.05 + 0.95 * share
+
+
+# Types that any number of blocks can have.
+_ANY: dict[str, Callable[[int], Spread]] = {
+    "linear": lambda n: _everywhere(n, lambda t: 1.0),
+    "ease in": lambda n: _everywhere(n, lambda t: _eased(1 - t / n)),
+    "ease out": lambda n: _everywhere(n, lambda t: _eased(t / n)),
+    "ease in-out": lambda n: _everywhere(n, lambda t: _eased(_slope(t, n))),
+    "reverse in-out": lambda n: _everywhere(n, lambda t: _eased(1 - _slope(t, n))),
+}
+# Types that must know what a block carries; the second number is the composition weight, or the boost.
+_KNOWN: dict[str, Callable[[Blocks, float], Spread]] = {
+    "weak input": lambda b, _: _sections(b, 0.2, 1.0, 1.0),
+    "weak middle": lambda b, _: _sections(b, 1.0, 0.2, 1.0),
+    "weak output": lambda b, _: _sections(b, 1.0, 1.0, 0.2),
+    "strong middle": lambda b, _: _sections(b, 0.2, 1.0, 0.2),
+    "style transfer": lambda b, _: Spread(dict.fromkeys(b.style, 1.0)),
+    "composition": lambda b, _: Spread(b.composition),
+    "strong style transfer": lambda b, _: Spread(dict.fromkeys(set(b.all) - set(b.composition), 1.0)),
+    "style and composition": lambda b, second: Spread(
+        dict.fromkeys(b.style, 1.0), {t: share * second for t, share in b.composition.items()}
+    ),
+    "strong style and composition": lambda b, second: Spread(
+        dict.fromkeys(set(b.all) - set(b.composition), 1.0), dict.fromkeys(b.composition, second)
+    ),
+    "style transfer precise": lambda b, second: Spread(
+        dict.fromkeys(b.style, 1.0), {t: share * second for t, share in b.composition.items()},
+        frozenset(b.composition),
+    ),
+    "composition precise": lambda b, second: Spread(
+        b.composition, {t: share * second for t, share in b.precise.items()},
+        frozenset(set(b.all) - set(b.composition)),
+    ),
+    "style transfer (InstantStyle)": lambda b, _: Spread(dict.fromkeys(b.instant_style, 1.0)),
+    "composition (InstantStyle)": lambda b, _: Spread(dict.fromkeys(b.instant_composition, 1.0)),
+    "style and composition (InstantStyle)": lambda b, second: Spread(
+        dict.fromkeys(b.instant_style, 1.0), dict.fromkeys(b.instant_composition, second)
+    ),
+}  # fmt: skip
+WEIGHT_TYPES = (*_ANY, *_KNOWN)
+INVERTING = ("style transfer precise", "composition precise")
+BOOSTS = {"style transfer precise": 1.0, "composition precise": 0.0}  # where a unit does not say
+
+
+def spread(
+    weight_type: str,
+    blocks: int,
+    composition_weight: float = 1.0,
+    boost: float | None = None,
+    layer_weights: LayerWeights | None = None,
+) -> Spread:
+    """What a unit's settings mean for a UNet of ``blocks`` transformer blocks.
+
+    ``composition_weight`` is the strength at the composition's blocks for the types "… style and composition";
+    ``boost`` that of what the "precise" types turn against (None: the type's own default). ``layer_weights`` stand in
+    the place of the type's factors; what a "precise" type turns around stays so.
+
+    Raises UnitError for weights of more or fewer blocks than there are, and for a type that this UNet has no table of.
+    """
+    if layer_weights is not None:
+        return Spread(_factors(layer_weights, blocks), inverted=_inverted(weight_type, blocks))
+    if weight_type in _ANY:
+        return _ANY[weight_type](blocks)
+    second = composition_weight
+    if weight_type in BOOSTS:
+        second = BOOSTS[weight_type] if boost is None else boost
+    return _KNOWN[weight_type](_layout(weight_type, blocks), second)
+
+
+def _layout(weight_type: str, blocks: int) -> Blocks:
+    if blocks not in LAYOUTS:
+        raise UnitError(
+            f"weight_type “{weight_type}” is made for SD1.5, SD2.x and SDXL, and this model has {blocks} transformer "
+            f"blocks: choose one of {', '.join(_ANY)}, or give layer_weights."
+        )
+    return LAYOUTS[blocks]
+
+
+def _inverted(weight_type: str, blocks: int) -> frozenset[int]:
+    return _KNOWN[weight_type](_layout(weight_type, blocks), 1.0).inverted if weight_type in INVERTING else frozenset()
+
+
+def _factors(layer_weights: LayerWeights, blocks: int) -> dict[int, float]:
+    if isinstance(layer_weights, Mapping):
+        beyond = [t for t in layer_weights if not 0 <= t < blocks]
+        if beyond:
+            raise UnitError(
+                f"layer_weights names block {beyond[0]}, but this model has {blocks} transformer blocks: give "
+                f"blocks from 0 to {blocks - 1}."
+            )
+        return dict(layer_weights)
+    if len(layer_weights) != blocks:
+        raise UnitError(
+            f"layer_weights holds {len(layer_weights)} numbers, but this model has {blocks} transformer blocks: give "
+            f"{blocks} numbers."
+        )
+    return dict(enumerate(layer_weights))
+
+
+def weight_at(weight: float | Curve, step: int, steps: int) -> float:
+    """The weight in step ``step`` of ``steps``: a curve's at the middle of the step, where windows are measured, too.
+
+    Before a curve's first point its weight is the first one's, after the last the last one's; of two points with one
+    share, the later counts from there on.
+    """
+    if not isinstance(weight, tuple):
+        return weight
+    share = (min(step, steps - 1) + 0.5) / steps
+    before = [point for point in weight if point[0] <= share]
+    after = [point for point in weight if point[0] > share]
+    if not before or not after:
+        return (before or after[:1])[-1][1]
+    (x0, y0), (x1, y1) = before[-1], after[0]
+    return y0 + (y1 - y0) * (share - x0) / (x1 - x0)
+
+
+def peak(weight: float | Curve) -> float:
+    """The weight farthest from 0."""
+    return max((value for _, value in weight), key=abs) if isinstance(weight, tuple) else weight
+
+
+# Embedding scaling
+
+SCALINGS = ("V only", "K+V", "K+V w/ C penalty", "K+mean(V) w/ C penalty")
+FULL_WIDTH = 1280  # the width of layer at which the penalty for narrow ones is none
+
+
+def scaled_sides(scaling: str, weight: float, width: int) -> tuple[float, float, bool]:
+    """What a layer of ``width`` channels multiplies K and V with, and whether V's factor is for its mean alone.
+
+    With W = weight * width / 1280:
+
+    ========================  ==================  ===========================================
+    V only                    K                   weight V
+    K+V                       weight K            weight V
+    K+V w/ C penalty          W K                 W V
+    K+mean(V) w/ C penalty    W K                 V - mean(V) + W mean(V), mean over tokens
+    ========================  ==================  ===========================================
+    """
+    if scaling == "V only":
+        return 1.0, weight, False
+    if scaling != "K+V":
+        weight = weight * width / FULL_WIDTH
+    return weight, weight, scaling == "K+mean(V) w/ C penalty"
+
+
+def as_text(value: float | Sequence | Mapping) -> str:
+    """A weight, its curve, or layer weights as a line that ``parse_pairs`` and ``parse_numbers`` read: "0.8",
+    "0:1 0.6:0.2", "5:0.4 6:1"."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{t}:{factor:g}" for t, factor in value.items())
+    if isinstance(value, tuple):
+        return " ".join(f"{one[0]:g}:{one[1]:g}" if isinstance(one, tuple) else f"{one:g}" for one in value)
+    return f"{value:g}"
