@@ -14,15 +14,18 @@ import importlib.util
 import io
 import json
 import math
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 with contextlib.redirect_stdout(io.StringIO()):  # ldm announces missing xformers
     from ldm.modules.attention import BasicTransformerBlock, CrossAttention, SpatialTransformer
+    from ldm.modules.diffusionmodules import openaimodel
     from ldm.modules.diffusionmodules.model import Decoder, Encoder
     from ldm.modules.diffusionmodules.openaimodel import UNetModel
     from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
@@ -41,6 +44,17 @@ FEATURES = 0.2
 """How loud the picture's own structure is beside the identity path."""
 SKIP = 0.15
 """How loud the fine levels are beside the coarse ones on the way up."""
+
+
+def _join(tensors: list[Tensor], dim: int = 0) -> Tensor:
+    """``torch.cat`` in the UNet: what comes up from below takes the size of what it meets, as in the host, so that a
+    picture's sides need be multiples of 8 only."""
+    size = tensors[-1].shape[2:]
+    return torch.cat([x if x.shape[2:] == size else F.interpolate(x, size) for x in tensors], dim=dim)
+
+
+openaimodel.th = types.ModuleType("torch")
+openaimodel.th.__dict__.update(vars(torch), cat=_join)
 
 
 def _fill(module: nn.Module, generator: torch.Generator) -> None:

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from lib_ipadapter.attend.inject import Injection, image_attention
 from lib_ipadapter.attend.layers import count_blocks, cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
-from lib_ipadapter.attend.regions import Region, feathered
+from lib_ipadapter.attend.regions import Region, feathered, is_whole
 from lib_ipadapter.attend.rows import layout
 from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.encode.combine import COMBINE_MODES
@@ -288,6 +288,18 @@ def test_a_region_is_exact_at_any_size() -> None:
         assert close(seen + rest, torch.ones_like(seen), 1e-6)
         assert seen.shape == (1, size[0] * size[1], 1)
     assert torch.equal(Region(mask).at((37, 53), mask).reshape(37, 53), mask)
+
+
+def test_a_whole_picture_is_told_from_a_part() -> None:
+    for latent in ((64, 64), (13, 11), (125, 96), (9, 64)):
+        size = latent
+        for _ in range(4):
+            assert is_whole(size, latent)
+            size = tuple((side + 1) // 2 for side in size)
+    assert is_whole((40, 60), (80, 120))
+    assert not is_whole((64, 32), (64, 64))
+    assert not is_whole((32, 64), (64, 64))
+    assert not is_whole((4096, 1), (64, 64))
 
 
 def test_a_feather_softens_edges_and_keeps_sums() -> None:

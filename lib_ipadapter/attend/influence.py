@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .regions import Size
+from .regions import Size, halved
 from .rows import Rows
 
 
@@ -26,9 +26,7 @@ def layer_size(tokens: int, latent: Size) -> Size | None:
     A UNet's layers halve the latent, rounding up. Extensions that let the UNet work smaller choose other sizes: then
     it is the pair of numbers nearest to the latent's form, if it differs from it by rounding only.
     """
-    height, width = latent
-    while height * width > tokens:
-        height, width = (height + 1) // 2, (width + 1) // 2
+    height, width = halved(latent, tokens)
     if height * width == tokens:
         return height, width
     shrunk = math.sqrt(tokens / (latent[0] * latent[1]))

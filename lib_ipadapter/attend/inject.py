@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .layers import CrossAttention
 from .prompt import ImagePrompt
-from .regions import Size
+from .regions import Size, is_whole
 from .rows import RowCursor, Rows
 
 log = logging.getLogger("ip-adapter")
@@ -113,7 +113,7 @@ class Injection:
         self.misplaced = False  # whether a prompt with a region was left out where nothing told the place
         self._sizes: dict[nn.Module, Size] = {}  # of what each transformer works on in this call
         self._latent: Size | None = None  # of the present step
-        self._whole = True  # whether the present call is on all of it
+        self._input: Size | None = None  # of the present call; None for a part of the latent
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def attach(self) -> Injection:
@@ -203,7 +203,7 @@ class Injection:
             return
         x = args[0] if args else kwargs["x"]
         size = tuple(x.shape[-2:])
-        self._whole = self._latent in (None, size)
+        self._input = size if self._latent in (None, size) else None
         for i in self.measured:
             self.prompts[i].influence.enter(size)
         context = kwargs.get("context", args[2] if len(args) > 2 else None)
@@ -217,7 +217,8 @@ class Injection:
 
     def size_of(self, transformer: nn.Module) -> Size | None:
         """Height and width of what ``transformer`` works on; None where that is no whole picture."""
-        return self._sizes.get(transformer) if self._whole else None
+        size = self._sizes.get(transformer)
+        return size if size and self._input and is_whole(size, self._input) else None
 
     def _after_call(self, _unet: nn.Module, _args: tuple, _output: Any) -> None:
         self.rows = None

@@ -12,6 +12,22 @@ Size = tuple[int, int]  # height, width
 Box = tuple[int, int, int, int]  # left, top, width, height
 
 
+def halved(latent: Size, places: int) -> Size:
+    """``latent`` as a UNet's layers shrink it, its sides halved and rounded up until they hold ``places`` or fewer."""
+    height, width = latent
+    while height * width > places:
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return height, width
+
+
+def is_whole(size: Size, of: Size) -> bool:
+    """Whether ``size`` is a whole picture of size ``of``, shrunk and rounded, not a part of it."""
+    if halved(of, size[0] * size[1]) == size:
+        return True
+    scale = math.sqrt(size[0] * size[1] / (of[0] * of[1]))
+    return all(abs(side - scale * whole) < 1 for side, whole in zip(size, of, strict=True))
+
+
 class Region:
     """A mask over a whole picture: 1 where a prompt acts, 0 where it does not, anything between in part.
 
