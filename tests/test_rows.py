@@ -7,7 +7,7 @@ import torch
 
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
-from lib_ipadapter.attend.rows import MARK, Row, RowCursor, layout, marks
+from lib_ipadapter.attend.rows import MARK, Row, RowCursor, layout, marks, same_pictures
 
 from .conftest import draw
 from .diffusers_reference import close
@@ -170,6 +170,70 @@ def test_tiles_are_told_apart_by_their_text() -> None:
     cursor.begin(layout([1], 2), cond, cond)  # the same text on both sides tells nothing
     assert [row.cond for row in cursor.take(4, cond.repeat(4, 1, 1))] == [True, False, True, False]
     assert cursor.take(3, cond.repeat(3, 1, 1)) is None
+
+
+ASKED = {  # name -> (prompts per picture, rows in all, rows asked for in one go with their calls of the UNet)
+    "tiles one by one": ([1], 2, [(2, [2, 2, 2])]),
+    "tiles together": ([1, 1], 4, [(4, [12, 8])]),
+    "tiles of one side, as many as the step has rows": ([1], 2, [(1, [2, 2]), (1, [2, 2])]),
+    "tiles of one side, one by one": ([1, 1], 4, [(2, [2, 2, 2]), (2, [2, 2, 2])]),
+    "a region's own text, in two parts": ([2], 3, [(3, [6, 2, 1, 3, 2, 1])]),
+    "a region's own text, one side": ([1], 2, [(1, [1, 1, 1]), (1, [1, 1, 1])]),
+}
+
+
+@pytest.mark.parametrize("pattern", ASKED)
+def test_tiles_and_regions_are_parts_of_what_the_sampler_asks_for(pattern: str) -> None:
+    """Their text tells nothing here: it is a region's own, or the same on both sides."""
+    counts, n_rows, asked = ASKED[pattern]
+    rows = layout(counts, n_rows)
+    cursor, position, alone = RowCursor(), 0, []
+    cursor.begin(rows)
+    for n, calls in asked:
+        own = rows[position : position + n]
+        cursor.open(n)
+        taken = [row for k in calls for row in cursor.take(k)]
+        cursor.close()
+        assert taken == [own[i % n] for i in range(len(taken))]
+        position += n
+        alone += own
+    assert tuple(alone) == rows
+    cursor.begin(rows)
+    cursor.open(n_rows)
+    assert cursor.take(n_rows + 1) is None
+    cursor.open(1)  # more than there are: the sampler's, but nothing tells which
+    assert cursor.asked is None
+
+
+def test_a_sampler_is_followed_and_let_go(unet) -> None:
+    sampler = torch.nn.Identity()
+    prompts, rows, both = [make_prompt(unet, 5)], layout([1], 2), text(2, seed=3)
+    expected = row_by_row(unet, prompts, rows, [(x(2), both)])
+    with Injection(unet, cross_attention_layers(unet), prompts) as injection:
+        for asks in (sampler, torch.nn.Identity(), sampler):
+            injection.begin(rows, 0, 1, sampler=asks)
+            for i in range(2):  # each side alone, in two tiles of the same content
+                handle = asks.register_forward_hook(
+                    lambda *_, i=i: unet(x(2)[[i, i]], torch.full((2,), 500.0), context=both[[i, i]]), prepend=True
+                )
+                assert close(asks(x(2)[[i]]), expected[[i, i]])
+                handle.remove()
+    assert not sampler._forward_pre_hooks
+    assert not sampler._forward_hooks
+
+
+def test_prompts_that_were_put_into_another_order_keep_their_picture() -> None:
+    latents = draw(2, 4, 8, 8, seed=1)
+    order = [0, 1, 0, 1, 0, 1]  # of three AND prompts each; the host's own is 0, 0, 0, 1, 1, 1
+    found = same_pictures(layout([3, 3], 8), latents[[*order, 0, 1]])
+    assert found == (*(Row(True, i) for i in order), Row(False, 0), Row(False, 1))
+    assert same_pictures(layout([3, 3], 8), latents[[0, 0, 0, 1, 1, 1, 0, 1]]) == layout([3, 3], 8)
+    assert same_pictures(layout([3, 3], 8), latents[[0] * 8]) == layout([3, 3], 8)  # all alike: nothing to tell
+    assert same_pictures(layout([1, 1], 4), latents[[1, 0, 0, 1]]) == layout([1, 1], 4)
+    cursor = RowCursor()
+    cursor.begin(layout([2, 2], 6), latents=lambda: latents[[0, 1, 0, 1, 0, 1]])
+    cursor.open(4)
+    assert [row.picture for row in cursor.take(4)] == [0, 1, 0, 1]
 
 
 def test_calls_that_nothing_explains_stay_plain(unet) -> None:

@@ -8,7 +8,7 @@ pre-hook on ``to_out[0]`` adds the image attention to its input. The host's own 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .layers import CrossAttention
 from .prompt import ImagePrompt
 from .regions import Size, is_whole
-from .rows import RowCursor, Rows
+from .rows import RowCursor, Rows, first_row
 
 log = logging.getLogger("ip-adapter")
 KEPT_PATTERNS = 4  # row patterns whose gathered keys and values are kept; a step has one to four
@@ -36,48 +36,56 @@ class _LayerHooks:
     def __init__(self, injection: Injection, index: int, layer: CrossAttention) -> None:
         self.injection, self.index, self.layer = injection, index, layer
         self.query: Tensor | None = None
+        self.first: int | None = 0  # which of the call's rows the query's first one is, None if nothing tells
         self.gathered: dict[tuple, list[tuple[ImagePrompt, Tensor, Tensor]]] = {}
 
-    def keep_query(self, _module: nn.Module, _args: tuple, query: Tensor) -> None:
-        if self.injection.rows is not None:
+    def keep_query(self, _module: nn.Module, args: tuple, query: Tensor) -> None:
+        rows = self.injection.rows
+        if rows is not None:
             self.query = query
+            self.first = first_row(args[0], len(rows)) if len(query) < len(rows) else 0
 
     def add_image_attention(self, _module: nn.Module, args: tuple) -> tuple | None:
         query, self.query = self.query, None
         hidden, *rest = args
         if query is None or self.injection.rows is None or query.shape[:-1] != hidden.shape[:-1]:
             return None  # not the call that this query was computed for
-        tiles, odd = divmod(len(query), len(self.injection.rows))
-        if odd or not tiles:  # an attention that takes the rows apart by rules of its own
+        rows = self._rows(len(query))
+        if rows is None:
             self.injection.lose()
             return None
         text = hidden
-        for prompt, key, value in self._prompts(query, tiles):
+        whole = len(rows) <= len(self.injection.rows)
+        for prompt, key, value in self._prompts(query, rows):
             if not prompt.steady:
                 if prompt.layer_weight(self.layer.block) == 0.0:
                     continue
                 key, value = prompt.weighted(key, value, self.layer.block)
             added = image_attention(query, key, value, self.layer.heads).to(hidden.dtype)
             if prompt.region is not None:
-                size = self.injection.size_of(self.layer.transformer)
-                if tiles > 1 or size is None or size[0] * size[1] != added.shape[1]:
+                size = self.injection.size_of(self.layer.transformer) if whole else None
+                if size is None or size[0] * size[1] != added.shape[1]:
                     self.injection.misplaced = True
                     continue
                 added = added * prompt.region.at(size, added)
             hidden = hidden + added
             if prompt.influence is not None:
-                prompt.influence.add(added, text, self.injection.rows)
+                prompt.influence.add(added, text, rows if whole else ())
         self.injection.fired = True
         return (hidden, *rest)
 
-    def _prompts(self, query: Tensor, tiles: int) -> list[tuple[ImagePrompt, Tensor, Tensor]]:
-        """The acting prompts with their keys and values for the present rows; gathered once per pattern of rows.
+    def _rows(self, n: int) -> Rows | None:
+        """The rows of an attention on ``n`` of them: the call's, each of them in as many parts next to each other, or
+        some of them. None for an attention that takes the rows apart by rules of its own."""
+        rows = self.injection.rows
+        if n < len(rows):
+            return None if self.first is None else rows[self.first : self.first + n]
+        tiles, odd = divmod(n, len(rows))
+        return None if odd else tuple(row for row in rows for _ in range(tiles))
 
-        ``tiles``: how many parts, next to each other, the layer has made of every row.
-        """
-        rows, active = self.injection.rows, self.injection.active
-        if tiles > 1:
-            rows = tuple(row for row in rows for _ in range(tiles))
+    def _prompts(self, query: Tensor, rows: Rows) -> list[tuple[ImagePrompt, Tensor, Tensor]]:
+        """The acting prompts with their keys and values for these rows; gathered once per pattern of rows."""
+        active = self.injection.active
         pattern = (rows, active, query.dtype, query.device)
         if pattern not in self.gathered:
             if len(self.gathered) >= KEPT_PATTERNS:
@@ -115,6 +123,8 @@ class Injection:
         self._latent: Size | None = None  # of the present step
         self._input: Size | None = None  # of the present call; None for a part of the latent
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._sampler: nn.Module | None = None
+        self._sampler_handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def attach(self) -> Injection:
         """Register the hooks (once, however often it is called)."""
@@ -138,6 +148,7 @@ class Injection:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._watch(None)
         self.pause()
         for hooks in self.layers:
             hooks.query = None
@@ -158,16 +169,32 @@ class Injection:
         text_cond: Tensor | None = None,
         text_uncond: Tensor | None = None,
         size: Size | None = None,
+        latents: Callable[[], Tensor] | None = None,
+        sampler: nn.Module | None = None,
     ) -> None:
-        """Announce a denoising step: its rows, its index of ``steps``, the texts [n, tokens, width] of its rows, and
-        height and width of its latent."""
+        """Announce a denoising step: its rows, its index of ``steps``, the texts [n, tokens, width] of its rows, height
+        and width of its latent, its rows' latents when it begins, and the module that the sampler asks for rows."""
         self.active = tuple(i for i, prompt in enumerate(self.prompts) if prompt.begin(step, steps))
         self.announced |= bool(self.active)
         self._latent = size
         for i in self.measured:
             self._rest(i, rows, size)
-        self.cursor.begin(rows if self.active else (), text_cond, text_uncond)
+        self.cursor.begin(rows if self.active else (), text_cond, text_uncond, latents)
+        self._watch(sampler)
         self.rows = None
+
+    def _watch(self, sampler: nn.Module | None) -> None:
+        """Follow what ``sampler`` is asked for; another one is left alone from now on."""
+        if sampler is self._sampler:
+            return
+        for handle in self._sampler_handles:
+            handle.remove()
+        self._sampler, self._sampler_handles = sampler, []
+        if sampler is not None:
+            self._sampler_handles = [
+                sampler.register_forward_pre_hook(lambda _module, args: self.cursor.open(len(args[0]))),
+                sampler.register_forward_hook(lambda *_: self.cursor.close()),
+            ]
 
     def _rest(self, i: int, rows: Rows, size: Size | None) -> None:
         """Tell the measured prompt ``i`` of a step, and how many of its layers will say nothing."""

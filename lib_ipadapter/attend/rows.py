@@ -8,7 +8,7 @@ has two groups of unconditional rows; AND prompts have several cond rows for one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,32 +44,79 @@ def marks(context: Tensor | None) -> list[bool] | None:
     return [value > 0 for value in first[:, 0].tolist()]
 
 
+def first_row(part: Tensor, n: int) -> int | None:
+    """Where in a tensor of ``n`` rows ``part``, a run of these rows, begins; None if it is a tensor of its own."""
+    size = part[0].numel()
+    if not part.is_contiguous() or part.untyped_storage().nbytes() != n * size * part.element_size():
+        return None
+    return part.storage_offset() // size
+
+
+def same_pictures(rows: Rows, latents: Tensor) -> Rows:
+    """``rows``, their pictures corrected to those of ``latents`` [n, …], in which an extension may have put the rows
+    of AND prompts into another order: all rows of a picture have the same latent in every step."""
+    cond = [row for row in rows if row.cond]
+    pictures = 1 + max((row.picture for row in rows), default=0)
+    if pictures == 1 or len(cond) <= pictures or len(latents) < len(cond) + pictures:
+        return rows
+    own = latents[len(cond) : len(cond) + pictures]  # of the unconditional rows, which are in order
+    found = []
+    for row, latent in zip(cond, latents, strict=False):
+        alike = [i for i in range(pictures) if torch.equal(latent, own[i])]
+        found.append(row if row.picture in alike or len(alike) != 1 else Row(True, alike[0]))
+    return (*found, *rows[len(cond) :])
+
+
 class RowCursor:
-    """Hands out the rows of one denoising step, call by call."""
+    """Hands out the rows of one denoising step.
+
+    What the sampler asks for in one go (``open`` to ``close``) is always the next rows in order. An extension between
+    sampler and UNet may make several calls of that: for tiles, each with all of these rows, or for a region, one part
+    of these rows after the other. Where nothing tells what the sampler has asked for, a call is taken for the sampler's
+    own as long as it fits.
+    """
 
     def __init__(self) -> None:
-        self.rows: Rows = ()
-        self.position = 0
-        self.texts: tuple[Tensor, Tensor] | None = None
+        self.begin(())
 
-    def begin(self, rows: Rows, text_cond: Tensor | None = None, text_uncond: Tensor | None = None) -> None:
-        """A new denoising step. The texts [n, tokens, width] are what its rows will be conditioned on."""
+    def begin(
+        self,
+        rows: Rows,
+        text_cond: Tensor | None = None,
+        text_uncond: Tensor | None = None,
+        latents: Callable[[], Tensor] | None = None,
+    ) -> None:
+        """A new denoising step. The texts [n, tokens, width] are what its rows will be conditioned on; ``latents``
+        gives the rows' latents as they are when the sampler begins to ask."""
         self.rows, self.position = rows, 0
+        self.asked: Rows | None = None  # what the sampler is asking for just now
         self.texts = None if text_cond is None or text_uncond is None else (text_cond, text_uncond)
+        self.latents = latents
+
+    def open(self, n: int) -> None:
+        """The sampler asks for the next ``n`` rows."""
+        if self.latents is not None:
+            self.rows, self.latents = same_pictures(self.rows, self.latents()), None
+        rows = self.rows[self.position : self.position + n]
+        self.asked, self.part = (rows, 0) if rows and len(rows) == n else (None, 0)
+        self.position += len(rows) if self.asked else 0
+
+    def close(self) -> None:
+        """The sampler has its answer."""
+        self.asked = None
 
     def take(self, n: int, context: Tensor | None = None, *, marked: bool = False) -> Rows | None:
-        """The next ``n`` rows; None if nothing tells what they are.
+        """The rows of a call of the UNet with ``n`` of them; None if nothing tells what they are.
 
         ``marked``: another extension has replaced the UNet's forward and may have marked the context, which then
         decides. A call that does not fit what is left of the step comes from an extension that calls the UNet in its
         own order (tiles): its rows are told by their text, or by being whole repetitions of the step's rows.
         """
-        expected = self.rows[self.position : self.position + n]
+        expected = self._expected(n)
         kinds = marks(context) if marked else None
         if kinds is not None and [row.cond for row in expected] != kinds:
             return self._with_pictures(kinds)
         if len(expected) == n:
-            self.position += n
             return expected
         kinds = self._compare(context)
         if kinds is not None:
@@ -77,6 +124,18 @@ class RowCursor:
         if self.rows and n % len(self.rows) == 0:
             return self.rows * (n // len(self.rows))
         return None
+
+    def _expected(self, n: int) -> Rows:
+        """The rows of the next call by what has been asked for, fewer than ``n`` where it does not fit."""
+        if self.asked is None:
+            rows = self.rows[self.position : self.position + n]
+            self.position += n if len(rows) == n else 0
+            return rows
+        if n % len(self.asked) == 0:
+            return self.asked * (n // len(self.asked))
+        rows = self.asked[self.part : self.part + n]
+        self.part = (self.part + len(rows)) % len(self.asked)
+        return rows
 
     def _with_pictures(self, kinds: list[bool]) -> Rows:
         """Rows of known kind in unknown order: the k-th of its kind belongs to the k-th picture of that kind."""

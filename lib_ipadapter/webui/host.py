@@ -110,6 +110,8 @@ def denoising_step(params: script_callbacks.CFGDenoiserParams) -> dict[str, Any]
         "text_cond": text_cond,
         "text_uncond": text_uncond,
         "size": tuple(params.x.shape[-2:]),
+        "latents": lambda: params.x,  # as the callbacks after ours leave it
+        "sampler": denoiser.inner_model if isinstance(denoiser.inner_model, nn.Module) else None,
     }
 
 
