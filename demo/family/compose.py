@@ -79,7 +79,12 @@ def compose(models: Path, weights: Path = WEIGHTS) -> list[Path]:
         Path(str(checkpoint) + ".part").replace(checkpoint)
     settings = checkpoint.with_suffix(".yaml")
     settings.write_text(json.dumps(config(), indent=2) + "\n", encoding="utf8")  # JSON is YAML
-    written = [checkpoint, settings]
+    return [checkpoint, settings, *compose_adapters(models, weights)]
+
+
+def compose_adapters(models: Path, weights: Path = WEIGHTS) -> list[Path]:
+    """Write the adapters and the encoder alone."""
+    written = []
     for name, target in COPIES.items():
         networks.load_state(weights, name)
         (models / target).parent.mkdir(parents=True, exist_ok=True)

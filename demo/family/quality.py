@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -87,13 +88,17 @@ class Family:
     def prompt(self, adapter: str, pictures: Tensor, weight: float, *, rows_ignored: bool = False) -> ImagePrompt:
         """The image prompt of one reference for each picture. ``rows_ignored``: the unconditional side gets the
         reference too, the mistake of implementations that do not tell the rows apart."""
+        cond, uncond = self.embed(adapter, pictures)
+        return self.prompt_of(adapter, cond, cond if rows_ignored else uncond, weight=weight)
+
+    def prompt_of(self, adapter: str, cond: Tensor, uncond: Tensor, **settings: Any) -> ImagePrompt:
+        """The image prompt of embeddings, one of each side for each picture; ``settings`` are ``ImagePrompt``'s."""
         state = self.adapters[adapter]
-        cond, uncond = (networks.image_tokens(state, side) for side in self.embed(adapter, pictures))
+        cond, uncond = (networks.image_tokens(state, side) for side in (cond, uncond))
         key, value = (
             [state[f"ip_adapter.{2 * i + 1}.to_{part}_ip.weight"] for i in range(len(self.layers))] for part in "kv"
         )
-        kv = KeysValues.project(key, value, cond, cond if rows_ignored else uncond)
-        return ImagePrompt(kv=kv, weight=weight)
+        return ImagePrompt(KeysValues.project(key, value, cond, uncond), **settings)
 
     def similarity(self, one: Tensor, other: Tensor) -> Tensor:
         """Cosine of pooled embeddings, [B]."""
@@ -106,19 +111,19 @@ class Family:
 
     @torch.no_grad()
     def sample(
-        self, captions: Sequence[str], prompt: ImagePrompt | None = None, *, seed: int = 0, steps: int = 25,
-        guidance: float = 5.0, denoise: Denoise | None = None,
+        self, captions: Sequence[str], *prompts: ImagePrompt, seed: int = 0, steps: int = 25, guidance: float = 5.0,
+        denoise: Denoise | None = None,
     ) -> Tensor:  # fmt: skip
         """Pictures [B, 3, 64, 64] in 0…1 by DDIM (arXiv 2010.02502) with classifier-free guidance.
 
-        ``denoise`` replaces the UNet (diffusers' twin); ``prompt`` is then its business.
+        ``denoise`` replaces the UNet (diffusers' twin); the ``prompts`` are then its business.
         """
         n = len(captions)
         x = torch.randn(n, 4, 8, 8, generator=world.generator("sample", seed)).to(self.device)
         text = self.text([*captions, ""])
         text = torch.cat([text[:-1], text[-1:].expand(n, -1, -1)])
         times = torch.linspace(999, 0, steps + 1).round().long()[:-1].to(self.device)
-        injection = Injection(self.unet, self.layers, [prompt] if prompt else [])
+        injection = Injection(self.unet, self.layers, prompts)
         with injection:
             for i, t in enumerate(times):
                 injection.begin(layout([1] * n, 2 * n), i, steps)
@@ -283,8 +288,10 @@ def plot(report: dict[str, dict], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def measure(family: Family, n: int = 64) -> dict[str, dict]:
-    """All five measurements, for both adapters, each printed as it comes."""
+def measure(family: Family, weights: Path, n: int = 64) -> dict[str, dict]:
+    """All measurements, for both adapters, each printed as it comes."""
+    from demo.family import transfer  # it is made of what stands here
+
     report: dict[str, dict] = {}
 
     def add(into: dict, name: str, measured: Callable[[], dict]) -> None:
@@ -304,6 +311,8 @@ def measure(family: Family, n: int = 64) -> dict[str, dict]:
             add(results, "beside diffusers", functools.partial(beside_diffusers, family, adapter, n))
         except ImportError:
             print("diffusers is not installed: measurement 5 is left out", file=sys.stderr)
+        for name, measured in transfer.measurements(family, weights, adapter):
+            add(results, name, measured)
         report[adapter] = results
     return report
 
@@ -322,7 +331,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("-n", type=int, default=64, help="references")
     options = parser.parse_args()
-    report = measure(Family(options.weights, options.device), options.n)
+    report = measure(Family(options.weights, options.device), options.weights, options.n)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "quality.json").write_text(json.dumps(report, default=vars, indent=1))
     try:
