@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lib_ipadapter.checkpoint import catalog as catalog_module
 from lib_ipadapter.checkpoint import identify as rules
@@ -28,8 +29,10 @@ from .test_identify import (
     base,
     faceid_plus,
     open_clip_tower,
+    open_clip_words,
     resampler,
     transformers_tower,
+    transformers_words,
     unet,
 )
 
@@ -492,3 +495,84 @@ def test_a_missing_encoder_is_named_with_its_file_and_folder(tmp_path):
         catalog.find_encoder(33, "pooled")
     with pytest.raises(CheckpointError, match=f"put it into {tmp_path / 'adapters'} as"):
         listed(tmp_path / "adapters").find_encoder(768, "pooled")
+
+
+# --- text towers ------------------------------------------------------------------------------------------------------
+
+SMALL = transformers_tower(48, 2, 64, 4, 5, 24)
+
+
+def save(path, shapes, seed, metadata=None, dtype=torch.float32):
+    """A file with numbers in it: an image tower's are the same for the same ``seed``, in either layout."""
+    state = {key: torch.ones(shape, dtype=dtype) for key, shape in shapes.items()}
+    generator = torch.Generator().manual_seed(seed)
+    for key in state:
+        if key.endswith("class_embedding"):
+            state[key] = torch.randn(state[key].shape, generator=generator).to(dtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        save_file(state, path, metadata)
+    else:
+        torch.save(state, path)
+
+
+def test_an_encoder_with_its_words_is_its_own_text_tower(tmp_path):
+    save(tmp_path / "a.safetensors", SMALL | transformers_words(64, 1, 100, 24), 1)
+    save(tmp_path / "b.safetensors", SMALL | transformers_words(64, 1, 100, 24), 1)
+    for _ in range(2):  # read from the files, then from memory
+        catalog = listed(encoders=[tmp_path], memory=tmp_path / "memory.json")
+        for entry in catalog.encoders:
+            assert entry.spec == rules.identify(SMALL | transformers_words(64, 1, 100, 24))
+            assert entry.spec.text is not None
+            assert catalog.find_text_tower(entry) == entry
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_another_file_of_the_same_image_tower_lends_its_text_tower(tmp_path, ending):
+    save(tmp_path / "alone.safetensors", SMALL, 1, dtype=torch.float16)
+    whole = open_clip_tower(48, 2, 64, 4, 5, 24) | open_clip_words(64, 1, 100, 24)
+    save(tmp_path / f"a other training.{ending}", whole, 2)
+    narrow = transformers_tower(48, 2, 64, 4, 5, 8) | transformers_words(64, 1, 9, 8)
+    save(tmp_path / "b other width.safetensors", narrow, 1)
+    save(tmp_path / "c other name.safetensors", SMALL | transformers_words(64, 1, 100, 24), 1, {"image_encoder": "x"})
+    catalog = listed(encoders=[tmp_path])
+    (alone,) = (entry for entry in catalog.encoders if entry.name == "alone")
+    with pytest.raises(CheckpointError, match="alone has no text encoder"):
+        catalog.find_text_tower(alone)
+    save(tmp_path / f"z whole.{ending}", whole, 1)
+    catalog.refresh()
+    assert catalog.find_text_tower(alone).name == "z whole"
+    (tmp_path / f"z whole.{ending}").write_bytes(b"")  # changed since it was listed
+    with pytest.raises(CheckpointError, match="alone has no text encoder"):
+        catalog.find_text_tower(alone)
+
+
+def test_a_named_encoder_takes_words_of_its_name_alone(tmp_path):
+    save(tmp_path / "alone.safetensors", SMALL, 1, {"image_encoder": "x"})
+    save(tmp_path / "b.safetensors", SMALL | transformers_words(64, 1, 100, 24), 1)
+    catalog = listed(encoders=[tmp_path])
+    (alone,) = (entry for entry in catalog.encoders if entry.name == "alone")
+    with pytest.raises(CheckpointError, match="download the whole CLIP model that alone was taken from, put it into"):
+        catalog.find_text_tower(alone)
+    save(tmp_path / "c.safetensors", SMALL | transformers_words(64, 1, 100, 24), 1, {"image_encoder": "x"})
+    catalog.refresh()
+    assert catalog.find_text_tower(alone).name == "c"
+
+
+def test_a_missing_text_tower_is_named_with_its_file_and_folder(tmp_path):
+    write(tmp_path / "H.safetensors", transformers_tower(1280, 32, 5120, 14, 257, 1024))
+    write(tmp_path / "G.safetensors", transformers_tower(1664, 48, 8192, 14, 257, 1280))
+    write(tmp_path / "L.safetensors", transformers_tower(1024, 24, 4096, 14, 257, 768))
+    write(tmp_path / "small.safetensors", SMALL)
+    catalog = listed(encoders=[tmp_path])
+    entries = {entry.name: entry for entry in catalog.encoders}
+    with pytest.raises(CheckpointError) as error:
+        catalog.find_text_tower(entries["H"])
+    assert error.value.detail == (
+        "the image encoder H has no text encoder, which gives words their meaning: download "
+        f"open_clip_pytorch_model.bin from laion/CLIP-ViT-H-14-laion2B-s32B-b79K, put it into {tmp_path}, and refresh "
+        "the list of models."
+    )
+    for name, file in (("G", "laion/CLIP-ViT-bigG-14"), ("L", "openai/clip-vit-large"), ("small", "the whole CLIP")):
+        with pytest.raises(CheckpointError, match=f"{name} has no text encoder.*{file}"):
+            catalog.find_text_tower(entries[name])

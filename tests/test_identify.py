@@ -13,9 +13,11 @@ from lib_ipadapter.checkpoint.identify import (
     AdapterSpec,
     EncoderSpec,
     RefusedAdapter,
+    TextSpec,
     UNetSpec,
     identify,
     normalise_key,
+    text_tower,
     tie_break,
     vision_tower,
 )
@@ -549,6 +551,85 @@ def test_encoders_without_a_part_are_refused(part):
 def test_positions_that_are_no_square_are_refused():
     with pytest.raises(CheckpointError, match="7 positions"):
         identify(transformers_tower(32, 1, 64, 4, 7, 8))
+
+
+def transformers_words(width, layers, mlp, projection, vocabulary=49408, prefix=""):
+    t = "text_model."
+    shapes = {f"{t}embeddings.token_embedding.weight": (vocabulary, width)}
+    shapes |= {f"{t}embeddings.position_embedding.weight": (77, width), "text_projection.weight": (projection, width)}
+    shapes |= norm(f"{t}final_layer_norm", width)
+    for i in range(layers):
+        layer = f"{t}encoder.layers.{i}."
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            shapes |= linear(f"{layer}self_attn.{name}", width, width)
+        shapes |= linear(f"{layer}mlp.fc1", mlp, width) | linear(f"{layer}mlp.fc2", width, mlp)
+        shapes |= norm(f"{layer}layer_norm1", width) | norm(f"{layer}layer_norm2", width)
+    return {prefix + key: shape for key, shape in shapes.items()}
+
+
+def open_clip_words(width, layers, mlp, projection, vocabulary=49408, prefix=""):
+    shapes = {"token_embedding.weight": (vocabulary, width), "positional_embedding": (77, width)}
+    shapes |= {"text_projection": (width, projection)} | norm("ln_final", width)
+    for i in range(layers):
+        block = f"transformer.resblocks.{i}."
+        shapes |= {f"{block}attn.in_proj_weight": (3 * width, width), f"{block}attn.in_proj_bias": (3 * width,)}
+        shapes |= linear(f"{block}attn.out_proj", width, width)
+        shapes |= norm(f"{block}ln_1", width) | norm(f"{block}ln_2", width)
+        shapes |= linear(f"{block}mlp.c_fc", mlp, width) | linear(f"{block}mlp.c_proj", width, mlp)
+    return {prefix + key: shape for key, shape in shapes.items()}
+
+
+# kind: width, layers, mlp, heads of the published text towers
+WORDS = {
+    "ViT-H-14": (1024, 24, 4096, 16),
+    "ViT-bigG-14": (1280, 32, 5120, 20),
+    "ViT-L-14": (768, 12, 3072, 12),
+    "ViT-L-14-336": (768, 12, 3072, 12),
+    "ViT (32 wide, 1 layers)": (64, 2, 200, 1),
+}
+
+
+@pytest.mark.parametrize("kind", WORDS)
+def test_a_text_tower_beside_the_image_tower_is_noted_in_every_layout(kind):
+    width, layers, mlp, heads = WORDS[kind]
+    sizes, projection = TOWERS[kind][0], TOWERS[kind][0][-1]
+    quick = kind.startswith("ViT-L")
+    text = TextSpec("transformers", width, layers, heads, mlp, 77, 49408, projection, quick)
+    there = (width, layers, mlp, projection)
+    alone = identify(transformers_tower(*sizes))
+    assert alone.text is None
+    ids = {"text_model.embeddings.position_ids": (1, 77), "logit_scale": ()}
+    assert identify(transformers_tower(*sizes) | transformers_words(*there) | ids) == replace(alone, text=text)
+    ours, apart = replace(text, layout="open_clip"), {"attn_mask": (77, 77), "logit_scale": ()}
+    alone = identify(open_clip_tower(*sizes))
+    assert identify(open_clip_tower(*sizes) | open_clip_words(*there) | apart) == replace(alone, text=ours)
+    assert identify(open_clip_tower(*sizes) | open_clip_words(*there, prefix="text.")) == replace(alone, text=ours)
+    wrapped = open_clip_tower(*sizes, prefix="module.visual.") | open_clip_words(*there, prefix="module.")
+    assert identify(wrapped) == replace(alone, text=ours)
+
+
+def test_the_two_towers_stay_apart():
+    image, text = open_clip_tower(32, 1, 64, 4, 5, 8), open_clip_words(64, 2, 200, 8)
+    both = image | text | {"logit_scale": (), "attn_mask": (77, 77)}
+    assert set(text_tower(both).keys) == text.keys() and text_tower(both).prefix == ""
+    assert {"visual." + key for key in vision_tower(both).keys} == image.keys()
+    image, text = transformers_tower(32, 1, 64, 4, 5, 8), transformers_words(64, 2, 200, 8)
+    both = image | text | {"text_model.embeddings.position_ids": (1, 77)}
+    assert set(text_tower(both).keys) == text.keys() and set(vision_tower(both).keys) == image.keys()
+    assert text_tower(image) is None and vision_tower(text) is None
+
+
+@pytest.mark.parametrize("words", [
+    without(transformers_words(64, 2, 200, 8), "text_projection"),  # a text encoder for prompts alone
+    without(transformers_words(64, 2, 200, 8), "token_embedding"),
+    without(transformers_words(64, 2, 200, 8), "layers."),
+    transformers_words(64, 2, 200, 16),  # of another model
+    transformers_words(64, 2, 200, 8, vocabulary=250002),  # of another tokenizer
+    transformers_words(0, 2, 200, 8),
+])  # fmt: skip
+def test_a_text_tower_of_no_use_leaves_the_image_encoder_what_it_is(words):
+    tower = transformers_tower(32, 1, 64, 4, 5, 8)
+    assert identify(tower | words) == identify(tower)
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------

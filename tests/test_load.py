@@ -20,10 +20,27 @@ from safetensors.torch import save_file
 
 from lib_ipadapter.checkpoint import load
 from lib_ipadapter.checkpoint.identify import identify
-from lib_ipadapter.checkpoint.load import load_adapter, load_encoder_state, read_shapes, read_slots
+from lib_ipadapter.checkpoint.load import (
+    load_adapter,
+    load_encoder_state,
+    load_text_state,
+    read_shapes,
+    read_slots,
+    same_image_tower,
+)
 from lib_ipadapter.errors import CheckpointError
 
-from .test_identify import NARROW_SD, adapter, base, faceid, open_clip_tower, resampler, transformers_tower
+from .test_identify import (
+    NARROW_SD,
+    adapter,
+    base,
+    faceid,
+    open_clip_tower,
+    open_clip_words,
+    resampler,
+    transformers_tower,
+    transformers_words,
+)
 
 SMALL = {
     "base": adapter(base(32, 768), NARROW_SD),
@@ -230,6 +247,46 @@ def test_a_file_without_an_image_tower_is_no_encoder(tmp_path):
         load_encoder_state(tmp_path / "x")
 
 
+@pytest.mark.parametrize("write", [save_safetensors, torch.save])
+@pytest.mark.parametrize(
+    ("image", "text"), [(open_clip_tower, open_clip_words), (transformers_tower, transformers_words)]
+)
+def test_only_the_text_tower_is_loaded(tmp_path, write, image, text):
+    words = text(64, 2, 100, 8, vocabulary=90)
+    state = tensors(image(*TOWER) | words | {"logit_scale": (), "attn_mask": (77, 77)})
+    state["text_model.embeddings.position_ids"] = torch.arange(77)
+    write(state, tmp_path / "x")
+    loaded = load_text_state(tmp_path / "x")
+    assert loaded.keys() == words.keys()
+    assert all(same(tensor, state[key]) for key, tensor in loaded.items())
+    write({f"module.{key}": value for key, value in state.items()}, tmp_path / "wrapped")
+    assert load_text_state(tmp_path / "wrapped").keys() == words.keys()
+
+
+def test_a_file_without_a_text_tower_has_no_words(tmp_path):
+    save_safetensors(tensors(transformers_tower(*TOWER)), tmp_path / "x")
+    with pytest.raises(CheckpointError, match="no CLIP text encoder: get a whole CLIP model"):
+        load_text_state(tmp_path / "x")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_image_towers_are_told_apart_by_what_they_learnt(tmp_path, dtype):
+    one, other = (tensors(transformers_tower(*TOWER)) for _ in range(2))
+    key = "vision_model.embeddings.class_embedding"
+    one[key], other[key] = torch.randn(2, 32, generator=torch.Generator().manual_seed(1))
+    save_safetensors(one, tmp_path / "one")
+    save_safetensors(other, tmp_path / "other")
+    twin = tensors(open_clip_tower(*TOWER)) | {"visual.class_embedding": one[key].to(dtype)}
+    torch.save(twin, tmp_path / "twin")
+    assert same_image_tower(tmp_path / "one", tmp_path / "twin")
+    assert not same_image_tower(tmp_path / "one", tmp_path / "other")
+    save_safetensors(tensors(transformers_tower(64, *TOWER[1:])), tmp_path / "wider")
+    assert not same_image_tower(tmp_path / "one", tmp_path / "wider")
+    save_safetensors(tensors(SMALL["base"]), tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match="no CLIP image encoder"):
+        same_image_tower(tmp_path / "one", tmp_path / "adapter")
+
+
 # --- nothing is run ---------------------------------------------------------------------------------------------------
 
 
@@ -247,7 +304,9 @@ class Touch:
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("how", [os.system, io.open, Path])
-@pytest.mark.parametrize("reader", [read_shapes, lambda path: load_adapter(path, None), load_encoder_state])
+@pytest.mark.parametrize(
+    "reader", [read_shapes, lambda path: load_adapter(path, None), load_encoder_state, load_text_state]
+)
 def test_code_in_a_pickle_is_refused_and_never_run(tmp_path, legacy, how, reader):
     mark = tmp_path / "ran"
     state = nested(tensors(SMALL["base"])) | {"extra": Touch(str(mark), how)}
@@ -442,7 +501,9 @@ def test_a_compressed_zip_is_refused(tmp_path):
         read_shapes(tmp_path / "y.bin")
 
 
-@pytest.mark.parametrize("reader", [read_shapes, lambda path: load_adapter(path, None), load_encoder_state])
+@pytest.mark.parametrize(
+    "reader", [read_shapes, lambda path: load_adapter(path, None), load_encoder_state, load_text_state]
+)
 def test_files_that_cannot_be_opened_are_told_in_a_sentence(tmp_path, reader):
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(CheckpointError, match="cannot be read .*check that it is there"):

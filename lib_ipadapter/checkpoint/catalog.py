@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from ..errors import CheckpointError
 from . import identify as rules
 from . import load
-from .identify import PAIRS, PROJ, AdapterSpec, EncoderSpec, RefusedAdapter, UNetSpec
+from .identify import PAIRS, PROJ, AdapterSpec, EncoderSpec, RefusedAdapter, TextSpec, UNetSpec
 
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # of two files alike but for it, the first is meant
 CHECKPOINT = (
@@ -50,6 +50,15 @@ PUBLISHED = {
     ("penultimate", 1664): _BIG_G,
     ("penultimate", 1024): _L,
 }
+
+
+_WITH_WORDS = {
+    "ViT-H-14": "open_clip_pytorch_model.bin from laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    "ViT-bigG-14": "open_clip_pytorch_model.bin from laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
+    "ViT-L-14": "model.safetensors from openai/clip-vit-large-patch14",
+    "ViT-L-14-336": "pytorch_model.bin from openai/clip-vit-large-patch14-336",
+}
+"""The files that hold a published encoder with its text tower, both in one."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +192,35 @@ class Catalog:
             f"the image encoder {wanted.kind} is missing ({source} embeddings {width} wide): download {wanted.file}, "
             f"put it into {folder} as {wanted.save_as}, and refresh the list of models."
         )
+
+
+    def find_text_tower(self, encoder: Entry) -> Entry:
+        """The file with the text tower that was trained together with the image encoder ``encoder``.
+
+        That is the encoder's own file where it holds both towers, else another one with the same image tower; text and
+        image meet in the space of one training only. Raises CheckpointError if there is none; it names the file to get
+        and the folder for it.
+        """
+        if encoder.spec.text is not None:
+            return encoder
+        same = ("kind", "projection", "image_encoder")
+        for entry in self.encoders:
+            alike = all(getattr(entry.spec, name) == getattr(encoder.spec, name) for name in same)
+            if entry.spec.text is not None and alike and _same_image_tower(entry, encoder):
+                return entry
+        file = _WITH_WORDS.get(encoder.spec.kind) if encoder.spec.image_encoder is None else None
+        file = file or f"the whole CLIP model that {encoder.name} was taken from"
+        raise CheckpointError(
+            f"the image encoder {encoder.name} has no text encoder, which gives words their meaning: download {file}, "
+            f"put it into {encoder.folder}, and refresh the list of models."
+        )
+
+
+def _same_image_tower(one: Entry, other: Entry) -> bool:
+    try:
+        return load.same_image_tower(one.path, other.path)
+    except CheckpointError:  # gone or changed since it was listed
+        return False
 
 
 def _shown(name: str) -> str:
@@ -349,6 +387,8 @@ def _from_record(blank: Entry, record: dict[str, Any]) -> Entry:
     if "problem" in record:
         return replace(blank, problem=str(record["problem"]), refused=bool(record["refused"]))
     spec = {name: tuple(value) if isinstance(value, list) else value for name, value in record["spec"].items()}
+    if spec.get("text") is not None:
+        spec["text"] = TextSpec(**spec["text"])
     return replace(blank, spec=KINDS[record["kind"]](**spec))
 
 

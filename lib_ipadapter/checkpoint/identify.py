@@ -50,10 +50,27 @@ class AdapterSpec:
 
 
 @dataclass(frozen=True)
+class TextSpec:
+    """The text tower beside a CLIP image tower. ``context``: the most tokens that it takes, ``projection``: the width
+    of its pooled output, which is the image tower's too."""
+
+    layout: str
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    context: int
+    vocabulary: int
+    projection: int
+    quick_gelu: bool
+
+
+@dataclass(frozen=True)
 class EncoderSpec:
     """The image tower of a CLIP model. ``projection`` is the width of its pooled output, ``width`` of its tokens.
 
-    ``image_encoder``: the name in its metadata that adapters trained with it carry too.
+    ``image_encoder``: the name in its metadata that adapters trained with it carry too. ``text``: the text tower that
+    its file holds as well.
     """
 
     kind: str
@@ -68,6 +85,7 @@ class EncoderSpec:
     quick_gelu: bool
     parameters: int
     image_encoder: str | None = None
+    text: TextSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -451,7 +469,7 @@ class _Layout(NamedTuple):
 
     name: str
     positions: str
-    patches: str
+    patches: str  # of a text tower: its table of tokens
     projection: str
     layers: str
     mlp: str
@@ -480,27 +498,93 @@ _LAYOUTS = {
 }
 
 
-class VisionTower(NamedTuple):
-    """Where in a file a CLIP image tower is: ``keys`` are the file's own names without ``prefix``."""
+_TEXT_LAYOUTS = {
+    "text_model.embeddings.token_embedding.weight": _Layout(
+        "transformers",
+        "text_model.embeddings.position_embedding.weight",
+        "text_model.embeddings.token_embedding.weight",
+        "text_projection.weight",
+        "text_model.encoder.layers.",
+        "mlp.fc1.weight",
+        ("text_model.", "text_projection.weight"),
+    ),
+    "token_embedding.weight": _Layout(
+        "open_clip",
+        "positional_embedding",
+        "token_embedding.weight",
+        "text_projection",
+        "transformer.resblocks.",
+        "mlp.c_fc.weight",
+        ("token_embedding.", "positional_embedding", "transformer.resblocks.", "ln_final.", "text_projection"),
+    ),
+}
+VOCABULARY = 49408  # of CLIP's tokenizer; towers with another one (multilingual ones) are none for here
+
+
+class Tower(NamedTuple):
+    """Where in a file one of CLIP's towers is: ``keys`` are the file's own names without ``prefix``."""
 
     layout: _Layout
     prefix: str
     keys: tuple[str, ...]
 
 
-def vision_tower(keys: Iterable[str]) -> VisionTower | None:
+def vision_tower(keys: Iterable[str]) -> Tower | None:
     """The CLIP image tower among these keys, without text tower and position ids; None if there is none."""
+    return _tower(keys, _LAYOUTS)
+
+
+def text_tower(keys: Iterable[str]) -> Tower | None:
+    """The CLIP text tower among these keys, without image tower and position ids; None if there is none."""
+    return _tower(keys, _TEXT_LAYOUTS)
+
+
+def _tower(keys: Iterable[str], layouts: Mapping[str, _Layout]) -> Tower | None:
     keys = list(keys)
-    for mark, layout in _LAYOUTS.items():
+    for mark, layout in layouts.items():
         prefixes = [key.removesuffix(mark) for key in keys if key == mark or key.endswith(f".{mark}")]
         if prefixes:
             inside = [key.removeprefix(prefixes[0]) for key in keys if key.startswith(prefixes[0])]
             wanted = [key for key in inside if key.startswith(layout.parts) and not key.endswith("position_ids")]
-            return VisionTower(layout, prefixes[0], tuple(wanted))
+            return Tower(layout, prefixes[0], tuple(wanted))
     return None
 
 
-def _encoder(shapes: Shapes, tower: VisionTower) -> EncoderSpec:
+def _layers(found: Shapes, layout: _Layout) -> int:
+    return len({key.removeprefix(layout.layers).split(".")[0] for key in found if key.startswith(layout.layers)})
+
+
+def _text(shapes: Shapes, projection: int, quick_gelu: bool) -> TextSpec | None:
+    """The text tower beside an image tower with this ``projection``; None where there is none, or none to be used.
+
+    Whether each of its tensors is there is seen when it is built: an image encoder is one without its words, too.
+    """
+    tower = text_tower(shapes)
+    if tower is None:
+        return None
+    layout, found = tower.layout, {key: shapes[tower.prefix + key] for key in tower.keys}
+    first = f"{layout.layers}0.{layout.mlp}"
+    if any(len(found.get(key, ())) != 2 for key in (layout.positions, layout.patches, layout.projection, first)):
+        return None
+    vocabulary, width = found[layout.patches]
+    context, _ = found[layout.positions]
+    made = found[layout.projection][1 if layout.name == "open_clip" else 0]
+    if vocabulary != VOCABULARY or made != projection or 0 in (width, context, *found[first]):
+        return None
+    return TextSpec(
+        layout=layout.name,
+        width=width,
+        layers=_layers(found, layout),
+        heads=max(1, width // 64),
+        mlp_width=found[first][0],
+        context=context,
+        vocabulary=vocabulary,
+        projection=projection,
+        quick_gelu=quick_gelu,
+    )
+
+
+def _encoder(shapes: Shapes, tower: Tower) -> EncoderSpec:
     layout = tower.layout
     found = {key: shapes[tower.prefix + key] for key in tower.keys}
     first = f"{layout.layers}0.{layout.mlp}"
@@ -515,7 +599,7 @@ def _encoder(shapes: Shapes, tower: VisionTower) -> EncoderSpec:
     tokens, _ = found[layout.positions]
     transposed = layout.name == "open_clip"  # proj is [W, P] there, visual_projection.weight is [P, W]
     projection = found[layout.projection][1 if transposed else 0]
-    layers = len({key.removeprefix(layout.layers).split(".")[0] for key in found if key.startswith(layout.layers)})
+    layers = _layers(found, layout)
     grid = round((tokens - 1) ** 0.5)
     if grid < 1 or grid * grid != tokens - 1:
         raise CheckpointError(
@@ -536,6 +620,7 @@ def _encoder(shapes: Shapes, tower: VisionTower) -> EncoderSpec:
         projection=projection,
         quick_gelu=kind in QUICK_GELU,
         parameters=sum(map(prod, found.values())),
+        text=_text(shapes, projection, kind in QUICK_GELU),
     )
 
 

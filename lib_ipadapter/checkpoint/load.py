@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple
 
 from ..errors import CheckpointError
-from .identify import PAIRS, PROJ, AdapterSpec, identify, normalise_keys, vision_tower
+from .identify import PAIRS, PROJ, AdapterSpec, Tower, identify, normalise_keys, text_tower, vision_tower
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -163,13 +163,51 @@ def load_encoder_state(path: str | Path) -> dict[str, Tensor]:
     Text tower and position ids stay unread. Raises CheckpointError for a file that is damaged or has no image tower.
     """
     with _opened(path) as file:
-        slots = _slots(file)
-        tower = vision_tower(slots)
-        if tower is None:
-            raise CheckpointError(
-                "This file holds no CLIP image encoder: get models/image_encoder/model.safetensors from h94/IP-Adapter."
-            )
-        return {key: _tensor(file, key, slots[tower.prefix + key]) for key in tower.keys}
+        return _tower_state(
+            file, vision_tower,
+            "This file holds no CLIP image encoder: get models/image_encoder/model.safetensors from h94/IP-Adapter.",
+        )  # fmt: skip
+
+
+def load_text_state(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of the file's CLIP text tower, named as in the file, less what stands before all of them.
+
+    Image tower and position ids stay unread. Raises CheckpointError for a file that is damaged or has no text tower.
+    """
+    with _opened(path) as file:
+        return _tower_state(
+            file, text_tower,
+            "This file holds no CLIP text encoder: get a whole CLIP model, image encoder and text encoder in one file.",
+        )  # fmt: skip
+
+
+def _tower_state(
+    file: BinaryIO, find: Callable[[Mapping[str, Slot]], Tower | None], none: str
+) -> dict[str, Tensor]:
+    slots = _slots(file)
+    tower = find(slots)
+    if tower is None:
+        raise CheckpointError(none)
+    return {key: _tensor(file, key, slots[tower.prefix + key]) for key in tower.keys}
+
+
+def same_image_tower(path: str | Path, other: str | Path) -> bool:
+    """Whether two files hold one image tower, whatever their layouts and dtypes: told by its class embedding.
+
+    Sizes do not tell: towers of one architecture are trained again and again, and each training's space is its own.
+    """
+    one, two = (_class_embedding(file) for file in (path, other))
+    return one.shape == two.shape and bool((one - two).norm() <= 0.05 * max(one.norm(), two.norm()))
+
+
+def _class_embedding(path: str | Path) -> Tensor:
+    with _opened(path) as file:
+        return _tower_state(file, _only_class_embedding, "This file holds no CLIP image encoder.").popitem()[1].float()
+
+
+def _only_class_embedding(keys: Mapping[str, Slot]) -> Tower | None:
+    tower = vision_tower(keys)
+    return tower and tower._replace(keys=tuple(key for key in tower.keys if key.endswith("class_embedding")))
 
 
 # --- one tensor -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from .cache import ByteCache
 from .clip import Embedding, ImageEncoder
 from .combine import COMBINE_MODES, combine
 from .picture import CROPS, MAX_TILES, decode, decode_mask, fingerprint, tile_count, to_pixels, views
+from .words import TextTower, subtract
 
 __all__ = [
     "COMBINE_MODES",
@@ -12,10 +13,12 @@ __all__ = [
     "ByteCache",
     "Embedding",
     "ImageEncoder",
+    "TextTower",
     "combine",
     "decode",
     "decode_mask",
     "fingerprint",
+    "subtract",
     "tile_count",
     "to_pixels",
     "views",
