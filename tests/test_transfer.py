@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from safetensors.torch import save_file
 
 from lib_ipadapter.attend.inject import Injection, image_attention
 from lib_ipadapter.attend.layers import count_blocks, cross_attention_layers
@@ -16,14 +17,18 @@ from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.regions import Region, feathered, is_whole
 from lib_ipadapter.attend.rows import layout
 from lib_ipadapter.checkpoint.catalog import Catalog
+from lib_ipadapter.encode.clip import ImageEncoder
 from lib_ipadapter.encode.combine import COMBINE_MODES
+from lib_ipadapter.encode.picture import to_pixels
+from lib_ipadapter.encode.words import token_ids
 from lib_ipadapter.errors import IPAdapterError
 from lib_ipadapter.generation import Resources
+from lib_ipadapter.project import build
 from lib_ipadapter.weighting import SCALINGS, WEIGHT_TYPES, Spread, spread, weight_at
 
 from .conftest import draw, sd_unet, sdxl_unet
 from .diffusers_reference import add_adapters, close, diffusers_unet, published, run
-from .files import base64_of, half, picture, write_adapter, write_encoder
+from .files import PROJECTION, base64_of, encoder_state, half, picture, write_adapter, write_encoder
 from .test_generation import denoise, far, generation, unit
 from .test_inject import POOLED, call, image_proj, inputs, kv_weights, make_prompt
 
@@ -482,3 +487,40 @@ def test_noise_is_mixed_into_the_unconditional_side_only(kind: str, unet, resour
 def test_words_are_for_pooled_embeddings_only(unet, resources) -> None:
     with pytest.raises(IPAdapterError, match=r"unit 1: subtract_prompt works on pooled embeddings only.*base adapter"):
         generation(unet, resources, unit("plus", subtract_prompt="red"))
+
+
+def test_words_are_taken_out_of_the_reference_alone(unet, tmp_path: Path) -> None:
+    """Against transformers' text tower and the projection written out."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        text = CLIPTextModelWithProjection(CLIPTextConfig(
+            hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1, projection_dim=PROJECTION,
+            hidden_act="gelu",
+        )).eval()  # fmt: skip
+    state = {k: v for k, v in text.state_dict().items() if not k.endswith("position_ids")}
+    write_adapter(tmp_path / "base.safetensors", unet)
+    save_file({**encoder_state(), **state}, tmp_path / "clip.safetensors")
+    catalog = Catalog([tmp_path], [])
+    catalog.refresh()
+    resources = Resources(catalog)
+
+    def kv(**settings) -> KeysValues:
+        return generation(unet, resources, unit(**settings)).prompts[0][1].kv
+
+    entry = catalog.encoders[0]
+    encoder = ImageEncoder.from_state(entry.spec, encoder_state(), dtype=torch.float32)
+    e = encoder.encode(to_pixels(picture(0), entry.spec.image_size), "pooled").pooled
+    w = text(torch.tensor([token_ids("a red sofa")])).text_embeds
+    w = w / w.norm()
+    taken = e - (e @ w.T) * w
+    weights = resources.adapter(catalog.find("base"), catalog.find("base").spec)
+    tokens = build("ImageProj", weights.image_proj, 768)(taken)[0]
+    made, plain = kv(subtract_prompt="a red sofa"), kv()
+    assert close(made.keys[3][0], tokens @ weights.key[3].T, 1e-4)
+    assert far(made.keys[3][0], plain.keys[3][0])
+    assert torch.equal(made.keys[3][1], plain.keys[3][1])  # the unconditional side
+    assert not close(kv(subtract_prompt="blue").keys[3], made.keys[3], 1e-4)
+    with pytest.raises(IPAdapterError, match=r"unit 1: the words to subtract are .* use fewer words"):
+        kv(subtract_prompt="red " * 100)
