@@ -496,8 +496,8 @@ def test_words_are_taken_out_of_the_reference_alone(unet, tmp_path: Path) -> Non
     with torch.random.fork_rng():
         torch.manual_seed(3)
         text = CLIPTextModelWithProjection(CLIPTextConfig(
-            hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1, projection_dim=PROJECTION,
-            hidden_act="gelu",
+            hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1,
+            projection_dim=PROJECTION, hidden_act="gelu",
         )).eval()  # fmt: skip
     state = {k: v for k, v in text.state_dict().items() if not k.endswith("position_ids")}
     write_adapter(tmp_path / "base.safetensors", unet)
