@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -86,9 +85,12 @@ def compose_adapters(models: Path, weights: Path = WEIGHTS) -> list[Path]:
     """Write the adapters and the encoder alone."""
     written = []
     for name, target in COPIES.items():
-        networks.load_state(weights, name)
+        state = networks.load_state(weights, name)
+        with safe_open(str(weights / f"{name}.safetensors"), "pt") as file:
+            metadata = file.metadata()
         (models / target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(weights / f"{name}.safetensors", models / target)
+        save_file(state, str(models / target) + ".part", metadata=metadata)
+        Path(str(models / target) + ".part").replace(models / target)
         written.append(models / target)
     return written
 

@@ -377,21 +377,40 @@ JUDGED = {
 
 
 class Judge(nn.Module):
-    """A small convolutional classifier of pictures, independent of the image encoder: it tells what is to be seen."""
+    """A small convolutional classifier of pictures, independent of the image encoder: it tells what is to be seen.
 
-    def __init__(self, width: int = 20) -> None:
+    It looks for the left and the right object by two attention maps, so that a shape is one shape wherever it lies.
+    """
+
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for before, after in ((3, width), (width, 2 * width), (2 * width, 3 * width), (3 * width, 3 * width)):
-            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(4, after), nn.SiLU()]
-        self.body = nn.Sequential(*layers, nn.Conv2d(3 * width, 16, 1), nn.Flatten())
-        self.head = nn.Linear(16 * (world.SIDE // 16) ** 2, sum(slots * n for slots, n in JUDGED.values()))
+        before = 3
+        for after, stride in ((2, 2), (2, 1), (4, 2), (4, 1), (6, 2), (6, 1)):
+            layers += [nn.Conv2d(before, after * width, 3, stride, 1), nn.GroupNorm(4, after * width), nn.SiLU()]
+            before = after * width
+        self.body = nn.Sequential(*layers)
+        self.look = nn.Linear(2 * before + 2, 2)
+        self.heads = nn.ModuleDict({
+            name: nn.Sequential(nn.Linear(2 * before, 64), nn.SiLU(), nn.Linear(64, classes))
+            for name, (_, classes) in JUDGED.items()
+        })  # fmt: skip
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         """Pictures in 0…1 -> logits [B, slots, classes] of every attribute, left object first."""
-        sizes = [slots * classes for slots, classes in JUDGED.values()]
-        parts = self.head(self.body(pictures * 2 - 1)).float().split(sizes, dim=1)
-        return {name: part.unflatten(1, shape) for (name, shape), part in zip(JUDGED.items(), parts, strict=True)}
+        features = self.body(pictures * 2 - 1)
+        height, width = features.shape[2:]
+        lines = (torch.linspace(-1, 1, n, device=features.device) for n in (height, width))
+        y, x = torch.meshgrid(*lines, indexing="ij")
+        places = torch.stack([x, y], -1).flatten(0, 1).to(features.dtype).expand(len(features), -1, -1)
+        cells = features.flatten(2).transpose(1, 2)
+        whole = cells.mean(1, keepdim=True)
+        maps = self.look(torch.cat([cells, whole.expand_as(cells), places], -1)).float().softmax(1)
+        objects = torch.cat([maps.transpose(1, 2).to(cells) @ cells, whole.expand(-1, 2, -1)], -1)
+        return {
+            name: self.heads[name](objects if slots == 2 else torch.cat([whole, whole], -1)).float()
+            for name, (slots, _) in JUDGED.items()
+        }
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -420,7 +439,41 @@ def encoder_name(state: Mapping[str, Tensor]) -> str:
     return f"ip-adapter-demo-encoder {digest.hexdigest()[:12]}"
 
 
+PACKED = "image_proj.proj.packed"
+"""In the base adapter's file: its projection of what the encoder can say, which has fewer dimensions than 1024."""
+
+
+def packed(state: Mapping[str, Tensor], encoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An adapter's tensors, the wide matrix W of a base adapter as W V, V being the encoder's last projection.
+
+    A pooled embedding is V h; W (V h) is all that the adapter ever computes, so nothing is lost.
+    """
+    state = dict(state)
+    if (wide := state.get("image_proj.proj.weight")) is not None:
+        state[PACKED] = (state.pop("image_proj.proj.weight").double() @ _last(encoder, wide)).to(wide)
+    return state
+
+
+def unpacked(state: Mapping[str, Tensor], encoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The published form again: W V V⁺, the smallest matrix that does the same."""
+    state = dict(state)
+    if (narrow := state.pop(PACKED, None)) is not None:
+        wide = narrow.double() @ torch.linalg.pinv(_last(encoder, narrow))
+        state["image_proj.proj.weight"] = wide.to(narrow)
+    return state
+
+
+def _last(encoder: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    return encoder["visual_projection.weight"].to(like.device).double()
+
+
 def load_state(folder: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of one of the family's files; adapters in their published form."""
+    state = stored(folder, name)
+    return unpacked(state, stored(folder, "encoder")) if PACKED in state else state
+
+
+def stored(folder: Path, name: str) -> dict[str, Tensor]:
     """The tensors of one of the family's files, as stored."""
     path = folder / f"{name}.safetensors"
     if not path.exists():

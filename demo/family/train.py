@@ -69,7 +69,7 @@ RECIPES = {
     ),
     "cpu": Recipe(
         {
-            "autoencoder": Plan(6000, 8, 1e-3), "encoder": Plan(2500, 128, 1e-3), "judge": Plan(1200, 64, 2e-3),
+            "autoencoder": Plan(6000, 8, 1e-3), "encoder": Plan(2500, 128, 1e-3), "judge": Plan(2000, 64, 2e-3),
             "unet": Plan(6000, 64, 8e-4, 4), "adapter": Plan(1800, 48, 6e-4, 4), "plus": Plan(1800, 48, 6e-4, 4),
         },
         captions=4096, pictures=24576, ema=0.998,
@@ -183,17 +183,26 @@ def encoder(bench: Bench, plan: Plan) -> Job:
     return Job({**_parameters(tower, "tower."), **_parameters(head, "head."), "scale": scale}, loss, "encoder", result)
 
 
+COPIES = 1024
+"""How many pictures the judge sees as the autoencoder gives them back, which costs more than all else about a step."""
+
+
 def judge(bench: Bench, plan: Plan) -> Job:
-    """The classifier that measures: on drawn pictures and on the autoencoder's copies of them."""
+    """The classifier that measures: on drawn pictures and on the autoencoder's copies of some."""
     model, vae = bench.prepare(networks.Judge()), bench.load("vae")
+    known = world.scenes(COPIES, world.generator(bench.recipe.seed, "copies"))
+
+    @torch.no_grad()
+    def copy(scenes: world.Scenes) -> Tensor:
+        return (vae.decode(vae.encode(bench.pictures(scenes) * 2 - 1)[0]).float() / 2 + 0.5).clamp(0, 1)
+
+    copies = torch.cat([copy(known[i : i + plan.batch]) for i in range(0, COPIES, plan.batch)])
 
     def loss(rng: torch.Generator) -> Tensor:
-        scenes = world.scenes(plan.batch, rng).to(bench.device)
-        x = world.draw(scenes)
-        with torch.no_grad():
-            some = max(1, len(x) // 8)
-            copy = vae.decode(vae.encode(x[:some] * 2 - 1)[0]).float() / 2 + 0.5
-            x = torch.cat([copy.clamp(0, 1), x[some:]])
+        some = torch.randint(COPIES, (max(1, plan.batch // 4),), generator=rng)
+        drawn = world.scenes(plan.batch - len(some), rng)
+        scenes = world.Scenes.join([known[some], drawn]).to(bench.device)
+        x = torch.cat([copies[some.to(bench.device)], bench.pictures(drawn)])
         x = (x + 0.03 * torch.randn(x.shape, generator=rng).to(x)).clamp(0, 1)
         answers = model(x)
         return sum(F.cross_entropy(answers[name].flatten(0, 1), getattr(scenes, name).flatten()) for name in answers)
@@ -327,7 +336,7 @@ def adapter(bench: Bench, plan: Plan, file: str = "adapter") -> Job:
         injection.tokens = networks.image_tokens(weights, embed(batch.index, shown))
         return batch.loss(call(batch.x, batch.t, context=source.text[batch.text].float()))
 
-    return Job(weights, loss, file, dict)
+    return Job(weights, loss, file, lambda average: networks.packed(average, tower.state_dict()))
 
 
 STAGES: dict[str, Callable[[Bench, Plan], Job]] = {
