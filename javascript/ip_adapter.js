@@ -1,24 +1,10 @@
-// The panel's part in the browser: cards of references, pictures that are dropped, pasted or sent, downloads, and the
-// warning that follows the checkpoint.
+// The panel's part in the browser: which unit is shown, its references, pictures that are dropped, pasted or sent,
+// downloads, and the warning that follows the checkpoint.
 const ipAdapter = (() => {
+    const TABS = ["txt2img", "img2img"];
     const byId = (id) => gradioApp().getElementById(id);
+    const part = (tab, name) => byId(`${tab}_ip_adapter_${name}`);
     const press = (id) => byId(id)?.click();
-
-    // Pictures into gradio's picture fields
-
-    const isPicture = (file) => file.type.startsWith("image/");
-
-    function put(field, file) {
-        const input = field?.querySelector("input[type=file]");
-        if (!input) return false;
-        const list = new DataTransfer();
-        list.items.add(file);
-        input.files = list.files;
-        input.dispatchEvent(new Event("change"));
-        return true;
-    }
-
-    // A field takes one picture at a time: it shows the picture, and is empty again when the panel has taken it over.
     const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
     async function until(condition, milliseconds) {
         for (const end = Date.now() + milliseconds; Date.now() < end; await pause(10)) {
@@ -26,26 +12,200 @@ const ipAdapter = (() => {
         }
         return false;
     }
-    async function putAndWait(field, file) {
-        let shown = false;
-        const watch = new MutationObserver(() => { shown ||= field.querySelector("img") !== null; });
-        watch.observe(field, {childList: true, subtree: true});
-        // While gradio is about to draw the empty field, what is put there gets lost.
-        for (let tries = 0; tries < 3 && !shown; tries += 1) {
-            await until(() => put(field, file), 5000);
-            await until(() => shown, 3000);
-        }
-        await until(() => field.querySelector("img") === null, 30000);
-        watch.disconnect();
-        await pause(50);
+    const newKey = () => [...crypto.getRandomValues(new Uint8Array(6))].map((x) => x.toString(16).padStart(2, "0")).join("");
+
+    // Hidden boxes, and the sheet: all units' settings as a text (sheet.py). It is changed here, and only here and by
+    // answers that set everything at once; so nothing that is under way can undo what is done meanwhile.
+
+    const box = (tab, name) => part(tab, name)?.querySelector("textarea, input");
+    function write(tab, name, text) {
+        const field = box(tab, name);
+        field.value = text;
+        updateInput(field);
     }
-    const waiting = new Map();
-    async function putAll(field, files) {
-        const busy = waiting.has(field);
-        waiting.set(field, [...(waiting.get(field) ?? []), ...files]);
-        if (busy) return;
-        while (waiting.get(field).length) await putAndWait(field, waiting.get(field).shift());
-        waiting.delete(field);
+    const sheetOf = (tab) => JSON.parse(box(tab, "sheet").value);
+    const unitOf = (sheet) => sheet.units[sheet.shown - 1];
+    function edit(tab, change) {
+        const sheet = sheetOf(tab);
+        change(sheet);
+        write(tab, "sheet", JSON.stringify(sheet));
+    }
+    const facts = (tab) => JSON.parse(part(tab, "units").querySelector(".ip-adapter-units").dataset.facts);
+    const initial = {};  // elem_id -> the component's value before anybody has touched it
+    onUiLoaded(() => {
+        for (const {props} of gradio_config.components) {
+            if (props?.elem_id?.includes("_ip_adapter_")) initial[props.elem_id] = props.value;
+        }
+    });
+
+    // Which unit is shown
+
+    const range = (tab, unit) => {
+        const [minimum, maximum] = facts(tab)[unit.wide ? "wide" : "narrow"];
+        return {minimum, maximum, __type__: "update"};
+    };
+    const wanted = {};
+    async function show(tab, number) {
+        wanted[tab] = number;
+        press(`${tab}_ip_adapter_show`);
+        await pause(0); // gradio applies the answer before anything else happens, but not before this code goes on
+        return until(() => sheetOf(tab).shown === number, 5000);
+    }
+    // Answers to gradio's events: given the values of sheet and components, they return what these are to be.
+    function shown(tab, [text, ...values]) {
+        const {fields} = facts(tab), sheet = JSON.parse(text);
+        Object.assign(unitOf(sheet), Object.fromEntries(fields.map((field, i) => [field, values[i]])));
+        if (wanted[tab] >= 1 && wanted[tab] <= sheet.units.length) sheet.shown = wanted[tab];
+        const unit = unitOf(sheet);
+        fields.forEach((field) => { unit[field] ??= initial[`${tab}_ip_adapter_${field}`]; });
+        return [
+            JSON.stringify(sheet),
+            ...fields.map((field) => field === "weight" ? {...range(tab, unit), value: unit[field]} : unit[field]),
+        ];
+    }
+    function widened(tab, [text, weight]) {
+        const sheet = JSON.parse(text), unit = unitOf(sheet);
+        unit.wide = !unit.wide;
+        const limits = range(tab, unit);
+        const value = Math.min(limits.maximum, Math.max(limits.minimum, weight));
+        return [JSON.stringify(sheet), {...limits, value}];
+    }
+
+    const drawnOf = {};  // tab -> what its cards show, or are about to show
+    function changed(tab, [text, enabled]) {
+        const sheet = JSON.parse(text), unit = unitOf(sheet);
+        drawUnits(tab, sheet, enabled);
+        const look = JSON.stringify([sheet.shown, (unit.images ?? []).map(({key, waiting}) => [key, waiting])]);
+        if (look !== (drawnOf[tab] ?? "[1,[]]")) {
+            drawnOf[tab] = look;
+            part(tab, "references").classList.add("ip-adapter-stale");
+            draw(tab);
+        }
+        setTimeout(() => {
+            const [number, slider] = ["number", "range"].map((type) => part(tab, "weight").querySelector(`input[type=${type}]`));
+            slider.value = number.value;
+        });
+        return [range(tab, unit)];
+    }
+    function drawUnits(tab, sheet, enabled) {
+        const list = part(tab, "units").querySelector(".ip-adapter-units"), {units} = sheet;
+        const focused = list.contains(document.activeElement);
+        while (list.children.length > units.length) list.lastChild.remove();
+        while (list.children.length < units.length) {
+            const textContent = `Unit ${list.children.length + 1}`;
+            list.append(Object.assign(document.createElement("button"), {type: "button", role: "tab", textContent}));
+        }
+        [...list.children].forEach((button, i) => {
+            const unit = units[i], here = i + 1 === sheet.shown;
+            const used = Boolean(unit.images?.length) && (here ? enabled : unit.enabled !== false);
+            button.tabIndex = here ? 0 : -1;
+            button.setAttribute("aria-selected", here);
+            button.classList.toggle("ip-adapter-used", used);
+            button.title = used ? "This unit takes part." : "This unit takes no part: it has no reference, or is not enabled.";
+        });
+        if (focused) list.children[sheet.shown - 1].focus();
+    }
+    function onUnitKey(event) {
+        const list = event.target.closest?.(".ip-adapter-units");
+        if (!list) return;
+        const tab = tabOf(list), count = list.children.length, {shown} = sheetOf(tab);
+        const number = {ArrowLeft: (shown + count - 2) % count + 1, ArrowRight: shown % count + 1, Home: 1, End: count}[event.key];
+        if (!number) return;
+        event.preventDefault();
+        show(tab, number);
+    }
+    const tabOf = (element) => TABS.find((tab) => element.closest(`[id^=${tab}_ip_adapter]`));
+
+    // Cards are drawn on the server. It is asked through a stamp, which comes back with them; if it was too busy to
+    // hear, it is asked again.
+
+    const stamps = {}, asked = {};
+    function draw(tab, again = 0) {
+        asked[tab] = Number(again) || 0;
+        stamps[tab] = newKey();
+        write(tab, "stamp", stamps[tab]);
+        return [];
+    }
+    async function drawn(tab) {
+        const cards = part(tab, "references"), list = () => cards.querySelector(".ip-adapter-cards");
+        if (!await until(() => list()?.dataset.stamp === stamps[tab], 500)) {
+            if (asked[tab] < 5) draw(tab, asked[tab] + 1);
+        } else {
+            cards.classList.remove("ip-adapter-stale");
+            const weights = Object.fromEntries((unitOf(sheetOf(tab)).images ?? []).map(({key, weight}) => [key, weight]));
+            for (const card of cards.querySelectorAll(".ip-adapter-card")) {
+                const field = card.querySelector("input");
+                if (field !== document.activeElement) field.value = weights[card.dataset.key] ?? field.value;
+            }
+        }
+        return [];
+    }
+
+    function onCardInput(event) {
+        const card = event.target.matches?.(".ip-adapter-card input") && event.target.closest(".ip-adapter-card");
+        if (!card) return;
+        const text = event.target.value, weight = text === "" ? 1 : Math.min(3, Math.max(-1, Number(text)));
+        change(tabOf(card), (items) => items.map((item) => item.key === card.dataset.key ? {...item, weight} : item));
+    }
+    function change(tab, changeItems) {
+        edit(tab, (sheet) => sheet.units.forEach((unit) => { if (unit.images) unit.images = changeItems(unit.images); }));
+    }
+    const remove = (tab, key) => change(tab, (items) => items.filter((item) => item.key !== key));
+    function onClick(event) {
+        const button = event.target.closest?.("button"), card = button?.closest(".ip-adapter-card");
+        if (card) {
+            remove(tabOf(card), card.dataset.key);
+        } else if (button?.matches(".ip-adapter-clear")) {
+            edit(tabOf(button), (sheet) => { unitOf(sheet).images = []; });
+        } else if (button?.matches(".ip-adapter-units > button")) {
+            show(tabOf(button), [...button.parentElement.children].indexOf(button) + 1);
+        } else if (event.target.closest?.(".ip-adapter-slot") && !event.target.matches("input")) {
+            event.target.closest(".ip-adapter-slot").querySelector("input").click();
+        }
+    }
+
+    // Pictures, on their way from here to the session: each has its place among its unit's references at once, and
+    // goes through the inbox, one at a time.
+
+    const isPicture = (file) => file.type.startsWith("image/");
+    const arriving = {}, busy = {}, taking = {};
+    function add(tab, files, number) {
+        const items = files.map((file) => ({key: newKey(), file}));
+        arriving[tab] = [...(arriving[tab] ?? []), ...items];
+        edit(tab, (sheet) => {
+            const unit = sheet.units[(number ?? sheet.shown) - 1];
+            unit.images = [...(unit.images ?? []), ...items.map(({key}) => ({key, weight: 1, waiting: true}))];
+        });
+        return deliver(tab);
+    }
+    function dataOf(file) {
+        return new Promise((resolve) => {
+            const reader = new FileReader();
+            reader.onload = () => resolve(reader.result);
+            reader.onerror = () => resolve("");  // the server says that it is no picture
+            reader.readAsDataURL(file);
+        });
+    }
+    async function deliver(tab) {
+        if (busy[tab]) return;
+        busy[tab] = true;
+        while (arriving[tab].length) {
+            const {key, file} = arriving[tab].shift();
+            write(tab, "inbox", JSON.stringify({key, data: await dataOf(file)}));
+            await pause(0);
+            const answer = new Promise((resolve) => { taking[tab] = resolve; });
+            press(`${tab}_ip_adapter_take`);
+            if (await answer === key) {
+                change(tab, (items) => items.map((item) => item.key === key ? {...item, waiting: undefined} : item));
+            } else {
+                remove(tab, key);
+            }
+        }
+        busy[tab] = false;
+    }
+    function taken(tab, [news]) {
+        taking[tab]?.(JSON.parse(news || "{}").key);
+        return [];
     }
 
     async function fetched(address) {
@@ -57,23 +217,33 @@ const ipAdapter = (() => {
 
     const slotAt = (target) => target instanceof Element && target.closest(".ip-adapter-slot");
 
+    function onDragOver(event) {
+        if (slotAt(event.target)) event.preventDefault();
+    }
     async function onDrop(event) {
         const slot = slotAt(event.target);
         if (!slot) return;
-        const files = [...event.dataTransfer.files];
-        const address = event.dataTransfer.getData("text/uri-list").split("\n")[0];
-        if (files.length < 2 && !(files.length === 0 && address)) return; // gradio takes a single file
         event.preventDefault();
         event.stopImmediatePropagation();
-        if (files.length) return putAll(slot, files.filter(isPicture));
+        const files = [...event.dataTransfer.files];
+        const address = event.dataTransfer.getData("text/uri-list").split("\n")[0];
+        if (files.length) return add(tabOf(slot), files);
+        if (!address) return;
         try {
-            putAll(slot, [await fetched(address)]);
+            add(tabOf(slot), [await fetched(address)]);
         } catch (error) {
             console.warn("IP-Adapter:", error);
         }
     }
+    function onChosen(event) {
+        const slot = event.target.matches?.("input[type=file]") && slotAt(event.target);
+        if (!slot) return;
+        const files = [...event.target.files];
+        event.target.value = "";
+        if (files.length) add(tabOf(slot), files);
+    }
 
-    // The slot that is focused or pointed at, and else the one unit on view whose panel was used last.
+    // The slot that is focused or pointed at.
     let pointed = null;
     function onPaste(event) {
         const slot = slotAt(document.activeElement) || (pointed?.isConnected && pointed.matches(":hover") && pointed);
@@ -81,31 +251,12 @@ const ipAdapter = (() => {
         if (!slot || !files.length) return;
         event.preventDefault();
         event.stopImmediatePropagation();
-        putAll(slot, files);
+        add(tabOf(slot), files);
     }
-
-    // Cards: weights and removals are told through a hidden text box, which is also an argument of the generation.
-
-    function tell(panel, what) {
-        const box = byId(panel.id.replace(/_references$/, "_act"))?.querySelector("textarea, input");
-        if (!box) return;
-        box.value = JSON.stringify({...what, at: Date.now()});
-        updateInput(box);
-    }
-    const panelOf = (element) => element.closest("[id*=_ip_adapter_][id$=_references]");
-
-    function onCardInput(event) {
-        if (!event.target.matches?.(".ip-adapter-card input")) return;
-        const panel = panelOf(event.target), weights = {};
-        for (const card of panel.querySelectorAll(".ip-adapter-card")) {
-            const text = card.querySelector("input").value;
-            weights[card.dataset.key] = text === "" ? 1 : Math.min(3, Math.max(-1, Number(text)));
-        }
-        tell(panel, {weights});
-    }
-    function onCardClick(event) {
-        const card = event.target.closest?.(".ip-adapter-card button")?.closest(".ip-adapter-card");
-        if (card) tell(panelOf(card), {remove: card.dataset.key});
+    function onSlotKey(event) {
+        if (!event.target.matches?.(".ip-adapter-slot") || !["Enter", " "].includes(event.key)) return;
+        event.preventDefault();
+        event.target.querySelector("input").click();
     }
 
     // Send to IP-Adapter
@@ -120,7 +271,7 @@ const ipAdapter = (() => {
 
     let lastTab = "txt2img";
     function noteTab() {
-        for (const tab of ["txt2img", "img2img"]) {
+        for (const tab of TABS) {
             if (get_uiCurrentTabContent()?.id === `tab_${tab}`) lastTab = tab;
         }
     }
@@ -138,11 +289,12 @@ const ipAdapter = (() => {
         openTab(lastTab);
         const panel = byId(`${lastTab}_ip_adapter`);
         panel.querySelector(":scope > .label-wrap:not(.open)")?.click();
-        const slots = [...panel.querySelectorAll(".ip-adapter-slot")];
-        const hasNone = (slot) => !byId(slot.id.replace(/_slot$/, "_references"))?.querySelector(".ip-adapter-card");
-        const place = Math.max(0, slots.findIndex(hasNone));
-        byId(`${lastTab}_ip_adapter_units`).querySelectorAll(":scope > .tab-nav > button")[place]?.click();
-        putAll(slots[place], [file]);
+        const sheet = sheetOf(lastTab);
+        const isFree = (number) => !sheet.units[number - 1].images?.length;
+        const numbers = sheet.units.map((_, i) => i + 1);
+        const place = [sheet.shown, ...numbers].find(isFree) ?? sheet.shown;
+        await show(lastTab, place);
+        add(lastTab, [file], place);
         panel.scrollIntoView({block: "nearest", behavior: "smooth"});
     }
 
@@ -176,35 +328,24 @@ const ipAdapter = (() => {
     function noteCheckpoint() {
         if (opts.sd_model_checkpoint === undefined) return;
         const now = `${opts.sd_model_checkpoint} ${opts.sd_checkpoint_hash}`;
-        if (checkpoint !== undefined && checkpoint !== now) {
-            for (const tab of ["txt2img", "img2img"]) press(`${tab}_ip_adapter_recheck`);
-        }
+        if (checkpoint !== undefined && checkpoint !== now) TABS.forEach((tab) => draw(tab));
         checkpoint = now;
     }
     onUiLoaded(noteCheckpoint);
     onOptionsChanged(noteCheckpoint);
 
-    // gradio's picture fields listen to the pointer alone.
-    function openToKeyboard(slot) {
-        slot.tabIndex = 0;
-        slot.setAttribute("role", "button");
-        slot.setAttribute("aria-label", slot.querySelector("[data-testid=block-label]")?.textContent.trim() ?? "");
-        slot.addEventListener("keydown", (event) => {
-            if (event.target === slot && ["Enter", " "].includes(event.key)) {
-                event.preventDefault();
-                slot.querySelector("input[type=file]")?.click();
-            }
-        });
-    }
-    onAfterUiUpdate(() => gradioApp().querySelectorAll(".ip-adapter-slot:not([tabindex])").forEach(openToKeyboard));
-
+    onUiLoaded(() => TABS.forEach((tab) => drawUnits(tab, sheetOf(tab), true)));
+    document.addEventListener("dragover", onDragOver);
     document.addEventListener("drop", onDrop, true);
     window.addEventListener("paste", onPaste, true);
     document.addEventListener("pointerover", (event) => { pointed = slotAt(event.target) || pointed; });
     document.addEventListener("input", onCardInput);
-    document.addEventListener("click", onCardClick);
+    document.addEventListener("change", onChosen);
+    document.addEventListener("click", onClick);
+    document.addEventListener("keydown", onUnitKey);
+    document.addEventListener("keydown", onSlotKey);
     onUiTabChange(noteTab);
-    return {send, upload, download, reopen, unload: () => press("txt2img_ip_adapter_unload")};
+    return {shown, widened, changed, draw, drawn, taken, send, upload, download, reopen, unload: () => press("txt2img_ip_adapter_unload")};
 })();
 
 // Python and the settings page call these by name.

@@ -6,6 +6,7 @@ Chromium is looked for in PATH. Where there is none these tests fail, unless IP_
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from PIL import Image
 
 from demo import files
 from demo.start import HOST, Host, host_start
+from lib_ipadapter.encode.picture import fingerprint
 
 from .files import base64_of, picture
 
@@ -87,7 +89,7 @@ class Page:
 
     def __init__(self, browser: Any, host: Host, width: int = 1280, theme: str = "light") -> None:
         self.context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
-        self.context.set_default_timeout(20_000)
+        self.context.set_default_timeout(60_000)
         self.page = self.context.new_page()
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -96,7 +98,7 @@ class Page:
         self.page.wait_for_selector("#txt2img_ip_adapter")
         self.wait(lambda: self.page.locator("#txt2img_ip_adapter .input-accordion-checkbox").count() == 1)
 
-    def wait(self, condition: Callable[[], Any], seconds: float = 20) -> Any:
+    def wait(self, condition: Callable[[], Any], seconds: float = 40) -> Any:
         end = time.monotonic() + seconds
         while not (result := condition()):
             assert time.monotonic() < end, "it did not happen"
@@ -108,27 +110,54 @@ class Page:
 
     def open(self, tab: str = "txt2img") -> None:
         self.page.locator(f"#{tab}_ip_adapter > .label-wrap").click()
-        self.wait(self.find("1_model", tab).is_visible)
+        self.wait(self.find("model", tab).is_visible)
 
-    def cards(self, unit: int = 1, tab: str = "txt2img") -> Any:
-        return self.find(f"{unit}_references", tab).locator(".ip-adapter-card")
+    def cards(self, tab: str = "txt2img") -> Any:
+        return self.find("references", tab).locator(".ip-adapter-card")
 
-    def add(self, image: Image.Image, unit: int = 1) -> None:
-        before = self.cards(unit).count()
+    def drawn(self, count: int, tab: str = "txt2img") -> bool:
+        """Whether the shown unit's cards are on view, and as many, all pictures on the server."""
+        if '"waiting"' in self.sheet(tab):
+            return False
+        stale = self.page.locator(f"[id='{tab}_ip_adapter_references'].ip-adapter-stale").count()
+        return not stale and self.cards(tab).count() == count
+
+    def add(self, image: Image.Image) -> None:
+        before = self.cards().count()
         data = {"name": "reference.png", "mimeType": "image/png", "buffer": png(image)}
-        self.find(f"{unit}_slot").locator("input[type=file]").set_input_files(data)
-        self.wait(lambda: self.cards(unit).count() == before + 1)
+        self.find("slot").locator("input[type=file]").set_input_files(data)
+        self.wait(lambda: self.drawn(before + 1))
 
-    def unit(self, number: int) -> None:
-        self.page.locator("#txt2img_ip_adapter_units > .tab-nav > button").nth(number - 1).click()
+    def tabs(self, tab: str = "txt2img") -> Any:
+        return self.find("units", tab).locator("button")
+
+    def unit(self, number: int, tab: str = "txt2img") -> None:
+        self.tabs(tab).nth(number - 1).click()
+        self.wait(lambda: self.shown(tab) == number)
+
+    def shown(self, tab: str = "txt2img") -> int:
+        selected = self.tabs(tab).evaluate_all("all => all.map((one) => one.getAttribute('aria-selected'))")
+        return selected.index("true") + 1
+
+    def used(self, tab: str = "txt2img") -> list[int]:
+        """The units that are marked as in use."""
+        marks = self.tabs(tab).evaluate_all("all => all.map((one) => one.matches('.ip-adapter-used'))")
+        return [number for number, mark in enumerate(marks, 1) if mark]
+
+    def pictures(self, tab: str = "txt2img") -> list[int]:
+        """How many references each unit has."""
+        return [len(unit.get("images", ())) for unit in json.loads(self.sheet(tab))["units"]]
+
+    def sheet(self, tab: str = "txt2img") -> str:
+        return self.find("sheet", tab).locator("textarea").input_value()
 
     def choose(self, name: str, value: str) -> None:
         self.find(name).locator("input").click()
         self.find(name).locator("ul.options li").filter(has_text=value).first.dispatch_event("mousedown")
         self.wait(lambda: self.find(name).locator("input").input_value() == value)
 
-    def model(self, unit: int = 1) -> str:
-        return self.find(f"{unit}_model").locator("input").input_value()
+    def model(self) -> str:
+        return self.find("model").locator("input").input_value()
 
     def number(self, name: str, value: float | None = None) -> float:
         field = self.find(name).locator("input[type=number]")
@@ -197,8 +226,8 @@ def page(pages: Callable[..., Page]) -> Page:
 
 def drop(page: Page, images: list[Image.Image], event: str = "drop") -> None:
     """Let the page's slot get pictures as a person's hand would: dropped on it, or pasted while it is pointed at."""
-    page.find("1_slot").hover()
-    page.find("1_slot").locator("[data-testid=image]").evaluate(
+    page.find("slot").hover()
+    page.find("slot").locator("[role=button]").evaluate(
         """(target, [pictures, kind]) => {
             const data = new DataTransfer();
             for (const text of pictures) {
@@ -206,13 +235,13 @@ def drop(page: Page, images: list[Image.Image], event: str = "drop") -> None:
                 data.items.add(new File([bytes], "picture.png", {type: "image/png"}));
             }
             const common = {bubbles: true, cancelable: true};
-            const field = target.querySelector("input[type=file]").parentElement;
+            const field = target;
             if (kind === "drop") field.dispatchEvent(new DragEvent("drop", {...common, dataTransfer: data}));
             else document.body.dispatchEvent(new ClipboardEvent("paste", {...common, clipboardData: data}));
         }""",
         [[base64_of(image) for image in images], event],
     )
-    page.wait(lambda: page.cards().count() == len(images))
+    page.wait(lambda: page.drawn(len(images)) and page.pictures()[0] == len(images))
 
 
 def test_a_picture_a_model_a_different_result(page: Page, monkeypatch) -> None:
@@ -224,9 +253,9 @@ def test_a_picture_a_model_a_different_result(page: Page, monkeypatch) -> None:
     page.open()
     drop(page, [picture(0)])
     assert page.cards().locator("img").count() == 1  # no model yet: nothing sees anything
-    page.choose("1_model", "demo-sd15")
+    page.choose("model", "demo-sd15")
     page.wait(lambda: page.cards().locator("img").count() == 2)
-    details = page.find("1_details").inner_text()
+    details = page.find("details").inner_text()
     assert re.match(r"Base, SD1.5, 4 tokens, .* · ViT-H-14 in demo-vit.safetensors, ", details)
 
     encode = ImageEncoder.encode
@@ -244,7 +273,7 @@ def test_a_picture_a_model_a_different_result(page: Page, monkeypatch) -> None:
     assert any("IP-Adapter: encoding reference 1 of 1" in text for text in page.page.evaluate("said"))
     assert np.abs(page.generate() - steered).mean() == 0
 
-    page.find("1_enabled").locator("input").click()
+    page.find("enabled").locator("input").click()
     assert np.abs(page.generate() - plain).mean() == 0
 
 
@@ -253,21 +282,21 @@ def test_what_cannot_be_done_is_told(page: Page) -> None:
     assert "no unit has a reference picture" in page.generate()
     page.add(picture(0))
     assert "IP-Adapter unit 1: model is missing" in page.generate()
-    page.choose("1_model", "demo-sdxl")
-    page.wait(lambda: "Adapter demo-sdxl is for SDXL, the checkpoint is SD1.5" in page.find("1_details").inner_text())
+    page.choose("model", "demo-sdxl")
+    page.wait(lambda: "Adapter demo-sdxl is for SDXL, the checkpoint is SD1.5" in page.find("details").inner_text())
     assert "IP-Adapter unit 1: adapter demo-sdxl is for SDXL" in page.generate()
     page.page.locator("#setting_sd_model_checkpoint_quick input").click()
     lists = page.page.locator("#setting_sd_model_checkpoint_quick ul.options li")
     lists.filter(has_text="demo-sdxl").first.dispatch_event("mousedown")
-    page.wait(lambda: "the checkpoint is" not in page.find("1_details").inner_text())
+    page.wait(lambda: "the checkpoint is" not in page.find("details").inner_text())
     page.page.locator("#setting_sd_model_checkpoint_quick input").click()
     lists.filter(has_text="demo-sd15.").first.dispatch_event("mousedown")
-    page.wait(lambda: "the checkpoint is SD1.5" in page.find("1_details").inner_text())
+    page.wait(lambda: "the checkpoint is SD1.5" in page.find("details").inner_text())
 
 
 def test_several_pictures_and_their_weights(page: Page) -> None:
     drop(page, [picture(i) for i in range(3)], "drop")
-    page.choose("1_model", "demo-sd15")
+    page.choose("model", "demo-sd15")
     page.wait(lambda: page.cards().locator("img").count() == 6)
     page.small()
     before = page.generate()
@@ -278,10 +307,11 @@ def test_several_pictures_and_their_weights(page: Page) -> None:
     info = page.page.locator("[id=html_info_txt2img]").first.inner_text()
     assert re.search(r"references: [0-9a-f]{12} [0-9a-f]{12}\*0.25 [0-9a-f]{12}", info)
     page.cards().nth(1).locator("button").click()
-    page.wait(lambda: page.cards().count() == 2)
+    page.wait(lambda: page.drawn(2))
     assert page.cards().nth(1).locator("input").input_value() == "1"
-    page.find("1_clear").click()
-    page.wait(lambda: page.cards().count() == 0)
+    page.cards().nth(0).locator("xpath=..").locator(".ip-adapter-clear").click()
+    page.wait(lambda: page.drawn(0))
+    assert page.used() == []
 
 
 def test_pasting_a_picture_from_the_clipboard(page: Page) -> None:
@@ -291,12 +321,13 @@ def test_pasting_a_picture_from_the_clipboard(page: Page) -> None:
 def test_presets_round_trip(page: Page, pages: Callable[..., Page]) -> None:
     page.add(picture(0))
     page.add(picture(1))
-    page.choose("1_model", "demo-sd15")
+    page.choose("model", "demo-sd15")
     page.cards().nth(1).locator("input").fill("0.5")
-    page.number("1_weight", 0.7)
+    page.number("weight", 0.7)
     page.unit(2)
-    page.add(picture(2), 2)
-    page.number("2_end", 0.6)
+    page.wait(lambda: page.drawn(0))
+    page.add(picture(2))
+    page.number("end", 0.6)
 
     page.preset("save")
     page.find("preset_name").locator("input, textarea").fill("Straße / 1")
@@ -314,15 +345,16 @@ def test_presets_round_trip(page: Page, pages: Callable[..., Page]) -> None:
     other = pages()
     other.open()
     other.unit(3)
-    other.add(picture(5), 3)  # must go: the preset has two units
+    other.add(picture(5))  # must go: the preset has two units
     other.choose("preset_chosen", "Straße 1")
     other.preset("load")
     other.wait(lambda: other.note() == "Loaded “Straße 1”.")
-    other.unit(1)
-    other.wait(lambda: other.cards(1).count() == 2)
-    assert [other.cards(n).count() for n in (1, 2, 3)] == [2, 1, 0]
-    assert other.cards(1).nth(1).locator("input").input_value() == "0.5"
-    assert (other.model(), other.number("1_weight"), other.number("2_end")) == ("demo-sd15", 0.7, 0.6)
+    other.wait(lambda: other.drawn(2))
+    assert (other.shown(), other.pictures(), other.used()) == (1, [2, 1, 0], [1, 2])
+    assert other.cards().nth(1).locator("input").input_value() == "0.5"
+    assert (other.model(), other.number("weight"), other.number("end")) == ("demo-sd15", 0.7, 1)
+    other.unit(2)
+    assert (other.model(), other.number("weight"), other.number("end")) == ("None", 1, 0.6)
 
     # Two tabs of one browser: what one has saved is in the other's list, and nothing is lost.
     other.preset("save")
@@ -362,10 +394,10 @@ def test_parameters_bring_the_units_back(page: Page, pages: Callable[..., Page])
 
     page.small()
     page.unit(2)
-    page.add(picture(20), 2)
-    page.choose("2_model", "demo-sd15")
-    page.number("2_weight", 0.55)
-    page.cards(2).nth(0).locator("input").fill("0.5")
+    page.add(picture(20))
+    page.choose("model", "demo-sd15")
+    page.number("weight", 0.55)
+    page.cards().nth(0).locator("input").fill("0.5")
     made = page.generate()
     file = max((Path(paths.data_path) / "browser").glob("*.png"), key=lambda path: path.stat().st_mtime)
     page.find("preset_chosen").locator("input").click()
@@ -378,10 +410,9 @@ def test_parameters_bring_the_units_back(page: Page, pages: Callable[..., Page])
     fresh.wait(lambda: "IP-Adapter 2" in fresh.page.locator("#tab_pnginfo .infotext").first.inner_text())
     fresh.page.locator("#tab_pnginfo #txt2img_tab").click()
     fresh.wait(lambda: fresh.note() == "Restored from the parameters.")
-    fresh.unit(2)
-    fresh.wait(lambda: fresh.cards(2).count() == 1)
-    assert (fresh.model(2), fresh.number("2_weight"), fresh.cards(1).count()) == ("demo-sd15", 0.55, 0)
-    assert fresh.cards(2).nth(0).locator("input").input_value() == "0.5"
+    fresh.wait(lambda: fresh.drawn(1))
+    assert (fresh.shown(), fresh.model(), fresh.number("weight"), fresh.pictures()) == (2, "demo-sd15", 0.55, [0, 1, 0])
+    assert fresh.cards().nth(0).locator("input").input_value() == "0.5"
     assert np.abs(fresh.generate() - made).mean() == 0
 
     # The arrow button: parameters as text, here of an old version, of others, and without us.
@@ -394,10 +425,10 @@ def test_parameters_bring_the_units_back(page: Page, pages: Callable[..., Page])
     paste(f'a dog\n{parameters}, IP-Adapter 1: "{ours}", IP-Adapter 2: nonsense')
     fresh.wait(lambda: "2 of its 2 references cannot be restored" in fresh.note())
     assert "Unit 1: swirl is not known to this version" in fresh.note()
-    fresh.wait(lambda: fresh.cards(2).count() == 0)
+    fresh.wait(lambda: fresh.pictures() == [0, 0, 0])
     fresh.wait(lambda: fresh.page.locator("#txt2img_prompt textarea").input_value() == "a dog")
     paste(f"a bird\n{parameters}")
-    fresh.wait(lambda: not fresh.find("1_model").is_visible())  # made without us: the accordion is closed
+    fresh.wait(lambda: not fresh.find("model").is_visible())  # made without us: the accordion is closed
     fresh.wait(lambda: fresh.page.locator("#txt2img_prompt textarea").input_value() == "a bird")
 
 
@@ -408,10 +439,11 @@ def test_sending_pictures_to_the_panel(page: Page) -> None:
     page.page.locator("#txt2img_ip_adapter .input-accordion-checkbox").first.click()
     page.generate()
     page.page.locator("#txt2img_send_to_ip_adapter").click()
-    page.wait(lambda: page.cards(1).count() == 1)
+    page.wait(lambda: page.pictures() == [1, 0, 0] and page.drawn(1))
     page.page.locator("#txt2img_send_to_ip_adapter").click()
-    page.wait(lambda: page.cards(2).count() == 1)
-    page.wait(page.find("2_model").is_visible)
+    page.wait(lambda: page.pictures() == [1, 1, 0] and page.shown() == 2 and page.drawn(1))
+    page.wait(page.find("model").is_visible)
+    page.unit(3)
 
     page.page.locator("#tabs > .tab-nav > button", has_text="Extras").click()
     data = {"name": "a.png", "mimeType": "image/png", "buffer": png(picture(3))}
@@ -420,19 +452,20 @@ def test_sending_pictures_to_the_panel(page: Page) -> None:
     page.page.locator("#extras_generate").click()
     page.wait(lambda: page.page.locator("#extras_gallery img").count() > 0)
     page.page.locator("#extras_send_to_ip_adapter").click()
-    page.wait(lambda: page.cards(3).count() == 1)
-    page.wait(page.find("3_model").is_visible)
+    page.wait(lambda: page.pictures() == [1, 1, 1] and page.shown() == 3 and page.drawn(1))
+    page.wait(page.find("model").is_visible)
 
     page.page.locator("#tabs > .tab-nav > button", has_text="PNG Info").click()
     page.page.locator("#pnginfo_image input[type=file]").set_input_files(data)
     page.wait(lambda: page.page.locator("#pnginfo_image img").count() > 0)
     page.page.locator("#pnginfo_send_to_ip_adapter").click()
-    page.wait(lambda: page.cards(1).count() == 2)  # no unit is free
+    page.wait(lambda: page.pictures() == [1, 1, 2] and page.drawn(2))  # no unit is free
 
     # The host's own button takes the units along to img2img.
     page.page.locator("#txt2img_send_to_img2img").click()
-    page.wait(lambda: [page.cards(n, "img2img").count() for n in (1, 2, 3)] == [2, 1, 1])
-    page.wait(page.find("1_slot", "img2img").is_visible)
+    page.wait(lambda: page.pictures("img2img") == [1, 1, 2] and page.shown("img2img") == 3)
+    page.wait(lambda: page.drawn(2, "img2img") and page.cards("img2img").locator("img").count() == 2)
+    page.wait(page.find("slot", "img2img").is_visible)
 
 
 @pytest.mark.parametrize("width", [400, 1280, 3840])
@@ -444,7 +477,7 @@ def test_one_unit_needs_no_scrolling(width: int, pages: Callable[..., Page]) -> 
     assert box["height"] < 720
     assert page.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
     for name in ("slot", "model", "weight", "start", "end", "enabled", "advanced"):
-        inner = page.find(f"1_{name}").bounding_box()
+        inner = page.find(name).bounding_box()
         assert inner["x"] >= box["x"] and inner["x"] + inner["width"] <= box["x"] + box["width"] + 1, name
 
 
@@ -458,5 +491,144 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
             "document.activeElement.closest('[id*=_ip_adapter_]')?.id.replace('txt2img_ip_adapter_', '')"
         ))  # fmt: skip
     wanted = {f"preset_{name}" for name in ("load", "save", "rename", "delete", "export", "import")}
-    wanted |= {f"1_{name}" for name in ("slot", "references", "model", "weight", "wide", "start", "end", "enabled")}
+    wanted |= {*("units", "slot", "references", "model", "weight", "wide", "start", "end", "enabled")}
     assert wanted - reached == set()
+
+
+def test_a_press_of_generate_finds_each_unit_as_it_is(page: Page, monkeypatch) -> None:
+    """Whatever the moment between two units: in one go with the switch, before the page has shown it, and after."""
+    from modules.progress import tasks
+
+    from lib_ipadapter.webui import callbacks, panel
+
+    asked = []
+    units = panel.units
+    monkeypatch.setattr(callbacks.panel, "units", lambda args: asked.append(units(args)) or asked[-1])
+    page.small()
+    for number, weight in ((1, 0.25), (2, 0.75), (3, 2)):
+        page.unit(number)
+        page.wait(lambda: page.drawn(0))
+        if weight > 1:
+            page.find("wide").click()
+        page.add(picture(number))
+        page.choose("model", "demo-sd15")
+        page.number("weight", weight)
+        page.cards().nth(0).locator("input").fill(f"{weight / 2:g}")
+    moments = ["", "await null;", "await null; await null; await null;", "await new Promise(requestAnimationFrame);",
+               "await new Promise((done) => setTimeout(done));", "await new Promise((done) => setTimeout(done, 30));"]
+    for i, moment in enumerate(moments):
+        for number in (1 + i % 3, 1 + (i + 1) % 3):
+            count, done = len(asked), list(tasks.done)
+            page.page.evaluate(f"""async () => {{
+                document.querySelectorAll(".ip-adapter-units button")[{number - 1}].click();
+                {moment}
+                document.querySelector("#txt2img_generate").click();
+            }}""")
+            page.wait(lambda: len(asked) > count and list(tasks.done) != done)  # noqa: B023
+            for one, (n, weight) in zip(asked[-1], ((1, 0.25), (2, 0.75), (3, 2)), strict=True):
+                assert (one["weight"], one["images"][0]["weight"]) == (weight, weight / 2), (moment, number)
+                assert fingerprint(one["images"][0]["image"]) == fingerprint(picture(n)), (moment, number)
+            page.wait(lambda: page.shown() == number)  # noqa: B023
+            page.page.wait_for_timeout(300)  # a press does nothing until the answer has come
+    assert page.used() == [1, 2, 3]
+
+
+def test_a_picture_counts_from_the_moment_it_is_dropped(page: Page, monkeypatch) -> None:
+    """Generated while it is on its way: it is used, or the sentence says that it is not there yet. What is done
+    meanwhile stays done, and it goes to the unit into which it was dropped."""
+    from lib_ipadapter.webui import sheet
+
+    take = sheet.take
+
+    def slow(*args):
+        time.sleep(2)
+        return take(*args)
+
+    monkeypatch.setattr(sheet, "take", slow)
+    page.small()
+    page.choose("model", "demo-sd15")
+    data = [{"name": f"{i}.png", "mimeType": "image/png", "buffer": png(picture(i))} for i in range(2)]
+    page.find("slot").locator("input[type=file]").set_input_files(data)
+    page.wait(lambda: page.cards().count() == 2)
+    assert "a reference is still on its way" in page.generate()
+    page.cards().nth(0).locator("input").fill("0.5")
+    page.unit(2)
+    page.wait(lambda: page.drawn(0))
+    page.unit(1)
+    page.wait(lambda: page.drawn(2))
+    assert page.pictures() == [2, 0, 0]
+    assert page.cards().nth(0).locator("input").input_value() == "0.5"
+    assert page.cards().locator("img").count() == 4
+    page.generate()
+    assert page.page.locator("#html_log_txt2img .error").count() == 0
+    page.find("slot").locator("input[type=file]").set_input_files(
+        {"name": "no.png", "mimeType": "image/png", "buffer": b"not a picture at all"}
+    )
+    page.wait(lambda: "The picture is text, not a picture" in page.note())
+    page.wait(lambda: page.drawn(2))
+
+
+def test_an_old_page_is_told_that_its_pictures_are_gone(page: Page, host: Host) -> None:
+    page.small()
+    page.add(picture(0))
+    page.choose("model", "demo-sd15")
+    page.wait(lambda: page.cards().locator("img").count() == 2)
+    host.app.state_holder.clear()  # as after a restart: the page is still open
+    assert "unit 1: 1 of its 1 references is not on the server any more" in page.generate()
+    page.preset("save")
+    page.find("preset_name").locator("input, textarea").fill("Nothing")
+    page.preset("yes")
+    page.wait(lambda: "not on the server any more" in page.note())
+    page.unit(2)
+    page.unit(1)
+    page.wait(lambda: "not there any more" in page.cards().first.inner_text())
+    page.cards().nth(0).locator("button").click()
+    page.wait(lambda: page.drawn(0))
+    page.add(picture(0))
+    assert isinstance(page.generate(), np.ndarray)
+
+
+def test_the_keyboard_chooses_units(page: Page) -> None:
+    page.tabs().nth(0).focus()
+    for key, number in (("ArrowRight", 2), ("End", 3), ("ArrowRight", 1), ("ArrowLeft", 3), ("Home", 1)):
+        page.page.keyboard.press(key)
+        page.wait(lambda: page.shown() == number)  # noqa: B023
+        focused = page.page.evaluate("document.activeElement.textContent")
+        assert focused == f"Unit {number}"
+    page.add(picture(0))
+    assert page.used() == [1]
+    page.find("enabled").locator("input").click()
+    page.wait(lambda: page.used() == [])
+    page.unit(2)
+    assert page.find("enabled").locator("input").is_checked()
+    assert page.used() == []
+
+
+def test_a_weight_beyond_the_slider(page: Page) -> None:
+    """↔ is each unit's own, and what it showed comes back with it."""
+    def limits() -> list[str]:
+        slider = page.find("weight").locator("input[type=range]")
+        return [slider.get_attribute("min"), slider.get_attribute("max"), slider.input_value()]
+
+    page.find("wide").click()
+    page.number("weight", -0.5)
+    assert limits() == ["-1", "3", "-0.5"]
+    page.unit(2)
+    page.wait(lambda: limits() == ["0", "1", "1"])
+    page.unit(1)
+    page.wait(lambda: limits() == ["-1", "3", "-0.5"])
+    page.find("wide").click()
+    page.wait(lambda: limits() == ["0", "1", "0"])
+    assert page.number("weight") == 0
+
+
+def test_every_control_has_its_sentence(page: Page) -> None:
+    """What stands over a control is what the table says, in one sentence."""
+    from lib_ipadapter.webui.controls import CONTROLS
+
+    for control in CONTROLS:
+        assert page.find(control.field).get_attribute("title") == control.tip
+        assert control.tip.endswith(".") and ". " not in control.tip
+    for name in ("refresh", "wide", "preset_load", "preset_save", "preset_rename", "preset_delete"):
+        assert page.find(name).get_attribute("title")
+    assert page.find("slot").locator("[role=button]").get_attribute("title")

@@ -14,7 +14,6 @@ from PIL import Image
 from demo.start import Host, host_start
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.errors import IPAdapterError
-from lib_ipadapter.webui.references import item
 
 from .files import base64_of, picture, write_adapter, write_encoder
 
@@ -581,39 +580,81 @@ def test_any_kind_of_picture_is_a_reference(form: str, host: Host, plain) -> Non
         assert difference(result, make(host, unit())) == 0
 
 
-def panel_args(host: Host, *tabs: dict, tick: object = True) -> list:
-    """The script's arguments as the page sends them: untouched API slots, the tick, each tab's values."""
+def panel_args(host: Host, *units: dict, tick: object = True, shown: int = 1, inbox: str = "") -> list:
+    """The script's arguments as the page sends them: untouched API slots, the tick, the sheet with all units, a
+    picture on its way, the session's pictures, and the components, which are right for the unit that is shown alone.
+
+    ``units``: components' values by name, ``"pictures"`` among them.
+    """
     from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.controls import CONTROLS
 
-    empty = {"slot": None, "references": [], "model": panel.NO_MODEL, "weight": 1.0, "start": 0.0, "end": 1.0,
-             "combine": "concat", "hires": "both", "batch": "same", "influence_map": False,
-             "enabled": True, "act": ""}  # fmt: skip
-    values = [{**empty, **tab}[name] for tab in tabs for name in panel.NAMES]
-    return [*[panel.NOT_SENT] * panel.SLOTS, tick, *values]
+    pictures, entries = {}, []
+    for number, given in enumerate(units, 1):
+        keys = [f"{number}-{i}" for i in range(len(given.get("pictures", ())))]
+        pictures |= zip(keys, given.get("pictures", ()), strict=True)
+        settings = {name: value for name, value in given.items() if name != "pictures"}
+        stale = {"weight": -1, "model": "what the sheet says of the unit that is shown"} if number == shown else {}
+        images = [{"key": key, "weight": 1} for key in keys] + settings.pop("images", [])
+        entries.append({**settings, **stale, "images": images})
+    components = [units[shown - 1].get(control.field, control.default) for control in CONTROLS]
+    sheet = json.dumps({"shown": shown, "units": entries})
+    return [*[panel.NOT_SENT] * panel.SLOTS, tick, sheet, inbox, pictures, *components]
 
 
-def test_the_panels_tabs_are_units(host: Host) -> None:
+def test_the_panels_units(host: Host) -> None:
     from lib_ipadapter.unit import parse_units
     from lib_ipadapter.webui import panel
 
     one, two = picture(1), picture(2)
-    tabs = ({}, {"references": [item(one), item(two)], "model": "base", "weight": 0.5}, {"slot": one, "model": "plus"})
-    found = parse_units(panel.units(tuple(panel_args(host, *tabs))))
-    assert [(number, unit.model, unit.weight, len(unit.references)) for number, unit in found] == [
-        (2, "base", 0.5, 2),
-        (3, "plus", 1.0, 1),
-    ]
-    assert panel.units(tuple(panel_args(host, *tabs, tick=False))) == []
+    units = ({}, {"pictures": [one, two], "model": "base", "weight": 0.5}, {"pictures": [one], "model": "plus"})
+    for shown in (1, 2, 3):
+        found = parse_units(panel.units(tuple(panel_args(host, *units, shown=shown))))
+        assert [(number, unit.model, unit.weight, len(unit.references)) for number, unit in found] == [
+            (2, "base", 0.5, 2),
+            (3, "plus", 1.0, 1),
+        ]
+    assert panel.units(tuple(panel_args(host, *units, tick=False))) == []
     with pytest.raises(IPAdapterError, match="ticked, but no unit has a reference"):
         panel.units(tuple(panel_args(host, {}, {"model": "base"})))
     with pytest.raises(IPAdapterError, match="unit 1: model is missing"):
-        parse_units(panel.units(tuple(panel_args(host, {"slot": one}))))
+        parse_units(panel.units(tuple(panel_args(host, {"pictures": [one]}))))
+
+
+def test_pictures_that_are_not_there(host: Host) -> None:
+    """After a restart the page has its keys, and the server no pictures; or they are still on their way."""
+    from lib_ipadapter.webui import panel
+
+    def units(item: dict, **kwargs) -> list:
+        unit = {"pictures": [picture(1)], "model": "base", "images": [{"key": "k", "weight": 0.5, **item}]}
+        return panel.units(tuple(panel_args(host, {}, {**unit, **kwargs.pop("unit", {})}, **kwargs)))
+
+    with pytest.raises(IPAdapterError, match="^IP-Adapter unit 2: 1 of its 2 references is not on the server any more"):
+        units({})
+    with pytest.raises(IPAdapterError, match="reload the page, or remove the references and add them again"):
+        units({})
+    with pytest.raises(IPAdapterError, match="^IP-Adapter unit 2: a reference is still on its way"):
+        units({"waiting": True})
+    arriving = json.dumps({"key": "k", "data": base64_of(picture(2))})
+    (_, unit) = units({"waiting": True}, inbox=arriving)
+    assert [one["weight"] for one in unit["images"]] == [1, 0.5]
+    assert np.array_equal(np.asarray(unit["images"][1]["image"]), np.asarray(picture(2)))
+    with pytest.raises(IPAdapterError, match="no unit has a reference"):
+        units({}, unit={"enabled": False})
+    args = panel_args(host, {}, {"enabled": False, "images": [{"key": "k"}]})
+    with pytest.raises(IPAdapterError, match="unit 2"):  # nothing is left out of a preset
+        panel.presets_units(tuple(args[panel.SLOTS + 1 :]))
+    for damaged in ("", "null", "[]", '{"shown": 3, "units": [{}]}', '{"shown": 1, "units": [{"images": 3}]}'):
+        args = panel_args(host, {})
+        args[panel.SLOTS + 1] = damaged
+        with pytest.raises(IPAdapterError, match="reload the page"):
+            panel.units(tuple(args))
 
 
 def test_a_clients_units_count_whatever_the_panel_says(host: Host) -> None:
     from lib_ipadapter.webui import panel
 
-    args = panel_args(host, {"slot": picture(1), "model": "base"})
+    args = panel_args(host, {"pictures": [picture(1)], "model": "base"})
     args[:3] = [{"model": "plus"}, {"enabled": False}, None]
     assert panel.units(tuple(args)) == args[:3]
 
@@ -638,7 +679,7 @@ def test_the_panel_generates_what_the_api_generates(host: Host, plain) -> None:
         finally:
             p.close()
 
-    tab = {"references": [item(picture(0))], "model": "base", "weight": 0.7}
+    tab = {"pictures": [picture(0)], "model": "base", "weight": 0.7}
     assert difference(generate(tab, {}, {}), make(host, unit(weight=0.7))) == 0
     with pytest.raises(IPAdapterError, match=r"^IP-Adapter unit 2: adapter wide is for SDXL"):
         generate({}, {**tab, "model": "wide"}, {})
@@ -648,8 +689,7 @@ def test_the_page_has_the_panel_in_both_tabs(host: Host) -> None:
     ids = {block.elem_id for block in host.blocks.blocks.values() if getattr(block, "elem_id", None)}
     for tab in ("txt2img", "img2img"):
         assert f"{tab}_ip_adapter" in ids
-        assert {f"{tab}_ip_adapter_{n}_model" for n in (1, 2, 3)} <= ids
-        assert f"{tab}_ip_adapter_4_model" not in ids
+        assert {f"{tab}_ip_adapter_{name}" for name in ("units", "sheet", "slot", "model", "weight")} <= ids
 
 
 def test_building_the_panel_is_quick(host: Host) -> None:
@@ -658,12 +698,15 @@ def test_building_the_panel_is_quick(host: Host) -> None:
     import gradio as gr
 
     from lib_ipadapter.webui import callbacks, panel
+    from lib_ipadapter.webui.controls import CONTROLS
 
     started = time.perf_counter()
-    with gr.Blocks():
+    with gr.Blocks() as blocks:
         components = panel.build("txt2img", callbacks.resources, callbacks.store).components
     assert time.perf_counter() - started < 1  # 0.03 s on an idle machine
-    assert len(components) == panel.SLOTS + 1 + 3 * len(panel.NAMES)
+    assert len(components) == panel.SLOTS + 1 + 3 + len(CONTROLS)
+    assert not any(isinstance(block, gr.Image) for block in blocks.blocks.values())  # the page takes 15 ms for each
+    assert len(blocks.blocks) < 85
 
 
 def test_routes_ask_for_the_apis_password(folder: Path, host: Host) -> None:

@@ -113,31 +113,49 @@ def test_any_name_survives_the_parameters(name: str) -> None:
 
 
 @given(st.text() | st.recursive(
-    st.none() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)).map(json.dumps)
+    st.none() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text() | st.sampled_from(
+        ["shown", "units", "images", "key", "weight", "controlnet"]), x)).map(json.dumps)
 )  # fmt: skip
-def test_cards_do_not_fail(text: str) -> None:
+def test_no_sheet_but_the_pages_own_is_understood(text: str) -> None:
+    from lib_ipadapter.errors import UnitError
+    from lib_ipadapter.webui.sheet import Sheet
+
+    try:
+        Sheet.parse(text)
+    except UnitError as error:
+        assert "reload the page" in error.detail
+
+
+def test_cards(host: Host) -> None:
     from lib_ipadapter.webui import references
 
-    items = [references.item(picture(0)), references.item(picture(1))]
-    assert references.act(items, text) == items
+    items = [{"key": "a", "weight": 1.0}, {"key": "b", "weight": 0.5}]
+    html = references.cards(items, {"a": picture(0), "b": picture(1)}, 42, "stamp")
+    assert html.count("<img") == 4 and "value='0.5'" in html and "data-stamp='stamp'" in html
+    assert "Remove all" in html and "Remove all" not in references.cards(items[:1], {}, 42)
+    assert references.cards(items, {"a": picture(0), "b": picture(1)}, None).count("<img") == 2
+    assert "not there any more" in references.cards(items, {"a": picture(0)}, None)
+    assert "on its way" in references.cards([{**items[0], "waiting": True}], {}, None)
+    assert "ControlNet Unit 1<" in references.cards([{**items[0], "controlnet": 2}], {}, None)
 
 
-def test_weights_and_removals_of_cards(host: Host) -> None:
-    from lib_ipadapter.webui import references
+def test_pictures_are_taken_in(host: Host) -> None:
+    """Into the unit in which the page has announced them; what no unit has any more is let go."""
+    from lib_ipadapter.webui import sheet
 
-    items = references.add([], [picture(0), picture(1), None])
-    assert len(items) == 2
-    first, second = (one["key"] for one in items)
-    done = json.dumps({"weights": {second: 0.5, first: 9, "gone": 2}})
-    items = references.act(items, done)
-    assert [one["weight"] for one in references.act(items, done)] == [1, 0.5]
-    html = references.cards(items, 42)
-    assert html.count("<img") == 4 and "value='0.5'" in html
-    assert references.cards(items, None).count("<img") == 2
-    items = references.act(references.act(items, json.dumps({"remove": first})), json.dumps({"remove": first}))
-    assert references.for_api(items) == [{"image": items[0]["image"], "weight": 0.5}]
+    def page(*keys: str) -> str:
+        return json.dumps({"shown": 1, "units": [{}, {"images": [{"key": key} for key in keys]}]})
+
+    def inbox(key: str, data: str = base64_of(picture(1))) -> str:
+        return json.dumps({"key": key, "data": data})
+
+    key, kept = sheet.take(page("a", "b"), inbox("b"), {"a": picture(0), "gone": picture(2)})
+    assert (key, sorted(kept)) == ("b", ["a", "b"]) and kept["b"].size == picture(1).size
+    assert sheet.take(page("a"), inbox("b"), {"a": picture(0)}) == ("b", {"a": picture(0)})
+    with pytest.raises(Exception, match="not a picture"):
+        sheet.take(page("a"), inbox("a", "aGVsbG8gd29ybGQ="), {})
     with pytest.raises(Exception, match="at most 64"):
-        references.add(items, [picture(0)] * 64)
+        sheet.take(page(*map(str, range(65))), inbox("64"), {})
 
 
 def test_every_generation_is_kept(host: Host, store, monkeypatch) -> None:
@@ -180,6 +198,14 @@ def panel_of(host: Host):
         return panel.Panel("txt2img", callbacks.resources, callbacks.store)
 
 
+def put_in(made, units: list[dict]) -> tuple[list[object], list[str]]:
+    """The values that the panel's arguments have after ``units`` were put into it, and the notes."""
+    values, notes = made.filled(units)
+    shown = dict(zip(made.targets, values, strict=True)) | {made.editor.inbox: ""}
+    arguments = [shown[component] for component in made.editor.arguments]
+    return [v["value"] if isinstance(v, dict) and "__type__" in v else v for v in arguments], notes
+
+
 def test_units_put_into_the_panel_come_out_again(host: Host, store) -> None:
     from lib_ipadapter.webui import panel
 
@@ -188,23 +214,52 @@ def test_units_put_into_the_panel_come_out_again(host: Host, store) -> None:
         {"model": "BASE", "images": [{"image": picture(0), "weight": 0.5}], "weight": 2, "end": 0.5, "enabled": False},
         {"enabled": False},
         {"model": "not here", "image": base64_of(picture(1)), "hires": "base", "swirl": 1, "crop": "center"},
-        {"model": "base", "images": [picture(2)]},
+        {"model": "base", "images": [picture(2), {"controlnet": 2, "weight": 0.25}]},
     ]
-    values, notes = made.filled(units)
-    assert notes == [
-        "Unit 3: swirl has no place in this panel and was left out.",
-        "Only the first 3 of 4 units have a tab here: raise the number of units in Settings, IP-Adapter.",
-    ]
-    shown = dict(zip(made.targets, values, strict=True))
-    plain = [v["value"] if isinstance(v, dict) and "__type__" in v else v for v in (shown[c] for c in made.controls)]
-    one, two, three = panel._tabs(tuple(plain))
+    values, notes = put_in(made, units)
+    assert notes == ["Unit 3: swirl has no place in this panel and was left out."]
+    one, two, three, four = panel.presets_units(tuple(values))
     assert (one["model"], one["weight"], one["end"], one["enabled"]) == ("base", 2.0, 0.5, False)
     assert one["images"][0]["weight"] == 0.5
-    assert (two["model"], two["images"]) == (None, [])
+    assert two["images"] == [] and "model" not in two
     assert (three["model"], three["hires"], len(three["images"])) == ("not here", "base", 1)
-    assert shown[made.units[0].controls.weight]["maximum"] == 3
-    assert shown[made.units[2].controls.weight]["maximum"] == 1
-    assert "no adapter is called" in made.units[2].describe("not here").lower()
+    assert four["images"][1] == {"controlnet": 2, "weight": 0.25}
+    shown = dict(zip(made.targets, made.filled(units)[0], strict=True))
+    assert shown[made.editor.controls["weight"]]["maximum"] == 3
+    assert {"base", "not here"} <= set(shown[made.editor.controls["model"]]["choices"])
+    shown = dict(zip(made.targets, made.filled(units[3:])[0], strict=True))
+    assert shown[made.editor.controls["weight"]]["maximum"] == 1
+    assert "no adapter is called" in made.editor.describe("not here").lower()
+
+
+def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
+    """All fields that have a control, from the panel to a preset and from there to another panel."""
+    from lib_ipadapter.unit import Unit
+    from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.controls import FIELDS
+
+    unit = {
+        "model": "base", "images": [{"image": picture(0), "weight": 1.0}, {"controlnet": 1, "weight": 0.5}],
+        "weight": -0.5, "start": 0.25, "end": 0.5, "combine": "average", "hires": "hires", "batch": "per image",
+        "influence_map": True, "keypoints_weight": 0.75, "enabled": True,
+    }  # fmt: skip
+    assert set(unit) == {*FIELDS, "images"}
+    assert all(getattr(Unit.parse(unit), name) != getattr(Unit, name, None) for name in FIELDS if name != "enabled")
+    for units in ([unit], [{}, unit]):
+        (*_, once) = panel.presets_units(tuple(put_in(panel_of(host), units)[0]))
+        store.save("once", [once], overwrite=True)
+        (*_, twice) = panel.presets_units(tuple(put_in(panel_of(host), store.load("once"))[0]))
+        assert Unit.parse(twice).changed() == Unit.parse(once).changed() == Unit.parse(unit).changed()
+        assert [one.get("controlnet") for one in twice["images"]] == [None, 1]
+        assert [one["weight"] for one in twice["images"]] == [1, 0.5]
+        assert fingerprint(twice["images"][0]["image"]) == fingerprint(picture(0))
+
+
+def test_a_model_that_has_gone_stays_chosen(host: Host) -> None:
+    editor = panel_of(host).editor
+    update = editor._look_again(json.dumps({"shown": 1, "units": [{}, {"model": "gone"}, {"model": "base"}]}), "older")
+    assert update["choices"][-2:] == ["older", "gone"] and update["choices"].count("base") == 1
+    assert "value" not in update
 
 
 def test_a_mere_prompt_changes_nothing(host: Host) -> None:
@@ -216,7 +271,7 @@ def test_a_mere_prompt_changes_nothing(host: Host) -> None:
 
 
 def test_lines_about_a_model(host: Host) -> None:
-    made = panel_of(host).units[0]
+    made = panel_of(host).editor
     assert made.describe("None") == ""
     line = made.describe("base")
     assert "Base, SD1.5, 4 tokens" in line and "encoder.safetensors" in line and "problem" not in line

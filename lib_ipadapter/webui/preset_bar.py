@@ -3,7 +3,6 @@ imported here. What needs a name or a yes is asked for in a line below the bar."
 
 from __future__ import annotations
 
-import html
 import json
 import tempfile
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import gradio as gr
 from modules.ui_components import FormRow, ToolButton
 
 from ..errors import IPAdapterError
+from .editor import QUIET, hidden, note
 from .presets import PresetExists, Store
 
 RECENT = "Recent / "  # before a kept generation's name in the list; no name can have that slash
@@ -35,13 +35,8 @@ def name_of(chosen: str | None) -> str:
     return (chosen or "").removeprefix(RECENT)
 
 
-def note(sentence: str, *more: str) -> str:
-    """Sentences as HTML for the line of notes."""
-    return "".join(f"<div>{html.escape(text)}</div>" for text in (sentence, *more) if text)
-
-
 class PresetBar:
-    """``connect`` gives it what it saves from and loads into, once the units' tabs exist."""
+    """``connect`` gives it what it saves from and loads into, once the editor exists."""
 
     def __init__(self, tab: str, store: Callable[[], Store]) -> None:
         self.store = store
@@ -70,11 +65,11 @@ class PresetBar:
             self.yes = gr.Button("Save", variant="primary", size="sm", min_width=80, elem_id=elem("yes"))
             self.no = gr.Button("Cancel", size="sm", min_width=80, elem_id=elem("no"))
         self.pending = gr.State(None)  # (action, the preset's name or the imported file's path)
-        self.listed = gr.Textbox("", visible=False)
+        self.listed = hidden(elem("listed"))
         # What comes and goes as a file; without a kind of component that the page does not have anyway.
         self.file = gr.File(visible=False, interactive=True, file_types=[".zip"], elem_id=elem("file"))
         self.note = gr.HTML("", elem_id=f"{tab}_ip_adapter_note", elem_classes="ip-adapter-note")
-        self.chosen.do_not_save_to_config = self.listed.do_not_save_to_config = self.name.do_not_save_to_config = True
+        self.chosen.do_not_save_to_config = self.name.do_not_save_to_config = True
 
     def _choices(self) -> list[str]:
         try:
@@ -110,15 +105,17 @@ class PresetBar:
 
         return ask
 
-    def _confirm(self, pending: tuple | None, name: str, chosen: str | None, units: list[dict]) -> list[Any]:
+    def _confirm(
+        self, pending: tuple | None, name: str, chosen: str | None, units: Callable[[], list[dict]]
+    ) -> list[Any]:
         """What was asked for is wanted. Returns values for ``_line`` and the list of presets."""
         action, about = pending or (None, "")
         said, stays = "", chosen
         try:
             if action == "save":
-                said, stays = self._saved(name, units, False), name.strip()
+                said, stays = self._saved(name, units(), False), name.strip()
             elif action == "overwrite":
-                said, stays = self._saved(about, units, True), about
+                said, stays = self._saved(about, units(), True), about
             elif action == "rename":
                 self.store().rename(name_of(about), name.strip())
                 said, stays = f"Renamed to “{name.strip()}”.", name.strip()
@@ -181,8 +178,6 @@ class PresetBar:
         filled: Callable[[list[dict]], tuple[list[Any], list[str]]],
     ) -> None:  # fmt: skip
         """``units`` makes API objects of the values of ``inputs``; ``filled`` makes values for ``outputs`` of them."""
-        quiet = {"show_progress": "hidden"}
-
         def load(chosen: str | None) -> list[Any]:
             if not chosen:
                 return [note("Choose a preset first."), *[gr.update()] * len(outputs)]
@@ -193,21 +188,21 @@ class PresetBar:
             return [note(f"Loaded “{name_of(chosen)}”.", *notes), *values]
 
         def confirm(pending: tuple | None, name: str, chosen: str | None, *values: Any) -> list[Any]:
-            return self._confirm(pending, name, chosen, units(values))
+            return self._confirm(pending, name, chosen, lambda: units(values))
 
-        self.load.click(load, self.chosen, [self.note, *outputs], **quiet)
-        self.save.click(lambda chosen: self._ask("save", "", name_of(chosen)), self.chosen, self._line, **quiet)
+        self.load.click(load, self.chosen, [self.note, *outputs], **QUIET)
+        self.save.click(lambda chosen: self._ask("save", "", name_of(chosen)), self.chosen, self._line, **QUIET)
         for button, action in ((self.rename, "rename"), (self.delete, "delete")):
-            button.click(self._on_chosen(action), self.chosen, self._line, **quiet)
+            button.click(self._on_chosen(action), self.chosen, self._line, **QUIET)
         for event in (self.yes.click, self.name.submit):
-            event(confirm, [self.pending, self.name, self.chosen, *inputs], [*self._line, self.chosen], **quiet)
-        self.no.click(self._quiet, None, self._line, **quiet)
+            event(confirm, [self.pending, self.name, self.chosen, *inputs], [*self._line, self.chosen], **QUIET)
+        self.no.click(self._quiet, None, self._line, **QUIET)
         self.upload.click(None, None, None, _js=f"() => ipAdapterUpload({self.file.elem_id!r})")
-        self.file.upload(self._import, [self.file, self.chosen], [*self._line, self.chosen, self.file], **quiet)
-        self.export.click(self._export, self.chosen, [self.file, self.note], **quiet).then(
-            lambda: None, None, self.file, _js=f"() => ipAdapterDownload({self.file.elem_id!r})", **quiet
+        self.file.upload(self._import, [self.file, self.chosen], [*self._line, self.chosen, self.file], **QUIET)
+        self.export.click(self._export, self.chosen, [self.file, self.note], **QUIET).then(
+            lambda: None, None, self.file, _js=f"() => ipAdapterDownload({self.file.elem_id!r})", **QUIET
         )
         # gradio shows new choices only when the list is opened again.
-        self.chosen.focus(self._refresh, None, [self.chosen, self.listed], **quiet).then(
+        self.chosen.focus(self._refresh, None, [self.chosen, self.listed], **QUIET).then(
             None, self.listed, None, _js=f"(names) => ipAdapterReopen({self.chosen.elem_id!r}, names)"
         )

@@ -1,0 +1,112 @@
+"""The panel's controls: one row of the table for each field of a unit that has one.
+
+A control shows its field's value in a form that its component knows; ``read`` and ``show`` translate, and nothing else
+does. In the page, and in the sheet that keeps all units (sheet.py), values have the component's form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+import gradio as gr
+
+from ..unit import CHOICES, Unit
+
+NO_MODEL = "None"
+NARROW, WIDE = (0, 1), (-1, 3)  # ranges of the weight's slider
+
+
+def named(model: str | None) -> str | None:
+    return None if model in (None, "", NO_MODEL) else model
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True)
+class Control:
+    """``place``: the row it stands in ("model" and "weight" are in sight, "advanced" is folded). ``settings`` go to
+    the component's class as they are."""
+
+    field: str
+    place: str
+    component: type
+    label: str
+    tip: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    read: Callable[[Any], Any] = _same
+    show: Callable[[Any], Any] = _same
+
+    @property
+    def default(self) -> Any:
+        """As the component shows it."""
+        return self.show(_DEFAULTS[self.field])
+
+    def build(self, elem_id: str, **settings: Any) -> Any:
+        """The component, of the field's default."""
+        return self.component(
+            value=self.default, label=self.label, elem_id=elem_id, tooltip=self.tip, **{**self.settings, **settings}
+        )
+
+
+_DEFAULTS = {f.name: None if f.default is MISSING else f.default for f in fields(Unit)}
+
+
+def _slider(low: float, high: float, step: float, **layout: Any) -> dict[str, Any]:
+    return {"minimum": low, "maximum": high, "step": step, **layout}
+
+
+def _choice(name: str) -> dict[str, Any]:
+    return {"choices": list(CHOICES[name])}
+
+
+CONTROLS = (
+    Control(
+        "model", "model", gr.Dropdown, "Model", "The IP-Adapter that carries the references into the picture.",
+        {"choices": [NO_MODEL], "scale": 4, "min_width": 160}, read=named, show=lambda model: model or NO_MODEL,
+    ),
+    Control(
+        "enabled", "model", gr.Checkbox, "Enabled", "Whether this unit takes part; its settings stay either way.",
+        {"scale": 1, "min_width": 90, "elem_classes": "ip-adapter-enabled"},
+    ),
+    Control(
+        "weight", "weight", gr.Slider, "Weight", "How strongly the references steer the picture beside the prompt.",
+        _slider(*NARROW, 0.05, scale=4, min_width=160),
+    ),
+    Control(
+        "start", "weight", gr.Slider, "Start", "The share of the sampling steps after which the unit begins to act.",
+        _slider(0, 1, 0.01, scale=2, min_width=100),
+    ),
+    Control(
+        "end", "weight", gr.Slider, "End", "The share of the sampling steps after which the unit acts no more.",
+        _slider(0, 1, 0.01, scale=2, min_width=100),
+    ),
+    Control(
+        "keypoints_weight", "weight", gr.Slider, "Keypoints strength",
+        "How strictly InstantID keeps the face where it is in the reference.",
+        _slider(0, 2, 0.05, scale=2, min_width=140, visible=False),
+    ),
+    Control(
+        "combine", "advanced", gr.Dropdown, "Combine references",
+        "Whether several references act side by side, or as one mean of them.", _choice("combine"),
+    ),
+    Control(
+        "batch", "advanced", gr.Radio, "References in a batch",
+        "Whether each picture of a batch sees all references, or the first sees the first, and so on.",
+        _choice("batch"),
+    ),
+    Control(
+        "hires", "advanced", gr.Radio, "Passes of hires fix", "The passes of a hires-fix run in which the unit acts.",
+        _choice("hires"),
+    ),
+    Control(
+        "influence_map", "advanced", gr.Checkbox, "Influence map",
+        "Adds a picture of where the references weighed how much.",
+    ),
+)  # fmt: skip
+FIELDS = tuple(control.field for control in CONTROLS)
+BY_FIELD = {control.field: control for control in CONTROLS}
+UNSAVED = ("model", "enabled")  # the WebUI's list of default values does not take these

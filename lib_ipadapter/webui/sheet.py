@@ -1,0 +1,223 @@
+"""The panel's sheet: the settings of all units as one text in the page, and how it becomes API objects and back.
+
+The page has one set of components for all units (editor.py). What they hold counts for the unit that is shown; all
+other units are in the sheet, which also says which one is shown. The page sets both in one go, so that a press of
+*Generate* at any moment finds them together. Pictures stay on the server, in the session, under keys; the sheet has
+the keys.
+
+``{"shown": 1, "units": [{"images": [item, …], field: its component's value, …}, …]}``; what a unit lacks is at its
+default. A unit's ``"wide"`` says whether its weight's slider has the whole range.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..checkpoint.catalog import Catalog
+from ..encode.picture import decode
+from ..errors import IPAdapterError, UnitError
+from ..unit import MAX_REFERENCES, MAX_UNITS, NOT_YET, Unit
+from . import references as refs
+from .controls import BY_FIELD, CONTROLS, NARROW, named
+from .references import Item, Pictures
+
+DAMAGED = "IP-Adapter: the panel's settings have not arrived as they should: reload the page."
+GONE = (
+    "{} of its {} references {} not on the server any more (the WebUI has been restarted, or the page is an old one): "
+    "reload the page, or remove the references and add them again."
+)
+WAITING = "a reference is still on its way: wait until its picture is shown, or remove it."
+
+
+@dataclass
+class Sheet:
+    shown: int = 1
+    units: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def blank(cls, count: int) -> Sheet:
+        return cls(1, [{} for _ in range(count)])
+
+    @classmethod
+    def parse(cls, text: str) -> Sheet:
+        """Raises UnitError for what no page of ours has written."""
+        try:
+            found = json.loads(text)
+            units = [{**unit, "images": [_item(one) for one in unit.get("images", ())]} for unit in found["units"]]
+            if not (isinstance(found["shown"], int) and 1 <= found["shown"] <= len(units) <= MAX_UNITS):
+                raise ValueError(found["shown"])
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise UnitError(DAMAGED) from None
+        return cls(found["shown"], units)
+
+    def text(self) -> str:
+        return json.dumps({"shown": self.shown, "units": self.units}, ensure_ascii=False)
+
+    def used(self) -> set[str]:
+        """The keys of all units' references."""
+        return {item["key"] for unit in self.units for item in unit.get("images", ())}
+
+    @property
+    def items(self) -> list[Item]:
+        """Of the unit that is shown."""
+        return self.units[self.shown - 1].get("images", [])
+
+
+def _item(one: Any) -> Item:
+    item = {"key": str(one["key"]), "weight": _weight(one.get("weight", 1.0))}
+    if one.get("controlnet") is not None:
+        item["controlnet"] = int(one["controlnet"])
+    if one.get("waiting"):
+        item["waiting"] = True
+    return item
+
+
+def _weight(value: Any) -> float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if number and -1 <= value <= 3 else 1.0
+
+
+# The page's values -> API objects
+
+
+@dataclass(frozen=True)
+class Arriving:
+    """What the page has just sent: a picture under its key."""
+
+    key: str
+    data: str
+
+    @classmethod
+    def parse(cls, text: str | None) -> Arriving | None:
+        try:
+            found = json.loads(text or "null")
+            return None if found is None else cls(str(found["key"]), str(found["data"]))
+        except (ValueError, TypeError, KeyError):
+            raise UnitError(DAMAGED) from None
+
+
+def objects(
+    text: str, inbox: str | None, pictures: Pictures | None, *values: Any, complete: bool = False
+) -> list[dict[str, Any]]:
+    """The page's values (``values``: one for each of CONTROLS) -> an API object for each unit, without what has no
+    value. Raises UnitError (unit named) where a picture is not there, which does not matter for a unit that is
+    disabled, unless all is to be ``complete``.
+    """
+    sheet, arriving = Sheet.parse(text), Arriving.parse(inbox)
+    shown = dict(zip((control.field for control in CONTROLS), values, strict=True))
+    sheet.units[sheet.shown - 1].update(shown)
+    found = []
+    for number, unit in enumerate(sheet.units, 1):
+        settings = {c.field: c.read(unit.get(c.field, c.default)) for c in CONTROLS}
+        settings = {name: value for name, value in settings.items() if value is not None}
+        try:
+            images = _images(unit.get("images", []), pictures or {}, arriving)
+        except IPAdapterError as error:
+            if settings["enabled"] or complete:
+                raise error.in_unit(number) from None
+            images = []
+        found.append({**settings, "images": images})
+    return found
+
+
+def _images(items: Sequence[Item], pictures: Pictures, arriving: Arriving | None) -> list[dict[str, Any]]:
+    images: list[dict[str, Any]] = []
+    missing = []
+    for item in items:
+        key, weight = item["key"], item["weight"]
+        if "controlnet" in item:
+            images.append({"controlnet": item["controlnet"], "weight": weight})
+        elif key in pictures:
+            images.append({"image": pictures[key], "weight": weight})
+        elif arriving is not None and arriving.key == key:  # generated before it was taken out of the inbox
+            images.append({"image": decode(arriving.data), "weight": weight})
+        else:
+            missing.append(item)
+    if any(item.get("waiting") for item in missing):
+        raise UnitError(WAITING)
+    if missing:
+        raise UnitError(GONE.format(len(missing), len(items), "is" if len(missing) == 1 else "are"))
+    return images
+
+
+# API objects -> the page's values
+
+
+def take(text: str, inbox: str, pictures: Pictures | None) -> tuple[str, Pictures]:
+    """The key of the picture in ``inbox``, and the session's pictures with it, without those that no unit has any more.
+
+    Raises IPAdapterError for what is no usable picture, and for one too many in a unit.
+    """
+    sheet, arriving = Sheet.parse(text), Arriving.parse(inbox)
+    if arriving is None:
+        raise UnitError(DAMAGED)
+    unit = next((unit for unit in sheet.units if any(i["key"] == arriving.key for i in unit["images"])), None)
+    kept = {key: picture for key, picture in (pictures or {}).items() if key in sheet.used()}
+    if unit is None:  # removed before it was here
+        return arriving.key, kept
+    if [item["key"] for item in unit["images"]].index(arriving.key) >= MAX_REFERENCES:
+        raise IPAdapterError(f"A unit has at most {MAX_REFERENCES} references: remove one first.")
+    return arriving.key, {**kept, arriving.key: decode(arriving.data)}
+
+
+def entry(unit: Mapping[str, Any] | None, catalog: Catalog) -> tuple[dict[str, Any], Pictures, list[str]]:
+    """An API object (None: an empty unit) as it stands in the sheet, its pictures, and sentences on what cannot be
+    shown. Its pictures are PIL images or anything else that ``decode`` takes."""
+    if not unit or set(unit) <= {"enabled"}:
+        return {}, {}, []
+    items, pictures, notes = _items(unit)
+    made: dict[str, Any] = {control.field: control.default for control in CONTROLS}
+    for name in unit:
+        if name in ("model", "image", "images"):
+            continue
+        if name in BY_FIELD:
+            try:
+                value = getattr(Unit.parse({"enabled": False, **_pair(unit, name)}), name)
+                made[name] = BY_FIELD[name].show(value)
+            except UnitError as error:
+                notes.append(error.detail)
+        elif unit[name] != NOT_YET.get(name):
+            notes.append(f"{name} has no place in this panel and was left out.")
+    made["enabled"] = unit.get("enabled", True) is not False
+    made["model"] = BY_FIELD["model"].show(_listed(unit.get("model"), catalog))
+    made["images"] = items
+    if not NARROW[0] <= made["weight"] <= NARROW[1]:
+        made["wide"] = True
+    return made, pictures, notes
+
+
+def _listed(model: Any, catalog: Catalog) -> str | None:
+    """A model as the list calls it; one that is not here stays, and the line below the list says so."""
+    try:
+        return catalog.find(model).name if isinstance(model, str) and named(model) else None
+    except IPAdapterError:
+        return model
+
+
+def _pair(unit: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A field with those that only make sense together with it."""
+    together = ("start", "end") if name in ("start", "end") else (name,)
+    return {key: unit[key] for key in together if key in unit and key != "enabled"}
+
+
+def _items(unit: Mapping[str, Any]) -> tuple[list[Item], Pictures, list[str]]:
+    given = unit.get("images")
+    given = [unit["image"]] if given is None and unit.get("image") is not None else given or []
+    items: list[Item] = []
+    pictures: Pictures = {}
+    notes = []
+    for one in given:
+        one = one if isinstance(one, Mapping) else {"image": one}
+        item = {"key": refs.new_key(), "weight": _weight(one.get("weight", 1.0))}
+        try:
+            if one.get("controlnet") is not None:
+                item["controlnet"] = int(one["controlnet"])
+            else:
+                pictures[item["key"]] = decode(one.get("image"))
+            items.append(item)
+        except (IPAdapterError, ValueError, TypeError) as error:
+            notes.append(f"a reference was left out. {error}")
+    return items, pictures, notes
