@@ -75,8 +75,9 @@ const ipAdapter = (() => {
     function changed(tab, [text, enabled]) {
         const sheet = JSON.parse(text), unit = unitOf(sheet);
         drawUnits(tab, sheet, enabled);
-        const look = JSON.stringify([sheet.shown, (unit.images ?? []).map(({key, waiting}) => [key, waiting])]);
-        if (look !== (drawnOf[tab] ?? "[1,[]]")) {
+        const items = (unit.images ?? []).map(({key, waiting, negative, mask}) => [key, waiting, negative, mask]);
+        const look = JSON.stringify([sheet.shown, items, unit.region]);
+        if (look !== (drawnOf[tab] ?? "[1,[],null]")) {
             drawnOf[tab] = look;
             part(tab, "references").classList.add("ip-adapter-stale");
             draw(tab);
@@ -97,7 +98,7 @@ const ipAdapter = (() => {
         }
         [...list.children].forEach((button, i) => {
             const unit = units[i], here = i + 1 === sheet.shown;
-            const used = Boolean(unit.images?.length) && (here ? enabled : unit.enabled !== false);
+            const used = Boolean(unit.images?.some((item) => !item.negative)) && (here ? enabled : unit.enabled !== false);
             button.tabIndex = here ? 0 : -1;
             button.setAttribute("aria-selected", here);
             button.classList.toggle("ip-adapter-used", used);
@@ -153,8 +154,17 @@ const ipAdapter = (() => {
     const remove = (tab, key) => change(tab, (items) => items.filter((item) => item.key !== key));
     function onClick(event) {
         const button = event.target.closest?.("button"), card = button?.closest(".ip-adapter-card");
-        if (card) {
+        if (card && button.matches(".ip-adapter-negate")) {
+            const negate = (item) => ({...item, negative: item.negative ? undefined : true});
+            change(tabOf(card), (items) => items.map((item) => item.key === card.dataset.key ? negate(item) : item));
+        } else if (card && button.matches(".ip-adapter-mask")) {
+            paintReference(tabOf(card), card);
+        } else if (card && button.matches(".ip-adapter-remove")) {
             remove(tabOf(card), card.dataset.key);
+        } else if (button?.matches(".ip-adapter-region-draw")) {
+            paintRegion(tabOf(button), button);
+        } else if (button?.matches(".ip-adapter-region-clear")) {
+            edit(tabOf(button), (sheet) => { delete unitOf(sheet).region; });
         } else if (button?.matches(".ip-adapter-clear")) {
             edit(tabOf(button), (sheet) => { unitOf(sheet).images = []; });
         } else if (button?.matches(".ip-adapter-units > button")) {
@@ -195,13 +205,23 @@ const ipAdapter = (() => {
             await pause(0);
             const answer = new Promise((resolve) => { taking[tab] = resolve; });
             press(`${tab}_ip_adapter_take`);
-            if (await answer === key) {
-                change(tab, (items) => items.map((item) => item.key === key ? {...item, waiting: undefined} : item));
-            } else {
+            const isMask = !sheetOf(tab).units.some((unit) => unit.images?.some((item) => item.key === key));
+            if (await answer !== key) {
                 remove(tab, key);
+                forgetMask(tab, key);
+            } else if (isMask) {
+                draw(tab);
+            } else {
+                change(tab, (items) => items.map((item) => item.key === key ? {...item, waiting: undefined} : item));
             }
         }
         busy[tab] = false;
+    }
+    function forgetMask(tab, key) {
+        edit(tab, (sheet) => sheet.units.forEach((unit) => {
+            if (unit.region === key) delete unit.region;
+            unit.images?.forEach((item) => { if (item.mask === key) delete item.mask; });
+        }));
     }
     function taken(tab, [news]) {
         taking[tab]?.(JSON.parse(news || "{}").key);
@@ -213,6 +233,27 @@ const ipAdapter = (() => {
         const blob = await answer.blob();
         if (!answer.ok || !blob.type.startsWith("image/")) throw new Error(`${address} is no picture`);
         return new File([blob], "picture", {type: blob.type});
+    }
+
+    // Masks
+
+    function addMask(tab, file, place) {
+        const key = newKey();
+        edit(tab, (sheet) => place(sheet, key));
+        arriving[tab] = [...(arriving[tab] ?? []), {key, file}];
+        return deliver(tab);
+    }
+    async function paintReference(tab, card) {
+        const {key} = card.dataset, start = card.querySelector(".ip-adapter-mask").dataset.mask ?? null;
+        const file = await ipAdapterPaint({title: "Mask of the reference", background: card.querySelector("img").src, start});
+        const items = (sheet) => sheet.units.flatMap((unit) => unit.images ?? []);
+        if (file) addMask(tab, file, (sheet, mask) => items(sheet).forEach((item) => { if (item.key === key) item.mask = mask; }));
+    }
+    async function paintRegion(tab, button) {
+        const number = sheetOf(tab).shown, start = button.dataset.mask ?? null;
+        const size = ["width", "height"].map((side) => Number(byId(`${tab}_${side}`)?.querySelector("input")?.value) || 512);
+        const file = await ipAdapterPaint({title: "Where the unit acts", background: pictureIn(tab) ?? null, size, start});
+        if (file) addMask(tab, file, (sheet, mask) => { sheet.units[number - 1].region = mask; });
     }
 
     const slotAt = (target) => target instanceof Element && target.closest(".ip-adapter-slot");

@@ -18,7 +18,7 @@ from demo.start import Host, host_start
 from lib_ipadapter.encode.picture import fingerprint, views
 from lib_ipadapter.webui import infotext
 
-from .files import base64_of, picture, write_adapter, write_encoder
+from .files import base64_of, half, picture, write_adapter, write_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -130,13 +130,21 @@ def test_cards(host: Host) -> None:
     from lib_ipadapter.webui import references
 
     items = [{"key": "a", "weight": 1.0}, {"key": "b", "weight": 0.5}]
-    html = references.cards(items, {"a": picture(0), "b": picture(1)}, 42, "stamp")
+    look, none = references.Look(42), references.Look()
+    html = references.cards(items, {"a": picture(0), "b": picture(1)}, look, "stamp")
     assert html.count("<img") == 4 and "value='0.5'" in html and "data-stamp='stamp'" in html
-    assert "Remove all" in html and "Remove all" not in references.cards(items[:1], {}, 42)
-    assert references.cards(items, {"a": picture(0), "b": picture(1)}, None).count("<img") == 2
-    assert "not there any more" in references.cards(items, {"a": picture(0)}, None)
-    assert "on its way" in references.cards([{**items[0], "waiting": True}], {}, None)
-    assert "ControlNet Unit 1<" in references.cards([{**items[0], "controlnet": 2}], {}, None)
+    assert "Remove all" in html and "Remove all" not in references.cards(items[:1], {}, look)
+    assert references.cards(items, {"a": picture(0), "b": picture(1)}, none).count("<img") == 2
+    assert "not there any more" in references.cards(items, {"a": picture(0)}, none)
+    assert "on its way" in references.cards([{**items[0], "waiting": True}], {}, none)
+    assert "ControlNet Unit 1<" in references.cards([{**items[0], "controlnet": 2}], {}, none)
+    long = picture(0, (126, 42))
+    assert references.cards(items[:1], {"a": long}, references.Look(42, "tile")).count("ip-adapter-seen") == 3
+    masked = references.cards([{**items[0], "mask": "m", "negative": True}], {"a": picture(0), "m": MASK}, look)
+    assert masked.count("aria-pressed='true'") == 2 and "data-mask='data:image/png;base64," in masked
+    assert html.count("aria-pressed='true'") == 0 and "data-mask" not in html
+    assert "not there any more" in references.region(None, missing=True)
+    assert "data-mask" in references.region(MASK) and "the whole picture" in references.region(None)
 
 
 def test_pictures_are_taken_in(host: Host) -> None:
@@ -187,6 +195,9 @@ def test_a_store_that_cannot_be_written_costs_no_picture(host: Host, store, monk
     monkeypatch.setattr(store, "keep", full)
     assert make(host, {"model": "base", "images": [base64_of(picture(0))]}).images
     assert "The disk is full" in caplog.text
+
+
+MASK = half("left", (8, 8)).convert("RGB")
 
 
 def panel_of(host: Host):
@@ -241,10 +252,14 @@ def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
     unit = {
         "model": "base", "images": [{"image": picture(0), "weight": 1.0}, {"controlnet": 1, "weight": 0.5}],
         "weight": -0.5, "start": 0.25, "end": 0.5, "combine": "average", "hires": "hires", "batch": "per image",
-        "influence_map": True, "keypoints_weight": 0.75, "enabled": True,
+        "influence_map": True, "keypoints_weight": 0.75, "enabled": True, "weight_type": "composition precise",
+        "crop": "tile", "subtract_prompt": "red, “round”: 1", "composition_weight": 0.7, "noise": 0.3,
+        "layer_weights": {"5": 0.4, "7": -1.0}, "embeds_scaling": "K+V", "boost": 0.25, "region_feather": 0.2,
+        "negative_images": [{"image": picture(2), "weight": 0.75, "mask": MASK}], "region_mask": MASK,
     }  # fmt: skip
-    assert set(unit) == {*FIELDS, "images"}
-    assert all(getattr(Unit.parse(unit), name) != getattr(Unit, name, None) for name in FIELDS if name != "enabled")
+    unit["images"][0]["mask"] = MASK
+    assert set(unit) == {*FIELDS, "images", "negative_images", "region_mask"} - {"curve"}
+    assert all(getattr(Unit.parse(unit), name) != getattr(Unit, name, None) for name in FIELDS if name not in ("enabled", "curve"))
     for units in ([unit], [{}, unit]):
         (*_, once) = panel.presets_units(tuple(put_in(panel_of(host), units)[0]))
         store.save("once", [once], overwrite=True)
@@ -253,6 +268,78 @@ def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
         assert [one.get("controlnet") for one in twice["images"]] == [None, 1]
         assert [one["weight"] for one in twice["images"]] == [1, 0.5]
         assert fingerprint(twice["images"][0]["image"]) == fingerprint(picture(0))
+        (away,) = twice["negative_images"]
+        assert (fingerprint(away["image"]), away["weight"]) == (fingerprint(picture(2)), 0.75)
+        masks = twice["images"][0]["mask"], away["mask"], twice["region_mask"]
+        assert {fingerprint(mask) for mask in masks} == {fingerprint(MASK)}
+
+
+def test_a_curve_stands_in_the_place_of_the_weight(host: Host) -> None:
+    from lib_ipadapter.unit import Unit
+    from lib_ipadapter.webui import panel
+
+    curve = [[0, 0.5], [0.6, 2]]
+    values, notes = put_in(panel_of(host), [{"model": "base", "images": [picture(0)], "weight": curve}])
+    (once,) = panel.presets_units(tuple(values))
+    assert notes == []
+    assert Unit.parse(once).weight == Unit.parse({"model": "base", "images": ["x"], "weight": curve}).weight
+    shown = json.loads(values[0])["units"][0]
+    assert (shown["weight"], shown["wide"], shown["curve"]) == (2, True, "0:0.5 0.6:2")
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "says"),
+    [
+        ("layer_weights", "5:", "layer_weights is '5:'"), ("boost", "much", "boost is 'much'"),
+        ("curve", "0:9", "weight is"),
+    ],
+)
+def test_what_is_written_down_wrong_is_told_by_the_unit(field: str, text: str, says: str, host: Host) -> None:
+    from lib_ipadapter.errors import UnitError
+    from lib_ipadapter.unit import parse_units
+    from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.controls import FIELDS
+
+    made = panel_of(host)
+    values, _ = put_in(made, [{"model": "base", "images": [picture(0)]}])
+    values[3 + FIELDS.index(field)] = text
+    with pytest.raises(UnitError, match=f"^IP-Adapter unit 1: {says}"):
+        parse_units(panel.presets_units(tuple(values)))
+    bars = made.editor._bars("base", *[{field: text}.get(name, made.editor.controls[name].value) for name in (
+        "weight", "weight_type", "composition_weight", "boost", "layer_weights")])  # fmt: skip
+    assert ("ip-adapter-problem" in bars) == (field != "curve")
+
+
+def test_a_mask_that_has_not_arrived_is_told(host: Host) -> None:
+    from lib_ipadapter.errors import UnitError
+    from lib_ipadapter.webui import sheet
+    from lib_ipadapter.webui.controls import CONTROLS
+
+    values = [control.default for control in CONTROLS]
+    items = [{"key": "a", "weight": 1, "mask": "m"}]
+    text = json.dumps({"shown": 1, "units": [{"images": items, "region": "r"}]})
+    pictures = {"a": picture(0), "m": MASK, "r": MASK}
+    (unit,) = sheet.objects(text, None, pictures, *values)
+    assert unit["images"][0]["mask"] is MASK and unit["region_mask"] is MASK
+    for gone, says in (("m", "unit 1: the mask of a reference is not"), ("r", "unit 1: the mask of the region is not")):
+        with pytest.raises(UnitError, match=says):
+            sheet.objects(text, None, {key: value for key, value in pictures.items() if key != gone}, *values)
+    arriving = json.dumps({"key": "m", "data": base64_of(MASK)})
+    (unit,) = sheet.objects(text, arriving, {"a": picture(0), "r": MASK}, *values)
+    assert fingerprint(unit["images"][0]["mask"]) == fingerprint(MASK)
+    assert sheet.take(text, arriving, {"a": picture(0)})[1].keys() == {"a", "m"}
+
+
+def test_new_units_have_the_crop_of_the_settings(host: Host, monkeypatch) -> None:
+    from modules import shared
+
+    from lib_ipadapter.webui import options
+
+    monkeypatch.setitem(shared.opts.data, options.CROP, "pad")
+    made = panel_of(host)
+    assert made.editor.controls["crop"].value == "pad"
+    values, _ = put_in(made, [{"model": "base", "images": [picture(0)]}])  # made with another default: kept
+    assert json.loads(values[0])["units"][0]["crop"] == "center"
 
 
 def test_a_model_that_has_gone_stays_chosen(host: Host) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from ..unit import CHOICES, Unit
+from ..weighting import as_text
 
 NO_MODEL = "None"
 NARROW, WIDE = (0, 1), (-1, 3)  # ranges of the weight's slider
@@ -47,12 +48,29 @@ class Control:
 
     def build(self, elem_id: str, **settings: Any) -> Any:
         """The component, of the field's default."""
-        return self.component(
-            value=self.default, label=self.label, elem_id=elem_id, tooltip=self.tip, **{**self.settings, **settings}
-        )
+        given = {"value": self.default, **self.settings, **settings}
+        return self.component(label=self.label, elem_id=elem_id, tooltip=self.tip, **given)
 
 
-_DEFAULTS = {f.name: None if f.default is MISSING else f.default for f in fields(Unit)}
+CURVE = "curve"  # a weight that changes over the steps, where there is one; it stands in the place of the weight
+_DEFAULTS = {f.name: None if f.default is MISSING else f.default for f in fields(Unit)} | {CURVE: None}
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else as_text(value)
+
+
+def _written(text: Any) -> Any:
+    """What stands in a box of text, None for nothing."""
+    return (text or "").strip() or None
+
+
+def _number(text: Any) -> Any:
+    """A number from a box that may be empty; what is none is left to be told by the unit."""
+    try:
+        return None if _written(text) is None else float(text)
+    except ValueError:
+        return text
 
 
 def _slider(low: float, high: float, step: float, **layout: Any) -> dict[str, Any]:
@@ -90,8 +108,57 @@ CONTROLS = (
         _slider(0, 2, 0.05, scale=2, min_width=140, visible=False),
     ),
     Control(
+        "weight_type", "advanced", gr.Dropdown, "Weight type",
+        "Which of the model's blocks get how much of the weight: all, those of the style, those of the composition, …",
+        _choice("weight_type"),
+    ),
+    Control(
+        "crop", "advanced", gr.Dropdown, "Crop",
+        "How a reference that is not square meets the square encoder; “tile” shows all of it in several squares.",
+        _choice("crop"),
+    ),
+    Control(
         "combine", "advanced", gr.Dropdown, "Combine references",
-        "Whether several references act side by side, or as one mean of them.", _choice("combine"),
+        "Whether several references act side by side, or as one embedding made of theirs.", _choice("combine"),
+    ),
+    Control(
+        "subtract_prompt", "advanced", gr.Textbox, "Subtract prompt",
+        "Words whose meaning is taken out of the references; needs an image encoder with its text encoder.",
+        {"max_lines": 1, "placeholder": "what should not come along"},
+    ),
+    Control(
+        "composition_weight", "advanced", gr.Slider, "Composition weight",
+        "The strength at the composition's blocks, for the weight types “… style and composition”.",
+        _slider(-1, 3, 0.05),
+    ),
+    Control(
+        "noise", "advanced", gr.Slider, "Noise",
+        "How much of the references' shuffled colours the negative side gets: less copying, less burn.",
+        _slider(0, 1, 0.01),
+    ),
+    Control(
+        CURVE, "advanced", gr.Textbox, "Weight over the steps",
+        "Points step:weight in the place of the weight, both as shares: 0:1 0.6:0.2 falls until six tenths.",
+        {"max_lines": 1, "placeholder": "0:1 0.6:0.2"}, read=_written, show=_text,
+    ),
+    Control(
+        "layer_weights", "advanced", gr.Textbox, "Layer weights",
+        "A factor for each block (16 in SD1.5, 11 in SDXL), or for some, as 5:0.4 6:1; the others get nothing then.",
+        {"max_lines": 1, "placeholder": "5:0.4 6:1"}, read=_written, show=_text,
+    ),
+    Control(
+        "embeds_scaling", "advanced", gr.Dropdown, "Embeds scaling",
+        "What the weight multiplies; “K+V w/ C penalty” keeps strong references from burning the picture.",
+        _choice("embeds_scaling"),
+    ),
+    Control(
+        "boost", "advanced", gr.Textbox, "Boost of precise types",
+        "How strongly the “precise” weight types turn against the other half; empty: the type's own.",
+        {"max_lines": 1, "placeholder": "the type's own"}, read=_number, show=_text,
+    ),
+    Control(
+        "region_feather", "advanced", gr.Slider, "Region feather",
+        "How soft the edge of the region mask is, as a share of the picture's shorter side.", _slider(0, 1, 0.01),
     ),
     Control(
         "batch", "advanced", gr.Radio, "References in a batch",

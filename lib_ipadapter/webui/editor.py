@@ -17,13 +17,15 @@ from modules.ui_components import FormRow, ToolButton
 
 from ..errors import IPAdapterError
 from ..generation import Resources
-from . import about_model, instantid, sheet
+from ..unit import Unit
+from . import about_model, bars, instantid, options, sheet
 from . import references as refs
-from .controls import CONTROLS, FIELDS, NARROW, NO_MODEL, UNSAVED, WIDE, named
+from .controls import BY_FIELD, CONTROLS, FIELDS, NARROW, NO_MODEL, UNSAVED, WIDE, named
 from .references import Pictures
 from .sheet import Sheet
 
 QUIET = {"show_progress": "hidden"}
+SPREAD = ("weight", "weight_type", "composition_weight", "boost", "layer_weights")  # what the bars show
 
 
 def models(resources: Resources) -> list[str]:
@@ -88,7 +90,10 @@ class Editor:
             gr.Accordion("Advanced", open=False, elem_id=self._id("advanced")),
             FormRow(elem_classes="ip-adapter-grid"),
         ):
+            self._add("advanced", "crop", value=options.default_crop())
             self._add("advanced")
+            self.region = gr.HTML(refs.region(None), elem_id=self._id("region"))
+            self.bars = gr.HTML(bars.drawn(None, 1.0, "linear", 1.0, None, None), elem_id=self._id("bars"))
         self.controls = {field: self.controls[field] for field in FIELDS}  # in the table's order
         self.sheet = hidden(self._id("sheet"), Sheet.blank(self.count).text())
         self.inbox, self.news, self.stamp = (hidden(self._id(name)) for name in ("inbox", "news", "stamp"))
@@ -125,9 +130,13 @@ class Editor:
         for event in (self.sheet.change, enabled.change):
             event(None, [self.sheet, enabled], weight, **script("changed"))
         model.change(None, None, None, **script("draw"))
+        self.controls["crop"].change(None, None, None, **script("draw"))
+        spread = [self.controls[name] for name in SPREAD]
+        for component in (model, *spread):
+            component.change(self._bars, [model, *spread], self.bars, queue=False, **QUIET)
         self.stamp.change(
-            self._drawn, [self.stamp, self.sheet, self.pictures, model],
-            [self.cards, self.details, self.controls["keypoints_weight"]], queue=False, **QUIET,
+            self._drawn, [self.stamp, self.sheet, self.pictures, model, self.controls["crop"]],
+            [self.cards, self.region, self.details, self.controls["keypoints_weight"]], queue=False, **QUIET,
         ).then(None, None, None, **script("drawn"))  # fmt: skip
         self.take.click(
             self._taken, [self.inbox, self.sheet, self.pictures], [self.inbox, self.pictures, self.news, self.notes],
@@ -135,11 +144,25 @@ class Editor:
         ).then(None, self.news, None, **script("taken"))  # fmt: skip
         self.refresh.click(self._look_again, [self.sheet, model], model).then(None, None, None, **script("draw"))
 
-    def _drawn(self, mark: str, text: str, pictures: Pictures, model: str | None) -> tuple:
-        catalog = self.resources().catalog
-        size = refs.encoder_size(named(model), catalog)
-        cards = refs.cards(Sheet.parse(text).items, pictures or {}, size, mark)
-        return cards, self.describe(model), gr.update(visible=instantid.is_instantid(named(model), catalog))
+    def _drawn(self, mark: str, text: str, pictures: Pictures, model: str | None, crop: str) -> tuple:
+        catalog, pictures, page = self.resources().catalog, pictures or {}, Sheet.parse(text)
+        look = refs.Look(refs.encoder_size(named(model), catalog), crop)
+        cards = refs.cards(page.items, pictures, look, mark)
+        key = page.units[page.shown - 1].get(sheet.REGION)
+        region = refs.region(pictures.get(key), missing=bool(key))
+        return cards, region, self.describe(model), gr.update(visible=instantid.is_instantid(named(model), catalog))
+
+    def _bars(self, model: str | None, *values: Any) -> str:
+        """The picture of the blocks' strengths; nothing while what is written down is not finished."""
+        settings = {name: BY_FIELD[name].read(value) for name, value in zip(SPREAD, values, strict=True)}
+        try:
+            unit = Unit.parse({"enabled": False, **settings})
+            base = self.resources().catalog.find(model).spec.base if named(model) else None
+        except IPAdapterError as error:
+            return about_model.problem(error.detail)
+        return bars.drawn(
+            base, unit.weight, unit.weight_type, unit.composition_weight, unit.boost, unit.layer_weights
+        )  # fmt: skip
 
     @staticmethod
     def _taken(inbox: str, text: str, pictures: Pictures) -> tuple:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from modules import shared
 
 from ..generation import DEFAULT_CACHE_BYTES, KEPT_ADAPTER_BYTES
-from ..unit import MAX_UNITS
+from ..unit import CHOICES, MAX_UNITS
 
 SECTION = ("ip_adapter", "IP-Adapter")
 TABS, CACHE, ADAPTERS = "ip_adapter_unit_count", "ip_adapter_cache_mb", "ip_adapter_adapters_mb"
 KEEP, FOLDER = "ip_adapter_keep_encoder", "ip_adapter_models_path"
 SAVE, HISTORY = "ip_adapter_save_generations", "ip_adapter_history"
 SAME = "ip_adapter_controlnet_same"
+CROP = "ip_adapter_default_crop"
 # Where ControlNet has an IP-Adapter unit of the same adapter and picture; the first is the default.
 SAME_CHOICES = ("add", "skip ours", "take over")
 DEFAULT_HISTORY = 100
@@ -36,6 +37,14 @@ def register() -> None:
         shared.OptionInfo(True, "Keep the image encoder in main memory", section=SECTION).info(
             "1.3 to 7 GB; without it, every new reference waits for the encoder to be read"
         ).js("unload everything now", "ipAdapterUnload"),
+    )
+    shared.opts.add_option(
+        CROP,
+        shared.OptionInfo(
+            CHOICES["crop"][0], "Crop of new units", gr.Dropdown, {"choices": list(CHOICES["crop"])}, section=SECTION
+        )
+        .info("how a reference that is not square meets the square image encoder")
+        .needs_reload_ui(),
     )
     shared.opts.add_option(
         FOLDER,
@@ -87,6 +96,11 @@ def _add_memory(name: str, default: int, label: str, info: str) -> None:
 
 def _bytes(name: str, default: int) -> int:
     return int(getattr(shared.opts, name, default // 2**20)) * 2**20
+
+
+def default_crop() -> str:
+    chosen = getattr(shared.opts, CROP, CHOICES["crop"][0])
+    return chosen if chosen in CHOICES["crop"] else CHOICES["crop"][0]
 
 
 def unit_count() -> int:

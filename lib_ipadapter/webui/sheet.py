@@ -6,7 +6,8 @@ other units are in the sheet, which also says which one is shown. The page sets 
 the keys.
 
 ``{"shown": 1, "units": [{"images": [item, …], field: its component's value, …}, …]}``; what a unit lacks is at its
-default. A unit's ``"wide"`` says whether its weight's slider has the whole range.
+default. ``"images"`` are its references and its negative references, ``"region"`` is its region mask's key. ``"wide"``
+says whether its weight's slider has the whole range.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoint.catalog import Catalog
-from ..encode.picture import decode
+from ..encode.picture import decode, decode_mask
 from ..errors import IPAdapterError, UnitError
 from ..unit import MAX_REFERENCES, MAX_UNITS, NOT_YET, Unit
+from ..weighting import peak
 from . import references as refs
-from .controls import BY_FIELD, CONTROLS, NARROW, named
+from .controls import BY_FIELD, CONTROLS, CURVE, NARROW, named
 from .references import Item, Pictures
 
+REGION = "region"  # a unit's entry: the key of its region mask
 DAMAGED = "IP-Adapter: the panel's settings have not arrived as they should: reload the page."
 GONE = (
     "{} of its {} references {} not on the server any more (the WebUI has been restarted, or the page is an old one): "
@@ -57,8 +60,8 @@ class Sheet:
         return json.dumps({"shown": self.shown, "units": self.units}, ensure_ascii=False)
 
     def used(self) -> set[str]:
-        """The keys of all units' references."""
-        return {item["key"] for unit in self.units for item in unit.get("images", ())}
+        """The keys of all units' pictures."""
+        return {key for unit in self.units for key in _keys(unit)}
 
     @property
     def items(self) -> list[Item]:
@@ -66,8 +69,19 @@ class Sheet:
         return self.units[self.shown - 1].get("images", [])
 
 
+def _keys(unit: Mapping[str, Any]) -> set[str]:
+    """Of a unit's references, their masks and its region mask."""
+    items = unit.get("images", ())
+    keys = {key for item in items for key in (item["key"], item.get("mask"))} | {unit.get(REGION)}
+    return {key for key in keys if key}
+
+
 def _item(one: Any) -> Item:
     item = {"key": str(one["key"]), "weight": _weight(one.get("weight", 1.0))}
+    if one.get("mask"):
+        item["mask"] = str(one["mask"])
+    if one.get("negative"):
+        item["negative"] = True
     if one.get("controlnet") is not None:
         item["controlnet"] = int(one["controlnet"])
     if one.get("waiting"):
@@ -113,27 +127,60 @@ def objects(
     for number, unit in enumerate(sheet.units, 1):
         settings = {c.field: c.read(unit.get(c.field, c.default)) for c in CONTROLS}
         settings = {name: value for name, value in settings.items() if value is not None}
+        if CURVE in settings:
+            settings["weight"] = settings.pop(CURVE)
         try:
-            images = _images(unit.get("images", []), pictures or {}, arriving)
+            settings |= _pictures(unit, _Session(pictures or {}, arriving))
         except IPAdapterError as error:
             if settings["enabled"] or complete:
                 raise error.in_unit(number) from None
-            images = []
-        found.append({**settings, "images": images})
+            settings["images"] = []
+        found.append(settings)
     return found
 
 
-def _images(items: Sequence[Item], pictures: Pictures, arriving: Arriving | None) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Session:
+    """The pictures of a session, and the one that is just arriving: it may not have been taken out of the inbox."""
+
+    pictures: Pictures
+    arriving: Arriving | None
+
+    def get(self, key: str) -> Any:
+        """A picture, None where it is not there."""
+        if key not in self.pictures and self.arriving is not None and self.arriving.key == key:
+            return decode(self.arriving.data)
+        return self.pictures.get(key)
+
+    def mask(self, key: str, of: str) -> Any:
+        found = self.get(key)
+        if found is None:
+            raise UnitError(f"the mask of {of} is not on the server: wait a moment, or draw it again.")
+        return found
+
+
+def _pictures(unit: Mapping[str, Any], session: _Session) -> dict[str, Any]:
+    """The fields of an API object that hold pictures."""
+    items = unit.get("images", [])
+    found = {"images": _images([item for item in items if not item.get("negative")], session)}
+    if negatives := _images([item for item in items if item.get("negative")], session):
+        found["negative_images"] = negatives
+    if unit.get(REGION):
+        found["region_mask"] = session.mask(unit[REGION], "the region")
+    return found
+
+
+def _images(items: Sequence[Item], session: _Session) -> list[dict[str, Any]]:
     images: list[dict[str, Any]] = []
     missing = []
     for item in items:
-        key, weight = item["key"], item["weight"]
+        settings = {"weight": item["weight"]}
+        if "mask" in item:
+            settings["mask"] = session.mask(item["mask"], "a reference")
         if "controlnet" in item:
-            images.append({"controlnet": item["controlnet"], "weight": weight})
-        elif key in pictures:
-            images.append({"image": pictures[key], "weight": weight})
-        elif arriving is not None and arriving.key == key:  # generated before it was taken out of the inbox
-            images.append({"image": decode(arriving.data), "weight": weight})
+            images.append({"controlnet": item["controlnet"], **settings})
+        elif (picture := session.get(item["key"])) is not None:
+            images.append({"image": picture, **settings})
         else:
             missing.append(item)
     if any(item.get("waiting") for item in missing):
@@ -154,11 +201,11 @@ def take(text: str, inbox: str, pictures: Pictures | None) -> tuple[str, Picture
     sheet, arriving = Sheet.parse(text), Arriving.parse(inbox)
     if arriving is None:
         raise UnitError(DAMAGED)
-    unit = next((unit for unit in sheet.units if any(i["key"] == arriving.key for i in unit["images"])), None)
+    unit = next((unit for unit in sheet.units if arriving.key in _keys(unit)), None)
     kept = {key: picture for key, picture in (pictures or {}).items() if key in sheet.used()}
     if unit is None:  # removed before it was here
         return arriving.key, kept
-    if [item["key"] for item in unit["images"]].index(arriving.key) >= MAX_REFERENCES:
+    if arriving.key in [item["key"] for item in unit["images"][MAX_REFERENCES:]]:
         raise IPAdapterError(f"A unit has at most {MAX_REFERENCES} references: remove one first.")
     return arriving.key, {**kept, arriving.key: decode(arriving.data)}
 
@@ -171,11 +218,13 @@ def entry(unit: Mapping[str, Any] | None, catalog: Catalog) -> tuple[dict[str, A
     items, pictures, notes = _items(unit)
     made: dict[str, Any] = {control.field: control.default for control in CONTROLS}
     for name in unit:
-        if name in ("model", "image", "images"):
+        if name in ("model", "image", "images", "negative_images", "region_mask"):
             continue
         if name in BY_FIELD:
             try:
                 value = getattr(Unit.parse({"enabled": False, **_pair(unit, name)}), name)
+                if name == "weight" and isinstance(value, tuple):
+                    made[CURVE], value = BY_FIELD[CURVE].show(value), peak(value)
                 made[name] = BY_FIELD[name].show(value)
             except UnitError as error:
                 notes.append(error.detail)
@@ -184,6 +233,13 @@ def entry(unit: Mapping[str, Any] | None, catalog: Catalog) -> tuple[dict[str, A
     made["enabled"] = unit.get("enabled", True) is not False
     made["model"] = BY_FIELD["model"].show(_listed(unit.get("model"), catalog))
     made["images"] = items
+    if unit.get("region_mask") is not None:
+        try:
+            made[REGION] = refs.new_key()
+            pictures[made[REGION]] = decode_mask(unit["region_mask"]).convert("RGB")
+        except IPAdapterError as error:
+            del made[REGION]
+            notes.append(f"the region mask was left out. {error}")
     if not NARROW[0] <= made["weight"] <= NARROW[1]:
         made["wide"] = True
     return made, pictures, notes
@@ -209,10 +265,17 @@ def _items(unit: Mapping[str, Any]) -> tuple[list[Item], Pictures, list[str]]:
     items: list[Item] = []
     pictures: Pictures = {}
     notes = []
-    for one in given:
+    both = [(one, False) for one in given] + [(one, True) for one in unit.get("negative_images") or ()]
+    for one, is_negative in both:
         one = one if isinstance(one, Mapping) else {"image": one}
-        item = {"key": refs.new_key(), "weight": _weight(one.get("weight", 1.0))}
+        item: Item = {"key": refs.new_key(), "weight": _weight(one.get("weight", 1.0))}
+        if is_negative:
+            item["negative"] = True
         try:
+            if one.get("mask") is not None:
+                mask = decode_mask(one["mask"]).convert("RGB")
+                item["mask"] = refs.new_key()
+                pictures[item["mask"]] = mask
             if one.get("controlnet") is not None:
                 item["controlnet"] = int(one["controlnet"])
             else:
