@@ -131,7 +131,7 @@ const ipAdapterPaint = (() => {
                     Object.assign(button("Use this mask", "", async () => finish(await file(mask))), {className: "primary"})),
             );
             dialog.addEventListener("cancel", (event) => { event.preventDefault(); finish(null); });
-            gradioApp().append(dialog);
+            (document.querySelector(".gradio-container") ?? document.body).append(dialog);
             redraw();
             dialog.showModal();
         });

@@ -632,3 +632,90 @@ def test_every_control_has_its_sentence(page: Page) -> None:
     for name in ("refresh", "wide", "preset_load", "preset_save", "preset_rename", "preset_delete"):
         assert page.find(name).get_attribute("title")
     assert page.find("slot").locator("[role=button]").get_attribute("title")
+
+
+def advanced(page: Page) -> None:
+    page.find("advanced").locator(".label-wrap").click()
+    page.wait(page.find("weight_type").is_visible)
+
+
+def paint(page: Page, across: tuple[float, float] = (0.0, 0.5)) -> None:
+    """A stroke over the part of the open picture between two shares of its width, as broad as the picture is high."""
+    dialog = page.page.locator(".ip-adapter-painter")
+    dialog.wait_for()
+    dialog.locator("input[type=range]").fill("50")
+    box = dialog.locator("canvas").bounding_box()
+    left, right = (box["x"] + share * box["width"] for share in across)
+    page.page.mouse.move(left, box["y"] + box["height"] / 2)
+    page.page.mouse.down()
+    page.page.mouse.move(right, box["y"] + box["height"] / 2, steps=4)
+    page.page.mouse.up()
+
+
+def accept(page: Page) -> None:
+    page.page.locator(".ip-adapter-painter button.primary").click()
+    page.page.locator(".ip-adapter-painter").wait_for(state="detached")
+
+
+def test_a_region_is_painted_over_the_last_picture(page: Page) -> None:
+    page.small()
+    page.add(picture(0))
+    page.choose("model", "demo-sd15")
+    whole = page.generate()
+    advanced(page)
+    page.find("region").locator(".ip-adapter-region-draw").click()
+    paint(page, (-0.2, 0.2))
+    accept(page)
+    page.wait(lambda: page.find("region").locator("img").count() == 1)
+    painted = page.generate()
+    assert np.abs(painted - whole).mean() > 0.1
+    page.find("region").locator(".ip-adapter-region-draw").click()
+    page.page.locator(".ip-adapter-painter button", has_text="Everything").click()
+    accept(page)
+    page.wait(lambda: not page.find("references").evaluate("e => e.classList.contains('ip-adapter-stale')"))
+    page.wait(lambda: np.abs(page.generate() - whole).mean() == 0)
+    page.find("region").locator(".ip-adapter-region-draw").click()
+    page.page.keyboard.press("Escape")
+    page.page.locator(".ip-adapter-painter").wait_for(state="detached")
+    page.find("region").locator(".ip-adapter-region-clear").click()
+    page.wait(lambda: page.find("region").locator("img").count() == 0)
+    assert np.abs(page.generate() - whole).mean() == 0
+
+
+def test_a_reference_gets_a_mask_and_turns_negative(page: Page) -> None:
+    page.small()
+    page.add(picture(0))
+    page.choose("model", "demo-sd15")
+    whole = page.generate()
+    page.cards().first.locator(".ip-adapter-mask").click()
+    paint(page)
+    accept(page)
+    page.wait(lambda: page.cards().first.locator("[aria-pressed=true]").count() == 1 and page.drawn(1))
+    page.wait(lambda: page.cards().first.locator("[data-mask]").count() == 1)
+    assert np.abs(page.generate() - whole).mean() > 0.1
+    page.cards().first.locator(".ip-adapter-negate").click()
+    page.wait(lambda: page.cards().first.locator("[aria-pressed=true]").count() == 2 and page.drawn(1))
+    assert page.used() == []
+    assert "no unit has a reference picture" in page.generate()
+
+
+def test_advanced_settings_act_and_travel_with_presets(page: Page) -> None:
+    page.small()
+    page.add(picture(0))
+    page.choose("model", "demo-sd15")
+    plain = page.generate()
+    advanced(page)
+    before = page.find("bars").inner_html()
+    page.choose("weight_type", "style transfer")
+    page.wait(lambda: page.find("bars").inner_html() != before)
+    assert page.find("bars").locator("rect").count() == 16
+    styled = page.generate()
+    assert np.abs(styled - plain).mean() > 0.1
+    page.find("layer_weights").locator("textarea, input").first.fill("5:0.4 6")
+    assert "IP-Adapter unit 1: layer_weights is '5:0.4 6'" in page.generate()
+    page.find("layer_weights").locator("textarea, input").first.fill("")
+    page.unit(2)
+    page.wait(lambda: page.find("weight_type").locator("input").input_value() == "linear")
+    page.unit(1)
+    page.wait(lambda: page.find("weight_type").locator("input").input_value() == "style transfer")
+    assert np.abs(page.generate() - styled).mean() == 0

@@ -109,7 +109,7 @@ CONTROLS = (
     ),
     Control(
         "weight_type", "advanced", gr.Dropdown, "Weight type",
-        "Which of the model's blocks get how much of the weight: all, those of the style, those of the composition, …",
+        "Which of the model's blocks get how much of the weight: all alike, or those of style or composition.",
         _choice("weight_type"),
     ),
     Control(
