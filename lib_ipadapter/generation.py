@@ -6,6 +6,7 @@ into keys and values before the first step, and what is attached for a sampling 
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
@@ -621,6 +622,14 @@ class Generation:
                         plan.adapter, topology, catalog, f"the hires checkpoint {name}",
                         'set hires to "base", or use a hires checkpoint of the same kind',
                     )  # fmt: skip
+
+    def inside(self, owner: Any) -> Generation:
+        """The same prompts for ``owner``, a job inside this one. Nothing is measured there."""
+        inner = copy.copy(self)
+        inner.owner, inner.injection, inner.attached, inner.unfit = owner, None, False, None
+        inner.prompts = [(hires, replace(prompt, influence=None, acted=False)) for hires, prompt in self.prompts]
+        inner.asked, inner._measured, inner._maps = [], {}, {}
+        return inner
 
     def attach(
         self,

@@ -17,6 +17,9 @@ class IPAdapterScript(scripts.Script):
         self.infotext_fields, self.paste_field_names = built.infotext_fields, built.paste_field_names
         return built.components
 
+    def setup(self, p, *args):
+        callbacks.setup(p)
+
     def before_process(self, p, *args):
         callbacks.before_process(p, args)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,12 @@ from lib_ipadapter.attend.layers import cross_attention_layers
 
 torch.set_num_threads(1)  # the tests' tensors are small: threads would only wait for each other
 
+
+@pytest.fixture(scope="session", autouse=True)
+def own_data(tmp_path_factory) -> None:
+    """The miniature host keeps its data for this run alone: tests that run side by side from one checkout would find
+    each other's presets and kept generations."""
+    os.environ.setdefault("DEMO_HOST_DATA", str(tmp_path_factory.mktemp("data")))
 
 
 def randomise(module: nn.Module, seed: int) -> nn.Module:

@@ -156,7 +156,7 @@ def test_a_clients_units_are_not_changed(host) -> None:
     xyz.Axis(1, "weight", float).apply(first, 0.5, [])
     second.__dict__.update(vars(first))
     xyz.Axis(1, "model", str).apply(second, "plus", [])
-    assert vars(first)[xyz.VALUES] == {(1, "weight"): 0.5}
+    assert vars(first)[xyz.VALUES] == {"1 weight": 0.5}
     units = [{"model": "base", "images": ["x"]}]
     assert xyz.applied(second, units) == [{"model": "plus", "images": ["x"], "weight": 0.5}]
     assert units == [{"model": "base", "images": ["x"]}]

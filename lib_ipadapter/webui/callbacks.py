@@ -13,6 +13,7 @@ import functools
 import logging
 import sys
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,11 @@ from ..errors import IPAdapterError, MismatchError
 from ..generation import Generation, Resources, told_as, unlike
 from ..unit import Unit, parse_units
 from . import (
+    adetailer,
     api,
     controlnet,
     controlnet_adapters,
+    distributed,
     host,
     influence,
     infotext,
@@ -47,6 +50,7 @@ log = logging.getLogger("ip-adapter")
 JOB, REFUSAL = "ip_adapter_generation", "ip_adapter_refusal"
 UNITS = "ip_adapter_units"  # what it was asked for
 FILLED = "ip_adapter_filled"  # p, and a function that raises where ControlNet did not take up what we had filled
+OUTER = "ip_adapter_outer"  # the job that it is a part of
 
 
 class InternalError(IPAdapterError):
@@ -69,7 +73,7 @@ def store() -> Store:
     return Store(Path(paths.data_path) / "ip-adapter", options.history())
 
 
-class _Start:
+class _Start(distributed.Private):
     """In the place of ``p.setup_prompts``: the job begins with us, or not at all."""
 
     def __init__(self, p: Any, args: tuple) -> None:
@@ -87,12 +91,36 @@ def _clean() -> None:
         detach_all(unet)
 
 
+def _is_copy(p: Any) -> bool:
+    """Whether ``p`` is a copy that another extension has made of a running job's object."""
+    marks = (vars(p).get(JOB), vars(p).get(UNITS))
+    return any(mark is not None and mark.owner is not p for mark in marks) or vars(p).get(FILLED, (p,))[0] is not p
+
+
+def _forget_original(p: Any) -> None:
+    """Let a copy be a job of its own; the job that it was copied from keeps what it has."""
+    controlnet.restore(p)
+    for name in (JOB, UNITS, FILLED, OUTER, influence.FINISHED):
+        vars(p).pop(name, None)
+    if _closing(p) is not None and _closing(p).p is not p:
+        del p.close
+
+
+def setup(p: Any) -> None:
+    """``setup``: the job has its scripts and arguments, and nobody has read these yet."""
+    distributed.plain_arguments(p)
+
+
 def before_process(p: Any, args: tuple) -> None:
     """``before_process``: the job's checkpoint and options are not in force yet."""
+    if adetailer.is_inner(p):
+        return
     p.setup_prompts = _Start(p, args)  # first: if anything below fails, the host goes on
     vars(p).pop(REFUSAL, None)
-    end(p)
+    if not _is_copy(p):
+        end(p)
     _clean()
+    distributed.plain_arguments(p)  # a plot's cell: its values have come since ``setup``
 
 
 def process(p: Any, args: tuple) -> None:
@@ -100,6 +128,8 @@ def process(p: Any, args: tuple) -> None:
     or nothing called it, the job is refused a little later, through ``p.init``."""
     if isinstance(vars(p).get("setup_prompts"), _Start):
         del p.setup_prompts
+        if _is_copy(p):  # made to tell scripts that the job goes on, with its next batch
+            return
         with contextlib.suppress(IPAdapterError):
             begin(p, args)
     error = vars(p).pop(REFUSAL, None)
@@ -126,9 +156,12 @@ def begin(p: Any, args: tuple) -> None:
 
     Raises IPAdapterError, which is also kept on ``p``, where a unit cannot be honoured.
     """
+    if _is_copy(p):
+        _forget_original(p)
     try:
-        objects = controlnet.with_pictures(p, xyz.applied(p, panel.units(args)))
+        objects = controlnet.with_pictures(p, xyz.applied(p, distributed.local(panel.units(args))))
         units = parse_units(objects)
+        distributed.check(p, units)
         with controlnet.restored_on_error(p):
             if units:
                 units = controlnet_adapters.settle(p, units, resources().catalog, options.controlnet_same())
@@ -179,13 +212,13 @@ def _prepare(p: Any, units: list[tuple[int, Unit]]) -> None:
 
 
 def _prepare_ours(p: Any, units: list[tuple[int, Unit]], unet: Any) -> None:
-    stock = resources()
+    stock, unmeasured = resources(), _unmeasured(p)
     stock.cache.limit, stock.kept_adapter_bytes = options.cache_bytes(), options.adapter_bytes()
     try:
         with host.progress_text() as progress:
             generation = Generation(
                 units, unet, stock, host.device(), owner=p, progress=progress, hires_topology=host.hires_topology(p),
-                measure=not host.script_chosen(p),
+                measure=unmeasured is None,
             )  # fmt: skip
     finally:
         if not options.keep_encoder():
@@ -193,8 +226,15 @@ def _prepare_ours(p: Any, units: list[tuple[int, Unit]], unet: Any) -> None:
     setattr(p, JOB, generation)
     p.extra_generation_params.update(infotext.parameters(generation.plans))
     _tell(p, generation)
-    if host.script_chosen(p) and any(unit.influence_map for _, unit in units):
-        p.comment("IP-Adapter: there are no influence maps while a script from the list of scripts makes the pictures.")
+    if unmeasured is not None and any(unit.influence_map for _, unit in units):
+        p.comment(f"IP-Adapter: there are no influence maps while {unmeasured}.")
+
+
+def _unmeasured(p: Any) -> str | None:
+    """Why the job has no influence maps, None where it can have some."""
+    if host.script_chosen(p):
+        return "a script from the list of scripts makes the pictures"
+    return "sd-webui-distributed spreads the pictures over several machines" if distributed.spreads(p) else None
 
 
 def _tell(p: Any, generation: Generation) -> None:
@@ -208,7 +248,7 @@ def _tell(p: Any, generation: Generation) -> None:
             p.comment(f"IP-Adapter unit {made.number}: {note}")
 
 
-class _CleanClose:
+class _CleanClose(distributed.Private):
     """``p.close``, which the host calls however a job ends (``postprocess`` only when all went well).
 
     It is also the last unguarded place: what failed after the job had begun is raised from here, so that no picture
@@ -241,6 +281,7 @@ def _failure(p: Any) -> IPAdapterError | None:
 
 def _fail(p: Any, generation: Generation, reason: str) -> None:
     """The references have not done what was asked for, and it is too late to stop the job. The first reason counts."""
+    p = vars(p).get(OUTER, p)
     if _failure(p) is not None:
         return
     error = IPAdapterError(f"IP-Adapter: the references were not used in this picture: {reason}")
@@ -271,14 +312,42 @@ def before_sampling(p: Any) -> None:
 
 
 def _attach(generation: Generation, p: Any, unet: Any, same_pass: bool = False) -> Injection | None:
+    outer = vars(p).get(OUTER)
+    if outer is None:
+        first, hires = p.iteration * p.batch_size, bool(p.is_hr_pass)
+    else:  # it goes on with one finished picture
+        first = outer.iteration * outer.batch_size + outer.batch_index
+        hires = bool(getattr(outer, "enable_hr", False))
     return generation.attach(
-        unet, hires_pass=bool(p.is_hr_pass), first_picture=p.iteration * p.batch_size, same_pass=same_pass,
-        part=host.sampled_part(p),
-    )  # fmt: skip
+        unet, hires_pass=hires, first_picture=first, same_pass=same_pass, part=host.sampled_part(p)
+    )
+
+
+_sampled: weakref.ref[Any] | None = None  # the job whose pictures are being finished; the host has one at a time
+
+
+def _outer() -> Any | None:
+    return None if _sampled is None else _sampled()
+
+
+def _inner_generation(p: Any) -> Generation | None:
+    """The outer job's references for ``p``, a pass of ADetailer's, if they are to act there."""
+    outer = _outer()
+    generation = None if outer is None else _generation(outer)
+    if generation is None or not adetailer.joined():
+        return None
+    setattr(p, OUTER, outer)
+    setattr(p, JOB, generation.inside(p))
+    p.close = _CleanClose(p)
+    outer.extra_generation_params[adetailer.NOTE] = True
+    return _generation(p)
 
 
 def after_sampling(p: Any) -> None:
     """``post_sample``: the hooks go out, before anybody else uses the UNet."""
+    global _sampled
+    if not adetailer.is_inner(p):
+        _sampled = weakref.ref(p)
     generation = _generation(p)
     if generation is None:
         return
@@ -299,6 +368,12 @@ def after_sampling(p: Any) -> None:
         )  # fmt: skip
     elif injection is not None and injection.idle:
         _fail(p, generation, "none of this sampler's steps lies between a unit's start and end; move them apart.")
+    elif adetailer.throws_away(p) and not adetailer.joined():
+        _fail(
+            p, generation,
+            "ADetailer skips img2img, and the references stay out of its own passes; let them in (Settings, "
+            "IP-Adapter), or switch off the units.",
+        )  # fmt: skip
     generation.detach()
 
 
@@ -317,6 +392,8 @@ def picture_finished(p: Any, shown: Any) -> None:
 
 def finished(p: Any, processed: Any) -> None:
     """``postprocess``: the job's pictures are there."""
+    if _is_copy(p):  # made to tell scripts that the job rests; it goes on
+        return
     generation = _generation(p)
     try:
         _keep(p, processed)
@@ -353,6 +430,9 @@ def _keep(p: Any, processed: Any) -> None:
 
 def end(p: Any) -> None:
     """After ``postprocess``, ``close``, and the next ``before_process`` of the same p."""
+    global _sampled
+    if _outer() is p:
+        _sampled = None
     controlnet.restore(p)
     generation = _generation(p)
     vars(p).pop(influence.FINISHED, None)
@@ -362,6 +442,7 @@ def end(p: Any) -> None:
     if _asked(p) is not None:
         delattr(p, UNITS)
     vars(p).pop(FILLED, None)
+    vars(p).pop(OUTER, None)
     if _closing(p) is not None and _failure(p) is None:
         del p.close
 
@@ -373,6 +454,8 @@ def on_cfg_denoiser(params: script_callbacks.CFGDenoiserParams) -> None:
     if unet is None:
         return
     generation = _generation(p) if p is not None else None
+    if generation is None and p is not None and adetailer.is_inner(p):
+        generation = _inner_generation(p)
     attached = generation.injection if generation is not None else None
     try:
         if generation is not None and (attached is None or attached.unet is not unet):
@@ -400,7 +483,11 @@ def _follow(generation: Generation, p: Any, unet: Any) -> Injection | None:
         return _attach(generation, p, unet, same_pass=True)
     except MismatchError as error:
         generation.unfit = unet
-        log.warning("IP-Adapter: the refiner works without the references: %s", error)
+        outer = vars(p).get(OUTER)
+        what = "the refiner works" if outer is None else "ADetailer's pass worked"
+        log.warning("IP-Adapter: %s without the references: %s", what, error)
+        if outer is not None:
+            outer.comment(f"IP-Adapter: {what} without the references: {error}")
         return None
 
 

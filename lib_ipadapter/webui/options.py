@@ -15,6 +15,7 @@ SAME = "ip_adapter_controlnet_same"
 CROP = "ip_adapter_default_crop"
 # Where ControlNet has an IP-Adapter unit of the same adapter and picture; the first is the default.
 SAME_CHOICES = ("add", "skip ours", "take over")
+INNER = "ip_adapter_adetailer"
 DEFAULT_HISTORY = 100
 
 
@@ -82,6 +83,15 @@ def register() -> None:
             "here works with its own settings"
         ),
     )
+    shared.opts.add_option(
+        INNER,
+        shared.OptionInfo(
+            False, "Use the references in ADetailer's passes, too", section=SECTION, infotext="IP-Adapter in ADetailer"
+        ).info(
+            "otherwise the references stay out of what it paints again; ADetailer's own list of scripts can say the "
+            "same, with ip_adapter"
+        ),
+    )
 
 
 def _add_memory(name: str, default: int, label: str, info: str) -> None:
@@ -130,3 +140,7 @@ def history() -> int:
 def controlnet_same() -> str:
     chosen = getattr(shared.opts, SAME, SAME_CHOICES[0])
     return chosen if chosen in SAME_CHOICES else SAME_CHOICES[0]
+
+
+def inner_passes() -> bool:
+    return bool(getattr(shared.opts, INNER, False))

@@ -24,7 +24,7 @@ from . import options, panel
 from .influence import INK, PAPER, font, plain
 
 log = logging.getLogger("ip-adapter")
-VALUES = "ip_adapter_xyz"  # attribute of the host's processing object: {(unit number, field): value}
+VALUES = "ip_adapter_xyz"  # attribute of the host's processing object: {"number field": value}, plain JSON
 REFUSED = "ip_adapter_refused_cell"  # and the sentence with which its cell was refused
 PREFIX = "[IP-Adapter] "
 # What a change of the field costs beside another checkpoint's 1 and another VAE's 0.7: the dearest axis changes least
@@ -52,7 +52,7 @@ class Axis:
 
     def apply(self, p: Any, value: Any, _values: list) -> None:
         """Set the field for ``p`` alone, which is a shallow copy of the plot's."""
-        setattr(p, VALUES, {**getattr(p, VALUES, {}), (self.number, self.field): value})
+        setattr(p, VALUES, {**getattr(p, VALUES, {}), f"{self.number} {self.field}": value})
         # The copy is shallow: what one cell tells in here, the next would tell, too.
         p.extra_generation_params = dict(p.extra_generation_params)
 
@@ -104,7 +104,8 @@ def _place(units: list[object], number: int, field: str) -> dict[str, Any]:
 def applied(p: Any, units: list[object]) -> list[object]:
     """The job's API objects with the values of its cell; the given ones stay as they are."""
     units = list(units)
-    for (number, field), value in getattr(p, VALUES, {}).items():
+    for place, value in getattr(p, VALUES, {}).items():
+        number, field = int(place.split()[0]), place.split()[1]
         try:
             units[number - 1] = {**_place(units, number, field), field: value}
         except UnitError as error:
