@@ -584,7 +584,7 @@ def panel_args(host: Host, *units: dict, tick: object = True, shown: int = 1, in
     """The script's arguments as the page sends them: untouched API slots, the tick, the sheet with all units, a
     picture on its way, the session's pictures, and the components, which are right for the unit that is shown alone.
 
-    ``units``: components' values by name, ``"pictures"`` among them.
+    ``units``: components' values by name, ``"pictures"`` and their ``"weights"`` among them.
     """
     from lib_ipadapter.webui import panel
     from lib_ipadapter.webui.controls import CONTROLS
@@ -593,9 +593,11 @@ def panel_args(host: Host, *units: dict, tick: object = True, shown: int = 1, in
     for number, given in enumerate(units, 1):
         keys = [f"{number}-{i}" for i in range(len(given.get("pictures", ())))]
         pictures |= zip(keys, given.get("pictures", ()), strict=True)
-        settings = {name: value for name, value in given.items() if name != "pictures"}
+        settings = {name: value for name, value in given.items() if name not in ("pictures", "weights")}
+        weights = given.get("weights", [1] * len(keys))
         stale = {"weight": -1, "model": "what the sheet says of the unit that is shown"} if number == shown else {}
-        images = [{"key": key, "weight": 1} for key in keys] + settings.pop("images", [])
+        images = [{"key": key, "weight": weight} for key, weight in zip(keys, weights, strict=True)]
+        images += settings.pop("images", [])
         entries.append({**settings, **stale, "images": images})
     components = [units[shown - 1].get(control.field, control.default) for control in CONTROLS]
     sheet = json.dumps({"shown": shown, "units": entries})

@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 from demo.start import Host, host_start
-from lib_ipadapter.webui.references import item
 
 from .conftest import sd_unet, sdxl_unet
 from .files import base64_of, picture, write_adapter, write_encoder
@@ -398,9 +397,9 @@ def from_panel(host: Host, *tabs: dict, tick: bool = True, **fields) -> list[np.
 
 def test_the_panels_units_arrive_at_other_machines(host: Host, machines) -> None:
     tabs = [
-        {"references": [item(picture(0)), item(picture(3), 0.5)], "model": "base", "weight": 0.7},
+        {"pictures": [picture(0), picture(3)], "weights": [1, 0.5], "model": "base", "weight": 0.7},
         {},
-        {"slot": picture(5), "model": "base", "weight": 0.4},
+        {"pictures": [picture(5)], "model": "base", "weight": 0.4},
     ]
     units = [unit(weight=0.7), {"enabled": False}, unit(5, weight=0.4)]
     units[0]["images"] = [base64_of(picture(0)), {"image": base64_of(picture(3)), "weight": 0.5}]
@@ -412,7 +411,7 @@ def test_the_panels_units_arrive_at_other_machines(host: Host, machines) -> None
 
 
 def test_pictures_in_a_panel_that_is_not_ticked_do_no_harm(host: Host, machines) -> None:
-    here = from_panel(host, {"references": [item(picture(0))], "slot": picture(5), "model": "base"}, {}, {}, tick=False)
+    here = from_panel(host, {"pictures": [picture(0), picture(5)], "model": "base"}, {}, {}, tick=False)
     assert difference(remote(host, machines), here) == 0
     machines.world.enabled = False
     assert difference(make(host), here) == 0
@@ -442,7 +441,7 @@ def test_a_plots_values_arrive_too(host: Host, machines) -> None:
 
     processing.process_images = process_images
     try:
-        here = from_panel(host, {"references": [item(picture(0))], "model": "base"}, {}, {})
+        here = from_panel(host, {"pictures": [picture(0)], "model": "base"}, {}, {})
     finally:
         processing.process_images = plain
     assert difference(remote(host, machines), here) == 0

@@ -73,7 +73,7 @@ RECIPES = {
     "cpu": Recipe(
         {
             "autoencoder": Plan(6000, 8, 1e-3), "encoder": Plan(2500, 128, 1e-3), "judge": Plan(2000, 64, 2e-3),
-            "unet": Plan(6000, 64, 8e-4, 4), "adapter": Plan(1800, 48, 8e-4, 4, 0.6), "plus": Plan(1800, 48, 6e-4, 4),
+            "unet": Plan(6000, 64, 8e-4, 4), "adapter": Plan(3400, 48, 8e-4, 4, 0.6), "plus": Plan(1800, 48, 6e-4, 4),
         },
         captions=4096, pictures=24576, ema=0.998,
     ),

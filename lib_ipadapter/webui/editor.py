@@ -86,14 +86,14 @@ class Editor:
             self._add("weight", "weight")
             self.wide = ToolButton("↔", elem_id=self._id("wide"), tooltip="Weights from −1 to 3 instead of 0 to 1.")
             self._add("weight")
-        with (
-            gr.Accordion("Advanced", open=False, elem_id=self._id("advanced")),
-            FormRow(elem_classes="ip-adapter-grid"),
-        ):
-            self._add("advanced", "crop", value=options.default_crop())
-            self._add("advanced")
-            self.region = gr.HTML(refs.region(None), elem_id=self._id("region"))
-            self.bars = gr.HTML(bars.drawn(None, 1.0, "linear", 1.0, None, None), elem_id=self._id("bars"))
+        with gr.Accordion("Advanced", open=False, elem_id=self._id("advanced")):
+            with FormRow(elem_classes="ip-adapter-grid"):
+                self._add("advanced", "weight_type")
+                self._add("advanced", "crop", value=options.default_crop())
+                self._add("advanced")
+            with gr.Row(elem_classes="ip-adapter-where"):
+                self.region = gr.HTML(refs.region(None), elem_id=self._id("region"))
+                self.bars = gr.HTML(bars.drawn(None, 1.0, "linear", 1.0, None, None), elem_id=self._id("bars"))
         self.controls = {field: self.controls[field] for field in FIELDS}  # in the table's order
         self.sheet = hidden(self._id("sheet"), Sheet.blank(self.count).text())
         self.inbox, self.news, self.stamp = (hidden(self._id(name)) for name in ("inbox", "news", "stamp"))
