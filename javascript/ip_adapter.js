@@ -223,8 +223,17 @@ const ipAdapter = (() => {
             unit.images?.forEach((item) => { if (item.mask === key) delete item.mask; });
         }));
     }
-    function taken(tab, [news]) {
-        taking[tab]?.(JSON.parse(news || "{}").key);
+    function useControlNet(tab, [name]) {
+        const number = Number(/\d+/.exec(name ?? "")?.[0]);
+        if (Number.isNaN(number)) return [];
+        edit(tab, (sheet) => {
+            const unit = unitOf(sheet), item = {key: newKey(), weight: 1, controlnet: number + 1};
+            unit.images = [...(unit.images ?? []), item];
+        });
+        return [];
+    }
+    function taken(tab, [receipt]) {
+        taking[tab]?.(JSON.parse(receipt || "{}").taken);
         return [];
     }
 
@@ -386,7 +395,7 @@ const ipAdapter = (() => {
     document.addEventListener("keydown", onUnitKey);
     document.addEventListener("keydown", onSlotKey);
     onUiTabChange(noteTab);
-    return {shown, widened, changed, draw, drawn, taken, send, upload, download, reopen, unload: () => press("txt2img_ip_adapter_unload")};
+    return {shown, widened, changed, draw, drawn, taken, useControlNet, send, upload, download, reopen, unload: () => press("txt2img_ip_adapter_unload")};
 })();
 
 // Python and the settings page call these by name.

@@ -8,9 +8,11 @@ been there, as the real one does; what goes wrong in ``process`` is only printed
 import base64
 import copy
 import enum
+import hashlib
 import io
 import sys
 import types
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -20,7 +22,7 @@ from PIL import Image
 
 MODULES = ["none", "canny", "inpaint_only", "ip-adapter-auto", "ip-adapter_clip_h", "ip-adapter_clip_g",
            "instant_id_face_embedding", "instant_id_face_keypoints"]  # fmt: skip
-models = {"None": None}  # label -> file, filled by the tests
+models = {"None": None}  # label -> file; the tests put more there
 warnings = []  # what the real one would log
 
 
@@ -216,6 +218,33 @@ def clear():
     hacked.clear()
 
 
+def unit_panel(name):
+    """The components of one unit; returns the argument that they are made into whenever one changes."""
+    with gr.Accordion(name, open=True):
+        image = gr.Image(source="upload", type="numpy", tool="sketch", elem_id=f"{name}_input_image")
+        enabled = gr.Checkbox(False, label="Enable", elem_id=f"{name}_controlnet_enable_checkbox")
+        module = gr.Dropdown(MODULES, value="none", elem_id=f"{name}_controlnet_preprocessor_dropdown")
+        model = gr.Dropdown(list(models), value="None", elem_id=f"{name}_controlnet_model_dropdown")
+        weight = gr.Slider(0, 2, 1.0, step=0.05, elem_id=f"{name}_controlnet_control_weight_slider")
+        start = gr.Slider(0, 1, 0.0, step=0.01, elem_id=f"{name}_controlnet_start_control_step_slider")
+        end = gr.Slider(0, 1, 1.0, step=0.01, elem_id=f"{name}_controlnet_ending_control_step_slider")
+        passes = [one.value for one in HiResFixOption]
+        hires = gr.Radio(passes, value=passes[0], elem_id=f"{name}_controlnet_hr_option_radio")
+    advanced = gr.State(None)
+    inputs = [enabled, module, model, weight, image, start, end, hires, advanced]
+    unit = gr.State(ControlNetUnit(is_ui=True))
+    events = [image.edit, image.clear, *(one.change for one in inputs[:-1] if one is not image)]
+    for event in events:
+        event(unit_of_panel, inputs, unit)
+    return unit
+
+
+def unit_of_panel(*values):
+    names = ("enabled", "module", "model", "weight", "image", "guidance_start", "guidance_end", "hr_option",
+             "advanced_weighting")  # fmt: skip
+    return ControlNetUnit.from_dict({"is_ui": True, **dict(zip(names, values, strict=True))})
+
+
 class Script(scripts.Script):
     def __init__(self):
         self.latest_network = None
@@ -228,8 +257,15 @@ class Script(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
+        folder = shared.opts.data.get("control_net_models_path")
+        for file in sorted(Path(folder).glob("*.safetensors")) if folder else ():
+            with open(file, "rb") as stream:
+                stream.seek(0x100000)
+                models[f"{file.stem} [{hashlib.sha256(stream.read(0x10000)).hexdigest()[:8]}]"] = str(file)
         count = shared.opts.data.get("control_net_unit_count", 3)
-        return tuple(gr.State(ControlNetUnit(is_ui=True)) for _ in range(count))
+        tab = "img2img" if is_img2img else "txt2img"
+        with gr.Accordion("ControlNet", open=False, elem_id=f"{tab}_controlnet"):
+            return tuple(unit_panel(f"{tab}_controlnet_ControlNet-{i}") for i in range(count))
 
     def process(self, p, *args):
         clear()

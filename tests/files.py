@@ -46,6 +46,7 @@ def image_proj(kind: str, width: int, seed: int) -> dict[str, torch.Tensor]:
     shapes = {
         "base": lambda: {**linear("proj", PROJECTION, 4 * width), **norm("norm", width)},
         "plus": lambda: resampler(64, 2, 16, WIDTH, width),
+        "instantid": lambda: resampler(64, 2, 16, 512, width),
         "full-face": lambda: {
             **linear("proj.0", WIDTH, WIDTH), **linear("proj.2", WIDTH, width), **norm("proj.3", width)
         },

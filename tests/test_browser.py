@@ -27,7 +27,8 @@ from demo import files
 from demo.start import HOST, Host, host_start
 from lib_ipadapter.encode.picture import fingerprint
 
-from .files import base64_of, picture
+from .conftest import sdxl_unet
+from .files import base64_of, picture, write_adapter
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -53,18 +54,24 @@ def host(tmp_path_factory) -> Iterator[Host]:
     else:
         data = tmp_path_factory.mktemp("data")
     files.write_files(data / "models")
+    write_adapter(data / "models" / "ipadapter" / "instant-id.safetensors", sdxl_unet(), "instantid")
+    neighbour = data / "extensions" / "sd-webui-controlnet" / "scripts"
+    neighbour.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "tests" / "controlnet_stand_in.py", neighbour / "controlnet.py")
     shutil.rmtree(data / "ip-adapter", ignore_errors=True)
     shutil.rmtree(data / "browser", ignore_errors=True)
     port = free_port()
     options = {"sd_model_checkpoint": "demo-sd15", "live_previews_enable": False, "samples_save": True,
-               "outdir_txt2img_samples": str(data / "browser")}  # fmt: skip
+               "outdir_txt2img_samples": str(data / "browser"), "control_net_unit_count": 2,
+               "control_net_models_path": str(data / "models" / "ipadapter")}  # fmt: skip
     with torch.enable_grad():
-        started = host_start([ROOT], options, data_dir=data, port=port)
+        started = host_start([ROOT, neighbour.parent], options, data_dir=data, port=port)
     started.address = f"http://127.0.0.1:{port}"
     yield started
     started.blocks.server.force_exit = True  # not when the page's last connection has timed out
     started.blocks.close(verbose=False)
     started.close()
+    sys.modules.pop("internal_controlnet.external_code", None)
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +313,7 @@ def test_several_pictures_and_their_weights(page: Page) -> None:
     assert np.abs(weighed - before).mean() > 0.05
     info = page.page.locator("[id=html_info_txt2img]").first.inner_text()
     assert re.search(r"references: [0-9a-f]{12} [0-9a-f]{12}\*0.25 [0-9a-f]{12}", info)
-    page.cards().nth(1).locator("button").click()
+    page.cards().nth(1).locator(".ip-adapter-remove").click()
     page.wait(lambda: page.drawn(2))
     assert page.cards().nth(1).locator("input").input_value() == "1"
     page.cards().nth(0).locator("xpath=..").locator(".ip-adapter-clear").click()
@@ -582,7 +589,7 @@ def test_an_old_page_is_told_that_its_pictures_are_gone(page: Page, host: Host) 
     page.unit(2)
     page.unit(1)
     page.wait(lambda: "not there any more" in page.cards().first.inner_text())
-    page.cards().nth(0).locator("button").click()
+    page.cards().nth(0).locator(".ip-adapter-remove").click()
     page.wait(lambda: page.drawn(0))
     page.add(picture(0))
     assert isinstance(page.generate(), np.ndarray)
@@ -719,3 +726,125 @@ def test_advanced_settings_act_and_travel_with_presets(page: Page) -> None:
     page.unit(1)
     page.wait(lambda: page.find("weight_type").locator("input").input_value() == "style transfer")
     assert np.abs(page.generate() - styled).mean() == 0
+
+
+# ControlNet
+
+
+@pytest.fixture
+def theirs(page: Page) -> Callable[[int, str], Any]:
+    """A component of ControlNet's unit, by the end of its id. Its panel is open."""
+    page.small()
+    page.page.locator("#txt2img_controlnet > .label-wrap").click()
+    page.page.locator("#txt2img_ip_adapter_controlnet > .label-wrap").click()
+    page.wait(page.find("controlnet_use").is_visible)
+    return lambda number, name: page.page.locator(f"[id='txt2img_controlnet_ControlNet-{number - 1}_{name}']").first
+
+
+def its_list(page: Page, component: Any, value: str) -> None:
+    component.locator("input").click()
+    component.locator("ul.options li").filter(has_text=value).first.dispatch_event("mousedown")
+    page.wait(lambda: value in component.locator("input").input_value())
+
+
+def its_picture(page: Page, component: Any, image: Image.Image) -> None:
+    data = {"name": "its.png", "mimeType": "image/png", "buffer": png(image)}
+    component.locator("input[type=file]").set_input_files(data)
+    page.wait(lambda: component.locator("img, canvas").count() > 0)
+    page.page.wait_for_timeout(1000)  # until its unit has it
+
+
+def test_controlnets_picture_is_a_reference(page: Page, pages: Callable[..., Page], theirs) -> None:
+    page.choose("model", "demo-sd15")
+    page.add(picture(4, (64, 64)))
+    page.cards().nth(0).locator("input").fill("0.5")
+    expected = page.generate()
+    page.cards().nth(0).locator(".ip-adapter-remove").click()
+    page.wait(lambda: page.drawn(0))
+
+    page.choose("controlnet_unit", "Unit 1")
+    page.find("controlnet_use").click()
+    page.wait(lambda: page.drawn(1))
+    assert "ControlNet Unit 1" in page.cards().first.inner_text()
+    assert page.used() == [1]
+    assert "ControlNet Unit 1”) has no picture" in page.generate()
+    its_picture(page, theirs(2, "input_image"), picture(4, (64, 64)))
+    page.cards().nth(0).locator("input").fill("0.5")
+    assert np.abs(page.generate() - expected).mean() == 0
+
+    page.preset("save")
+    page.find("preset_name").locator("input, textarea").fill("Its picture")
+    page.preset("yes")
+    page.wait(lambda: page.note() == "Saved “Its picture”.")
+    other = pages()
+    other.open()
+    other.choose("preset_chosen", "Its picture")
+    other.preset("load")
+    other.wait(lambda: other.drawn(1) and "ControlNet Unit 1" in other.cards().first.inner_text())
+    assert other.cards().nth(0).locator("input").input_value() == "0.5"
+
+
+def test_a_unit_from_controlnet(page: Page, theirs) -> None:
+    page.unit(2)
+    page.wait(lambda: page.drawn(0))
+    page.choose("controlnet_unit", "Unit 0")
+    page.find("controlnet_from").click()
+    page.wait(lambda: "is no IP-Adapter unit but “none”" in page.note())
+    module, model = theirs(1, "controlnet_preprocessor_dropdown"), theirs(1, "controlnet_model_dropdown")
+    its_list(page, module, "ip-adapter_clip_h")
+    page.find("controlnet_from").click()
+    page.wait(lambda: "uses the model “None”" in page.note())
+    its_list(page, model, "demo-sd15 [")
+    theirs(1, "controlnet_control_weight_slider").locator("input[type=number]").fill("0.6")
+    theirs(1, "controlnet_start_control_step_slider").locator("input[type=number]").fill("0.2")
+    its_picture(page, theirs(1, "input_image"), picture(4))
+    theirs(1, "controlnet_enable_checkbox").locator("input").click()
+    page.find("controlnet_from").click()
+    page.wait(lambda: "Taken from ControlNet Unit 0." in page.note())
+    page.wait(lambda: page.drawn(1))
+    assert page.shown() == 2 and page.pictures() == [0, 1, 0]
+    assert (page.model(), page.number("weight"), page.number("start")) == ("demo-sd15", 0.6, 0.2)
+    assert "start and end come one step later there" in page.note()
+    assert page.used() == [2]
+
+
+def test_a_unit_to_controlnet(page: Page, theirs, host: Host) -> None:
+    from modules import scripts
+
+    page.choose("controlnet_unit", "Unit 1")
+    page.find("controlnet_to").click()
+    page.wait(lambda: "IP-Adapter unit 1: model is missing" in page.note())
+    page.choose("model", "demo-sd15")
+    page.add(picture(5, (64, 64)))
+    page.add(picture(6, (64, 64)))
+    page.number("weight", 0.55)
+    page.number("end", 0.75)
+    page.find("controlnet_to").click()
+    page.wait(lambda: "Put into ControlNet Unit 1" in page.note())
+    assert "The first of its 2 references is there" in page.note()
+    page.wait(lambda: theirs(2, "controlnet_enable_checkbox").locator("input").is_checked())
+    label = theirs(2, "controlnet_model_dropdown").locator("input").input_value()
+    assert label.startswith("demo-sd15 [")
+    assert theirs(2, "controlnet_control_weight_slider").locator("input[type=number]").input_value() == "0.55"
+    assert not theirs(1, "controlnet_enable_checkbox").locator("input").is_checked()
+    page.page.wait_for_timeout(1500)  # until its unit has all of it
+    page.page.locator("#txt2img_ip_adapter .input-accordion-checkbox").first.click()
+    page.generate()
+    script = next(one for one in scripts.scripts_txt2img.alwayson_scripts if one.title() == "ControlNet")
+    (unit,) = script.seen[-1]
+    assert (unit.module, unit.model, unit.weight, unit.guidance_end) == ("ip-adapter_clip_h", label, 0.55, 0.75)
+    assert np.array_equal(unit.get_input_images_rgba()[0][:, :, :3], np.asarray(picture(5, (64, 64))))
+
+
+def test_the_strength_of_keypoints_is_instantids(page: Page) -> None:
+    page.choose("model", "demo-sd15")
+    page.wait(lambda: "Base" in page.find("details").inner_text())
+    assert not page.find("keypoints_weight").is_visible()
+    page.choose("model", "instant-id")
+    page.wait(page.find("keypoints_weight").is_visible)
+    page.number("keypoints_weight", 0.5)
+    page.unit(2)
+    page.wait(lambda: not page.find("keypoints_weight").is_visible())
+    page.unit(1)
+    page.wait(page.find("keypoints_weight").is_visible)
+    assert page.number("keypoints_weight") == 0.5

@@ -19,9 +19,8 @@ from lib_ipadapter.encode.picture import decode
 from lib_ipadapter.errors import IPAdapterError, UnitError
 from lib_ipadapter.unit import Unit, parse_units
 
-from .conftest import kv_weights, sdxl_unet
+from .conftest import sdxl_unet
 from .files import base64_of, half, picture, write_adapter, write_encoder
-from .test_project import resampler, tensors
 
 ROOT = Path(__file__).resolve().parents[1]
 SQUARE = (64, 64)
@@ -522,19 +521,15 @@ def faces(host: Host, monkeypatch):
 
     catalog = callbacks.resources().catalog
     folder = catalog.find("base").folder
-    key, value = kv_weights(sdxl_unet(), 5)
-    flat = {f"image_proj.{name}": tensor for name, tensor in tensors(resampler(64, 2, 16, 512, 2048), 5).items()}
-    for i, (k, v) in enumerate(zip(key, value, strict=True)):
-        flat |= {f"ip_adapter.{2 * i + 1}.to_k_ip.weight": k, f"ip_adapter.{2 * i + 1}.to_v_ip.weight": v}
     points = {
         "controlnet_cond_embedding.conv_in.weight": torch.zeros(4, 3, 3, 3),
         "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight": torch.zeros(4, 2048),
     }
-    files = {"ip-adapter_instant_id_sdxl": flat, "control_instant_id_sdxl": points, "control_xl": points}
+    files = {"ip-adapter_instant_id_sdxl": None, "control_instant_id_sdxl": points, "control_xl": points}
     names = {}
     for name, state in files.items():
         file = folder / f"{name}.safetensors"
-        save_file(state, file)
+        write_adapter(file, sdxl_unet(), "instantid") if state is None else save_file(state, file)
         names[name] = f"{name} [{controlnet_adapters.label_hash(file)}]"
         monkeypatch.setitem(stand_in(host).models, names[name], str(file))
     catalog.refresh()

@@ -397,6 +397,7 @@ def test_the_page_asks_for_what_the_contract_names(host: Host) -> None:
         assert len(script.infotext_fields) == len(script.paste_field_names) + 1
     ids = {block.elem_id for block in host.blocks.blocks.values() if getattr(block, "elem_id", None)}
     assert {f"{tab}_send_to_ip_adapter" for tab in ("txt2img", "img2img", "extras", "pnginfo")} <= ids
+    assert "txt2img_ip_adapter_controlnet" not in ids  # it is not loaded
     settings = [key for key in shared.opts.data_labels if key.startswith("ip_adapter_")]
     assert {"ip_adapter_unit_count", "ip_adapter_cache_mb", "ip_adapter_adapters_mb", "ip_adapter_models_path",
             "ip_adapter_save_generations", "ip_adapter_history"} <= set(settings)  # fmt: skip

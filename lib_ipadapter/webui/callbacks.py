@@ -43,6 +43,7 @@ from . import (
     send_to,
     xyz,
 )
+from .controlnet_bar import ControlNetBar
 from .presets import Store
 
 log = logging.getLogger("ip-adapter")
@@ -525,6 +526,7 @@ def _register() -> None:
     script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
     script_callbacks.on_app_started(on_app_started)
     script_callbacks.on_after_component(send_to.Buttons().after_component)
+    script_callbacks.on_after_component(ControlNetBar.after_component)
     script_callbacks.on_ui_settings(options.register)
     script_callbacks.on_ui_settings(influence.register)
     script_callbacks.on_before_ui(_register_axes)

@@ -96,7 +96,7 @@ class Editor:
                 self.bars = gr.HTML(bars.drawn(None, 1.0, "linear", 1.0, None, None), elem_id=self._id("bars"))
         self.controls = {field: self.controls[field] for field in FIELDS}  # in the table's order
         self.sheet = hidden(self._id("sheet"), Sheet.blank(self.count).text())
-        self.inbox, self.news, self.stamp = (hidden(self._id(name)) for name in ("inbox", "news", "stamp"))
+        self.inbox, self.stamp = hidden(self._id("inbox")), hidden(self._id("stamp"))
         self.pictures = gr.State({})
         self.show, self.take = (gr.Button(name, visible=False, elem_id=self._id(name)) for name in ("show", "take"))
 
@@ -139,9 +139,9 @@ class Editor:
             [self.cards, self.region, self.details, self.controls["keypoints_weight"]], queue=False, **QUIET,
         ).then(None, None, None, **script("drawn"))  # fmt: skip
         self.take.click(
-            self._taken, [self.inbox, self.sheet, self.pictures], [self.inbox, self.pictures, self.news, self.notes],
+            self._taken, [self.inbox, self.sheet, self.pictures], [self.inbox, self.pictures, self.notes],
             queue=False, **QUIET,
-        ).then(None, self.news, None, **script("taken"))  # fmt: skip
+        ).then(None, self.inbox, None, **script("taken"))  # fmt: skip
         self.refresh.click(self._look_again, [self.sheet, model], model).then(None, None, None, **script("draw"))
 
     def _drawn(self, mark: str, text: str, pictures: Pictures, model: str | None, crop: str) -> tuple:
@@ -168,9 +168,9 @@ class Editor:
     def _taken(inbox: str, text: str, pictures: Pictures) -> tuple:
         try:
             key, kept = sheet.take(text, inbox, pictures)
-            return "", kept, json.dumps({"key": key, "stamp": stamp()}), gr.update()
+            return sheet.receipt(key), kept, gr.update()
         except IPAdapterError as error:
-            return "", pictures, json.dumps({"key": None, "stamp": stamp()}), note(error.detail)
+            return sheet.receipt(None), pictures, note(error.detail)
 
     def _look_again(self, text: str, model: str | None) -> Any:
         """The list of models after another look at the disk. Those in use stay in it even if they are gone."""

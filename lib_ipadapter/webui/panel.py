@@ -15,6 +15,7 @@ from ..errors import IPAdapterError, UnitError
 from ..generation import Resources
 from ..unit import MAX_UNITS
 from . import infotext, options, sheet
+from .controlnet_bar import ControlNetBar
 from .controls import FIELDS
 from .editor import QUIET, Editor, hidden, note, stamp
 from .preset_bar import PresetBar
@@ -77,6 +78,8 @@ class Panel:
         with InputAccordion(False, label="IP-Adapter", elem_id=f"{tab}_ip_adapter") as self.tick:
             self.bar = PresetBar(tab, store)
             self.editor = Editor(tab, options.unit_count(), resources, self.bar.note)
+            if ControlNetBar.wanted(tab):
+                ControlNetBar(tab, self.editor, resources, self.bar.note)
             self.pasted = hidden(f"{tab}_ip_adapter_pasted")
             self.nothing = gr.Button("No picture", visible=False, elem_id=f"{tab}_ip_adapter_nothing")
             self.unload = gr.Button("Unload", visible=False, elem_id=f"{tab}_ip_adapter_unload")

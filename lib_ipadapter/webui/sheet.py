@@ -99,7 +99,7 @@ def _weight(value: Any) -> float:
 
 @dataclass(frozen=True)
 class Arriving:
-    """What the page has just sent: a picture under its key."""
+    """What the page has put into the inbox: a picture under its key. None when it holds a receipt, or nothing yet."""
 
     key: str
     data: str
@@ -107,8 +107,8 @@ class Arriving:
     @classmethod
     def parse(cls, text: str | None) -> Arriving | None:
         try:
-            found = json.loads(text or "null")
-            return None if found is None else cls(str(found["key"]), str(found["data"]))
+            found = json.loads(text or "{}")
+            return cls(str(found["key"]), str(found["data"])) if "data" in found else None
         except (ValueError, TypeError, KeyError):
             raise UnitError(DAMAGED) from None
 
@@ -208,6 +208,11 @@ def take(text: str, inbox: str, pictures: Pictures | None) -> tuple[str, Picture
     if arriving.key in [item["key"] for item in unit["images"][MAX_REFERENCES:]]:
         raise IPAdapterError(f"A unit has at most {MAX_REFERENCES} references: remove one first.")
     return arriving.key, {**kept, arriving.key: decode(arriving.data)}
+
+
+def receipt(key: str | None) -> str:
+    """What is left in the inbox for the page: the key of the picture that was taken out, None if it was refused."""
+    return json.dumps({"taken": key})
 
 
 def entry(unit: Mapping[str, Any] | None, catalog: Catalog) -> tuple[dict[str, Any], Pictures, list[str]]:
