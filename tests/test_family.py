@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +16,11 @@ from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.rows import Row
+from lib_ipadapter.checkpoint import load
 from lib_ipadapter.checkpoint.identify import identify
 from lib_ipadapter.checkpoint.load import load_encoder_state, read_shapes
 from lib_ipadapter.encode.clip import ImageEncoder
+from lib_ipadapter.encode.words import TextTower
 
 from .conftest import draw, randomise
 
@@ -120,6 +123,48 @@ def test_captions() -> None:
         for word in text.split()
     }  # fmt: skip
     assert words == set(world.VOCABULARY) == set(networks.TOKENS)
+
+
+@pytest.mark.parametrize(("text", "true", "false"), [
+    ("red", ["a red star", "a star on plain red", "a star and a small red ring on blue dots"], ["a blue star"]),
+    ("small", ["a small star on plain red", "a star and a small ring on blue dots"], ["a large star", "a star"]),
+    ("star", ["a blue star", "a ring and a star"], ["a ring"]),
+    ("a red star", ["a large red star on plain blue", "a ring and a red star"], ["a red ring and a blue star"]),
+    ("dots", ["a star on red dots"], ["a star on red stripes", "a star on plain red"]),
+    ("red dots", ["a star on red dots"], ["a red star on blue dots"]),
+    ("on plain red", ["a star on plain red"], ["a star on red dots", "a red star on plain blue"]),
+    ("plain", ["a star on plain red"], ["a star on red dots"]),
+    ("a star and a ring", ["a ring and a red star", "a star and a ring"], ["a star", "a star and a star"]),
+])  # fmt: skip
+def test_what_words_are_true_of(text: str, true: list[str], false: list[str]) -> None:
+    def shown(captions: list[str]) -> world.Scenes:
+        """Scenes in which what a caption leaves out is green, of middle size and a gradient."""
+        said = world.Meaning.of(captions)
+        shape, colour, size = said.things.unbind(2)
+        there = shape != world.UNSAID
+        colour = colour.where(colour != world.UNSAID, torch.tensor(list(world.COLOURS).index("green")))
+        size = size.where(size != world.UNSAID, torch.tensor(list(world.SIZES).index("")))
+        ground = said.ground.where(said.ground != world.UNSAID, torch.tensor(list(world.COLOURS).index("green")))
+        texture = said.texture.where(said.texture != world.UNSAID, torch.tensor(list(world.TEXTURES).index("gradient")))
+        nothing = (world.NO_SHAPE, world.NO_COLOUR, world.NO_SIZE)
+        objects = (x.where(there, torch.tensor(no)) for x, no in zip((shape, colour, size), nothing, strict=True))
+        return world.Scenes(*objects, ground, texture, torch.empty(0), torch.empty(0))
+
+    assert world.Meaning.of([text]).true_of(shown(true)).all()
+    assert not world.Meaning.of([text]).true_of(shown(false)).any()
+
+
+def test_captions_and_their_parts_are_true_of_their_scenes() -> None:
+    scenes, rng = world.scenes(400, world.generator(15)), world.generator(16)
+    for say in (lambda s, _: s.caption, world.vary_caption, world.part):
+        texts = [say(scene, rng) for scene in scenes.words()]
+        true = world.Meaning.of(texts).true_of(scenes)
+        assert true.shape == (400, 400) and true.diagonal().all() and true.float().mean() < 0.25
+    parts = {world.part(scene, rng) for scene in scenes.words()}
+    assert {*world.SHAPES, *world.COLOURS, *world.TEXTURES, "small", "large"} <= parts
+    assert {part.split()[0] for part in parts} >= {"a", "on", "plain"}
+    with pytest.raises(ValueError, match="dog"):
+        world.Meaning.of(["a dog"])
 
 
 def test_drawing_is_quick() -> None:
@@ -265,7 +310,7 @@ def test_a_resumed_stage_equals_an_unbroken_one(tmp_path: Path) -> None:
 
 
 def test_every_stage_writes_a_file_that_is_recognised(family: Path) -> None:
-    names = {"vae", "encoder", "judge", "unet", "adapter", "plus"}
+    names = {"vae", "encoder", "judge", "unet", "adapter", "plus", "words"}
     assert {path.stem for path in family.glob("*.safetensors")} == names
     assert sum(path.stat().st_size for path in family.glob("*.safetensors")) <= 40e6
     base, plus = (  # as they are composed: the base adapter's file has its projection packed
@@ -287,6 +332,62 @@ def test_the_encoder_is_the_projects_encoder(family: Path) -> None:
     found = theirs.encode(pixels)
     assert torch.allclose(pooled, found.pooled, atol=1e-4)
     assert torch.allclose(penultimate, found.penultimate, atol=1e-4)
+
+
+def test_the_encoder_has_its_words(family: Path, tmp_path: Path) -> None:
+    """The composed file is an ordinary CLIP model: the project's text tower and transformers' read it alike."""
+    transformers = pytest.importorskip("transformers")
+    state = compose.encoder_state(family)
+    assert state[networks.TABLE].shape == (49408, 64) and state[networks.TABLE].dtype == torch.float16
+    spec = identify({key: tuple(value.shape) for key, value in state.items()})
+    assert replace(spec, text=None) == identify(read_shapes(family / "encoder.safetensors"))
+    assert (spec.text.width, spec.text.heads, spec.text.layers, spec.text.projection) == (64, 1, 3, 1024)
+    tower = networks.load(family, "words")
+    captions = ["a red circle on blue stripes", "red", "a small star and a heart"]
+    ours = tower(captions)
+    theirs = TextTower.from_state(spec.text, dict(state), dtype=torch.float32)
+    assert torch.allclose(ours, torch.cat([theirs.embed(caption) for caption in captions]), atol=1e-4)
+    text = transformers.CLIPTextConfig(
+        vocab_size=49408, hidden_size=64, intermediate_size=256, num_hidden_layers=3, num_attention_heads=1,
+        projection_dim=1024, hidden_act="gelu",
+    )  # fmt: skip
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=2, image_size=64, patch_size=8,
+        projection_dim=1024, hidden_act="gelu",
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        both = transformers.CLIPConfig.from_text_vision_configs(text, vision, projection_dim=1024)
+        model = transformers.CLIPModel(both)
+    loaded = model.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
+    assert not loaded.unexpected_keys and all("position_ids" in key for key in loaded.missing_keys)
+    ids = torch.tensor([networks.token_ids(caption) for caption in captions])
+    with torch.no_grad():
+        assert torch.allclose(ours, model.eval().get_text_features(input_ids=ids), atol=1e-4)
+
+
+def test_words_of_another_encoder_are_left_out(family: Path, tmp_path: Path) -> None:
+    for name in ("encoder", "words"):
+        shutil.copyfile(family / f"{name}.safetensors", tmp_path / f"{name}.safetensors")
+    assert networks.TABLE in compose.encoder_state(tmp_path)
+    networks.save(tmp_path, "encoder", {k: v.float() + 1 for k, v in networks.load_state(family, "encoder").items()})
+    assert networks.TABLE not in compose.encoder_state(tmp_path)
+    (tmp_path / "words.safetensors").unlink()
+    assert networks.TABLE not in compose.encoder_state(tmp_path)
+
+
+@pytest.mark.skipif(not (train.WEIGHTS / "words.safetensors").exists(), reason="not trained")
+def test_the_shipped_words_mean_what_they_say() -> None:
+    parts = SimpleNamespace(
+        encoder=networks.load(train.WEIGHTS, "encoder"), words=networks.load(train.WEIGHTS, "words"),
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    report = quality.words_subtracted(parts, 256)
+    assert min(measure.mean for measure in report["retrieval"].values()) > 0.7
+    red = report["red"]
+    assert red["told apart"].mean > 0.99 and red["the word"].mean > 0.25
+    assert abs(red["after"].mean) < 1e-5 and red["after"].deviation < 1e-5
+    assert red["their change"].mean < 0.2 * red["other true words"].mean
+    assert report["colours"]["told apart"].mean > 0.99 and report["textures"]["told apart"].mean > 0.97
 
 
 def test_the_checkpoint_holds_what_the_host_loads(
@@ -315,6 +416,8 @@ def test_the_checkpoint_holds_what_the_host_loads(
     assert sum(k.startswith(f"{text}encoder.layers.") for k in shapes) == len(networks.text_shapes(1)) - 4
     assert len(networks.text_shapes()) == 12 * 16 + 4
     assert len(copies) == 3
+    assert identify(read_shapes(copies[-1])).text.vocabulary == 49408
+    assert load.read_metadata(copies[-1]) == load.read_metadata(family / "encoder.safetensors")
     before = checkpoint.stat().st_mtime_ns
     compose.compose(tmp_path, family)
     assert checkpoint.stat().st_mtime_ns == before
@@ -333,4 +436,7 @@ def test_quality_measures(family: Path) -> None:
     assert torch.allclose(measured.similarity(pictures, pictures), torch.ones(2), atol=1e-5)
     found = quality._summary(measured.matches(some, scenes))
     assert all(0 <= measure.mean <= 1 and measure.n == 2 for measure in found.values())
+    words = quality.words_subtracted(measured, 40)
+    assert words["retrieval"]["caption finds picture"].n == 40
+    assert all(abs(part["after"].mean) < 1e-5 for name, part in words.items() if name != "retrieval")
     assert str(quality.Measure.of(torch.tensor([0.0, 1.0]))) == "0.500 ± 0.500"

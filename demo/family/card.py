@@ -88,6 +88,23 @@ def _quality(report: dict) -> Iterator[str]:
                 f"{_figure(twin['similarity, diffusers'])} there; pictures {_figure(twin['levels apart'])} levels of "
                 "255 apart."
             )
+    if "words" in report:
+        yield ""
+        yield from _words(report["words"])
+
+
+def _words(report: dict) -> Iterator[str]:
+    found = report["retrieval"]
+    caption, picture = found["caption finds picture"], found["picture finds caption"]
+    yield (
+        f"9. The encoder's words: a caption finds a picture that it is true of among {caption['n']} in "
+        f"{_share(caption)}, a picture its caption in {_share(picture)}. A word taken out of the embeddings of "
+        "pictures that it is true of (cosines):"
+    )
+    yield ""
+    names = ("told apart", "the word", "after", "other true words", "their change")
+    rows = [[group, *(_figure(part[name]) for name in names)] for group, part in report.items() if group != "retrieval"]
+    yield from _table(["", *names], rows)
 
 
 def float_text(weight: str) -> str:
@@ -120,7 +137,8 @@ def card(record: dict, report: dict) -> str:
         "cross-attention layers, context width 768), an AutoencoderKL of factor 8, and a text encoder of CLIP-L's "
         "shape whose weights are random, seeded, frozen, and generated on the spot.",
         "- **An image encoder** in the layout of CLIP's image tower (4 layers, width 128, pooled width 1024), trained "
-        "contrastively against the attributes of the pictures.",
+        "contrastively against the attributes of the pictures, and beside it a text tower (3 layers, width 64) that "
+        "knows the world's words.",
         "- **Two IP-Adapters**: base (4 tokens from the pooled embedding) and Plus (16 tokens, a resampler on the "
         "penultimate states), trained in the published way: all else frozen, 5 % without picture, 5 % without text, "
         "5 % without either.",

@@ -24,8 +24,8 @@ CHECKPOINT = "Stable-diffusion/ip-adapter-demo.safetensors"
 COPIES = {
     "adapter": "ipadapter/ip-adapter-demo_sd15.safetensors",
     "plus": "ipadapter/ip-adapter-plus-demo_sd15.safetensors",
-    "encoder": "clip_vision/ip-adapter-demo-encoder.safetensors",
 }
+ENCODER = "clip_vision/ip-adapter-demo-encoder.safetensors"
 
 
 def config() -> dict[str, Any]:
@@ -59,6 +59,29 @@ def checkpoint_state(weights: Path = WEIGHTS) -> dict[str, Tensor]:
     return state | {"cond_stage_model.transformer.text_model.embeddings.position_ids": positions}
 
 
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(str(path), "pt") as file:
+        return file.metadata() or {}
+
+
+def _write(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """The file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, str(path) + ".part", metadata=metadata)
+    Path(str(path) + ".part").replace(path)
+
+
+def encoder_state(weights: Path = WEIGHTS) -> dict[str, Tensor]:
+    """The image encoder's tensors, and in transformers' layout of a whole CLIP model its text tower's, fp16.
+
+    A text tower that was trained beside another image encoder is left out: its words would mean nothing here.
+    """
+    state, words = networks.load_state(weights, "encoder"), weights / "words.safetensors"
+    if words.exists() and _metadata(words).get("image_encoder") == networks.encoder_name(state):
+        state |= networks.whole_vocabulary(networks.load_state(weights, "words"))
+    return state
+
+
 def compose(models: Path, weights: Path = WEIGHTS) -> list[Path]:
     """Write checkpoint, configuration, adapters and encoder under ``models``; returns the files.
 
@@ -69,13 +92,9 @@ def compose(models: Path, weights: Path = WEIGHTS) -> list[Path]:
     metadata = {"title": "IP-Adapter demo family", "licence": "Apache-2.0", "made_of": json.dumps(made_of)}
     present = None
     if checkpoint.exists():
-        with safe_open(str(checkpoint), "pt") as file:
-            present = file.metadata()
+        present = _metadata(checkpoint)
     if present != metadata:
-        state = checkpoint_state(weights)
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, str(checkpoint) + ".part", metadata=metadata)
-        Path(str(checkpoint) + ".part").replace(checkpoint)
+        _write(checkpoint, checkpoint_state(weights), metadata)
     settings = checkpoint.with_suffix(".yaml")
     settings.write_text(json.dumps(config(), indent=2) + "\n", encoding="utf8")  # JSON is YAML
     return [checkpoint, settings, *compose_adapters(models, weights)]
@@ -85,14 +104,10 @@ def compose_adapters(models: Path, weights: Path = WEIGHTS) -> list[Path]:
     """Write the adapters and the encoder alone."""
     written = []
     for name, target in COPIES.items():
-        state = networks.load_state(weights, name)
-        with safe_open(str(weights / f"{name}.safetensors"), "pt") as file:
-            metadata = file.metadata()
-        (models / target).parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, str(models / target) + ".part", metadata=metadata)
-        Path(str(models / target) + ".part").replace(models / target)
+        _write(models / target, networks.load_state(weights, name), _metadata(weights / f"{name}.safetensors"))
         written.append(models / target)
-    return written
+    _write(models / ENCODER, encoder_state(weights), _metadata(weights / "encoder.safetensors"))
+    return [*written, models / ENCODER]
 
 
 def main() -> int:

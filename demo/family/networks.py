@@ -38,6 +38,7 @@ AUTOENCODER = {
 }  # fmt: skip
 """64 channels at full size: with 32, each of the 32 norm groups of ldm is one channel, and a plain colour is lost."""
 VISION = {"width": 128, "layers": 4, "patch": 8, "growth": 2}
+WORDS = {"width": 64, "layers": 3}
 RESAMPLER = {"dim": 64, "inner": 128, "depth": 4, "tokens": 16}
 """Narrow, but as deep as the published ones: diffusers' loader takes no other depth."""
 SCHEDULE = (0.00085, 0.0120, 1000)
@@ -148,9 +149,9 @@ def _named(**modules: nn.Module) -> nn.Module:
 class _Block(nn.Module):
     """A CLIP layer, in transformers' names."""
 
-    def __init__(self, width: int, heads: int, *, causal: bool, growth: int = 4) -> None:
+    def __init__(self, width: int, heads: int, *, causal: bool, growth: int = 4, quick: bool = False) -> None:
         super().__init__()
-        self.heads, self.causal = heads, causal
+        self.heads, self.causal, self.quick = heads, causal, quick
         self.layer_norm1, self.layer_norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.self_attn = _named(**{f"{part}_proj": nn.Linear(width, width) for part in ("k", "v", "q", "out")})
         self.mlp = _named(fc1=nn.Linear(width, growth * width), fc2=nn.Linear(growth * width, width))
@@ -161,7 +162,7 @@ class _Block(nn.Module):
         h = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal).transpose(1, 2).flatten(2)
         x = x + attention["out_proj"](h)
         h = self.mlp["fc1"](self.layer_norm2(x))
-        h = h * torch.sigmoid(1.702 * h) if self.causal else F.gelu(h)  # OpenAI's text tower has QuickGELU
+        h = h * torch.sigmoid(1.702 * h) if self.quick else F.gelu(h)
         return x + self.mlp["fc2"](h)
 
 
@@ -212,6 +213,8 @@ TOKENS = {
     "star": 1565, "stripes": 14239, "triangle": 14615, "white": 1579, "yellow": 4481,
 }  # fmt: skip
 START, END, LENGTH = 49406, 49407, 77
+IDS = (*TOKENS.values(), START, END)
+ROWS = {token: row for row, token in enumerate(IDS)}
 
 
 def token_ids(caption: str) -> list[int]:
@@ -269,10 +272,12 @@ class TextEncoder:
     def __init__(self, weights: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
         layers = sum(name.endswith("mlp.fc1.weight") for name in weights)
         with torch.device("meta"):
+            # OpenAI's text tower, which is the host's, has QuickGELU.
+            blocks = nn.ModuleList(_Block(CONTEXT, 12, causal=True, quick=True) for _ in range(layers))
             model = _named(
                 embeddings=_named(token_embedding=nn.Embedding(END + 1, CONTEXT),
                                   position_embedding=nn.Embedding(LENGTH, CONTEXT)),
-                encoder=_named(layers=nn.ModuleList(_Block(CONTEXT, 12, causal=True) for _ in range(layers))),
+                encoder=_named(layers=blocks),
                 final_layer_norm=nn.LayerNorm(CONTEXT),
             )  # fmt: skip
             self.tower = _named(text_model=model)
@@ -290,6 +295,48 @@ class TextEncoder:
         for block in model["encoder"]["layers"]:
             x = block(x)
         return model["final_layer_norm"](x)
+
+
+class WordTower(nn.Module):
+    """The text tower beside ``VisionTower``, in the layout of transformers' CLIPTextModelWithProjection, but that its
+    table of words has one row for each of ``IDS`` alone."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        embeddings = _named(token_embedding=nn.Embedding(len(IDS), width),
+                            position_embedding=nn.Embedding(LENGTH, width))  # fmt: skip
+        for table in embeddings.values():
+            nn.init.normal_(table.weight, std=width**-0.5)
+        blocks = nn.ModuleList(_Block(width, max(1, width // 64), causal=True) for _ in range(layers))
+        self.text_model = _named(
+            embeddings=embeddings, encoder=_named(layers=blocks), final_layer_norm=nn.LayerNorm(width)
+        )
+        self.text_projection = nn.Linear(width, POOLED, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(10.0).log())
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Texts in the world's words -> [B, 1024], comparable with ``VisionTower``'s pooled embeddings by cosine."""
+        model, device = self.text_model, self.logit_scale.device
+        rows = [[ROWS[START], *(ROWS[TOKENS[word]] for word in text.split()), ROWS[END]] for text in texts]
+        ends = torch.tensor([len(row) - 1 for row in rows], device=device)
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [ROWS[END]] * (longest - len(row)) for row in rows], device=device)
+        positions = model["embeddings"]["position_embedding"].weight[:longest]
+        x = model["embeddings"]["token_embedding"](ids) + positions
+        for block in model["encoder"]["layers"]:
+            x = block(x)
+        return self.text_projection(model["final_layer_norm"](x[torch.arange(len(x), device=device), ends]))
+
+
+TABLE = "text_model.embeddings.token_embedding.weight"
+
+
+def whole_vocabulary(words: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A ``WordTower``'s tensors with a row for each of CLIP's 49,408 tokens: zeros for what is no word of the world."""
+    table = words[TABLE]
+    whole = table.new_zeros(END + 1, table.shape[1])
+    whole[list(IDS)] = table
+    return {**words, TABLE: whole}
 
 
 # --- adapters -------------------------------------------------------------------------------------------------------
@@ -417,6 +464,7 @@ class Judge(nn.Module):
 
 MODULES = {
     "vae": Autoencoder, "encoder": lambda: VisionTower(**VISION), "judge": Judge, "unet": build_unet,
+    "words": lambda: WordTower(**WORDS),
 }  # fmt: skip
 ADAPTERS = {"adapter": "base", "plus": "plus"}
 
@@ -490,5 +538,5 @@ def load(folder: Path, name: str, device: torch.device | str = "cpu") -> nn.Modu
 
 
 STAGE = {"vae": "autoencoder", "encoder": "encoder", "judge": "judge", "unet": "unet", "adapter": "adapter",
-         "plus": "plus"}  # fmt: skip
+         "plus": "plus", "words": "words"}  # fmt: skip
 """The stage of the training that makes each file."""

@@ -28,6 +28,7 @@ from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.rows import layout
+from lib_ipadapter.encode.words import subtract
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -61,6 +62,7 @@ class Family:
         self.unet, self.vae, self.encoder, self.judge = (
             networks.load(weights, name, device) for name in ("unet", "vae", "encoder", "judge")
         )
+        self.words = networks.load(weights, "words", device) if (weights / "words.safetensors").exists() else None
         self.adapters = {
             name: {key: value.float().to(device) for key, value in networks.load_state(weights, name).items()}
             for name in networks.ADAPTERS
@@ -264,6 +266,46 @@ def beside_diffusers(family: Family, adapter: str, n: int = 16) -> dict[str, Mea
     }
 
 
+WORDS = {
+    "shapes": world.SHAPES, "colours": tuple(world.COLOURS), "textures": tuple(world.TEXTURES),
+    "sizes": tuple(filter(None, world.SIZES)),
+}  # fmt: skip
+
+
+@torch.no_grad()
+def words_subtracted(family: Family, n: int = 1024) -> dict[str, dict[str, Measure]]:
+    """9. The encoder's words. How often a caption finds a picture that it is true of among all ``n``, and a picture a
+    caption; then, word by word, what taking it out of the embeddings of pictures that it is true of does: to their
+    cosine with the word, and with all other single words that are true of them. "told apart" says what the word is
+    worth: the share of pairs, one picture with it and one without, in which the former is nearer to it."""
+    scenes = world.scenes(n, world.generator("words subtracted"), held_out=True)
+    pictures = world.draw(scenes).to(family.device)
+    pooled = torch.cat([family.encoder(networks.to_pixels(part))[0] for part in pictures.split(128)]).cpu().float()
+    captions, single = [scene.caption for scene in scenes.words()], [word for group in WORDS.values() for word in group]
+    told, text = (family.words(texts).cpu().float() for texts in (captions, single))
+    fits, near = world.Meaning.of(captions).true_of(scenes), F.normalize(told, dim=1) @ F.normalize(pooled, dim=1).T
+    rows = torch.arange(n)
+    report = {"retrieval": {
+        "caption finds picture": Measure.of(fits[rows, near.argmax(1)]),
+        "picture finds caption": Measure.of(fits[near.argmax(0), rows]),
+    }}  # fmt: skip
+    true, unit = world.Meaning.of(single).true_of(scenes), F.normalize(text, dim=1)
+    cosines = unit @ F.normalize(pooled, dim=1).T
+    found: dict[str, list[Tensor]] = {}
+    for i, word in enumerate(single):
+        shown = true[i]
+        after = unit @ F.normalize(subtract(pooled[shown], text[i : i + 1]), dim=1).T
+        others = true[:, shown] & (torch.arange(len(single)) != i)[:, None]
+        before, change = cosines[:, shown], after - cosines[:, shown]
+        apart = (cosines[i, shown][:, None] > cosines[i, ~shown]).double().mean()
+        found[word] = [before[i], after[i], before[others], change[others].abs(), apart[None]]
+    names = ("the word", "after", "other true words", "their change", "told apart")
+    for group, words in {"red": ("red",), **WORDS}.items():
+        parts = zip(*(found[word] for word in words), strict=True)
+        report[group] = {name: Measure.of(torch.cat(part)) for name, part in zip(names, parts, strict=True)}
+    return report
+
+
 def plot(report: dict[str, dict], path: Path) -> None:
     """Similarity and adherence over the weight, and one against the other."""
     from matplotlib.figure import Figure
@@ -289,7 +331,7 @@ def plot(report: dict[str, dict], path: Path) -> None:
 
 
 def measure(family: Family, weights: Path, n: int = 64) -> dict[str, dict]:
-    """All measurements, for both adapters, each printed as it comes."""
+    """All measurements, those of adapters for both, each printed as it comes."""
     from demo.family import transfer  # it is made of what stands here
 
     report: dict[str, dict] = {}
@@ -314,6 +356,8 @@ def measure(family: Family, weights: Path, n: int = 64) -> dict[str, dict]:
         for name, measured in transfer.measurements(family, weights, adapter):
             add(results, name, measured)
         report[adapter] = results
+    if family.words is not None:
+        add(report, "words", lambda: words_subtracted(family))
     return report
 
 

@@ -67,6 +67,7 @@ RECIPES = {
         {
             "autoencoder": Plan(4000, 96, 1e-3), "encoder": Plan(3000, 1024, 1e-3), "judge": Plan(1500, 256, 2e-3),
             "unet": Plan(9000, 512, 6e-4, 4), "adapter": Plan(2000, 512, 5e-4, 4), "plus": Plan(2000, 512, 5e-4, 4),
+            "words": Plan(2400, 512, 2e-3),
         },
         captions=49152, pictures=524288,
     ),
@@ -74,6 +75,7 @@ RECIPES = {
         {
             "autoencoder": Plan(6000, 8, 1e-3), "encoder": Plan(2500, 128, 1e-3), "judge": Plan(2000, 64, 2e-3),
             "unet": Plan(6000, 64, 8e-4, 4), "adapter": Plan(3400, 48, 8e-4, 4, 0.6), "plus": Plan(1800, 48, 6e-4, 4),
+            "words": Plan(1200, 256, 2e-3),
         },
         captions=4096, pictures=24576, ema=0.998,
     ),
@@ -81,6 +83,7 @@ RECIPES = {
         {
             "autoencoder": Plan(60, 8, 2e-3), "encoder": Plan(60, 64, 1e-3), "judge": Plan(60, 32, 2e-3),
             "unet": Plan(60, 16, 1e-3, 2), "adapter": Plan(20, 16, 1e-3, 2), "plus": Plan(20, 16, 1e-3, 2),
+            "words": Plan(60, 64, 2e-3),
         },
         captions=24, pictures=192, ema=0.9,
     ),
@@ -346,9 +349,55 @@ def adapter(bench: Bench, plan: Plan, file: str = "adapter") -> Job:
     return Job(weights, loss, file, lambda average: networks.packed(average, tower.state_dict()))
 
 
+def words(bench: Bench, plan: Plan) -> Job:
+    """The text tower beside the frozen image tower: captions, and parts of them.
+
+    Each text must tell of which pictures of the batch it is true, true and false weighing the same, by the cosine's
+    sign: arXiv 2303.15343 without its offset, and with logits so small that the loss is nearly linear. A word's
+    embedding then points from the mean of pictures without it to the mean of those with it, which is what is taken out
+    when words are subtracted. Captions must also find their picture among the others.
+    """
+    tower = bench.prepare(networks.WordTower(**networks.WORDS))
+    scenes = world.scenes(min(bench.recipe.pictures, SHOWN), world.generator(bench.recipe.seed, "words", "pictures"))
+    seen, told = _embedded(bench, scenes), scenes.words()
+
+    def loss(rng: torch.Generator) -> Tensor:
+        index = torch.randint(len(scenes), (plan.batch,), generator=rng)
+        captions = plan.batch // 2
+        texts = [
+            world.vary_caption(told[scene], rng) if i < captions else world.part(told[scene], rng)
+            for i, scene in enumerate(index.tolist())
+        ]
+        true = world.Meaning.of(texts).true_of(scenes[index]).float().to(bench.device)
+        embedded = F.normalize(tower(texts).float(), dim=1)
+        cosines = embedded @ seen[index.to(bench.device)].T
+        share = true.mean(1, keepdim=True)
+        weight = torch.where(true > 0, 1 / share, 1 / (1 - share).clamp(min=1 / plan.batch))
+        judged = F.binary_cross_entropy_with_logits(GENTLE * cosines, true, weight)
+        targets = (true / true.sum(1, keepdim=True))[:captions]
+        found = F.cross_entropy(tower.logit_scale.exp().clamp(max=100) * cosines[:captions], targets)
+        return judged + 0.1 * found
+
+    return Job(_parameters(tower), loss, "words", dict)
+
+
+GENTLE = 5.0
+SHOWN = 16384
+"""Pictures that words are learnt from: what is learnt is a direction in the image tower's space for each."""
+
+
+@torch.no_grad()
+def _embedded(bench: Bench, scenes: world.Scenes) -> Tensor:
+    """The image tower's pooled embeddings of these scenes, normalised, [scenes, 1024]."""
+    tower = bench.load("encoder")
+    with bench.autocast("encoder"):
+        parts = (bench.pictures(scenes[i : i + 128]) for i in range(0, len(scenes), 128))
+        return F.normalize(torch.cat([tower(networks.to_pixels(part))[0].float() for part in parts]), dim=1)
+
+
 STAGES: dict[str, Callable[[Bench, Plan], Job]] = {
     "autoencoder": autoencoder, "encoder": encoder, "judge": judge, "unet": unet, "adapter": adapter,
-    "plus": lambda bench, plan: adapter(bench, plan, "plus"),
+    "plus": lambda bench, plan: adapter(bench, plan, "plus"), "words": words,
 }  # fmt: skip
 
 
@@ -472,10 +521,10 @@ class Training:
         return True
 
     def _image_encoder(self, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-        """What tells the family's encoder and adapters apart from others of their widths."""
+        """What tells the family's encoder, and what was trained with it, apart from others of their widths."""
         if self.stage == "encoder":
             return {"image_encoder": networks.encoder_name(tensors)}
-        if self.stage in networks.ADAPTERS:
+        if self.stage in (*networks.ADAPTERS, "words"):
             return {"image_encoder": networks.encoder_name(networks.load_state(self.bench.weights, "encoder"))}
         return {}
 
@@ -505,8 +554,8 @@ def plot(record: Mapping[str, dict], path: Path) -> None:
     except ImportError:
         print("matplotlib is not installed: no picture of the losses", file=sys.stderr)
         return
-    figure = Figure(figsize=(12, 6), layout="constrained")
-    for axes, (stage, run) in zip(figure.subplots(2, 3).flat, record.items(), strict=False):
+    figure = Figure(figsize=(15, 6), layout="constrained")
+    for axes, (stage, run) in zip(figure.subplots(2, 4).flat, record.items(), strict=False):
         steps, losses = zip(*run["losses"], strict=True)
         axes.plot(steps, losses, linewidth=0.8)
         axes.set(title=f"{stage} ({run['seconds'] / 60:.1f} min)", xlabel="step", ylabel="loss", yscale="log")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -172,6 +172,86 @@ def vary_caption(scene: Scene, rng: torch.Generator) -> str:
     if dice[2] < 0.25:
         ground = texture = ""
     return Scene(things, ground, texture).caption
+
+
+# --- what words are true of -----------------------------------------------------------------------------------------
+
+
+def part(scene: Scene, rng: torch.Generator) -> str:
+    """A word, an object or a ground, true of the scene."""
+    kind, which, *dice = torch.rand(4, generator=rng).tolist()
+    if kind < 0.5:
+        words = [word for thing in scene.things for word in (thing.shape, thing.colour, thing.size) if word]
+        words += [scene.ground, scene.texture]
+        return words[int(which * len(words))]
+    if kind < 0.8:
+        thing = scene.things[int(which * len(scene.things))]
+        return str(Thing(thing.shape, thing.colour * (dice[0] < 0.7), thing.size * (dice[1] < 0.5)))
+    ground = TEXTURES[scene.texture].format(scene.ground)
+    return ground if which < 0.5 else ground.removeprefix("on ")
+
+
+UNSAID = -1
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What N texts in the world's words demand of a picture, as indices, UNSAID where they say nothing: of objects
+    ``things`` [N, 2, 3] (shape, colour, size), of the ground ``ground`` and ``texture`` [N], and ``colour`` [N] of
+    anything at all (a colour's name alone)."""
+
+    things: Tensor
+    ground: Tensor
+    texture: Tensor
+    colour: Tensor
+
+    @staticmethod
+    def of(texts: Sequence[str]) -> Meaning:
+        things, others = zip(*map(_meaning, texts), strict=True)
+        return Meaning(torch.tensor(things), *torch.tensor(others).unbind(1))
+
+    def true_of(self, scenes: Scenes) -> Tensor:
+        """[N, scenes] bool. Two objects may stand in either order: "and" does not say which is left."""
+        def fits(said: Tensor, shown: Tensor) -> Tensor:
+            return (said[:, None] == UNSAID) | (said[:, None] == shown[None])
+
+        shown = torch.stack([scenes.shape, scenes.colour, scenes.size], dim=2)
+        one, other = (
+            [
+                torch.stack([fits(self.things[:, said, i], shown[:, slot, i]) for i in range(3)]).all(0)
+                & ((scenes.shape[:, slot] != NO_SHAPE) | (self.things[:, said] == UNSAID).all(1)[:, None])
+                for slot in range(2)
+            ]
+            for said in range(2)
+        )
+        anything = torch.stack([fits(self.colour, c) for c in (scenes.ground, *scenes.colour.T)]).any(0)
+        objects = (one[0] & other[1]) | (one[1] & other[0])
+        return objects & fits(self.ground, scenes.ground) & fits(self.texture, scenes.texture) & anything
+
+
+def _meaning(text: str) -> tuple[list[list[int]], list[int]]:
+    """One text's ``things`` (always two), and its ground, texture and colour."""
+    things, ground, texture = [], UNSAID, UNSAID
+    colour = size = UNSAID
+    for word in text.split():
+        if word in COLOURS:
+            colour = _NAMES.index(word)
+        elif word in SIZES:
+            size = _SIZE_WORDS.index(word)
+        elif word in SHAPES:
+            things.append([SHAPES.index(word), colour, size])
+            colour = size = UNSAID
+        elif word in TEXTURES:
+            texture = _TEXTURE_NAMES.index(word)
+            if word != "plain":
+                ground, colour = colour, UNSAID
+        elif word not in VOCABULARY:
+            raise ValueError(f"“{word}” is not a word of this world")
+    if texture == _TEXTURE_NAMES.index("plain"):
+        ground, colour = colour, UNSAID
+    if size != UNSAID:
+        things.append([UNSAID, UNSAID, size])
+    return [*things, *[[UNSAID] * 3] * (2 - len(things))], [ground, texture, colour]
 
 
 # --- drawing --------------------------------------------------------------------------------------------------------
