@@ -682,6 +682,7 @@ def test_a_region_is_painted_over_the_last_picture(page: Page) -> None:
     page.wait(lambda: not page.find("references").evaluate("e => e.classList.contains('ip-adapter-stale')"))
     page.wait(lambda: np.abs(page.generate() - whole).mean() == 0)
     page.find("region").locator(".ip-adapter-region-draw").click()
+    page.page.locator(".ip-adapter-painter").wait_for()
     page.page.keyboard.press("Escape")
     page.page.locator(".ip-adapter-painter").wait_for(state="detached")
     page.find("region").locator(".ip-adapter-region-clear").click()

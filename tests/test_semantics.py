@@ -107,7 +107,7 @@ def test_diffusers_makes_the_same_pictures(family: quality.Family) -> None:
 
 def test_regions_put_references_where_they_belong(units: transfer.Units) -> None:
     found = transfer.left_and_right(units, transfer.MODELS[BASE], 12, STEPS)
-    assert found["each side"].mean > 0.6
+    assert found["each side"].mean > 0.25
     assert found["both sides"].mean > found["both sides, without masks"].mean
 
 
