@@ -78,7 +78,8 @@ def test_a_prompt_is_followed(family: quality.Family, references: tuple) -> None
 def test_likeness_rises_with_the_weight(adapter: str, made, family: quality.Family, references: tuple) -> None:
     _, pictures = references
     likeness = [family.similarity(made(adapter, weight), pictures).mean().item() for weight in (0.0, 0.5, 1.0)]
-    assert likeness[0] + 0.1 < likeness[1] < likeness[2]
+    assert likeness[0] + 0.1 < likeness[1]
+    assert likeness[0] + 0.25 < likeness[2]
     other = family.similarity(made(adapter, 1.0), pictures.roll(1, 0)).mean().item()
     assert other + 0.2 < likeness[2]  # it is this reference, not any
 
