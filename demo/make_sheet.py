@@ -49,9 +49,9 @@ BASE, PLUS = "ip-adapter-demo_sd15", "ip-adapter-plus-demo_sd15"
 ROWS = (
     Row(_one("circle", "red", "blue", "stripes"), BASE, note="the reference alone"),
     Row(_one("star", "yellow", "purple", "dots"), BASE, note="the reference alone"),
-    Row(_one("heart", "purple", "yellow", "checks"), PLUS, note="the reference alone"),
-    Row(_one("square", "white", "green", "stripes"), BASE, "a large ring", "its ground and colour, the prompt's shape"),
-    Row(_one("diamond", "orange", "black", "gradient"), PLUS, "a cross on plain white", "prompt against reference"),
+    Row(_one("circle", "black", "orange", "checks"), PLUS, note="the reference alone"),
+    Row(_one("square", "white", "green", "stripes"), BASE, "a large ring", "its colour and stripes, another shape"),
+    Row(_one("diamond", "orange", "black", "checks"), BASE, "a large circle", "prompt and reference"),
 )
 
 
