@@ -106,10 +106,23 @@ def test_diffusers_makes_the_same_pictures(family: quality.Family) -> None:
     assert abs(found["similarity"].mean - found["similarity, diffusers"].mean) < 0.02
 
 
-def test_regions_put_references_where_they_belong(units: transfer.Units) -> None:
-    found = transfer.left_and_right(units, transfer.MODELS[BASE], 12, STEPS)
-    assert found["each side"].mean > 0.25
-    assert found["both sides"].mean > found["both sides, without masks"].mean
+def test_regions_put_references_where_they_belong(units: transfer.Units, family: quality.Family) -> None:
+    """Two references side by side: each half of the picture is more like its own reference than like the other's."""
+    one, other = transfer.different_grounds(12, 2)
+    drawn = [world.draw(scenes) for scenes in (one, other)]
+    prompts = units.prompts(*(
+        {"model": transfer.MODELS[BASE], "images": transfer.pil(pictures), "batch": "per image",
+         "region_mask": transfer.side_mask(left)} for pictures, left in zip(drawn, (True, False), strict=True)
+    ))  # fmt: skip
+    made = family.sample([""] * 12, *prompts, steps=STEPS)
+
+    def apart(half: torch.Tensor, own: torch.Tensor, foreign: torch.Tensor) -> float:
+        """How much nearer in mean colour a half is to its own reference than to the other."""
+        colours = [x.mean((2, 3)) for x in (half, own, foreign)]
+        return ((colours[0] - colours[2]).norm(dim=1) - (colours[0] - colours[1]).norm(dim=1)).mean().item()
+
+    left, right = made[..., :32], made[..., 32:]
+    assert apart(left, *drawn) - apart(right, *drawn) > 0.05
 
 
 def test_tiles_bring_what_the_centre_loses(units: transfer.Units) -> None:

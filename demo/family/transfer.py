@@ -81,7 +81,8 @@ def _each(model: str, scenes: world.Scenes, **settings: Any) -> dict[str, Any]:
     return {"model": model, "images": pil(world.draw(scenes)), "batch": "per image", **settings}
 
 
-def _half(left: bool) -> Image.Image:
+def side_mask(left: bool) -> Image.Image:
+    """A region mask of the left or the right half."""
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0 if left else 32, 0, 32 if left else 64, 64))
     return mask
@@ -98,7 +99,7 @@ def left_and_right(units: Units, model: str, n: int = PAIRS, steps: int = 25) ->
         return torch.stack([share_of(s, own.ground) > share_of(s, foreign.ground) for s, own, foreign in pairs])
 
     masked = sides_right(
-        _each(model, one, region_mask=_half(True)), _each(model, other, region_mask=_half(False))
+        _each(model, one, region_mask=side_mask(True)), _each(model, other, region_mask=side_mask(False))
     ).float()  # fmt: skip
     mixed = sides_right(_each(model, one, weight=0.5), _each(model, other, weight=0.5)).float()
     return {
