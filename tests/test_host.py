@@ -601,7 +601,7 @@ def panel_args(host: Host, *units: dict, tick: object = True, shown: int = 1, in
         entries.append({**settings, **stale, "images": images})
     components = [units[shown - 1].get(control.field, control.default) for control in CONTROLS]
     sheet = json.dumps({"shown": shown, "units": entries})
-    return [*[panel.NOT_SENT] * panel.SLOTS, tick, sheet, inbox, pictures, *components]
+    return [*[panel.NOT_SENT] * panel.SLOTS, "", tick, sheet, inbox, pictures, *components]
 
 
 def test_the_panels_units(host: Host) -> None:
@@ -645,10 +645,10 @@ def test_pictures_that_are_not_there(host: Host) -> None:
         units({}, unit={"enabled": False})
     args = panel_args(host, {}, {"enabled": False, "images": [{"key": "k"}]})
     with pytest.raises(IPAdapterError, match="unit 2"):  # nothing is left out of a preset
-        panel.presets_units(tuple(args[panel.SLOTS + 1 :]))
+        panel.presets_units(tuple(args[panel.SLOTS + 2 :]))
     for damaged in ("", "null", "[]", '{"shown": 3, "units": [{}]}', '{"shown": 1, "units": [{"images": 3}]}'):
         args = panel_args(host, {})
-        args[panel.SLOTS + 1] = damaged
+        args[panel.SLOTS + 2] = damaged
         with pytest.raises(IPAdapterError, match="reload the page"):
             panel.units(tuple(args))
 
@@ -706,7 +706,7 @@ def test_building_the_panel_is_quick(host: Host) -> None:
     with gr.Blocks() as blocks:
         components = panel.build("txt2img", callbacks.resources, callbacks.store).components
     assert time.perf_counter() - started < 1  # 0.03 s on an idle machine
-    assert len(components) == panel.SLOTS + 1 + 3 + len(CONTROLS)
+    assert len(components) == panel.SLOTS + 2 + 3 + len(CONTROLS)
     assert not any(isinstance(block, gr.Image) for block in blocks.blocks.values())  # the page takes 15 ms for each
     assert len(blocks.blocks) < 95
 

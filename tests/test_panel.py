@@ -42,11 +42,12 @@ def host(tmp_path_factory) -> Host:
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui import callbacks, kept
     from lib_ipadapter.webui.presets import Store
 
     made = Store(tmp_path / "ip-adapter")
-    monkeypatch.setattr(callbacks, "store", lambda: made)
+    for module in (kept, callbacks):
+        monkeypatch.setattr(module, "store", lambda: made)
     return made
 
 
@@ -69,6 +70,27 @@ def test_parameters_are_read_as_they_were_written(host: Host, store) -> None:
     assert units[1]["model"] == "a, b: c"
     assert [fingerprint(one["image"]) for one in units[1]["images"]] == [fingerprint(picture(i)) for i in (0, 1)]
     assert [one["weight"] for one in units[1]["images"]] == [0.25, 1]
+
+
+def test_a_clients_infotext_brings_the_references_along(host: Host, store) -> None:
+    """The API's ``infotext``: the same picture again, from its parameters alone; or a sentence, and no picture."""
+    settings = {"model": "base", "images": [base64_of(picture(0)), base64_of(picture(1))], "weight": 0.8}
+    first = make(host, {"enabled": False}, settings)
+    again = make(host, infotext=first.infotext)
+    assert again.infotext == first.infotext
+    assert pixels_of(again) == pixels_of(first) != pixels_of(make(host))
+    # What the request itself says counts, and so do parameters that were written without us.
+    other = make(host, {**settings, "weight": 0.3})
+    assert pixels_of(make(host, {**settings, "weight": 0.3}, infotext=first.infotext)) == pixels_of(other)
+    assert pixels_of(make(host, infotext=make(host).infotext)) == pixels_of(make(host))
+
+    next(store.folder.glob(f"pictures/{fingerprint(picture(1))}*")).unlink()
+    with pytest.raises(RuntimeError, match=r"422.*Unit 2: 1 of its 2 references cannot be restored.*add the picture"):
+        make(host, infotext=first.infotext)
+
+
+def pixels_of(answer) -> bytes:
+    return answer.images[0].tobytes()
 
 
 def test_what_is_missing_or_unknown_is_told() -> None:
@@ -353,9 +375,10 @@ def test_a_model_that_has_gone_stays_chosen(host: Host) -> None:
 def test_a_mere_prompt_changes_nothing(host: Host) -> None:
     made = panel_of(host)
     assert made._read({"Prompt": "a cat"}) is None
-    assert json.loads(made._read({"Prompt": "a cat", "Steps": "3"})["value"])["entries"] == {}
-    first, second = (made._read({"Steps": "3", "IP-Adapter 1": "x"})["value"] for _ in range(2))
-    assert first != second  # pasted twice, read twice
+    assert json.loads(made._read({"Prompt": "a cat", "Steps": "3"})["value"]) == {}
+    text = made._read({"Steps": "3", "IP-Adapter 1": "x"})["value"]
+    assert made.paste(text)[0] == ""  # taken up: the same, pasted once more, is a change again
+    assert made.paste("")[0] == "" and all("value" not in update for update in made.paste("")[1:])
 
 
 def test_lines_about_a_model(host: Host) -> None:

@@ -9,7 +9,6 @@ other extensions alone: ControlNet, which hooks the model in its ``process``, ta
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import sys
 import time
@@ -19,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modules import errors, paths, script_callbacks, shared
+from modules import errors, script_callbacks, shared
 
 from ..attend.inject import Injection, detach_all, injections
 from ..attend.layers import Topology, cross_attention_layers
-from ..checkpoint.catalog import Catalog
 from ..errors import IPAdapterError, MismatchError
-from ..generation import Generation, Resources, told_as, unlike
+from ..generation import Generation, told_as, unlike
 from ..unit import Unit, parse_units
 from . import (
     adetailer,
@@ -44,7 +42,7 @@ from . import (
     xyz,
 )
 from .controlnet_bar import ControlNetBar
-from .presets import Store
+from .kept import resources, store
 
 log = logging.getLogger("ip-adapter")
 # Attributes of the host's processing object: its Generation, or the error with which it was refused.
@@ -58,20 +56,6 @@ class InternalError(IPAdapterError):
     """Not the user's fault."""
 
     http_status = 500
-
-
-@functools.cache
-def resources() -> Resources:
-    """The catalogue and caches of this process."""
-    catalog = Catalog(host.adapter_folders(), host.encoder_folders(), host.catalog_memory())
-    catalog.refresh()
-    return Resources(catalog, options.cache_bytes())
-
-
-@functools.cache
-def store() -> Store:
-    """The presets of this WebUI, in its data folder."""
-    return Store(Path(paths.data_path) / "ip-adapter", options.history())
 
 
 class _Start(distributed.Private):

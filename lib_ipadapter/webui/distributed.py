@@ -85,15 +85,15 @@ def plain_arguments(p: Any) -> None:
         return
     arguments = list(p.script_args)
     values = arguments[ours.args_from : ours.args_to]
-    slots, (tick, *rest) = values[: panel.SLOTS], values[panel.SLOTS :]
+    slots, (pasted, tick, *rest) = values[: panel.SLOTS], values[panel.SLOTS :]
     try:
         objects = controlnet.with_pictures(p, xyz.applied(p, local(panel.units(tuple(values)))))
         slots = [_sent(one) for one in objects]
         slots += [panel.NOT_SENT] * (panel.SLOTS - len(slots))
-        tick = bool(tick) and not objects
+        pasted, tick = ("", False) if objects else (pasted, bool(tick))
     except IPAdapterError:
         slots = [_plain(slot) for slot in slots]
-    arguments[ours.args_from : ours.args_to] = [*slots, tick, *map(_plain, rest)]
+    arguments[ours.args_from : ours.args_to] = [*slots, pasted, tick, *map(_plain, rest)]
     p.script_args = type(p.script_args)(arguments)
 
 

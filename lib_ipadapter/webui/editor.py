@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import json
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,11 +29,6 @@ SPREAD = ("weight", "weight_type", "composition_weight", "boost", "layer_weights
 
 def models(resources: Resources) -> list[str]:
     return [NO_MODEL, *(entry.name for entry in resources.catalog.adapters)]
-
-
-def stamp() -> str:
-    """A text that no other call returns: in a hidden box, it announces that something has changed."""
-    return secrets.token_hex(8)
 
 
 def hidden(elem_id: str, value: str = "") -> gr.Textbox:

@@ -14,10 +14,10 @@ from modules.ui_components import InputAccordion
 from ..errors import IPAdapterError, UnitError
 from ..generation import Resources
 from ..unit import MAX_UNITS
-from . import infotext, options, sheet
+from . import infotext, kept, options, sheet
 from .controlnet_bar import ControlNetBar
 from .controls import FIELDS
-from .editor import QUIET, Editor, hidden, note, stamp
+from .editor import QUIET, Editor, hidden, note
 from .preset_bar import PresetBar
 from .presets import Store
 
@@ -32,15 +32,16 @@ def units(args: tuple) -> list[object]:
     """The script's arguments -> API objects, numbered by their place.
 
     A client's units fill the first arguments. Without any, and with the panel ticked, the panel's count; those without
-    a reference keep their number as disabled units. Raises UnitError where none has a reference, or where one's
-    pictures are not there.
+    a reference keep their number as disabled units. Without either, those of a picture's parameters that have been
+    pasted, and that no panel has taken up: a client has sent them as ``infotext``. Raises UnitError where none has a
+    reference, or where one's pictures are not there.
     """
-    slots, (tick, *values) = args[:SLOTS], args[SLOTS:]
+    slots, (pasted, tick, *values) = args[:SLOTS], args[SLOTS:]
     sent = [i for i, slot in enumerate(slots) if slot != NOT_SENT]
     if sent:
         return list(slots[: sent[-1] + 1])
     if tick is not True:
-        return []
+        return _restored(pasted)
     found = sheet.objects(*values)
     if not any(unit["images"] for unit in found):
         raise UnitError("IP-Adapter is ticked, but no unit has a reference picture: add one, or untick the panel.")
@@ -56,6 +57,26 @@ def presets_units(values: tuple) -> list[dict[str, Any]]:
     while found and not found[-1]["images"] and "model" not in found[-1]:
         found.pop()
     return found
+
+
+def _restored(pasted: str) -> list[object]:
+    """The units of pasted parameters, whole. Raises UnitError for what cannot be restored."""
+    units, notes = _from_parameters(pasted, kept.store())
+    if notes:
+        raise UnitError(f"The parameters of the infotext cannot be restored as they were. {' '.join(notes)}")
+    return list(units)
+
+
+def _from_parameters(pasted: str, store: Store) -> tuple[list[dict], list[str]]:
+    """As ``infotext.restored``, from what ``Panel._read`` has written."""
+
+    def picture(mark: str) -> Any:
+        try:
+            return store.picture(mark)
+        except IPAdapterError:
+            return None
+
+    return infotext.restored(json.loads(pasted) if pasted else {}, picture)
 
 
 # The panel
@@ -92,7 +113,7 @@ class Panel:
 
     def _connect(self) -> None:
         self.bar.connect(self.editor.arguments, presets_units, self.targets, self.filled)
-        self.pasted.change(self.paste, self.pasted, [self.bar.note, *self.targets], **QUIET)
+        self.pasted.change(self.paste, self.pasted, [self.pasted, self.bar.note, *self.targets], **QUIET)
         self.nothing.click(lambda: gr.Warning("There is no picture to send: make or choose one first."), **QUIET)
         self.unload.click(self._unload, **QUIET)
 
@@ -104,27 +125,25 @@ class Panel:
         return [True, *values], notes
 
     def paste(self, text: str) -> list[Any]:
-        """Entries of a picture's parameters, as ``_read`` has packed them -> values for the notes and ``targets``."""
-        entries = json.loads(text)["entries"] if text else {}
-        objects, notes = infotext.restored(entries, self._picture)
+        """Entries of a picture's parameters, as ``_read`` has written them -> values for ``pasted`` (nothing, now that
+        they are taken up), the notes and ``targets``."""
+        nothing = [gr.update()] * (len(self.targets) - 1)
+        if not text:
+            return ["", gr.update(), gr.update(), *nothing]
+        objects, notes = _from_parameters(text, self.store())
         if not objects:  # a picture made without us
-            return ["", False, *[gr.update()] * (len(self.targets) - 1)]
+            return ["", "", False, *nothing]
         values, more = self.filled(objects)
-        return [note("Restored from the parameters.", *notes, *more), *values]
-
-    def _picture(self, mark: str) -> Any:
-        try:
-            return self.store().picture(mark)
-        except IPAdapterError:
-            return None
+        return ["", note("Restored from the parameters.", *notes, *more), *values]
 
     @staticmethod
     def _read(params: Mapping[str, Any]) -> Any:
-        """A picture's parameters, for the box in which they wait for ``paste``; None (no change) for a mere prompt."""
+        """A picture's parameters, for the box in which they wait for ``paste``; None (no change) for a mere prompt.
+        A client's ``infotext`` comes this way too, and there is no page then that would take it up."""
         entries = infotext.entries(params)
         if not entries and "Steps" not in params:
             return None
-        return gr.update(value=json.dumps({"entries": entries, "stamp": stamp()}))
+        return gr.update(value=json.dumps(entries))
 
     def _unload(self) -> None:
         self.resources().unload()
@@ -135,7 +154,7 @@ class Panel:
         travelling = dict(zip((f"IP-Adapter panel {name}" for name in names), self.targets, strict=True))
         fields = [PasteField(component, name) for name, component in travelling.items()]
         return Built(
-            [*self.slots, self.tick, *self.editor.arguments],
+            [*self.slots, self.pasted, self.tick, *self.editor.arguments],
             [PasteField(self.pasted, self._read), *fields],
             list(travelling),
         )
