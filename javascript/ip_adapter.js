@@ -31,7 +31,7 @@ const ipAdapter = (() => {
         write(tab, "sheet", JSON.stringify(sheet));
     }
     const facts = (tab) => JSON.parse(part(tab, "units").querySelector(".ip-adapter-units").dataset.facts);
-    const initial = {};  // elem_id -> the component's value before anybody has touched it
+    const initial = {};  // elem_id -> the gradio component's value before anybody has touched it
     onUiLoaded(() => {
         for (const {props} of gradio_config.components) {
             if (props?.elem_id?.includes("_ip_adapter_")) initial[props.elem_id] = props.value;
@@ -72,12 +72,17 @@ const ipAdapter = (() => {
     }
 
     const drawnOf = {};  // tab -> what its cards show, or are about to show
+    function lookOf(sheet) {
+        const {images, region, crop} = unitOf(sheet);
+        const items = (images ?? []).map(({key, waiting, negative, mask}) => [key, waiting, negative, mask]);
+        return JSON.stringify([sheet.shown, items, region, items.length ? crop : null]);
+    }
     function changed(tab, [text, enabled]) {
-        const sheet = JSON.parse(text), unit = unitOf(sheet);
+        const sheet = JSON.parse(text), unit = unitOf(sheet), look = lookOf(sheet);
         drawUnits(tab, sheet, enabled);
-        const items = (unit.images ?? []).map(({key, waiting, negative, mask}) => [key, waiting, negative, mask]);
-        const look = JSON.stringify([sheet.shown, items, unit.region]);
-        if (look !== (drawnOf[tab] ?? "[1,[],null]")) {
+        fillControls(tab, unit);
+        drawSpread(tab, unit);
+        if (look !== drawnOf[tab]) {
             drawnOf[tab] = look;
             part(tab, "references").classList.add("ip-adapter-stale");
             draw(tab);
@@ -115,6 +120,45 @@ const ipAdapter = (() => {
         event.preventDefault();
         show(tab, number);
     }
+
+    // The plain controls (plain.py). The sheet has their values.
+
+    const defaultOf = (control) => JSON.parse(control.dataset.default);
+    function fillControls(tab, unit) {
+        for (const control of part(tab, "advanced").querySelectorAll(".ip-adapter-control")) {
+            const value = unit[control.dataset.field] ?? defaultOf(control);
+            for (const field of control.querySelectorAll("input, select")) {
+                if (field.type === "checkbox") field.checked = value;
+                else if (field !== document.activeElement) field.value = value;
+            }
+        }
+    }
+    function valueOf(field) {
+        if (field.type === "checkbox") return field.checked;
+        if (!["number", "range"].includes(field.type)) return field.value;
+        return field.value === "" ? null : Math.min(field.max, Math.max(field.min, field.value));
+    }
+    function onControl(event) {
+        const control = event.target.closest?.(".ip-adapter-control"), value = control ? valueOf(event.target) : null;
+        if (value !== null) edit(tabOf(control), (sheet) => { unitOf(sheet)[control.dataset.field] = value; });
+    }
+    function onControlLeft(event) {
+        const control = event.target.closest?.(".ip-adapter-control");
+        if (control && event.target.type === "number") {  // as it counts: within its limits, and not empty
+            event.target.value = unitOf(sheetOf(tabOf(control)))[control.dataset.field] ?? defaultOf(control);
+        }
+    }
+
+    // The bars of the blocks' strengths wait until a slider rests.
+    const spreads = {}, resting = {};
+    function drawSpread(tab, unit) {
+        const spread = JSON.stringify(facts(tab).spread.map((field) => unit[field] ?? null));
+        if (spread === spreads[tab]) return;
+        spreads[tab] = spread;
+        clearTimeout(resting[tab]);
+        resting[tab] = setTimeout(() => write(tab, "spread", spread), 150);
+    }
+
     const tabOf = (element) => TABS.find((tab) => element.closest(`[id^=${tab}_ip_adapter]`));
 
     // Cards are drawn on the server. It is asked through a stamp, which comes back with them; if it was too busy to
@@ -384,12 +428,20 @@ const ipAdapter = (() => {
     onUiLoaded(noteCheckpoint);
     onOptionsChanged(noteCheckpoint);
 
-    onUiLoaded(() => TABS.forEach((tab) => drawUnits(tab, sheetOf(tab), true)));
+    onUiLoaded(() => TABS.forEach((tab) => {
+        const sheet = sheetOf(tab), unit = unitOf(sheet);
+        drawUnits(tab, sheet, true);
+        fillControls(tab, unit);
+        drawnOf[tab] = lookOf(sheet);
+        spreads[tab] = JSON.stringify(facts(tab).spread.map((field) => unit[field] ?? null));
+    }));
     document.addEventListener("dragover", onDragOver);
     document.addEventListener("drop", onDrop, true);
     window.addEventListener("paste", onPaste, true);
     document.addEventListener("pointerover", (event) => { pointed = slotAt(event.target) || pointed; });
     document.addEventListener("input", onCardInput);
+    document.addEventListener("input", onControl);
+    document.addEventListener("focusout", onControlLeft);
     document.addEventListener("change", onChosen);
     document.addEventListener("click", onClick);
     document.addEventListener("keydown", onUnitKey);

@@ -156,7 +156,7 @@ class Page:
         return [len(unit.get("images", ())) for unit in json.loads(self.sheet(tab))["units"]]
 
     def sheet(self, tab: str = "txt2img") -> str:
-        return self.find("sheet", tab).locator("textarea").input_value()
+        return self.find("sheet", tab).locator("textarea, input").input_value()
 
     def choose(self, name: str, value: str) -> None:
         self.find(name).locator("input").click()
@@ -714,18 +714,25 @@ def test_advanced_settings_act_and_travel_with_presets(page: Page) -> None:
     plain = page.generate()
     advanced(page)
     before = page.find("bars").inner_html()
-    page.choose("weight_type", "style transfer")
+    page.find("weight_type").locator("select").select_option("style transfer")
     page.wait(lambda: page.find("bars").inner_html() != before)
     assert page.find("bars").locator("rect").count() == 16
     styled = page.generate()
     assert np.abs(styled - plain).mean() > 0.1
-    page.find("layer_weights").locator("textarea, input").first.fill("5:0.4 6")
+    page.find("layer_weights").locator("input").fill("5:0.4 6")
     assert "IP-Adapter unit 1: layer_weights is '5:0.4 6'" in page.generate()
-    page.find("layer_weights").locator("textarea, input").first.fill("")
+    page.find("layer_weights").locator("input").fill("")
+    page.find("influence_map").locator("input").check()
+    assert page.number("composition_weight", 7) == page.number("composition_weight", 3) == 3
+    page.find("composition_weight").locator("input[type=range]").fill("0.5")
+    assert page.number("composition_weight") == 0.5
     page.unit(2)
-    page.wait(lambda: page.find("weight_type").locator("input").input_value() == "linear")
+    assert page.number("composition_weight") == 1 and not page.find("influence_map").locator("input").is_checked()
+    page.wait(lambda: page.find("weight_type").locator("select").input_value() == "linear")
     page.unit(1)
-    page.wait(lambda: page.find("weight_type").locator("input").input_value() == "style transfer")
+    page.wait(lambda: page.find("weight_type").locator("select").input_value() == "style transfer")
+    assert page.number("composition_weight") == 0.5 and page.find("influence_map").locator("input").is_checked()
+    page.find("influence_map").locator("input").uncheck()
     assert np.abs(page.generate() - styled).mean() == 0
 
 

@@ -582,12 +582,13 @@ def test_any_kind_of_picture_is_a_reference(form: str, host: Host, plain) -> Non
 
 def panel_args(host: Host, *units: dict, tick: object = True, shown: int = 1, inbox: str = "") -> list:
     """The script's arguments as the page sends them: untouched API slots, the tick, the sheet with all units, a
-    picture on its way, the session's pictures, and the components, which are right for the unit that is shown alone.
+    picture on its way, the session's pictures, and gradio's components, which are right for the unit that is shown
+    alone.
 
-    ``units``: components' values by name, ``"pictures"`` and their ``"weights"`` among them.
+    ``units``: controls' values by name, ``"pictures"`` and their ``"weights"`` among them.
     """
     from lib_ipadapter.webui import panel
-    from lib_ipadapter.webui.controls import CONTROLS
+    from lib_ipadapter.webui.controls import COMPONENTS
 
     pictures, entries = {}, []
     for number, given in enumerate(units, 1):
@@ -599,7 +600,7 @@ def panel_args(host: Host, *units: dict, tick: object = True, shown: int = 1, in
         images = [{"key": key, "weight": weight} for key, weight in zip(keys, weights, strict=True)]
         images += settings.pop("images", [])
         entries.append({**settings, **stale, "images": images})
-    components = [units[shown - 1].get(control.field, control.default) for control in CONTROLS]
+    components = [units[shown - 1].get(control.field, control.default) for control in COMPONENTS]
     sheet = json.dumps({"shown": shown, "units": entries})
     return [*[panel.NOT_SENT] * panel.SLOTS, "", tick, sheet, inbox, pictures, *components]
 
@@ -700,13 +701,13 @@ def test_building_the_panel_is_quick(host: Host) -> None:
     import gradio as gr
 
     from lib_ipadapter.webui import callbacks, panel
-    from lib_ipadapter.webui.controls import CONTROLS
+    from lib_ipadapter.webui.controls import COMPONENTS
 
     started = time.perf_counter()
     with gr.Blocks() as blocks:
         components = panel.build("txt2img", callbacks.resources, callbacks.store).components
     assert time.perf_counter() - started < 1  # 0.03 s on an idle machine
-    assert len(components) == panel.SLOTS + 2 + 3 + len(CONTROLS)
+    assert len(components) == panel.SLOTS + 2 + 3 + len(COMPONENTS)
     assert not any(isinstance(block, gr.Image) for block in blocks.blocks.values())  # the page takes 15 ms for each
     assert len(blocks.blocks) < 95
 

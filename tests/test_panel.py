@@ -269,7 +269,7 @@ def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
     """All fields that have a control, from the panel to a preset and from there to another panel."""
     from lib_ipadapter.unit import Unit
     from lib_ipadapter.webui import panel
-    from lib_ipadapter.webui.controls import FIELDS
+    from lib_ipadapter.webui.controls import BY_FIELD
 
     unit = {
         "model": "base", "images": [{"image": picture(0), "weight": 1.0}, {"controlnet": 1, "weight": 0.5}],
@@ -280,8 +280,8 @@ def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
         "negative_images": [{"image": picture(2), "weight": 0.75, "mask": MASK}], "region_mask": MASK,
     }  # fmt: skip
     unit["images"][0]["mask"] = MASK
-    assert set(unit) == {*FIELDS, "images", "negative_images", "region_mask"} - {"curve"}
-    parsed, told = Unit.parse(unit), set(FIELDS) - {"enabled", "curve"}
+    assert set(unit) == {*BY_FIELD, "images", "negative_images", "region_mask"} - {"curve"}
+    parsed, told = Unit.parse(unit), set(BY_FIELD) - {"enabled", "curve"}
     assert all(getattr(parsed, name) != getattr(Unit, name, None) for name in told)
     for units in ([unit], [{}, unit]):
         (*_, once) = panel.presets_units(tuple(put_in(panel_of(host), units)[0]))
@@ -321,24 +321,24 @@ def test_what_is_written_down_wrong_is_told_by_the_unit(field: str, text: str, s
     from lib_ipadapter.errors import UnitError
     from lib_ipadapter.unit import parse_units
     from lib_ipadapter.webui import panel
-    from lib_ipadapter.webui.controls import FIELDS
 
     made = panel_of(host)
     values, _ = put_in(made, [{"model": "base", "images": [picture(0)]}])
-    values[3 + FIELDS.index(field)] = text
+    written = json.loads(values[0])
+    written["units"][0][field] = text
+    values[0] = json.dumps(written)
     with pytest.raises(UnitError, match=f"^IP-Adapter unit 1: {says}"):
         parse_units(panel.presets_units(tuple(values)))
-    bars = made.editor._bars("base", *[{field: text}.get(name, made.editor.controls[name].value) for name in (
-        "weight", "weight_type", "composition_weight", "boost", "layer_weights")])  # fmt: skip
+    bars = made.editor._bars(values[0], "base", 1.0)
     assert ("ip-adapter-problem" in bars) == (field != "curve")
 
 
 def test_a_mask_that_has_not_arrived_is_told(host: Host) -> None:
     from lib_ipadapter.errors import UnitError
     from lib_ipadapter.webui import sheet
-    from lib_ipadapter.webui.controls import CONTROLS
+    from lib_ipadapter.webui.controls import COMPONENTS
 
-    values = [control.default for control in CONTROLS]
+    values = [control.default for control in COMPONENTS]
     items = [{"key": "a", "weight": 1, "mask": "m"}]
     text = json.dumps({"shown": 1, "units": [{"images": items, "region": "r"}]})
     pictures = {"a": picture(0), "m": MASK, "r": MASK}
@@ -356,11 +356,14 @@ def test_a_mask_that_has_not_arrived_is_told(host: Host) -> None:
 def test_new_units_have_the_crop_of_the_settings(host: Host, monkeypatch) -> None:
     from modules import shared
 
-    from lib_ipadapter.webui import options
+    from lib_ipadapter.webui import options, panel, sheet
 
     monkeypatch.setitem(shared.opts.data, options.CROP, "pad")
     made = panel_of(host)
-    assert made.editor.controls["crop"].value == "pad"
+    assert [unit["crop"] for unit in json.loads(made.editor.sheet.value)["units"]] == ["pad"] * 3
+    values, _ = put_in(made, [])
+    assert panel.presets_units(tuple(values)) == []
+    assert {unit["crop"] for unit in sheet.objects(*values)} == {"pad"}
     values, _ = put_in(made, [{"model": "base", "images": [picture(0)]}])  # made with another default: kept
     assert json.loads(values[0])["units"][0]["crop"] == "center"
 

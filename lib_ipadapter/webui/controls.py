@@ -1,11 +1,13 @@
 """The panel's controls: one row of the table for each field of a unit that has one.
 
-A control shows its field's value in a form that its component knows; ``read`` and ``show`` translate, and nothing else
-does. In the page, and in the sheet that keeps all units (sheet.py), values have the component's form.
+A control shows its field's value in a form that the page knows; ``read`` and ``show`` translate, and nothing else
+does. In the page, and in the sheet that keeps all units (sheet.py), values have that form.
 """
 
 from __future__ import annotations
 
+import html
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
@@ -14,6 +16,7 @@ import gradio as gr
 
 from ..unit import CHOICES, Unit
 from ..weighting import as_text
+from . import plain
 
 NO_MODEL = "None"
 NARROW, WIDE = (0, 1), (-1, 3)  # ranges of the weight's slider
@@ -29,12 +32,12 @@ def _same(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Control:
-    """``place``: the row it stands in ("model" and "weight" are in sight, "advanced" is folded). ``settings`` go to
-    the component's class as they are."""
+    """``place``: the row it stands in ("model" and "weight" are in sight and gradio's, "advanced" is folded and plain
+    HTML). ``settings`` go to the component's class, or the function that writes the HTML, as they are."""
 
     field: str
     place: str
-    component: type
+    component: Callable[..., Any]
     label: str
     tip: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -42,14 +45,24 @@ class Control:
     show: Callable[[Any], Any] = _same
 
     @property
+    def is_plain(self) -> bool:
+        return self.place == "advanced"
+
+    @property
     def default(self) -> Any:
-        """As the component shows it."""
+        """As the page shows it."""
         return self.show(_DEFAULTS[self.field])
 
     def build(self, elem_id: str, **settings: Any) -> Any:
         """The component, of the field's default."""
         given = {"value": self.default, **self.settings, **settings}
         return self.component(label=self.label, elem_id=elem_id, tooltip=self.tip, **given)
+
+    def drawn(self, elem_id: str) -> str:
+        """The HTML of one that is plain; the page fills in its value."""
+        about = {"id": elem_id, "title": self.tip, "data-field": self.field, "data-default": json.dumps(self.default)}
+        written = "".join(f" {name}='{html.escape(value)}'" for name, value in about.items())
+        return f"<div class='ip-adapter-control'{written}>{self.component(self.label, **self.settings)}</div>"
 
 
 CURVE = "curve"  # a weight that changes over the steps, where there is one; it stands in the place of the weight
@@ -108,72 +121,73 @@ CONTROLS = (
         _slider(0, 2, 0.05, scale=2, min_width=140, visible=False),
     ),
     Control(
-        "weight_type", "advanced", gr.Dropdown, "Weight type",
+        "weight_type", "advanced", plain.choice, "Weight type",
         "Which of the model's blocks get how much of the weight: all alike, or those of style or composition.",
         _choice("weight_type"),
     ),
     Control(
-        "crop", "advanced", gr.Dropdown, "Crop",
+        "crop", "advanced", plain.choice, "Crop",
         "How a reference that is not square meets the square encoder; “tile” shows all of it in several squares.",
         _choice("crop"),
     ),
     Control(
-        "combine", "advanced", gr.Dropdown, "Combine references",
+        "combine", "advanced", plain.choice, "Combine references",
         "Whether several references act side by side, or as one embedding made of theirs.", _choice("combine"),
     ),
     Control(
-        "subtract_prompt", "advanced", gr.Textbox, "Subtract prompt",
+        "subtract_prompt", "advanced", plain.text, "Subtract prompt",
         "Words whose meaning is taken out of the references; needs an image encoder with its text encoder.",
-        {"max_lines": 1, "placeholder": "what should not come along"},
+        {"placeholder": "what should not come along"},
     ),
     Control(
-        "composition_weight", "advanced", gr.Slider, "Composition weight",
+        "composition_weight", "advanced", plain.slider, "Composition weight",
         "The strength at the composition's blocks, for the weight types “… style and composition”.",
         _slider(-1, 3, 0.05),
     ),
     Control(
-        "noise", "advanced", gr.Slider, "Noise",
+        "noise", "advanced", plain.slider, "Noise",
         "How much of the references' shuffled colours the negative side gets: less copying, less burn.",
         _slider(0, 1, 0.01),
     ),
     Control(
-        CURVE, "advanced", gr.Textbox, "Weight over the steps",
+        CURVE, "advanced", plain.text, "Weight over the steps",
         "Points step:weight in the place of the weight, both as shares: 0:1 0.6:0.2 falls until six tenths.",
-        {"max_lines": 1, "placeholder": "0:1 0.6:0.2"}, read=_written, show=_text,
+        {"placeholder": "0:1 0.6:0.2"}, read=_written, show=_text,
     ),
     Control(
-        "layer_weights", "advanced", gr.Textbox, "Layer weights",
+        "layer_weights", "advanced", plain.text, "Layer weights",
         "A factor for each block (16 in SD1.5, 11 in SDXL), or for some, as 5:0.4 6:1; the others get nothing then.",
-        {"max_lines": 1, "placeholder": "5:0.4 6:1"}, read=_written, show=_text,
+        {"placeholder": "5:0.4 6:1"}, read=_written, show=_text,
     ),
     Control(
-        "embeds_scaling", "advanced", gr.Dropdown, "Embeds scaling",
+        "embeds_scaling", "advanced", plain.choice, "Embeds scaling",
         "What the weight multiplies; “K+V w/ C penalty” keeps strong references from burning the picture.",
         _choice("embeds_scaling"),
     ),
     Control(
-        "boost", "advanced", gr.Textbox, "Boost of precise types",
+        "boost", "advanced", plain.text, "Boost of precise types",
         "How strongly the “precise” weight types turn against the other half; empty: the type's own.",
-        {"max_lines": 1, "placeholder": "the type's own"}, read=_number, show=_text,
+        {"placeholder": "the type's own"}, read=_number, show=_text,
     ),
     Control(
-        "region_feather", "advanced", gr.Slider, "Region feather",
+        "region_feather", "advanced", plain.slider, "Region feather",
         "How soft the edge of the region mask is, as a share of the picture's shorter side.", _slider(0, 1, 0.01),
     ),
     Control(
-        "batch", "advanced", gr.Radio, "References in a batch",
+        "batch", "advanced", plain.choice, "References in a batch",
         "Whether each picture of a batch sees all references, or the first sees the first, and so on.",
         _choice("batch"),
     ),
     Control(
-        "hires", "advanced", gr.Radio, "Passes of hires fix", "The passes of a hires-fix run in which the unit acts.",
-        _choice("hires"),
+        "hires", "advanced", plain.choice, "Passes of hires fix",
+        "The passes of a hires-fix run in which the unit acts.", _choice("hires"),
     ),
     Control(
-        "influence_map", "advanced", gr.Checkbox, "Influence map",
+        "influence_map", "advanced", plain.tick, "Influence map",
         "Adds a picture of where the references weighed how much.",
     ),
 )  # fmt: skip
-FIELDS = tuple(control.field for control in CONTROLS)
 BY_FIELD = {control.field: control for control in CONTROLS}
+COMPONENTS = tuple(control for control in CONTROLS if not control.is_plain)  # gradio's
+PLAIN = tuple(control for control in CONTROLS if control.is_plain)
 UNSAVED = ("model", "enabled")  # the WebUI's list of default values does not take these

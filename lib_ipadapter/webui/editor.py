@@ -1,4 +1,4 @@
-"""The editor: one set of components for all units of a tab, and the choice of the unit that they show.
+"""The editor: one set of controls for all units of a tab, and the choice of the unit that they show.
 
 What happens at a mere switch of units happens in the page alone (ip_adapter.js), in one go with the sheet (sheet.py).
 The server takes pictures in, and draws what depends on them and on files: cards, and the lines about the model.
@@ -19,7 +19,7 @@ from ..generation import Resources
 from ..unit import Unit
 from . import about_model, bars, instantid, options, sheet
 from . import references as refs
-from .controls import BY_FIELD, CONTROLS, FIELDS, NARROW, NO_MODEL, UNSAVED, WIDE, named
+from .controls import BY_FIELD, COMPONENTS, NARROW, NO_MODEL, PLAIN, UNSAVED, WIDE, named
 from .references import Pictures
 from .sheet import Sheet
 
@@ -32,8 +32,8 @@ def models(resources: Resources) -> list[str]:
 
 
 def hidden(elem_id: str, value: str = "") -> gr.Textbox:
-    """A text that the page and its script exchange."""
-    box = gr.Textbox(value, visible=False, elem_id=elem_id)
+    """A text of one line that the page and its script exchange."""
+    box = gr.Textbox(value, max_lines=1, visible=False, elem_id=elem_id)
     box.do_not_save_to_config = True
     return box
 
@@ -81,22 +81,24 @@ class Editor:
             self.wide = ToolButton("↔", elem_id=self._id("wide"), tooltip="Weights from −1 to 3 instead of 0 to 1.")
             self._add("weight")
         with gr.Accordion("Advanced", open=False, elem_id=self._id("advanced")):
-            with FormRow(elem_classes="ip-adapter-grid"):
-                self._add("advanced", "weight_type")
-                self._add("advanced", "crop", value=options.default_crop())
-                self._add("advanced")
+            drawn = (control.drawn(self._id(control.field)) for control in PLAIN)
+            gr.HTML(f"<div class='ip-adapter-grid'>{''.join(drawn)}</div>")
             with gr.Row(elem_classes="ip-adapter-where"):
                 self.region = gr.HTML(refs.region(None), elem_id=self._id("region"))
                 self.bars = gr.HTML(bars.drawn(None, 1.0, "linear", 1.0, None, None), elem_id=self._id("bars"))
-        self.controls = {field: self.controls[field] for field in FIELDS}  # in the table's order
-        self.sheet = hidden(self._id("sheet"), Sheet.blank(self.count).text())
-        self.inbox, self.stamp = hidden(self._id("inbox")), hidden(self._id("stamp"))
+        self.controls = {control.field: self.controls[control.field] for control in COMPONENTS}  # in the table's order
+        self.sheet = hidden(self._id("sheet"), self._blank(self.count).text())
+        self.inbox, self.stamp, self.spread = (hidden(self._id(name)) for name in ("inbox", "stamp", "spread"))
         self.pictures = gr.State({})
         self.show, self.take = (gr.Button(name, visible=False, elem_id=self._id(name)) for name in ("show", "take"))
 
+    @staticmethod
+    def _blank(count: int) -> Sheet:
+        return Sheet.blank(count, crop=options.default_crop())
+
     def _add(self, place: str, field: str | None = None, **settings: Any) -> None:
-        """The controls of a place that are not there yet, or the one of ``field``."""
-        for control in CONTROLS:
+        """The components of a place that are not there yet, or the one of ``field``."""
+        for control in COMPONENTS:
             if control.place == place and control.field not in self.controls and field in (None, control.field):
                 component = control.build(self._id(control.field), **settings)
                 component.do_not_save_to_config = control.field in UNSAVED
@@ -104,7 +106,7 @@ class Editor:
 
     def _tabs(self) -> str:
         """The row of units; the page's script keeps it up to date, and finds here what it has to know."""
-        facts = {"fields": FIELDS, "narrow": NARROW, "wide": WIDE, "count": self.count}
+        facts = {"fields": [control.field for control in COMPONENTS], "narrow": NARROW, "wide": WIDE, "spread": SPREAD}
         return (
             f"<div class='ip-adapter-units' role='tablist' aria-label='Units' "
             f"data-facts='{html.escape(json.dumps(facts))}'></div>"
@@ -124,12 +126,10 @@ class Editor:
         for event in (self.sheet.change, enabled.change):
             event(None, [self.sheet, enabled], weight, **script("changed"))
         model.change(None, None, None, **script("draw"))
-        self.controls["crop"].change(None, None, None, **script("draw"))
-        spread = [self.controls[name] for name in SPREAD]
-        for component in (model, *spread):
-            component.change(self._bars, [model, *spread], self.bars, queue=False, **QUIET)
+        for component in (model, weight, self.spread):
+            component.change(self._bars, [self.sheet, model, weight], self.bars, queue=False, **QUIET)
         self.stamp.change(
-            self._drawn, [self.stamp, self.sheet, self.pictures, model, self.controls["crop"]],
+            self._drawn, [self.stamp, self.sheet, self.pictures, model],
             [self.cards, self.region, self.details, self.controls["keypoints_weight"]], queue=False, **QUIET,
         ).then(None, None, None, **script("drawn"))  # fmt: skip
         self.take.click(
@@ -138,17 +138,18 @@ class Editor:
         ).then(None, self.inbox, None, **script("taken"))  # fmt: skip
         self.refresh.click(self._look_again, [self.sheet, model], model).then(None, None, None, **script("draw"))
 
-    def _drawn(self, mark: str, text: str, pictures: Pictures, model: str | None, crop: str) -> tuple:
+    def _drawn(self, mark: str, text: str, pictures: Pictures, model: str | None) -> tuple:
         catalog, pictures, page = self.resources().catalog, pictures or {}, Sheet.parse(text)
-        look = refs.Look(refs.encoder_size(named(model), catalog), crop)
+        look = refs.Look(refs.encoder_size(named(model), catalog), page.unit.get("crop", refs.Look.crop))
         cards = refs.cards(page.items, pictures, look, mark)
-        key = page.units[page.shown - 1].get(sheet.REGION)
+        key = page.unit.get(sheet.REGION)
         region = refs.region(pictures.get(key), missing=bool(key))
         return cards, region, self.describe(model), gr.update(visible=instantid.is_instantid(named(model), catalog))
 
-    def _bars(self, model: str | None, *values: Any) -> str:
-        """The picture of the blocks' strengths; nothing while what is written down is not finished."""
-        settings = {name: BY_FIELD[name].read(value) for name, value in zip(SPREAD, values, strict=True)}
+    def _bars(self, text: str, model: str | None, weight: float) -> str:
+        """The picture of the blocks' strengths; the reason while what is written down makes none."""
+        unit = {**Sheet.parse(text).unit, "weight": weight}
+        settings = {name: BY_FIELD[name].read(unit.get(name, BY_FIELD[name].default)) for name in SPREAD}
         try:
             unit = Unit.parse({"enabled": False, **settings})
             base = self.resources().catalog.find(model).spec.base if named(model) else None
@@ -183,7 +184,7 @@ class Editor:
     def filled(self, units: Sequence[Mapping[str, Any] | None]) -> tuple[list[Any], list[str]]:
         """Values for ``targets`` that show these API objects and nothing else, and sentences on what cannot be shown.
         The first unit with a reference is shown."""
-        made = Sheet.blank(max(self.count, len(units)))
+        made = self._blank(max(self.count, len(units)))
         kept: Pictures = {}
         notes: list[str] = []
         for number, unit in enumerate(units, 1):
@@ -203,7 +204,7 @@ class Editor:
         return self._values(made, {**kept, **more}), notes
 
     def _values(self, made: Sheet, pictures: Pictures) -> list[Any]:
-        shown = made.units[made.shown - 1]
+        shown = made.unit
         values = {name: shown.get(name, component.value) for name, component in self.controls.items()}
         choices = self._choices([unit.get("model") for unit in made.units])
         low, high = WIDE if shown.get("wide") else NARROW

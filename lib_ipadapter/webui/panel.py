@@ -16,7 +16,6 @@ from ..generation import Resources
 from ..unit import MAX_UNITS
 from . import infotext, kept, options, sheet
 from .controlnet_bar import ControlNetBar
-from .controls import FIELDS
 from .editor import QUIET, Editor, hidden, note
 from .preset_bar import PresetBar
 from .presets import Store
@@ -95,7 +94,7 @@ class Built:
 class Panel:
     def __init__(self, tab: str, resources: Callable[[], Resources], store: Callable[[], Store]) -> None:
         self.tab, self.resources, self.store = tab, resources, store
-        self.slots = [gr.State(NOT_SENT) for _ in range(SLOTS)]
+        self.slots = [gr.State(NOT_SENT)] * SLOTS  # one component is enough: the page never sets it
         with InputAccordion(False, label="IP-Adapter", elem_id=f"{tab}_ip_adapter") as self.tick:
             self.bar = PresetBar(tab, store)
             self.editor = Editor(tab, options.unit_count(), resources, self.bar.note)
@@ -150,7 +149,7 @@ class Panel:
         gr.Info("IP-Adapter has let go of its adapters, the image encoder and all encoded references.")
 
     def built(self) -> Built:
-        names = ["ticked", "sheet", "pictures", *FIELDS]
+        names = ["ticked", "sheet", "pictures", *self.editor.controls]
         travelling = dict(zip((f"IP-Adapter panel {name}" for name in names), self.targets, strict=True))
         fields = [PasteField(component, name) for name, component in travelling.items()]
         return Built(

@@ -48,8 +48,9 @@ class PresetBar:
             return ToolButton(sign, elem_id=elem(name), tooltip=tooltip)
 
         with FormRow(elem_classes="ip-adapter-presets"):
+            # The names come when somebody opens the list: reading them all would delay the WebUI's start.
             self.chosen = gr.Dropdown(
-                self._choices(), value=None, label="Preset", elem_id=elem("chosen"), scale=4, min_width=160
+                [], value=None, label="Preset", elem_id=elem("chosen"), scale=4, min_width=160
             )
             self.load = tool("📂", "load", "Load the chosen preset into the units")
             self.save = tool("💾", "save", "Save all units as a preset")

@@ -1,11 +1,11 @@
 """The panel's sheet: the settings of all units as one text in the page, and how it becomes API objects and back.
 
-The page has one set of components for all units (editor.py). What they hold counts for the unit that is shown; all
-other units are in the sheet, which also says which one is shown. The page sets both in one go, so that a press of
-*Generate* at any moment finds them together. Pictures stay on the server, in the session, under keys; the sheet has
-the keys.
+The page has one set of controls for all units (editor.py). Those that are gradio's components hold the values of the
+unit that is shown; everything else is in the sheet, which also says which one is shown. The page sets both in one go,
+so that a press of *Generate* at any moment finds them together. Pictures stay on the server, in the session, under
+keys; the sheet has the keys.
 
-``{"shown": 1, "units": [{"images": [item, …], field: its component's value, …}, …]}``; what a unit lacks is at its
+``{"shown": 1, "units": [{"images": [item, …], field: its control's value, …}, …]}``; what a unit lacks is at its
 default. ``"images"`` are its references and its negative references, ``"region"`` is its region mask's key. ``"wide"``
 says whether its weight's slider has the whole range.
 """
@@ -23,7 +23,7 @@ from ..errors import IPAdapterError, UnitError
 from ..unit import MAX_REFERENCES, MAX_UNITS, NOT_YET, Unit
 from ..weighting import peak
 from . import references as refs
-from .controls import BY_FIELD, CONTROLS, CURVE, NARROW, named
+from .controls import BY_FIELD, COMPONENTS, CONTROLS, CURVE, NARROW, named
 from .references import Item, Pictures
 
 REGION = "region"  # a unit's entry: the key of its region mask
@@ -41,8 +41,9 @@ class Sheet:
     units: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def blank(cls, count: int) -> Sheet:
-        return cls(1, [{} for _ in range(count)])
+    def blank(cls, count: int, **settings: Any) -> Sheet:
+        """Units with these ``settings`` only."""
+        return cls(1, [dict(settings) for _ in range(count)])
 
     @classmethod
     def parse(cls, text: str) -> Sheet:
@@ -64,9 +65,14 @@ class Sheet:
         return {key for unit in self.units for key in _keys(unit)}
 
     @property
+    def unit(self) -> dict[str, Any]:
+        """The one that is shown."""
+        return self.units[self.shown - 1]
+
+    @property
     def items(self) -> list[Item]:
         """Of the unit that is shown."""
-        return self.units[self.shown - 1].get("images", [])
+        return self.unit.get("images", [])
 
 
 def _keys(unit: Mapping[str, Any]) -> set[str]:
@@ -116,13 +122,12 @@ class Arriving:
 def objects(
     text: str, inbox: str | None, pictures: Pictures | None, *values: Any, complete: bool = False
 ) -> list[dict[str, Any]]:
-    """The page's values (``values``: one for each of CONTROLS) -> an API object for each unit, without what has no
+    """The page's values (``values``: one for each of COMPONENTS) -> an API object for each unit, without what has no
     value. Raises UnitError (unit named) where a picture is not there, which does not matter for a unit that is
     disabled, unless all is to be ``complete``.
     """
     sheet, arriving = Sheet.parse(text), Arriving.parse(inbox)
-    shown = dict(zip((control.field for control in CONTROLS), values, strict=True))
-    sheet.units[sheet.shown - 1].update(shown)
+    sheet.unit.update(zip((control.field for control in COMPONENTS), values, strict=True))
     found = []
     for number, unit in enumerate(sheet.units, 1):
         settings = {c.field: c.read(unit.get(c.field, c.default)) for c in CONTROLS}
