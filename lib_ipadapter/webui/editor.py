@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
-from modules.ui_components import FormRow, ToolButton
+from modules.ui_components import ToolButton
 
 from ..errors import IPAdapterError
 from ..generation import Resources
@@ -71,12 +71,12 @@ class Editor:
         with gr.Row(elem_classes="ip-adapter-pictures"):
             gr.HTML(_slot(self.tab), elem_id=self._id("slot"), elem_classes="ip-adapter-slot-column")
             self.cards = gr.HTML("", elem_id=self._id("references"), elem_classes="ip-adapter-references")
-        with FormRow(elem_classes="ip-adapter-model"):
+        with gr.Row(elem_classes="ip-adapter-model"):
             self._add("model", "model", choices=models(self.resources()))
             self.refresh = ToolButton("\U0001f504", elem_id=self._id("refresh"), tooltip="Look for adapters again.")
             self._add("model", "enabled")
         self.details = gr.HTML("", elem_id=self._id("details"), elem_classes="ip-adapter-details")
-        with FormRow(elem_classes="ip-adapter-weight"):
+        with gr.Row(elem_classes="ip-adapter-weight"):
             self._add("weight", "weight")
             self.wide = ToolButton("↔", elem_id=self._id("wide"), tooltip="Weights from −1 to 3 instead of 0 to 1.")
             self._add("weight")
@@ -126,11 +126,12 @@ class Editor:
         for event in (self.sheet.change, enabled.change):
             event(None, [self.sheet, enabled], weight, **script("changed"))
         model.change(None, None, None, **script("draw"))
-        for component in (model, weight, self.spread):
+        for component in (weight, self.spread):
             component.change(self._bars, [self.sheet, model, weight], self.bars, queue=False, **QUIET)
         self.stamp.change(
-            self._drawn, [self.stamp, self.sheet, self.pictures, model],
-            [self.cards, self.region, self.details, self.controls["keypoints_weight"]], queue=False, **QUIET,
+            self._drawn, [self.stamp, self.sheet, self.pictures, model, weight],
+            [self.bars, self.cards, self.region, self.details, self.controls["keypoints_weight"]],
+            queue=False, **QUIET,
         ).then(None, None, None, **script("drawn"))  # fmt: skip
         self.take.click(
             self._taken, [self.inbox, self.sheet, self.pictures], [self.inbox, self.pictures, self.notes],
@@ -138,13 +139,16 @@ class Editor:
         ).then(None, self.inbox, None, **script("taken"))  # fmt: skip
         self.refresh.click(self._look_again, [self.sheet, model], model).then(None, None, None, **script("draw"))
 
-    def _drawn(self, mark: str, text: str, pictures: Pictures, model: str | None) -> tuple:
+    def _drawn(self, mark: str, text: str, pictures: Pictures, model: str | None, weight: float) -> tuple:
+        """What depends on pictures and files, newly drawn."""
         catalog, pictures, page = self.resources().catalog, pictures or {}, Sheet.parse(text)
         look = refs.Look(refs.encoder_size(named(model), catalog), page.unit.get("crop", refs.Look.crop))
         cards = refs.cards(page.items, pictures, look, mark)
         key = page.unit.get(sheet.REGION)
         region = refs.region(pictures.get(key), missing=bool(key))
-        return cards, region, self.describe(model), gr.update(visible=instantid.is_instantid(named(model), catalog))
+        is_instantid = instantid.is_instantid(named(model), catalog)
+        shown = gr.update(visible=is_instantid)
+        return self._bars(text, model, weight), cards, region, self.describe(model), shown
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:
         """The picture of the blocks' strengths; the reason while what is written down makes none."""

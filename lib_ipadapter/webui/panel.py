@@ -102,7 +102,9 @@ class Panel:
                 ControlNetBar(tab, self.editor, resources, self.bar.note)
             self.pasted = hidden(f"{tab}_ip_adapter_pasted")
             self.nothing = gr.Button("No picture", visible=False, elem_id=f"{tab}_ip_adapter_nothing")
-            self.unload = gr.Button("Unload", visible=False, elem_id=f"{tab}_ip_adapter_unload")
+            if tab == "txt2img":  # the button on the settings page presses this one
+                unload = gr.Button("Unload", visible=False, elem_id=f"{tab}_ip_adapter_unload")
+                unload.click(self._unload, **QUIET)
         self.tick.do_not_save_to_config = True
         self._connect()
 
@@ -114,7 +116,6 @@ class Panel:
         self.bar.connect(self.editor.arguments, presets_units, self.targets, self.filled)
         self.pasted.change(self.paste, self.pasted, [self.pasted, self.bar.note, *self.targets], **QUIET)
         self.nothing.click(lambda: gr.Warning("There is no picture to send: make or choose one first."), **QUIET)
-        self.unload.click(self._unload, **QUIET)
 
     # what it does
 

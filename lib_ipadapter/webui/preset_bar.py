@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from modules.ui_components import FormRow, ToolButton
+from modules.ui_components import ToolButton
 
 from ..errors import IPAdapterError
 from .editor import QUIET, hidden, note
@@ -47,7 +47,7 @@ class PresetBar:
         def tool(sign: str, name: str, tooltip: str) -> gr.Button:
             return ToolButton(sign, elem_id=elem(name), tooltip=tooltip)
 
-        with FormRow(elem_classes="ip-adapter-presets"):
+        with gr.Row(elem_classes="ip-adapter-presets"):
             # The names come when somebody opens the list: reading them all would delay the WebUI's start.
             self.chosen = gr.Dropdown(
                 [], value=None, label="Preset", elem_id=elem("chosen"), scale=4, min_width=160
@@ -58,7 +58,7 @@ class PresetBar:
             self.delete = tool("🗑️", "delete", "Delete the chosen preset")
             self.export = tool("📤", "export", "Export the chosen preset to a file, or all if none is chosen")
             self.upload = tool("📥", "import", "Import presets from a file")
-        with FormRow(visible=False, elem_id=elem("question"), elem_classes="ip-adapter-question") as self.asking:
+        with gr.Row(visible=False, elem_id=elem("question"), elem_classes="ip-adapter-question") as self.asking:
             self.question = gr.HTML("", elem_id=elem("asked"))
             self.name = gr.Textbox(
                 "", show_label=False, max_lines=1, placeholder="Name", elem_id=elem("name"), min_width=120, scale=3
