@@ -82,6 +82,7 @@ const ipAdapter = (() => {
         drawUnits(tab, sheet, enabled);
         fillControls(tab, unit);
         drawSpread(tab, unit);
+        part(tab, "slot").parentElement.classList.toggle("ip-adapter-filled", Boolean(unit.images?.length));
         if (look !== drawnOf[tab]) {
             drawnOf[tab] = look;
             part(tab, "references").classList.add("ip-adapter-stale");
