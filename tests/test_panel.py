@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 from pathlib import Path
@@ -366,6 +367,19 @@ def test_new_units_have_the_crop_of_the_settings(host: Host, monkeypatch) -> Non
     assert {unit["crop"] for unit in sheet.objects(*values)} == {"pad"}
     values, _ = put_in(made, [{"model": "base", "images": [picture(0)]}])  # made with another default: kept
     assert json.loads(values[0])["units"][0]["crop"] == "center"
+
+
+def test_plain_controls_know_their_values_whatever_the_page_shows() -> None:
+    """The WebUI translates texts in the page; the names of choices are values all the same."""
+    from lib_ipadapter.unit import CHOICES
+    from lib_ipadapter.webui.controls import PLAIN
+
+    assert {control.field for control in PLAIN} >= set(CHOICES)
+    for control in PLAIN:
+        drawn = control.drawn("an-id")
+        assert f"title='{html.escape(control.tip)}'" in drawn and f"<span>{html.escape(control.label)}</span>" in drawn
+        for name in CHOICES.get(control.field, ()):
+            assert f"<option value='{html.escape(name)}'>{html.escape(name)}</option>" in drawn
 
 
 def test_a_model_that_has_gone_stays_chosen(host: Host) -> None:

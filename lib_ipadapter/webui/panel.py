@@ -62,7 +62,7 @@ def _restored(pasted: str) -> list[object]:
     """The units of pasted parameters, whole. Raises UnitError for what cannot be restored."""
     units, notes = _from_parameters(pasted, kept.store())
     if notes:
-        raise UnitError(f"The parameters of the infotext cannot be restored as they were. {' '.join(notes)}")
+        raise UnitError(f"IP-Adapter: the infotext's units cannot be restored as they were. {' '.join(notes)}")
     return list(units)
 
 

@@ -25,8 +25,8 @@ def slider(label: str, *, minimum: float, maximum: float, step: float) -> str:
 
 
 def choice(label: str, *, choices: Sequence[str]) -> str:
-    """One of some names."""
-    options = "".join(f"<option>{html.escape(name)}</option>" for name in choices)
+    """One of some names. Each is told as a value, too: what is shown may be translated in the page."""
+    options = "".join(f"<option{_attributes(value=name)}>{html.escape(name)}</option>" for name in choices)
     return f"<label><span>{html.escape(label)}</span><select>{options}</select></label>"
 
 
