@@ -302,6 +302,7 @@ def test_what_cannot_be_done_is_told(page: Page) -> None:
 
 
 def test_several_pictures_and_their_weights(page: Page) -> None:
+    assert page.find("inbox").locator("textarea").count() == 1  # an input field would cut large pictures off
     drop(page, [picture(i) for i in range(3)], "drop")
     page.choose("model", "demo-sd15")
     page.wait(lambda: page.cards().locator("img").count() == 6)

@@ -31,9 +31,12 @@ def models(resources: Resources) -> list[str]:
     return [NO_MODEL, *(entry.name for entry in resources.catalog.adapters)]
 
 
-def hidden(elem_id: str, value: str = "") -> gr.Textbox:
-    """A text of one line that the page and its script exchange."""
-    box = gr.Textbox(value, max_lines=1, visible=False, elem_id=elem_id)
+def hidden(elem_id: str, value: str = "", *, is_long: bool = False) -> gr.Textbox:
+    """A text without line breaks that the page and its script exchange.
+
+    One line is an input field, which costs the page less; some browsers cut its text off after 524,288 characters.
+    """
+    box = gr.Textbox(value, max_lines=2 if is_long else 1, visible=False, elem_id=elem_id)
     box.do_not_save_to_config = True
     return box
 
@@ -88,7 +91,8 @@ class Editor:
                 self.bars = gr.HTML(bars.drawn(None, 1.0, "linear", 1.0, None, None), elem_id=self._id("bars"))
         self.controls = {control.field: self.controls[control.field] for control in COMPONENTS}  # in the table's order
         self.sheet = hidden(self._id("sheet"), self._blank(self.count).text())
-        self.inbox, self.stamp, self.spread = (hidden(self._id(name)) for name in ("inbox", "stamp", "spread"))
+        self.inbox = hidden(self._id("inbox"), is_long=True)
+        self.stamp, self.spread = hidden(self._id("stamp")), hidden(self._id("spread"))
         self.pictures = gr.State({})
         self.show, self.take = (gr.Button(name, visible=False, elem_id=self._id(name)) for name in ("show", "take"))
 
