@@ -143,21 +143,43 @@ const ipAdapter = (() => {
         const control = event.target.closest?.(".ip-adapter-control"), value = control ? valueOf(event.target) : null;
         if (value !== null) edit(tabOf(control), (sheet) => { unitOf(sheet)[control.dataset.field] = value; });
     }
-    function onControlLeft(event) {
-        const control = event.target.closest?.(".ip-adapter-control");
-        if (control && event.target.type === "number") {  // as it counts: within its limits, and not empty
-            event.target.value = unitOf(sheetOf(tabOf(control)))[control.dataset.field] ?? defaultOf(control);
+    function onControlLeft(event) {  // it shows what counts: within its limits, or what has come from elsewhere
+        const control = event.target.closest?.(".ip-adapter-control"), tab = control && tabOf(control);
+        if (tab) setTimeout(() => fillControls(tab, unitOf(sheetOf(tab))));
+    }
+    function translateControls(tab) {  // the WebUI translates texts by itself
+        const names = ["title", "placeholder", "aria-label"];
+        for (const element of part(tab, "advanced").querySelectorAll(".ip-adapter-control, .ip-adapter-control input")) {
+            for (const name of names) {
+                const translated = window.localization?.[element.getAttribute(name)];
+                if (translated) element.setAttribute(name, translated);
+            }
         }
     }
 
-    // The bars of the blocks' strengths wait until a slider rests.
-    const spreads = {}, resting = {};
+    // The bars of the blocks' strengths wait until a slider rests, and for the answer before.
+
+    const spreads = {}, resting = {}, barsBusy = {}, barsAgain = {};
+    const spreadOf = (tab, unit) => JSON.stringify(facts(tab).spread.map((field) => unit[field] ?? null));
     function drawSpread(tab, unit) {
-        const spread = JSON.stringify(facts(tab).spread.map((field) => unit[field] ?? null));
-        if (spread === spreads[tab]) return;
+        const spread = spreadOf(tab, unit);
+        if (spread !== spreads[tab]) weighed(tab);
         spreads[tab] = spread;
+    }
+    function weighed(tab) {
         clearTimeout(resting[tab]);
-        resting[tab] = setTimeout(() => write(tab, "spread", spread), 150);
+        resting[tab] = setTimeout(() => askForBars(tab), 150);
+        return [];
+    }
+    function askForBars(tab) {
+        barsAgain[tab] = barsBusy[tab];
+        barsBusy[tab] = true;
+        if (!barsAgain[tab]) write(tab, "spread", newKey());
+    }
+    function barsDrawn(tab) {
+        barsBusy[tab] = false;
+        if (barsAgain[tab]) askForBars(tab);
+        return [];
     }
 
     const tabOf = (element) => TABS.find((tab) => element.closest(`[id^=${tab}_ip_adapter]`));
@@ -412,7 +434,7 @@ const ipAdapter = (() => {
         const input = byId(id)?.querySelector("input");
         const items = [...(byId(id)?.querySelectorAll("ul.options li") ?? [])];
         const shown = items.map((item) => item.dataset.value ?? item.textContent.replace("✓", "").trim());
-        if (input !== document.activeElement || JSON.stringify(shown) === names) return;
+        if (input !== document.activeElement || JSON.stringify(shown) === JSON.stringify(JSON.parse(names || "[]"))) return;
         if (items.length && input.value && !shown.includes(input.value)) return;
         input.blur();
         setTimeout(() => input.focus(), 50);
@@ -434,7 +456,8 @@ const ipAdapter = (() => {
         drawUnits(tab, sheet, true);
         fillControls(tab, unit);
         drawnOf[tab] = lookOf(sheet);
-        spreads[tab] = JSON.stringify(facts(tab).spread.map((field) => unit[field] ?? null));
+        translateControls(tab);
+        spreads[tab] = spreadOf(tab, unit);
     }));
     document.addEventListener("dragover", onDragOver);
     document.addEventListener("drop", onDrop, true);
@@ -448,7 +471,7 @@ const ipAdapter = (() => {
     document.addEventListener("keydown", onUnitKey);
     document.addEventListener("keydown", onSlotKey);
     onUiTabChange(noteTab);
-    return {shown, widened, changed, draw, drawn, taken, useControlNet, send, upload, download, reopen, unload: () => press("txt2img_ip_adapter_unload")};
+    return {shown, widened, changed, weighed, barsDrawn, draw, drawn, taken, useControlNet, send, upload, download, reopen, unload: () => press("txt2img_ip_adapter_unload")};
 })();
 
 // Python and the settings page call these by name.

@@ -511,7 +511,7 @@ def test_a_press_of_generate_finds_each_unit_as_it_is(page: Page, monkeypatch) -
 
     asked = []
     units = panel.units
-    monkeypatch.setattr(callbacks.panel, "units", lambda args: asked.append(units(args)) or asked[-1])
+    monkeypatch.setattr(callbacks.panel, "units", lambda *args, **how: asked.append(units(*args, **how)) or asked[-1])
     page.small()
     for number, weight in ((1, 0.25), (2, 0.75), (3, 2)):
         page.unit(number)
@@ -735,6 +735,26 @@ def test_advanced_settings_act_and_travel_with_presets(page: Page) -> None:
     assert page.number("composition_weight") == 0.5 and page.find("influence_map").locator("input").is_checked()
     page.find("influence_map").locator("input").uncheck()
     assert np.abs(page.generate() - styled).mean() == 0
+
+
+def test_an_open_list_of_presets_stays_open(page: Page, host: Host) -> None:
+    page.choose("model", "demo-sd15")
+    for name in ("Straße", "Second"):
+        page.preset("save")
+        page.wait(page.find("preset_name").is_visible)
+        page.find("preset_name").locator("textarea, input").first.fill(name)
+        page.preset("yes")
+        page.wait(lambda name=name: f"Saved “{name}”" in page.note())
+    page.page.locator("#txt2img_prompt textarea").click()
+    field = page.find("preset_chosen").locator("input")
+    field.click()
+    page.wait(lambda: page.find("preset_chosen").locator("ul.options li").count() >= 2)
+    page.page.wait_for_timeout(500)
+    field.evaluate("field => { window.blurs = 0; field.addEventListener('blur', () => window.blurs++); }")
+    page.page.wait_for_timeout(700)
+    assert page.page.evaluate("window.blurs") == 0
+    for name in ("Straße", "Second"):
+        host.client.delete(f"/ip-adapter/presets/{name}")
 
 
 # ControlNet

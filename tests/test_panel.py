@@ -88,6 +88,7 @@ def test_a_clients_infotext_brings_the_references_along(host: Host, store) -> No
     next(store.folder.glob(f"pictures/{fingerprint(picture(1))}*")).unlink()
     with pytest.raises(RuntimeError, match=r"422.*Unit 2: 1 of its 2 references cannot be restored.*add the picture"):
         make(host, infotext=first.infotext)
+    assert pixels_of(make(host, {"enabled": False}, infotext=first.infotext)) == pixels_of(make(host))
 
 
 def pixels_of(answer) -> bytes:
@@ -365,6 +366,8 @@ def test_new_units_have_the_crop_of_the_settings(host: Host, monkeypatch) -> Non
     values, _ = put_in(made, [])
     assert panel.presets_units(tuple(values)) == []
     assert {unit["crop"] for unit in sheet.objects(*values)} == {"pad"}
+    values, _ = put_in(made, [{"enabled": False}, {"model": "base", "images": [picture(0)], "crop": "tile"}])
+    assert [unit["crop"] for unit in sheet.objects(*values)] == ["pad", "tile", "pad"]
     values, _ = put_in(made, [{"model": "base", "images": [picture(0)]}])  # made with another default: kept
     assert json.loads(values[0])["units"][0]["crop"] == "center"
 
@@ -392,10 +395,24 @@ def test_a_model_that_has_gone_stays_chosen(host: Host) -> None:
 def test_a_mere_prompt_changes_nothing(host: Host) -> None:
     made = panel_of(host)
     assert made._read({"Prompt": "a cat"}) is None
-    assert json.loads(made._read({"Prompt": "a cat", "Steps": "3"})["value"]) == {}
-    text = made._read({"Steps": "3", "IP-Adapter 1": "x"})["value"]
-    assert made.paste(text)[0] == ""  # taken up: the same, pasted once more, is a change again
-    assert made.paste("")[0] == "" and all("value" not in update for update in made.paste("")[1:])
+    assert json.loads(made._read({"Prompt": "a cat", "Steps": "3"})["value"])["entries"] == {}
+    first, second = (made._read({"Steps": "3", "IP-Adapter 1": "x"})["value"] for _ in range(2))
+    assert first != second  # pasted twice, read twice
+
+
+def test_pasted_parameters_count_in_requests_only(host: Host, store) -> None:
+    """In the page they are in the panel, which may have been changed or unticked since."""
+    from lib_ipadapter.webui import panel
+
+    made = panel_of(host)
+    text = make(host, {"model": "base", "images": [base64_of(picture(0))]}).infotext
+    from modules.infotext_utils import parse_generation_parameters
+
+    pasted = made._read(parse_generation_parameters(text))["value"]
+    args = (*[panel.NOT_SENT] * panel.SLOTS, pasted, False, *put_in(made, [])[0])
+    assert panel.units(args) == []
+    (unit,) = panel.units(args, is_api=True)
+    assert unit["model"] == "base" and fingerprint(unit["images"][0]["image"]) == fingerprint(picture(0))
 
 
 def test_lines_about_a_model(host: Host) -> None:

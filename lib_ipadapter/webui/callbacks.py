@@ -144,7 +144,8 @@ def begin(p: Any, args: tuple) -> None:
     if _is_copy(p):
         _forget_original(p)
     try:
-        objects = controlnet.with_pictures(p, xyz.applied(p, distributed.local(panel.units(args))))
+        given = distributed.local(panel.units(args, is_api=host.is_api(p)))
+        objects = controlnet.with_pictures(p, xyz.applied(p, given))
         units = parse_units(objects)
         distributed.check(p, units)
         with controlnet.restored_on_error(p):

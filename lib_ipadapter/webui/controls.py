@@ -190,4 +190,4 @@ CONTROLS = (
 BY_FIELD = {control.field: control for control in CONTROLS}
 COMPONENTS = tuple(control for control in CONTROLS if not control.is_plain)  # gradio's
 PLAIN = tuple(control for control in CONTROLS if control.is_plain)
-UNSAVED = ("model", "enabled")  # the WebUI's list of default values does not take these
+UNSAVED = ("model", "enabled")  # the WebUI's list of default values does not take these, nor what is plain

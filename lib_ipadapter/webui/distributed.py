@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from ..encode.picture import decode
 from ..errors import IPAdapterError, UnitError
 from ..unit import Unit
-from . import controlnet, panel, xyz
+from . import controlnet, host, panel, xyz
 
 TITLES = ("Distribute", "IP-Adapter")
 AS_THEY_ARE = ("RGB", "RGBA", "L")  # modes that PNG has and that nothing is lost in; others are read as references are
@@ -87,7 +87,7 @@ def plain_arguments(p: Any) -> None:
     values = arguments[ours.args_from : ours.args_to]
     slots, (pasted, tick, *rest) = values[: panel.SLOTS], values[panel.SLOTS :]
     try:
-        objects = controlnet.with_pictures(p, xyz.applied(p, local(panel.units(tuple(values)))))
+        objects = controlnet.with_pictures(p, xyz.applied(p, local(panel.units(tuple(values), is_api=host.is_api(p)))))
         slots = [_sent(one) for one in objects]
         slots += [panel.NOT_SENT] * (panel.SLOTS - len(slots))
         pasted, tick = ("", False) if objects else (pasted, bool(tick))

@@ -130,12 +130,14 @@ class Editor:
         for event in (self.sheet.change, enabled.change):
             event(None, [self.sheet, enabled], weight, **script("changed"))
         model.change(None, None, None, **script("draw"))
-        for component in (weight, self.spread):
-            component.change(self._bars, [self.sheet, model, weight], self.bars, queue=False, **QUIET)
+        for component in (model, weight):
+            component.change(None, None, None, **script("weighed"))
+        self.spread.change(
+            self._bars, [self.sheet, model, weight], self.bars, queue=False, **QUIET
+        ).then(None, None, None, **script("barsDrawn"))  # fmt: skip
         self.stamp.change(
-            self._drawn, [self.stamp, self.sheet, self.pictures, model, weight],
-            [self.bars, self.cards, self.region, self.details, self.controls["keypoints_weight"]],
-            queue=False, **QUIET,
+            self._drawn, [self.stamp, self.sheet, self.pictures, model],
+            [self.cards, self.region, self.details, self.controls["keypoints_weight"]], queue=False, **QUIET,
         ).then(None, None, None, **script("drawn"))  # fmt: skip
         self.take.click(
             self._taken, [self.inbox, self.sheet, self.pictures], [self.inbox, self.pictures, self.notes],
@@ -143,7 +145,7 @@ class Editor:
         ).then(None, self.inbox, None, **script("taken"))  # fmt: skip
         self.refresh.click(self._look_again, [self.sheet, model], model).then(None, None, None, **script("draw"))
 
-    def _drawn(self, mark: str, text: str, pictures: Pictures, model: str | None, weight: float) -> tuple:
+    def _drawn(self, mark: str, text: str, pictures: Pictures, model: str | None) -> tuple:
         """What depends on pictures and files, newly drawn."""
         catalog, pictures, page = self.resources().catalog, pictures or {}, Sheet.parse(text)
         look = refs.Look(refs.encoder_size(named(model), catalog), page.unit.get("crop", refs.Look.crop))
@@ -151,8 +153,7 @@ class Editor:
         key = page.unit.get(sheet.REGION)
         region = refs.region(pictures.get(key), missing=bool(key))
         is_instantid = instantid.is_instantid(named(model), catalog)
-        shown = gr.update(visible=is_instantid)
-        return self._bars(text, model, weight), cards, region, self.describe(model), shown
+        return cards, region, self.describe(model), gr.update(visible=is_instantid)
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:
         """The picture of the blocks' strengths; the reason while what is written down makes none."""
@@ -196,7 +197,8 @@ class Editor:
         kept: Pictures = {}
         notes: list[str] = []
         for number, unit in enumerate(units, 1):
-            made.units[number - 1], pictures, more = sheet.entry(unit, self.resources().catalog)
+            given, pictures, more = sheet.entry(unit, self.resources().catalog)
+            made.units[number - 1].update(given)
             kept |= pictures
             notes += [f"Unit {number}: {sentence}" for sentence in more]
         made.shown = next((number for number, unit in enumerate(made.units, 1) if unit.get("images")), 1)

@@ -221,3 +221,6 @@ def catalog_memory() -> Path:
     return Path(paths.data_path) / "cache" / "ip-adapter-catalog.json"
 
 
+def is_api(p: Any) -> bool:
+    """Whether a request of the API has made the job, and no page."""
+    return bool(getattr(p, "is_api", False))

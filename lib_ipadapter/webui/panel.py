@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,12 +28,12 @@ SLOTS = MAX_UNITS + 1  # one more than allowed, so that an eleventh unit is noti
 # Values -> units
 
 
-def units(args: tuple) -> list[object]:
+def units(args: tuple, *, is_api: bool = False) -> list[object]:
     """The script's arguments -> API objects, numbered by their place.
 
     A client's units fill the first arguments. Without any, and with the panel ticked, the panel's count; those without
-    a reference keep their number as disabled units. Without either, those of a picture's parameters that have been
-    pasted, and that no panel has taken up: a client has sent them as ``infotext``. Raises UnitError where none has a
+    a reference keep their number as disabled units. Without either, those of the parameters that a client of the API
+    has sent as ``infotext`` (in the page, pasted parameters go into the panel). Raises UnitError where none has a
     reference, or where one's pictures are not there.
     """
     slots, (pasted, tick, *values) = args[:SLOTS], args[SLOTS:]
@@ -40,7 +41,7 @@ def units(args: tuple) -> list[object]:
     if sent:
         return list(slots[: sent[-1] + 1])
     if tick is not True:
-        return _restored(pasted)
+        return _restored(pasted) if is_api else []
     found = sheet.objects(*values)
     if not any(unit["images"] for unit in found):
         raise UnitError("IP-Adapter is ticked, but no unit has a reference picture: add one, or untick the panel.")
@@ -67,7 +68,7 @@ def _restored(pasted: str) -> list[object]:
 
 
 def _from_parameters(pasted: str, store: Store) -> tuple[list[dict], list[str]]:
-    """As ``infotext.restored``, from what ``Panel._read`` has written."""
+    """As ``infotext.restored``, from what ``Panel._read`` has written; nothing yet is no unit."""
 
     def picture(mark: str) -> Any:
         try:
@@ -75,7 +76,7 @@ def _from_parameters(pasted: str, store: Store) -> tuple[list[dict], list[str]]:
         except IPAdapterError:
             return None
 
-    return infotext.restored(json.loads(pasted) if pasted else {}, picture)
+    return infotext.restored(json.loads(pasted)["entries"] if pasted else {}, picture)
 
 
 # The panel
@@ -114,7 +115,7 @@ class Panel:
 
     def _connect(self) -> None:
         self.bar.connect(self.editor.arguments, presets_units, self.targets, self.filled)
-        self.pasted.change(self.paste, self.pasted, [self.pasted, self.bar.note, *self.targets], **QUIET)
+        self.pasted.change(self.paste, self.pasted, [self.bar.note, *self.targets], **QUIET)
         self.nothing.click(lambda: gr.Warning("There is no picture to send: make or choose one first."), **QUIET)
 
     # what it does
@@ -125,25 +126,21 @@ class Panel:
         return [True, *values], notes
 
     def paste(self, text: str) -> list[Any]:
-        """Entries of a picture's parameters, as ``_read`` has written them -> values for ``pasted`` (nothing, now that
-        they are taken up), the notes and ``targets``."""
-        nothing = [gr.update()] * (len(self.targets) - 1)
-        if not text:
-            return ["", gr.update(), gr.update(), *nothing]
+        """Entries of a picture's parameters, as ``_read`` has written them -> values for the notes and ``targets``."""
         objects, notes = _from_parameters(text, self.store())
         if not objects:  # a picture made without us
-            return ["", "", False, *nothing]
+            return ["", False, *[gr.update()] * (len(self.targets) - 1)]
         values, more = self.filled(objects)
-        return ["", note("Restored from the parameters.", *notes, *more), *values]
+        return [note("Restored from the parameters.", *notes, *more), *values]
 
     @staticmethod
     def _read(params: Mapping[str, Any]) -> Any:
         """A picture's parameters, for the box in which they wait for ``paste``; None (no change) for a mere prompt.
-        A client's ``infotext`` comes this way too, and there is no page then that would take it up."""
+        A client's ``infotext`` comes this way too. The stamp makes the same parameters, pasted again, a change."""
         entries = infotext.entries(params)
         if not entries and "Steps" not in params:
             return None
-        return gr.update(value=json.dumps(entries))
+        return gr.update(value=json.dumps({"entries": entries, "stamp": secrets.token_hex(8)}))
 
     def _unload(self) -> None:
         self.resources().unload()

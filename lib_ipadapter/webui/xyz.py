@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from ..checkpoint.catalog import Catalog
 from ..errors import CheckpointError, IPAdapterError, UnitError
 from ..unit import CHOICES, Unit
-from . import options, panel
+from . import host, options, panel
 from .influence import INK, PAPER, font, plain
 
 log = logging.getLogger("ip-adapter")
@@ -85,7 +85,7 @@ def _units(p: Any) -> list[object] | None:
     runner = getattr(p, "scripts", None)
     for script in getattr(runner, "alwayson_scripts", ()):
         if script.title() == "IP-Adapter":
-            return panel.units(tuple(p.script_args[script.args_from : script.args_to]))
+            return panel.units(tuple(p.script_args[script.args_from : script.args_to]), is_api=host.is_api(p))
     return None
 
 
