@@ -147,9 +147,15 @@ const ipAdapter = (() => {
         const control = event.target.closest?.(".ip-adapter-control"), tab = control && tabOf(control);
         if (tab) setTimeout(() => fillControls(tab, unitOf(sheetOf(tab))));
     }
-    function translateControls(tab) {  // the WebUI translates texts by itself
-        const names = ["title", "placeholder", "aria-label"];
-        for (const element of part(tab, "advanced").querySelectorAll(".ip-adapter-control, .ip-adapter-control input")) {
+    function showVariantsControls(tab) {
+        const variant = part(tab, "details").querySelector("[data-variant]")?.dataset.variant;
+        for (const control of part(tab, "advanced").querySelectorAll("[data-variant]")) {
+            control.hidden = control.dataset.variant !== variant;
+        }
+    }
+    function translate(tab) {  // the WebUI translates texts by itself
+        const names = ["title", "placeholder", "aria-label"], controls = ".ip-adapter-control, .ip-adapter-control input";
+        for (const element of byId(`${tab}_ip_adapter`).querySelectorAll(`${controls}, .ip-adapter-tools button`)) {
             for (const name of names) {
                 const translated = window.localization?.[element.getAttribute(name)];
                 if (translated) element.setAttribute(name, translated);
@@ -200,6 +206,7 @@ const ipAdapter = (() => {
             if (asked[tab] < 5) draw(tab, asked[tab] + 1);
         } else {
             cards.classList.remove("ip-adapter-stale");
+            showVariantsControls(tab);
             const weights = Object.fromEntries((unitOf(sheetOf(tab)).images ?? []).map(({key, weight}) => [key, weight]));
             for (const card of cards.querySelectorAll(".ip-adapter-card")) {
                 const field = card.querySelector("input");
@@ -401,7 +408,7 @@ const ipAdapter = (() => {
     async function send(source) {
         noteTab();
         const address = pictureIn(source);
-        if (!address) return press(`${lastTab}_ip_adapter_nothing`);
+        if (!address) return press("txt2img_ip_adapter_nothing");
         const file = await fetched(address);
         openTab(lastTab);
         const panel = byId(`${lastTab}_ip_adapter`);
@@ -415,29 +422,64 @@ const ipAdapter = (() => {
         panel.scrollIntoView({block: "nearest", behavior: "smooth"});
     }
 
-    // Files to and from a hidden file field
+    // Presets: what is wanted goes into a box (preset_bar.py); the answer, maybe a question, stands in the line of notes.
 
-    const upload = (id) => byId(id)?.querySelector("input[type=file]")?.click();
-
-    function download(id) {
-        const link = byId(id)?.querySelector("a[href]");
-        if (!link) return;
-        const copy = Object.assign(document.createElement("a"), {href: link.href, download: "ip-adapter-presets.zip"});
-        document.body.append(copy);
-        copy.click();
-        copy.remove();
-        return [];
+    const following = {}, tools = {};
+    async function order(tab, wanted) {
+        await until(() => !following[tab], 5000);
+        following[tab] = wanted;
+        write(tab, "preset_order", JSON.stringify({...wanted, stamp: newKey()}));
+    }
+    async function followed(tab) {
+        if (following[tab]?.do === "export") await download(tab);
+        following[tab] = null;
+        const question = part(tab, "note").querySelector(".ip-adapter-question");
+        if (question) question.querySelector("input, [type=submit]").focus();
+        else if (document.activeElement === document.body) tools[tab]?.focus();
+        return [null];
+    }
+    function onTool(event) {
+        const button = event.target.closest?.(".ip-adapter-tools button, .ip-adapter-question [type=button]");
+        if (!button) return;
+        const tab = tabOf(button), wanted = JSON.parse(button.dataset.order ?? '{"do": "cancel"}');
+        if (button.dataset.order) tools[tab] = button;
+        if (wanted) order(tab, wanted); else upload(tab);
+    }
+    function onAnswer(event) {
+        const question = event.target.closest(".ip-adapter-question");
+        if (!question) return;
+        event.preventDefault();
+        const tab = tabOf(question), wanted = JSON.parse(question.dataset.order);
+        if (!following[tab]) order(tab, {...wanted, name: question.querySelector("input")?.value ?? wanted.name});
+    }
+    async function upload(tab) {
+        const field = () => part(tab, "preset_file").querySelector("input[type=file]");
+        if (!field()) {  // a file is there, with a question that has not been answered
+            order(tab, {do: "cancel"});
+            await until(field, 5000);
+        }
+        field()?.click();
+    }
+    async function download(tab) {
+        const link = () => part(tab, "preset_file").querySelector("a[href]");
+        if (await until(link, 500)) {
+            const copy = Object.assign(document.createElement("a"), {href: link().href, download: "ip-adapter-presets.zip"});
+            document.body.append(copy);
+            copy.click();
+            copy.remove();
+        }
     }
 
     // A list that was opened with what it had before: open it again, unless somebody is searching in it.
-    function reopen(id, names) {
-        const input = byId(id)?.querySelector("input");
-        const items = [...(byId(id)?.querySelectorAll("ul.options li") ?? [])];
+    function reopen(tab, [names]) {
+        const list = part(tab, "preset_chosen"), input = list.querySelector("input");
+        const items = [...list.querySelectorAll("ul.options li")];
         const shown = items.map((item) => item.dataset.value ?? item.textContent.replace("✓", "").trim());
-        if (input !== document.activeElement || JSON.stringify(shown) === JSON.stringify(JSON.parse(names || "[]"))) return;
-        if (items.length && input.value && !shown.includes(input.value)) return;
+        if (input !== document.activeElement || JSON.stringify(shown) === JSON.stringify(JSON.parse(names || "[]"))) return [];
+        if (items.length && input.value && !shown.includes(input.value)) return [];
         input.blur();
         setTimeout(() => input.focus(), 50);
+        return [];
     }
 
     // The line below a model says whether it fits the checkpoint.
@@ -456,7 +498,8 @@ const ipAdapter = (() => {
         drawUnits(tab, sheet, true);
         fillControls(tab, unit);
         drawnOf[tab] = lookOf(sheet);
-        translateControls(tab);
+        showVariantsControls(tab);
+        translate(tab);
         spreads[tab] = spreadOf(tab, unit);
     }));
     document.addEventListener("dragover", onDragOver);
@@ -468,15 +511,14 @@ const ipAdapter = (() => {
     document.addEventListener("focusout", onControlLeft);
     document.addEventListener("change", onChosen);
     document.addEventListener("click", onClick);
+    document.addEventListener("click", onTool);
+    document.addEventListener("submit", onAnswer);
     document.addEventListener("keydown", onUnitKey);
     document.addEventListener("keydown", onSlotKey);
     onUiTabChange(noteTab);
-    return {shown, widened, changed, weighed, barsDrawn, draw, drawn, taken, useControlNet, send, upload, download, reopen, unload: () => press("txt2img_ip_adapter_unload")};
+    return {shown, widened, changed, weighed, barsDrawn, draw, drawn, taken, useControlNet, followed, reopen, send, unload: () => press("txt2img_ip_adapter_unload")};
 })();
 
 // Python and the settings page call these by name.
 const ipAdapterSend = ipAdapter.send;
-const ipAdapterDownload = ipAdapter.download;
-const ipAdapterUpload = ipAdapter.upload;
-const ipAdapterReopen = ipAdapter.reopen;
 const ipAdapterUnload = ipAdapter.unload;

@@ -338,17 +338,19 @@ def test_presets_round_trip(page: Page, pages: Callable[..., Page]) -> None:
     page.number("end", 0.6)
 
     page.preset("save")
-    page.find("preset_name").locator("input, textarea").fill("Straße / 1")
+    page.find("preset_name").fill("Straße / 1")
     page.preset("yes")
     page.wait(lambda: "/" in page.note())  # why not
-    page.find("preset_name").locator("input, textarea").fill("Straße 1")
-    page.find("preset_name").locator("input, textarea").press("Enter")
+    assert page.page.evaluate("document.activeElement.id") == "txt2img_ip_adapter_preset_name"
+    page.find("preset_name").fill("Straße 1")
+    page.find("preset_name").press("Enter")
     page.wait(lambda: page.note() == "Saved “Straße 1”.")
     page.preset("save")
     page.preset("yes")
     page.wait(lambda: "“Straße 1” exists. Overwrite it?" in page.find("preset_asked").inner_text())
     page.preset("no")
-    page.wait(lambda: not page.find("preset_asked").is_visible())
+    page.wait(lambda: page.find("preset_asked").count() == 0)
+    assert page.page.evaluate("document.activeElement.id") == "txt2img_ip_adapter_preset_save"  # where it began
 
     other = pages()
     other.open()
@@ -366,12 +368,12 @@ def test_presets_round_trip(page: Page, pages: Callable[..., Page]) -> None:
 
     # Two tabs of one browser: what one has saved is in the other's list, and nothing is lost.
     other.preset("save")
-    other.find("preset_name").locator("input, textarea").fill("From the other tab")
+    other.find("preset_name").fill("From the other tab")
     other.preset("yes")
     other.wait(lambda: other.note() == "Saved “From the other tab”.")
     page.choose("preset_chosen", "From the other tab")
     page.preset("rename")
-    page.find("preset_name").locator("input, textarea").fill("Straße 2")
+    page.find("preset_name").fill("Straße 2")
     page.preset("yes")
     page.wait(lambda: page.note() == "Renamed to “Straße 2”.")
 
@@ -391,10 +393,11 @@ def test_presets_round_trip(page: Page, pages: Callable[..., Page]) -> None:
 
     bring()
     other.wait(lambda: other.note() == "Imported “Straße 1”.")
-    bring()
-    other.wait(lambda: "Overwrite them?" in other.find("preset_asked").inner_text())
+    for _ in range(2):  # a question that is not answered does not stand in the way of the next file
+        bring()
+        other.wait(lambda: "Overwrite them?" in other.find("preset_asked").inner_text())
     other.preset("yes")
-    other.wait(lambda: other.note() == "Imported “Straße 1”." and not other.find("preset_asked").is_visible())
+    other.wait(lambda: other.note() == "Imported “Straße 1”." and other.find("preset_asked").count() == 0)
 
 
 def test_parameters_bring_the_units_back(page: Page, pages: Callable[..., Page]) -> None:
@@ -584,7 +587,7 @@ def test_an_old_page_is_told_that_its_pictures_are_gone(page: Page, host: Host) 
     host.app.state_holder.clear()  # as after a restart: the page is still open
     assert "unit 1: 1 of its 1 references is not on the server any more" in page.generate()
     page.preset("save")
-    page.find("preset_name").locator("input, textarea").fill("Nothing")
+    page.find("preset_name").fill("Nothing")
     page.preset("yes")
     page.wait(lambda: "not on the server any more" in page.note())
     page.unit(2)
@@ -742,7 +745,7 @@ def test_an_open_list_of_presets_stays_open(page: Page, host: Host) -> None:
     for name in ("Straße", "Second"):
         page.preset("save")
         page.wait(page.find("preset_name").is_visible)
-        page.find("preset_name").locator("textarea, input").first.fill(name)
+        page.find("preset_name").fill(name)
         page.preset("yes")
         page.wait(lambda name=name: f"Saved “{name}”" in page.note())
     page.page.locator("#txt2img_prompt textarea").click()
@@ -802,7 +805,7 @@ def test_controlnets_picture_is_a_reference(page: Page, pages: Callable[..., Pag
     assert np.abs(page.generate() - expected).mean() == 0
 
     page.preset("save")
-    page.find("preset_name").locator("input, textarea").fill("Its picture")
+    page.find("preset_name").fill("Its picture")
     page.preset("yes")
     page.wait(lambda: page.note() == "Saved “Its picture”.")
     other = pages()
@@ -866,6 +869,7 @@ def test_a_unit_to_controlnet(page: Page, theirs, host: Host) -> None:
 
 
 def test_the_strength_of_keypoints_is_instantids(page: Page) -> None:
+    advanced(page)
     page.choose("model", "demo-sd15")
     page.wait(lambda: "Base" in page.find("details").inner_text())
     assert not page.find("keypoints_weight").is_visible()

@@ -16,8 +16,8 @@ def size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 0.1):.{0 if count >= 1e7 else 1}f} MB"
 
 
-def _line(css: str, text: str, sign: str = "") -> str:
-    return f"<div class='{css}'>{sign}{html.escape(text[:1].upper() + text[1:])}</div>"
+def _line(css: str, text: str, sign: str = "", more: str = "") -> str:
+    return f"<div class='{css}'{more}>{sign}{html.escape(text[:1].upper() + text[1:])}</div>"
 
 
 def problem(sentence: str) -> str:
@@ -25,7 +25,7 @@ def problem(sentence: str) -> str:
 
 
 def about(model: str | None, catalog: Catalog) -> str:
-    """HTML for an adapter's name; empty for none. Reads no weights."""
+    """HTML for an adapter's name; empty for none. Reads no weights. The page shows the variant's controls by it."""
     if not model:
         return ""
     try:
@@ -46,4 +46,5 @@ def about(model: str | None, catalog: Catalog) -> str:
             check_fit(adapter, topology, catalog, "the checkpoint")
         except IPAdapterError as error:
             problems.insert(0, error.detail)
-    return _line("ip-adapter-about", " · ".join(parts)) + "".join(map(problem, problems))
+    variant = f" data-variant='{html.escape(spec.variant)}'"
+    return _line("ip-adapter-about", " · ".join(parts), more=variant) + "".join(map(problem, problems))

@@ -33,7 +33,8 @@ def _same(value: Any) -> Any:
 @dataclass(frozen=True)
 class Control:
     """``place``: the row it stands in ("model" and "weight" are in sight and gradio's, "advanced" is folded and plain
-    HTML). ``settings`` go to the component's class, or the function that writes the HTML, as they are."""
+    HTML). ``settings`` go to the component's class, or the function that writes the HTML, as they are. ``variant``:
+    of the adapters that have this field, where not all have it; plain ones are in sight for these only."""
 
     field: str
     place: str
@@ -43,6 +44,7 @@ class Control:
     settings: Mapping[str, Any] = field(default_factory=dict)
     read: Callable[[Any], Any] = _same
     show: Callable[[Any], Any] = _same
+    variant: str | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -61,6 +63,8 @@ class Control:
     def drawn(self, elem_id: str) -> str:
         """The HTML of one that is plain; the page fills in its value."""
         about = {"id": elem_id, "title": self.tip, "data-field": self.field, "data-default": json.dumps(self.default)}
+        if self.variant:
+            about["data-variant"] = self.variant
         written = "".join(f" {name}='{html.escape(value)}'" for name, value in about.items())
         return f"<div class='ip-adapter-control'{written}>{self.component(self.label, **self.settings)}</div>"
 
@@ -114,11 +118,6 @@ CONTROLS = (
     Control(
         "end", "weight", gr.Slider, "End", "The share of the sampling steps after which the unit acts no more.",
         _slider(0, 1, 0.01, scale=2, min_width=100),
-    ),
-    Control(
-        "keypoints_weight", "weight", gr.Slider, "Keypoints strength",
-        "How strictly InstantID keeps the face where it is in the reference.",
-        _slider(0, 2, 0.05, scale=2, min_width=140, visible=False),
     ),
     Control(
         "weight_type", "advanced", plain.choice, "Weight type",
@@ -181,6 +180,10 @@ CONTROLS = (
     Control(
         "hires", "advanced", plain.choice, "Passes of hires fix",
         "The passes of a hires-fix run in which the unit acts.", _choice("hires"),
+    ),
+    Control(
+        "keypoints_weight", "advanced", plain.slider, "Keypoints strength",
+        "How strictly InstantID keeps the face where it is in the reference.", _slider(0, 2, 0.05), variant="instantid",
     ),
     Control(
         "influence_map", "advanced", plain.tick, "Influence map",

@@ -17,7 +17,7 @@ from modules.ui_components import ToolButton
 from ..errors import IPAdapterError
 from ..generation import Resources
 from ..unit import Unit
-from . import about_model, bars, instantid, options, sheet
+from . import about_model, bars, options, sheet
 from . import references as refs
 from .controls import BY_FIELD, COMPONENTS, NARROW, NO_MODEL, PLAIN, UNSAVED, WIDE, named
 from .references import Pictures
@@ -35,8 +35,9 @@ def hidden(elem_id: str, value: str = "", *, is_long: bool = False) -> gr.Textbo
     """A text without line breaks that the page and its script exchange.
 
     One line is an input field, which costs the page less; some browsers cut its text off after 524,288 characters.
+    It is not rendered: the panel does that with all of them at once, so that gradio puts them into one form.
     """
-    box = gr.Textbox(value, max_lines=2 if is_long else 1, visible=False, elem_id=elem_id)
+    box = gr.Textbox(value, max_lines=2 if is_long else 1, visible=False, elem_id=elem_id, render=False)
     box.do_not_save_to_config = True
     return box
 
@@ -48,7 +49,7 @@ def note(sentence: str, *more: str) -> str:
 
 class Editor:
     """``arguments`` are what the script gets at a press of Generate, and ``sheet.objects`` wants; ``targets`` is what
-    ``filled`` speaks to."""
+    ``filled`` speaks to; ``boxes`` are not rendered."""
 
     def __init__(self, tab: str, count: int, resources: Callable[[], Resources], notes: gr.HTML) -> None:
         self.tab, self.count, self.resources, self.notes = tab, count, resources, notes
@@ -93,6 +94,7 @@ class Editor:
         self.sheet = hidden(self._id("sheet"), self._blank(self.count).text())
         self.inbox = hidden(self._id("inbox"), is_long=True)
         self.stamp, self.spread = hidden(self._id("stamp")), hidden(self._id("spread"))
+        self.boxes = [self.sheet, self.inbox, self.stamp, self.spread]
         self.pictures = gr.State({})
         self.show, self.take = (gr.Button(name, visible=False, elem_id=self._id(name)) for name in ("show", "take"))
 
@@ -137,7 +139,7 @@ class Editor:
         ).then(None, None, None, **script("barsDrawn"))  # fmt: skip
         self.stamp.change(
             self._drawn, [self.stamp, self.sheet, self.pictures, model],
-            [self.cards, self.region, self.details, self.controls["keypoints_weight"]], queue=False, **QUIET,
+            [self.cards, self.region, self.details], queue=False, **QUIET,
         ).then(None, None, None, **script("drawn"))  # fmt: skip
         self.take.click(
             self._taken, [self.inbox, self.sheet, self.pictures], [self.inbox, self.pictures, self.notes],
@@ -152,8 +154,7 @@ class Editor:
         cards = refs.cards(page.items, pictures, look, mark)
         key = page.unit.get(sheet.REGION)
         region = refs.region(pictures.get(key), missing=bool(key))
-        is_instantid = instantid.is_instantid(named(model), catalog)
-        return cards, region, self.describe(model), gr.update(visible=is_instantid)
+        return cards, region, self.describe(model)
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:
         """The picture of the blocks' strengths; the reason while what is written down makes none."""

@@ -92,11 +92,6 @@ def _instantid(name: str, catalog: Catalog) -> Entry | None:
     return entry if entry.spec.variant == VARIANT else None
 
 
-def is_instantid(name: str | None, catalog: Catalog) -> bool:
-    """Whether the adapter ``name`` is InstantID's; not for a name that is nobody's."""
-    return name is not None and _instantid(name, catalog) is not None
-
-
 def _fill(p: Any, unit: Unit, entry: Entry) -> tuple[Picture, ...]:
     slots = controlnet.slots(p)
     if slots is None:

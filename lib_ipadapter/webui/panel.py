@@ -102,10 +102,11 @@ class Panel:
             if ControlNetBar.wanted(tab):
                 ControlNetBar(tab, self.editor, resources, self.bar.note)
             self.pasted = hidden(f"{tab}_ip_adapter_pasted")
-            self.nothing = gr.Button("No picture", visible=False, elem_id=f"{tab}_ip_adapter_nothing")
-            if tab == "txt2img":  # the button on the settings page presses this one
-                unload = gr.Button("Unload", visible=False, elem_id=f"{tab}_ip_adapter_unload")
-                unload.click(self._unload, **QUIET)
+            for box in (*self.bar.boxes, *self.editor.boxes, self.pasted):
+                box.render()
+            if tab == "txt2img":  # other pages press these
+                self._button("unload", self._unload)
+                self._button("nothing", self._nothing)
         self.tick.do_not_save_to_config = True
         self._connect()
 
@@ -116,7 +117,10 @@ class Panel:
     def _connect(self) -> None:
         self.bar.connect(self.editor.arguments, presets_units, self.targets, self.filled)
         self.pasted.change(self.paste, self.pasted, [self.bar.note, *self.targets], **QUIET)
-        self.nothing.click(lambda: gr.Warning("There is no picture to send: make or choose one first."), **QUIET)
+
+    def _button(self, name: str, function: Callable[[], None]) -> None:
+        button = gr.Button(name, visible=False, elem_id=f"{self.tab}_ip_adapter_{name}")
+        button.click(function, **QUIET)
 
     # what it does
 
@@ -145,6 +149,10 @@ class Panel:
     def _unload(self) -> None:
         self.resources().unload()
         gr.Info("IP-Adapter has let go of its adapters, the image encoder and all encoded references.")
+
+    @staticmethod
+    def _nothing() -> None:
+        gr.Warning("There is no picture to send: make or choose one first.")
 
     def built(self) -> Built:
         names = ["ticked", "sheet", "pictures", *self.editor.controls]

@@ -1,12 +1,13 @@
 """Controls as plain HTML, for those that are rarely used: the page opens faster than with as many of gradio's.
 
-The page's script (ip_adapter.js) shows the sheet's values in them, and puts what is done there into the sheet.
+The page's script (ip_adapter.js) gives them their values, and takes up what is done there.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -39,3 +40,23 @@ def text(label: str, *, placeholder: str) -> str:
 def tick(label: str) -> str:
     """Yes or no."""
     return f"<label class='ip-adapter-tick'><input type='checkbox'><span>{html.escape(label)}</span></label>"
+
+
+def tool(sign: str, elem_id: str, tip: str, order: Mapping[str, Any] | None) -> str:
+    """A small button, and what is ordered with it (None: a file is asked for)."""
+    about = _attributes(id=elem_id, title=tip, **{"data-order": json.dumps(order)})
+    return f"<button type='button'{about}>{html.escape(sign)}</button>"
+
+
+def question(
+    elem_id: Callable[[str], str], text: str, button: str, order: Mapping[str, Any], *, is_named: bool
+) -> str:
+    """A line that asks, with the button that gives the order and one that does not. ``is_named``: for its ``name``."""
+    field = {"id": elem_id("name"), "value": order["name"], "placeholder": "Name", "aria-label": text}
+    asked, yes, no = (_attributes(id=elem_id(name)) for name in ("asked", "yes", "no"))
+    return (
+        f"<form class='ip-adapter-question'{_attributes(**{'data-order': json.dumps(order)})}>"
+        f"<span{asked}>{html.escape(text)}</span>"
+        + (f"<input type='text' autocomplete='off' spellcheck='false'{_attributes(**field)}>" if is_named else "")
+        + f"<button type='submit'{yes}>{html.escape(button)}</button><button type='button'{no}>Cancel</button></form>"
+    )

@@ -1,5 +1,9 @@
 """The bar over the units: presets and kept generations are chosen, loaded, saved, renamed, deleted, exported and
-imported here. What needs a name or a yes is asked for in a line below the bar."""
+imported here. What needs a name or a yes is asked for in the line of notes below the bar.
+
+Buttons and questions are plain HTML. The page's script (ip_adapter.js) writes what is wanted into a hidden box:
+``{"ask": action}`` for a question, ``{"do": action, "name": …, "about": …}`` for what is to be done.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +14,34 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from modules.ui_components import ToolButton
 
 from ..errors import IPAdapterError
+from . import plain
 from .editor import QUIET, hidden, note
 from .presets import PresetExists, Store
 
 RECENT = "Recent / "  # before a kept generation's name in the list; no name can have that slash
 EXPORT = "ip-adapter-presets.zip"
+TOOLS = (  # sign, name, order, tip
+    ("📂", "load", {"do": "load"}, "Load the chosen preset into the units"),
+    ("💾", "save", {"ask": "save"}, "Save all units as a preset"),
+    ("✏️", "rename", {"ask": "rename"}, "Rename the chosen preset"),
+    ("🗑️", "delete", {"ask": "delete"}, "Delete the chosen preset"),
+    ("📤", "export", {"do": "export"}, "Export the chosen preset to a file, or all if none is chosen"),
+    ("📥", "import", None, "Import presets from a file"),
+)
 
-# What the line below the bar asks for: action -> (question with the preset's name, button)
+# action -> (question about a preset, and its new name; button)
 QUESTIONS = {
     "save": ("Save all units as", "Save"),
-    "overwrite": ("“{}” exists. Overwrite it?", "Overwrite"),
-    "rename": ("Rename “{}” to", "Rename"),
-    "rename over": ("“{}” exists. Overwrite it?", "Overwrite"),
-    "delete": ("Delete “{}”?", "Delete"),
+    "overwrite": ("“{name}” exists. Overwrite it?", "Overwrite"),
+    "rename": ("Rename “{about}” to", "Rename"),
+    "rename over": ("“{name}” exists. Overwrite it?", "Overwrite"),
+    "delete": ("Delete “{about}”?", "Delete"),
     "import over": ("The file has presets that exist here. Overwrite them?", "Overwrite"),
 }
 NAMED = ("save", "rename")  # these want a name
+CHOOSE = "Choose a preset first."
 
 
 def name_of(chosen: str | None) -> str:
@@ -36,41 +49,25 @@ def name_of(chosen: str | None) -> str:
 
 
 class PresetBar:
-    """``connect`` gives it what it saves from and loads into, once the editor exists."""
+    """``connect`` gives it what it saves from and loads into, once the editor exists. ``boxes`` are not rendered."""
 
     def __init__(self, tab: str, store: Callable[[], Store]) -> None:
-        self.store = store
-
-        def elem(name: str) -> str:
-            return f"{tab}_ip_adapter_preset_{name}"
-
-        def tool(sign: str, name: str, tooltip: str) -> gr.Button:
-            return ToolButton(sign, elem_id=elem(name), tooltip=tooltip)
-
+        self.tab, self.store = tab, store
         with gr.Row(elem_classes="ip-adapter-presets"):
             # The names come when somebody opens the list: reading them all would delay the WebUI's start.
             self.chosen = gr.Dropdown(
-                [], value=None, label="Preset", elem_id=elem("chosen"), scale=4, min_width=160
+                [], value=None, label="Preset", elem_id=self._id("chosen"), scale=4, min_width=160
             )
-            self.load = tool("📂", "load", "Load the chosen preset into the units")
-            self.save = tool("💾", "save", "Save all units as a preset")
-            self.rename = tool("✏️", "rename", "Rename the chosen preset")
-            self.delete = tool("🗑️", "delete", "Delete the chosen preset")
-            self.export = tool("📤", "export", "Export the chosen preset to a file, or all if none is chosen")
-            self.upload = tool("📥", "import", "Import presets from a file")
-        with gr.Row(visible=False, elem_id=elem("question"), elem_classes="ip-adapter-question") as self.asking:
-            self.question = gr.HTML("", elem_id=elem("asked"))
-            self.name = gr.Textbox(
-                "", show_label=False, max_lines=1, placeholder="Name", elem_id=elem("name"), min_width=120, scale=3
-            )
-            self.yes = gr.Button("Save", variant="primary", size="sm", min_width=80, elem_id=elem("yes"))
-            self.no = gr.Button("Cancel", size="sm", min_width=80, elem_id=elem("no"))
-        self.pending = gr.State(None)  # (action, the preset's name or the imported file's path)
-        self.listed = hidden(elem("listed"))
+            tools = (plain.tool(sign, self._id(name), tip, order) for sign, name, order, tip in TOOLS)
+            gr.HTML(f"<div class='ip-adapter-tools'>{''.join(tools)}</div>", elem_classes="ip-adapter-tools-column")
         # What comes and goes as a file; without a kind of component that the page does not have anyway.
-        self.file = gr.File(visible=False, interactive=True, file_types=[".zip"], elem_id=elem("file"))
+        self.file = gr.File(visible=False, interactive=True, file_types=[".zip"], elem_id=self._id("file"))
         self.note = gr.HTML("", elem_id=f"{tab}_ip_adapter_note", elem_classes="ip-adapter-note")
-        self.chosen.do_not_save_to_config = self.name.do_not_save_to_config = True
+        self.order, self.listed = self.boxes = [hidden(self._id(name)) for name in ("order", "listed")]
+        self.chosen.do_not_save_to_config = True
+
+    def _id(self, name: str) -> str:
+        return f"{self.tab}_ip_adapter_preset_{name}"
 
     def _choices(self) -> list[str]:
         try:
@@ -78,65 +75,6 @@ class PresetBar:
             return [*store.names(), *(RECENT + name for name in store.recent())]
         except IPAdapterError:
             return []  # what is done with the bar says why
-
-    # the line of questions
-
-    @property
-    def _line(self) -> list[Any]:
-        return [self.asking, self.question, self.name, self.yes, self.pending, self.note]
-
-    @staticmethod
-    def _ask(action: str, about: str, name: str = "") -> list[Any]:
-        text, button = QUESTIONS[action]
-        return [
-            gr.update(visible=True), note(text.format(name_of(about))),
-            gr.update(visible=action in NAMED, value=name), gr.update(value=button), (action, about), "",
-        ]  # fmt: skip
-
-    @staticmethod
-    def _quiet(sentence: str = "", *more: str) -> list[Any]:
-        """Nothing is asked; ``sentence`` is what there is to say."""
-        return [gr.update(visible=False), "", gr.update(value=""), gr.update(), None, note(sentence, *more)]
-
-    def _on_chosen(self, action: str) -> Callable[[str | None], list[Any]]:
-        def ask(chosen: str | None) -> list[Any]:
-            if not chosen:
-                return self._quiet("Choose a preset first.")
-            return self._ask(action, chosen, name_of(chosen))
-
-        return ask
-
-    def _confirm(
-        self, pending: tuple | None, name: str, chosen: str | None, units: Callable[[], list[dict]]
-    ) -> list[Any]:
-        """What was asked for is wanted. Returns values for ``_line`` and the list of presets."""
-        action, about = pending or (None, "")
-        said, stays = "", chosen
-        try:
-            if action == "save":
-                said, stays = self._saved(name, units(), False), name.strip()
-            elif action == "overwrite":
-                said, stays = self._saved(about, units(), True), about
-            elif action == "rename":
-                self.store().rename(name_of(about), name.strip())
-                said, stays = f"Renamed to “{name.strip()}”.", name.strip()
-            elif action == "rename over":
-                old, new = about
-                self.store().rename(old, new, overwrite=True)
-                said, stays = f"Renamed to “{new}”.", new
-            elif action == "delete":
-                self.store().delete(name_of(about))
-                said, stays = f"Deleted “{name_of(about)}”.", None
-            elif action == "import over":
-                said = self._imported(Path(about).read_bytes(), True)
-        except PresetExists:
-            if action == "rename":
-                new = name.strip()
-                return [*self._ask("rename over", new)[:4], ("rename over", (name_of(about), new)), "", gr.update()]
-            return [*self._ask("overwrite", name.strip()), gr.update()]
-        except (IPAdapterError, OSError) as error:
-            return [*[gr.update()] * 5, note(getattr(error, "detail", str(error))), gr.update()]
-        return [*self._quiet(said), self._list(stays)]
 
     def _refresh(self) -> tuple[Any, str]:
         choices = self._choices()
@@ -147,63 +85,121 @@ class PresetBar:
         same = (choice for choice in choices if name_of(choice).casefold() == name_of(chosen).casefold())
         return gr.update(choices=choices, value=next(same, None) if chosen else None)
 
+    # questions
+
+    def _question(self, action: str, about: str = "", name: str = "", problem: str = "") -> str:
+        """HTML that asks for a yes to ``action``, or for a name, and says what was wrong with the last answer.
+        ``about`` is the preset that there is, ``name`` the one that there will be."""
+        text, button = QUESTIONS[action]
+        order = {"do": action, "about": about, "name": name}
+        asked = text.format(about=about, name=name)
+        return plain.question(self._id, asked, button, order, is_named=action in NAMED) + note(problem)
+
+    def _ask(self, action: str, chosen: str | None) -> str:
+        if action == "save":
+            return self._question("save", name=name_of(chosen))
+        return self._question(action, name_of(chosen), name_of(chosen)) if chosen else note(CHOOSE)
+
+    # what is done
+
+    def _do(
+        self, action: str, about: str, name: str, chosen: str | None, file: Any, units: Callable[[], list[dict]]
+    ) -> tuple[str, Any]:
+        """What was answered with a yes. Returns values for the note and the list of presets."""
+        said, stays, name = "", chosen, name.strip()
+        try:
+            if action in ("save", "overwrite"):
+                said, stays = self._saved(name, units(), action == "overwrite"), name
+            elif action in ("rename", "rename over"):
+                self.store().rename(about, name, overwrite=action == "rename over")
+                said, stays = f"Renamed to “{name}”.", name
+            elif action == "delete":
+                self.store().delete(about)
+                said, stays = f"Deleted “{about}”.", None
+            elif action == "import over":
+                said = self._imported(file, True)
+        except PresetExists:
+            return self._question("overwrite" if action == "save" else "rename over", about, name), gr.update()
+        except (IPAdapterError, OSError) as error:
+            problem = getattr(error, "detail", str(error))
+            again = action in NAMED
+            return self._question(action, about, name, problem) if again else note(problem), gr.update()
+        return note(said), self._list(stays)
+
     def _saved(self, name: str, units: list[dict], overwrite: bool) -> str:
         if not units:
             return "There is nothing to save: choose a model or add a reference first."
-        self.store().save(name.strip(), units, overwrite=overwrite)
-        return f"Saved “{name.strip()}”."
+        self.store().save(name, units, overwrite=overwrite)
+        return f"Saved “{name}”."
 
-    def _imported(self, data: bytes, overwrite: bool) -> str:
-        names = self.store().import_(data, overwrite=overwrite)
+    def _imported(self, file: Any, overwrite: bool) -> str:
+        """``file``: as gradio gives it, None where there is none any more."""
+        if file is None:
+            return "The file is not here any more: import it again."
+        names = self.store().import_(Path(file.name).read_bytes(), overwrite=overwrite)
         return "Imported " + ", ".join(f"“{name}”" for name in names[:5]) + (" …" if len(names) > 5 else "") + "."
 
     def _import(self, file: Any, chosen: str | None) -> list[Any]:
+        """A file has come. It waits in its component while there is a question about it."""
         try:
-            return [*self._quiet(self._imported(Path(file.name).read_bytes(), False)), self._list(chosen), None]
+            return [note(self._imported(file, False)), self._list(chosen), None]
         except PresetExists:
-            return [*self._ask("import over", file.name), gr.update(), None]
+            return [self._question("import over"), gr.update(), gr.update()]
         except (IPAdapterError, OSError) as error:
-            return [*self._quiet(getattr(error, "detail", str(error))), gr.update(), None]
+            return [note(getattr(error, "detail", str(error))), gr.update(), None]
 
-    def _export(self, chosen: str | None) -> tuple[Any, str]:
+    def _export(self, chosen: str | None) -> tuple[str, str | None]:
+        """Values for the note and the file."""
         try:
             data = self.store().export([name_of(chosen)] if chosen else None)
         except IPAdapterError as error:
-            return None, note(error.detail)
+            return note(error.detail), None
         path = Path(tempfile.mkdtemp(prefix="ip-adapter-")) / EXPORT
         path.write_bytes(data)
-        return str(path), ""
+        return "", str(path)
 
     def connect(
         self, inputs: list[Any], units: Callable[[tuple], list[dict]], outputs: list[Any],
         filled: Callable[[list[dict]], tuple[list[Any], list[str]]],
     ) -> None:  # fmt: skip
         """``units`` makes API objects of the values of ``inputs``; ``filled`` makes values for ``outputs`` of them."""
-        def load(chosen: str | None) -> list[Any]:
+        nothing = [gr.update()] * len(outputs)
+
+        def load(chosen: str | None) -> tuple[str, list[Any]]:
             if not chosen:
-                return [note("Choose a preset first."), *[gr.update()] * len(outputs)]
+                return note(CHOOSE), nothing
             try:
                 values, notes = filled(self.store().load(name_of(chosen)))
             except IPAdapterError as error:
-                return [note(error.detail), *[gr.update()] * len(outputs)]
-            return [note(f"Loaded “{name_of(chosen)}”.", *notes), *values]
+                return note(error.detail), nothing
+            return note(f"Loaded “{name_of(chosen)}”.", *notes), values
 
-        def confirm(pending: tuple | None, name: str, chosen: str | None, *values: Any) -> list[Any]:
-            return self._confirm(pending, name, chosen, lambda: units(values))
+        def follow(order: str, chosen: str | None, file: Any, *values: Any) -> list[Any]:
+            """Values for the note, the list, the file (kept for no question but its own), and ``outputs``."""
+            wanted = json.loads(order)
+            if "ask" in wanted:
+                return [self._ask(wanted["ask"], chosen), gr.update(), None, *nothing]
+            action = wanted["do"]
+            if action == "load":
+                said, shown = load(chosen)
+                return [said, gr.update(), None, *shown]
+            if action == "export":
+                said, path = self._export(chosen)
+                return [said, gr.update(), path, *nothing]
+            answer = (wanted.get("about", ""), wanted.get("name", ""), chosen, file, lambda: units(values))
+            return [*self._do(action, *answer), None, *nothing]
 
-        self.load.click(load, self.chosen, [self.note, *outputs], **QUIET)
-        self.save.click(lambda chosen: self._ask("save", "", name_of(chosen)), self.chosen, self._line, **QUIET)
-        for button, action in ((self.rename, "rename"), (self.delete, "delete")):
-            button.click(self._on_chosen(action), self.chosen, self._line, **QUIET)
-        for event in (self.yes.click, self.name.submit):
-            event(confirm, [self.pending, self.name, self.chosen, *inputs], [*self._line, self.chosen], **QUIET)
-        self.no.click(self._quiet, None, self._line, **QUIET)
-        self.upload.click(None, None, None, _js=f"() => ipAdapterUpload({self.file.elem_id!r})")
-        self.file.upload(self._import, [self.file, self.chosen], [*self._line, self.chosen, self.file], **QUIET)
-        self.export.click(self._export, self.chosen, [self.file, self.note], **QUIET).then(
-            lambda: None, None, self.file, _js=f"() => ipAdapterDownload({self.file.elem_id!r})", **QUIET
+        def script(function: str, *more: str) -> dict[str, str]:
+            return {"_js": f"(...values) => ipAdapter.{function}({', '.join(map(repr, (self.tab, *more)))}, values)"}
+
+        self.order.change(
+            follow, [self.order, self.chosen, self.file, *inputs], [self.note, self.chosen, self.file, *outputs],
+            queue=False, **QUIET,
+        ).then(None, None, self.file, **script("followed"))  # fmt: skip
+        self.file.upload(
+            self._import, [self.file, self.chosen], [self.note, self.chosen, self.file], queue=False, **QUIET
         )
         # gradio shows new choices only when the list is opened again.
-        self.chosen.focus(self._refresh, None, [self.chosen, self.listed], **QUIET).then(
-            None, self.listed, None, _js=f"(names) => ipAdapterReopen({self.chosen.elem_id!r}, names)"
+        self.chosen.focus(self._refresh, None, [self.chosen, self.listed], queue=False, **QUIET).then(
+            None, self.listed, None, **script("reopen")
         )
