@@ -425,9 +425,10 @@ const ipAdapter = (() => {
     // Presets: what is wanted goes into a box (preset_bar.py); the answer, maybe a question, stands in the line of notes.
 
     const following = {}, tools = {};
+    const isBusy = (tab) => following[tab] && Date.now() - following[tab].since < 30_000;  // no answer comes from a lost server
     async function order(tab, wanted) {
-        await until(() => !following[tab], 5000);
-        following[tab] = wanted;
+        await until(() => !isBusy(tab), 60_000);
+        following[tab] = {...wanted, since: Date.now()};
         write(tab, "preset_order", JSON.stringify({...wanted, stamp: newKey()}));
     }
     async function followed(tab) {
@@ -450,7 +451,7 @@ const ipAdapter = (() => {
         if (!question) return;
         event.preventDefault();
         const tab = tabOf(question), wanted = JSON.parse(question.dataset.order);
-        if (!following[tab]) order(tab, {...wanted, name: question.querySelector("input")?.value ?? wanted.name});
+        if (!isBusy(tab)) order(tab, {...wanted, name: question.querySelector("input")?.value ?? wanted.name});
     }
     async function upload(tab) {
         const field = () => part(tab, "preset_file").querySelector("input[type=file]");

@@ -159,9 +159,18 @@ class Page:
         return self.find("sheet", tab).locator("textarea, input").input_value()
 
     def choose(self, name: str, value: str) -> None:
+        stamp, new = self.stamps()[0], self.find(name).locator("input").input_value() != value
         self.find(name).locator("input").click()
         self.find(name).locator("ul.options li").filter(has_text=value).first.dispatch_event("mousedown")
         self.wait(lambda: self.find(name).locator("input").input_value() == value)
+        if name == "model" and new:  # the cards are drawn anew: nothing may be typed into one that goes
+            self.wait(lambda: (now := self.stamps())[0] == now[1] != stamp)
+
+    def stamps(self) -> tuple[str, str | None]:
+        """Of the cards that are asked for, and of those that are on view."""
+        cards = self.find("references").locator(".ip-adapter-cards")
+        shown = cards.get_attribute("data-stamp") if cards.count() else None
+        return self.find("stamp").locator("input, textarea").input_value(), shown
 
     def model(self) -> str:
         return self.find("model").locator("input").input_value()
@@ -199,6 +208,9 @@ class Page:
 
     def note(self) -> str:
         return self.find("note").inner_text()
+
+    def focused(self) -> str:
+        return self.page.evaluate("document.activeElement.id.replace('txt2img_ip_adapter_', '')")
 
     def preset(self, button: str) -> None:
         self.find(f"preset_{button}").click()
@@ -341,7 +353,7 @@ def test_presets_round_trip(page: Page, pages: Callable[..., Page]) -> None:
     page.find("preset_name").fill("Straße / 1")
     page.preset("yes")
     page.wait(lambda: "/" in page.note())  # why not
-    assert page.page.evaluate("document.activeElement.id") == "txt2img_ip_adapter_preset_name"
+    page.wait(lambda: page.focused() == "preset_name")
     page.find("preset_name").fill("Straße 1")
     page.find("preset_name").press("Enter")
     page.wait(lambda: page.note() == "Saved “Straße 1”.")
@@ -350,7 +362,7 @@ def test_presets_round_trip(page: Page, pages: Callable[..., Page]) -> None:
     page.wait(lambda: "“Straße 1” exists. Overwrite it?" in page.find("preset_asked").inner_text())
     page.preset("no")
     page.wait(lambda: page.find("preset_asked").count() == 0)
-    assert page.page.evaluate("document.activeElement.id") == "txt2img_ip_adapter_preset_save"  # where it began
+    page.wait(lambda: page.focused() == "preset_save")  # where it began
 
     other = pages()
     other.open()
@@ -373,9 +385,18 @@ def test_presets_round_trip(page: Page, pages: Callable[..., Page]) -> None:
     other.wait(lambda: other.note() == "Saved “From the other tab”.")
     page.choose("preset_chosen", "From the other tab")
     page.preset("rename")
-    page.find("preset_name").fill("Straße 2")
+    page.wait(lambda: "Rename “From the other tab” to" in page.find("preset_asked").inner_text())
+    page.find("preset_name").fill("Straße '<i>2'")
     page.preset("yes")
-    page.wait(lambda: page.note() == "Renamed to “Straße 2”.")
+    page.wait(lambda: page.note() == "Renamed to “Straße '<i>2'”.")
+    page.preset("rename")
+    page.wait(page.find("preset_name").count)
+    assert page.find("preset_name").input_value() == "Straße '<i>2'"
+    page.find("preset_name").fill("straße 1")
+    page.preset("yes")
+    page.wait(lambda: "“straße 1” exists. Overwrite it?" in page.find("preset_asked").inner_text())
+    page.preset("no")
+    page.wait(lambda: page.find("preset_asked").count() == 0)
 
     with other.page.expect_download() as download:
         other.choose("preset_chosen", "Straße 1")
