@@ -1,5 +1,5 @@
 // The panel's part in the browser: which unit is shown, its references, pictures that are dropped, pasted or sent,
-// downloads, and the warning that follows the checkpoint.
+// presets, and the warning that follows the checkpoint.
 const ipAdapter = (() => {
     const TABS = ["txt2img", "img2img"];
     const byId = (id) => gradioApp().getElementById(id);
@@ -155,7 +155,8 @@ const ipAdapter = (() => {
     }
     function translate(tab) {  // the WebUI translates texts by itself
         const names = ["title", "placeholder", "aria-label"], controls = ".ip-adapter-control, .ip-adapter-control input";
-        for (const element of byId(`${tab}_ip_adapter`).querySelectorAll(`${controls}, .ip-adapter-tools button`)) {
+        const presets = ".ip-adapter-tools button, .ip-adapter-question :is(input, button)";
+        for (const element of byId(`${tab}_ip_adapter`).querySelectorAll(`${controls}, ${presets}`)) {
             for (const name of names) {
                 const translated = window.localization?.[element.getAttribute(name)];
                 if (translated) element.setAttribute(name, translated);
@@ -425,26 +426,40 @@ const ipAdapter = (() => {
     // Presets: what is wanted goes into a box (preset_bar.py); the answer, maybe a question, stands in the line of notes.
 
     const following = {}, tools = {};
-    const isBusy = (tab) => following[tab] && Date.now() - following[tab].since < 30_000;  // no answer comes from a lost server
+    const isBusy = (tab) => Boolean(following[tab]);
     async function order(tab, wanted) {
-        await until(() => !isBusy(tab), 60_000);
-        following[tab] = {...wanted, since: Date.now()};
+        if (!await until(() => !isBusy(tab), 60_000)) return;
+        following[tab] = wanted;
         write(tab, "preset_order", JSON.stringify({...wanted, stamp: newKey()}));
     }
-    async function followed(tab) {
-        if (following[tab]?.do === "export") await download(tab);
+    async function followed(tab) {  // also after an error
+        await pause(0);  // the answer is on view
+        const isExport = following[tab]?.do === "export";
+        if (isExport) await download(tab);
         following[tab] = null;
+        noted(tab);
+        return [isExport ? null : {__type__: "update"}];
+    }
+    function noted(tab) {
         const question = part(tab, "note").querySelector(".ip-adapter-question");
-        if (question) question.querySelector("input, [type=submit]").focus();
-        else if (document.activeElement === document.body) tools[tab]?.focus();
-        return [null];
+        if (question) {
+            translate(tab);
+            const field = question.querySelector("input, [type=button]");  // Enter, pressed twice, does not overwrite
+            field.focus();
+            field.select?.();
+        } else if (document.activeElement === document.body) {
+            tools[tab]?.focus({preventScroll: true});
+        }
+        return [];
     }
     function onTool(event) {
         const button = event.target.closest?.(".ip-adapter-tools button, .ip-adapter-question [type=button]");
         if (!button) return;
-        const tab = tabOf(button), wanted = JSON.parse(button.dataset.order ?? '{"do": "cancel"}');
-        if (button.dataset.order) tools[tab] = button;
-        if (wanted) order(tab, wanted); else upload(tab);
+        const tab = tabOf(button), isTool = Boolean(button.dataset.order), wanted = JSON.parse(button.dataset.order ?? "null");
+        if (isTool) tools[tab] = button;
+        if (wanted) order(tab, wanted);
+        else if (isTool) upload(tab);
+        else if (!isBusy(tab)) order(tab, {do: "cancel"});  // what is being done cannot be called off
     }
     function onAnswer(event) {
         const question = event.target.closest(".ip-adapter-question");
@@ -455,8 +470,8 @@ const ipAdapter = (() => {
     }
     async function upload(tab) {
         const field = () => part(tab, "preset_file").querySelector("input[type=file]");
-        if (!field()) {  // a file is there, with a question that has not been answered
-            order(tab, {do: "cancel"});
+        if (!field()) {  // a file is there already, maybe with a question that has not been answered
+            await order(tab, {do: "cancel"});
             await until(field, 5000);
         }
         field()?.click();
@@ -517,7 +532,7 @@ const ipAdapter = (() => {
     document.addEventListener("keydown", onUnitKey);
     document.addEventListener("keydown", onSlotKey);
     onUiTabChange(noteTab);
-    return {shown, widened, changed, weighed, barsDrawn, draw, drawn, taken, useControlNet, followed, reopen, send, unload: () => press("txt2img_ip_adapter_unload")};
+    return {shown, widened, changed, weighed, barsDrawn, draw, drawn, taken, useControlNet, followed, noted, reopen, send, unload: () => press("txt2img_ip_adapter_unload")};
 })();
 
 // Python and the settings page call these by name.

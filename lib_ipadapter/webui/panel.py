@@ -104,7 +104,7 @@ class Panel:
             self.pasted = hidden(f"{tab}_ip_adapter_pasted")
             for box in (*self.bar.boxes, *self.editor.boxes, self.pasted):
                 box.render()
-            if tab == "txt2img":  # other pages press these
+            if tab == "txt2img":  # all pages press these
                 self._button("unload", self._unload)
                 self._button("nothing", self._nothing)
         self.tick.do_not_save_to_config = True

@@ -53,7 +53,9 @@ def question(
 ) -> str:
     """A line that asks, with the button that gives the order and one that does not. ``is_named``: for its ``name``."""
     field = {"id": elem_id("name"), "value": order["name"], "placeholder": "Name", "aria-label": text}
-    asked, yes, no = (_attributes(id=elem_id(name)) for name in ("asked", "yes", "no"))
+    asked = _attributes(id=elem_id("asked"))
+    yes = _attributes(id=elem_id("yes"), title=text)  # without a title, the WebUI would give a button "Save" its own
+    no = _attributes(id=elem_id("no"), title="Leave everything as it is")
     return (
         f"<form class='ip-adapter-question'{_attributes(**{'data-order': json.dumps(order)})}>"
         f"<span{asked}>{html.escape(text)}</span>"

@@ -2,7 +2,8 @@
 imported here. What needs a name or a yes is asked for in the line of notes below the bar.
 
 Buttons and questions are plain HTML. The page's script (ip_adapter.js) writes what is wanted into a hidden box:
-``{"ask": action}`` for a question, ``{"do": action, "name": …, "about": …}`` for what is to be done.
+``{"ask": action}`` for a question, ``{"do": action, "name": …, "about": …}`` for what is answered with a yes, and
+``{"do": "load"}``, ``"export"`` or ``"cancel"``, each with a stamp that makes it another text than the one before.
 """
 
 from __future__ import annotations
@@ -104,9 +105,9 @@ class PresetBar:
 
     def _do(
         self, action: str, about: str, name: str, chosen: str | None, file: Any, units: Callable[[], list[dict]]
-    ) -> tuple[str, Any]:
-        """What was answered with a yes. Returns values for the note and the list of presets."""
-        said, stays, name = "", chosen, name.strip()
+    ) -> list[Any]:
+        """What was answered with a yes. Returns values for the note, the list of presets and the file."""
+        stays, keep = chosen, gr.update()
         try:
             if action in ("save", "overwrite"):
                 said, stays = self._saved(name, units(), action == "overwrite"), name
@@ -116,19 +117,17 @@ class PresetBar:
             elif action == "delete":
                 self.store().delete(about)
                 said, stays = f"Deleted “{about}”.", None
-            elif action == "import over":
-                said = self._imported(file, True)
+            else:
+                said, keep = self._imported(file, True), None
         except PresetExists:
-            return self._question("overwrite" if action == "save" else "rename over", about, name), gr.update()
+            return [self._question("overwrite" if action == "save" else "rename over", about, name), gr.update(), keep]
         except (IPAdapterError, OSError) as error:
-            problem = getattr(error, "detail", str(error))
-            again = action in NAMED
-            return self._question(action, about, name, problem) if again else note(problem), gr.update()
-        return note(said), self._list(stays)
+            return [self._question(action, about, name, getattr(error, "detail", str(error))), gr.update(), keep]
+        return [note(said), self._list(stays), keep]
 
     def _saved(self, name: str, units: list[dict], overwrite: bool) -> str:
         if not units:
-            return "There is nothing to save: choose a model or add a reference first."
+            raise IPAdapterError("There is nothing to save: choose a model or add a reference first.")
         self.store().save(name, units, overwrite=overwrite)
         return f"Saved “{name}”."
 
@@ -163,43 +162,47 @@ class PresetBar:
         filled: Callable[[list[dict]], tuple[list[Any], list[str]]],
     ) -> None:  # fmt: skip
         """``units`` makes API objects of the values of ``inputs``; ``filled`` makes values for ``outputs`` of them."""
-        nothing = [gr.update()] * len(outputs)
+        self.units, self.filled, self.nothing = units, filled, [gr.update()] * len(outputs)
 
-        def load(chosen: str | None) -> tuple[str, list[Any]]:
-            if not chosen:
-                return note(CHOOSE), nothing
-            try:
-                values, notes = filled(self.store().load(name_of(chosen)))
-            except IPAdapterError as error:
-                return note(error.detail), nothing
-            return note(f"Loaded “{name_of(chosen)}”.", *notes), values
-
-        def follow(order: str, chosen: str | None, file: Any, *values: Any) -> list[Any]:
-            """Values for the note, the list, the file (kept for no question but its own), and ``outputs``."""
-            wanted = json.loads(order)
-            if "ask" in wanted:
-                return [self._ask(wanted["ask"], chosen), gr.update(), None, *nothing]
-            action = wanted["do"]
-            if action == "load":
-                said, shown = load(chosen)
-                return [said, gr.update(), None, *shown]
-            if action == "export":
-                said, path = self._export(chosen)
-                return [said, gr.update(), path, *nothing]
-            answer = (wanted.get("about", ""), wanted.get("name", ""), chosen, file, lambda: units(values))
-            return [*self._do(action, *answer), None, *nothing]
-
-        def script(function: str, *more: str) -> dict[str, str]:
-            return {"_js": f"(...values) => ipAdapter.{function}({', '.join(map(repr, (self.tab, *more)))}, values)"}
+        def script(function: str) -> dict[str, str]:
+            return {"_js": f"(...values) => ipAdapter.{function}({self.tab!r}, values)"}
 
         self.order.change(
-            follow, [self.order, self.chosen, self.file, *inputs], [self.note, self.chosen, self.file, *outputs],
-            queue=False, **QUIET,
+            self.follow, [self.order, self.chosen, self.file, *inputs],
+            [self.note, self.chosen, self.file, *outputs], queue=False, **QUIET,
         ).then(None, None, self.file, **script("followed"))  # fmt: skip
         self.file.upload(
             self._import, [self.file, self.chosen], [self.note, self.chosen, self.file], queue=False, **QUIET
-        )
+        ).then(None, None, None, **script("noted"))
         # gradio shows new choices only when the list is opened again.
         self.chosen.focus(self._refresh, None, [self.chosen, self.listed], queue=False, **QUIET).then(
             None, self.listed, None, **script("reopen")
         )
+
+    def follow(self, order: str, chosen: str | None, file: Any, *values: Any) -> list[Any]:
+        """Values for the note, the list, the file (it stays while there may be a question about it), and what
+        ``connect`` was given as ``outputs``."""
+        wanted, same = json.loads(order), gr.update()
+        if "ask" in wanted:
+            return [self._ask(wanted["ask"], chosen), same, same, *self.nothing]
+        action = wanted["do"]
+        if action == "cancel":
+            return ["", same, None, *self.nothing]
+        if action == "load":
+            said, shown = self._load(chosen)
+            return [said, same, same, *shown]
+        if action == "export":
+            said, path = self._export(chosen)
+            return [said, same, path, *self.nothing]
+        name = wanted["name"].strip()
+        return [*self._do(action, wanted["about"], name, chosen, file, lambda: self.units(values)), *self.nothing]
+
+    def _load(self, chosen: str | None) -> tuple[str, list[Any]]:
+        """Values for the note and ``outputs``."""
+        if not chosen:
+            return note(CHOOSE), self.nothing
+        try:
+            values, notes = self.filled(self.store().load(name_of(chosen)))
+        except IPAdapterError as error:
+            return note(error.detail), self.nothing
+        return note(f"Loaded “{name_of(chosen)}”.", *notes), values
