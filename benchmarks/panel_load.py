@@ -11,7 +11,7 @@ other's in turns. The WebUI's settings and files are left as they are. With two 
 Start: the WebUI's own count (``Startup time`` in its log) and its shares. Page: from the navigation, with an empty
 cache, until *Generate* is on view ("ready"), and until the page has nothing more to do or to fetch for half a second
 ("settled", that half second not counted); "computing" is the time that the page's main thread has computed until then,
-which does not depend on what else the computer does. Figures are medians of the paired differences, with quartiles,
+without what it has waited for. Figures are medians of the paired differences, with quartiles,
 and with the median's own 95 % interval (bootstrap).
 
 Needs playwright, and Chromium in PATH.

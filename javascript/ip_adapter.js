@@ -153,10 +153,10 @@ const ipAdapter = (() => {
             control.hidden = control.dataset.variant !== variant;
         }
     }
-    function translate(tab) {  // the WebUI translates texts by itself
+    function translate(root) {  // the WebUI translates texts by itself
         const names = ["title", "placeholder", "aria-label"], controls = ".ip-adapter-control, .ip-adapter-control input";
         const presets = ".ip-adapter-tools button, .ip-adapter-question :is(input, button)";
-        for (const element of byId(`${tab}_ip_adapter`).querySelectorAll(`${controls}, ${presets}`)) {
+        for (const element of root.querySelectorAll(`${controls}, ${presets}`)) {
             for (const name of names) {
                 const translated = window.localization?.[element.getAttribute(name)];
                 if (translated) element.setAttribute(name, translated);
@@ -443,7 +443,7 @@ const ipAdapter = (() => {
     function noted(tab) {
         const question = part(tab, "note").querySelector(".ip-adapter-question");
         if (question) {
-            translate(tab);
+            translate(question);
             const field = question.querySelector("input, [type=button]");  // Enter, pressed twice, does not overwrite
             field.focus();
             field.select?.();
@@ -453,13 +453,16 @@ const ipAdapter = (() => {
         return [];
     }
     function onTool(event) {
-        const button = event.target.closest?.(".ip-adapter-tools button, .ip-adapter-question [type=button]");
+        const button = event.target.closest?.(".ip-adapter-tools button");
         if (!button) return;
-        const tab = tabOf(button), isTool = Boolean(button.dataset.order), wanted = JSON.parse(button.dataset.order ?? "null");
-        if (isTool) tools[tab] = button;
+        const tab = tabOf(button), wanted = JSON.parse(button.dataset.order);
+        tools[tab] = button;
         if (wanted) order(tab, wanted);
-        else if (isTool) upload(tab);
-        else if (!isBusy(tab)) order(tab, {do: "cancel"});  // what is being done cannot be called off
+        else upload(tab);
+    }
+    function onCancel(event) {
+        const button = event.target.closest?.(".ip-adapter-question [type=button]"), tab = button && tabOf(button);
+        if (button && !isBusy(tab)) order(tab, {do: "cancel"});  // what is being done cannot be called off
     }
     function onAnswer(event) {
         const question = event.target.closest(".ip-adapter-question");
@@ -515,7 +518,7 @@ const ipAdapter = (() => {
         fillControls(tab, unit);
         drawnOf[tab] = lookOf(sheet);
         showVariantsControls(tab);
-        translate(tab);
+        translate(byId(`${tab}_ip_adapter`));
         spreads[tab] = spreadOf(tab, unit);
     }));
     document.addEventListener("dragover", onDragOver);
@@ -528,6 +531,7 @@ const ipAdapter = (() => {
     document.addEventListener("change", onChosen);
     document.addEventListener("click", onClick);
     document.addEventListener("click", onTool);
+    document.addEventListener("click", onCancel);
     document.addEventListener("submit", onAnswer);
     document.addEventListener("keydown", onUnitKey);
     document.addEventListener("keydown", onSlotKey);

@@ -7,7 +7,7 @@ import html
 from ..checkpoint.catalog import Catalog
 from ..errors import IPAdapterError
 from ..generation import check_fit, encoder_for
-from . import host
+from . import host, plain
 from .api import encoder_wanted
 
 
@@ -16,8 +16,8 @@ def size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 0.1):.{0 if count >= 1e7 else 1}f} MB"
 
 
-def _line(css: str, text: str, sign: str = "", more: str = "") -> str:
-    return f"<div class='{css}'{more}>{sign}{html.escape(text[:1].upper() + text[1:])}</div>"
+def _line(css: str, text: str, sign: str = "", **attributes: str) -> str:
+    return f"<div class='{css}'{plain.attributes(**attributes)}>{sign}{html.escape(text[:1].upper() + text[1:])}</div>"
 
 
 def problem(sentence: str) -> str:
@@ -46,5 +46,4 @@ def about(model: str | None, catalog: Catalog) -> str:
             check_fit(adapter, topology, catalog, "the checkpoint")
         except IPAdapterError as error:
             problems.insert(0, error.detail)
-    variant = f" data-variant='{html.escape(spec.variant)}'"
-    return _line("ip-adapter-about", " · ".join(parts), more=variant) + "".join(map(problem, problems))
+    return _line("ip-adapter-about", " · ".join(parts), data_variant=spec.variant) + "".join(map(problem, problems))

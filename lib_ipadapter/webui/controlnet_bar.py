@@ -23,7 +23,7 @@ from ..generation import Resources
 from ..unit import Unit
 from . import controlnet, controlnet_adapters, sheet
 from .controlnet import Slot
-from .editor import QUIET, Editor, note
+from .editor import QUIET, Editor, in_page, note
 from .references import controlnet_name
 
 BUILT = "{}_send_to_extras"  # elem_id of a button that the host makes after all scripts' components
@@ -121,7 +121,7 @@ class ControlNetBar:
         self.units = [Made.of(one) for one in _runner(self.tab).inputs[script.args_from : script.args_to]]
         self.names = [controlnet_name(number).removeprefix("ControlNet ") for number in range(1, len(self.units) + 1)]
         self.number.choices, self.number.value = self.names, next(iter(self.names), None)
-        self.use.click(None, self.number, None, _js=f"(...values) => ipAdapter.useControlNet({self.tab!r}, values)")
+        self.use.click(None, self.number, None, **in_page(self.tab, "useControlNet"))
         inputs = [one for made in self.units if made is not None for one in made.inputs]
         self.bring.click(
             self._bring, [self.number, self.editor.sheet, self.editor.pictures, *inputs],

@@ -6,7 +6,6 @@ does. In the page, and in the sheet that keeps all units (sheet.py), values have
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -62,11 +61,11 @@ class Control:
 
     def drawn(self, elem_id: str) -> str:
         """The HTML of one that is plain; the page fills in its value."""
-        about = {"id": elem_id, "title": self.tip, "data-field": self.field, "data-default": json.dumps(self.default)}
+        about = {"id": elem_id, "title": self.tip, "data_field": self.field, "data_default": json.dumps(self.default)}
         if self.variant:
-            about["data-variant"] = self.variant
-        written = "".join(f" {name}='{html.escape(value)}'" for name, value in about.items())
-        return f"<div class='ip-adapter-control'{written}>{self.component(self.label, **self.settings)}</div>"
+            about["data_variant"] = self.variant
+        shown = self.component(self.label, **self.settings)
+        return f"<div class='ip-adapter-control'{plain.attributes(**about)}>{shown}</div>"
 
 
 CURVE = "curve"  # a weight that changes over the steps, where there is one; it stands in the place of the weight

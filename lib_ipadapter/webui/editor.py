@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -40,6 +41,11 @@ def hidden(elem_id: str, value: str = "", *, is_long: bool = False) -> gr.Textbo
     box = gr.Textbox(value, max_lines=2 if is_long else 1, visible=False, elem_id=elem_id, render=False)
     box.do_not_save_to_config = True
     return box
+
+
+def in_page(tab: str, function: str) -> dict[str, str]:
+    """Settings of an event that the page's script answers: by ``function``, from its inputs' values."""
+    return {"_js": f"(...values) => ipAdapter.{function}({tab!r}, values)"}
 
 
 def note(sentence: str, *more: str) -> str:
@@ -121,12 +127,8 @@ class Editor:
     # what they do
 
     def _connect(self) -> None:
-        own, tab = list(self.controls.values()), self.tab
+        own, script = list(self.controls.values()), partial(in_page, self.tab)
         model, weight, enabled = (self.controls[name] for name in ("model", "weight", "enabled"))
-
-        def script(function: str) -> dict[str, str]:
-            return {"_js": f"(...values) => ipAdapter.{function}({tab!r}, values)"}
-
         self.show.click(None, [self.sheet, *own], [self.sheet, *own], **script("shown"))
         self.wide.click(None, [self.sheet, weight], [self.sheet, weight], **script("widened"))
         for event in (self.sheet.change, enabled.change):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import gradio as gr
 
 from ..errors import IPAdapterError
 from . import plain
-from .editor import QUIET, hidden, note
+from .editor import QUIET, hidden, in_page, note
 from .presets import PresetExists, Store
 
 RECENT = "Recent / "  # before a kept generation's name in the list; no name can have that slash
@@ -122,7 +123,7 @@ class PresetBar:
         except PresetExists:
             return [self._question("overwrite" if action == "save" else "rename over", about, name), gr.update(), keep]
         except (IPAdapterError, OSError) as error:
-            return [self._question(action, about, name, getattr(error, "detail", str(error))), gr.update(), keep]
+            return [self._question(action, about, name, str(error)), gr.update(), keep]
         return [note(said), self._list(stays), keep]
 
     def _saved(self, name: str, units: list[dict], overwrite: bool) -> str:
@@ -145,7 +146,7 @@ class PresetBar:
         except PresetExists:
             return [self._question("import over"), gr.update(), gr.update()]
         except (IPAdapterError, OSError) as error:
-            return [note(getattr(error, "detail", str(error))), gr.update(), None]
+            return [note(str(error)), gr.update(), None]
 
     def _export(self, chosen: str | None) -> tuple[str, str | None]:
         """Values for the note and the file."""
@@ -163,10 +164,7 @@ class PresetBar:
     ) -> None:  # fmt: skip
         """``units`` makes API objects of the values of ``inputs``; ``filled`` makes values for ``outputs`` of them."""
         self.units, self.filled, self.nothing = units, filled, [gr.update()] * len(outputs)
-
-        def script(function: str) -> dict[str, str]:
-            return {"_js": f"(...values) => ipAdapter.{function}({self.tab!r}, values)"}
-
+        script = partial(in_page, self.tab)
         self.order.change(
             self.follow, [self.order, self.chosen, self.file, *inputs],
             [self.note, self.chosen, self.file, *outputs], queue=False, **QUIET,
