@@ -30,7 +30,9 @@ APART = {"override_settings": {"batch_cond_uncond": False}}
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
-    folder, extension = tmp_path_factory.mktemp("adapters"), tmp_path_factory.mktemp("extension") / "neighbours"
+    # The name of the one of them that metadata.ini has to put after us, whatever our own folder is called.
+    extension = tmp_path_factory.mktemp("extension") / "stable-diffusion-webui-distributed"
+    folder = tmp_path_factory.mktemp("adapters")
     write_adapter(folder / "base.safetensors", sd_unet())
     write_adapter(folder / "wide.safetensors", sdxl_unet())
     write_encoder(folder / "encoder.safetensors")
