@@ -73,7 +73,11 @@ class WebUI:
         ]  # fmt: skip
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                command, cwd=options.webui, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                command,
+                cwd=options.webui,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
                 env={name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
             )
         end = time.monotonic() + LIMIT

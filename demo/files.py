@@ -42,8 +42,13 @@ def encoder_state(seed: int = 9) -> dict[str, Tensor]:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     config = CLIPVisionConfig(
-        hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2, image_size=224,
-        patch_size=32, projection_dim=POOLED,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=224,
+        patch_size=32,
+        projection_dim=POOLED,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -51,7 +56,8 @@ def encoder_state(seed: int = 9) -> dict[str, Tensor]:
     grown = ("patch_embedding.weight", "visual_projection.weight", "fc1.weight", "fc2.weight", "v_proj.weight")
     return {
         key: (value * 8 if key.endswith(grown) else value).contiguous()
-        for key, value in state.items() if not key.endswith("position_ids")
+        for key, value in state.items()
+        if not key.endswith("position_ids")
     }
 
 

@@ -143,7 +143,12 @@ class _DeepTransformer(SpatialTransformer):
 def _deepen(layer: SpatialTransformer, depth: int, context_dim: int, head_channels: int) -> SpatialTransformer:
     heads = layer.in_channels // head_channels
     deep = _DeepTransformer(
-        layer.in_channels, heads, head_channels, depth=depth, context_dim=[context_dim] * depth, use_linear=True,
+        layer.in_channels,
+        heads,
+        head_channels,
+        depth=depth,
+        context_dim=[context_dim] * depth,
+        use_linear=True,
         use_checkpoint=False,
     )
     deep.__class__.__name__ = "SpatialTransformer"
@@ -154,16 +159,25 @@ def build_unet(kind: str, generator: torch.Generator) -> UNetModel:
     """The UNet of ``kind``, narrow, with seeded weights."""
     _, context_dim, in_channels, _, _ = KINDS[kind]
     common = {
-        "image_size": 32, "in_channels": in_channels, "out_channels": 4, "model_channels": MODEL_CHANNELS,
-        "num_res_blocks": 2, "use_spatial_transformer": True, "context_dim": context_dim, "legacy": False,
+        "image_size": 32,
+        "in_channels": in_channels,
+        "out_channels": 4,
+        "model_channels": MODEL_CHANNELS,
+        "num_res_blocks": 2,
+        "use_spatial_transformer": True,
+        "context_dim": context_dim,
+        "legacy": False,
         "use_checkpoint": False,
     }
     with torch.device("meta"):
         if kind == "sdxl":
             head = 8
             unet = UNetModel(
-                attention_resolutions=[4, 2], channel_mult=[1, 2, 4], num_head_channels=head,
-                use_linear_in_transformer=True, **common,
+                attention_resolutions=[4, 2],
+                channel_mult=[1, 2, 4],
+                num_head_channels=head,
+                use_linear_in_transformer=True,
+                **common,
             )
             for container in (*unet.input_blocks, unet.middle_block, *unet.output_blocks):
                 for position, layer in enumerate(container):
@@ -176,9 +190,7 @@ def build_unet(kind: str, generator: torch.Generator) -> UNetModel:
                 nn.Sequential(nn.Linear(2816, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
             )
         else:
-            layout = (
-                {"num_head_channels": 8, "use_linear_in_transformer": True} if kind == "sd2" else {"num_heads": 4}
-            )
+            layout = {"num_head_channels": 8, "use_linear_in_transformer": True} if kind == "sd2" else {"num_heads": 4}
             unet = UNetModel(attention_resolutions=[4, 2, 1], channel_mult=[1, 2, 4, 4], **layout, **common)
     unet.to_empty(device="cpu")
     _fill(unet, generator)
@@ -283,8 +295,12 @@ class TextEncoder(nn.Module):
         from transformers import CLIPTextConfig, CLIPTextModel
 
         config = CLIPTextConfig(
-            vocab_size=49408 if whole else 4093, hidden_size=width, intermediate_size=4 * width if whole else width,
-            num_hidden_layers=layers, num_attention_heads=width // 64, max_position_embeddings=77,
+            vocab_size=49408 if whole else 4093,
+            hidden_size=width,
+            intermediate_size=4 * width if whole else width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 64,
+            max_position_embeddings=77,
         )
         with torch.device("meta"):
             transformer = CLIPTextModel(config)
@@ -494,8 +510,12 @@ def open_checkpoint(
 
 
 CHECKPOINTS = {
-    "demo-sd15": ("sd15", None), "demo-sd15-b": ("sd15", 151), "demo-sd2": ("sd2", None),
-    "demo-inpainting": ("inpaint", None), "demo-ip2p": ("ip2p", None), "demo-sdxl": ("sdxl", None),
+    "demo-sd15": ("sd15", None),
+    "demo-sd15-b": ("sd15", 151),
+    "demo-sd2": ("sd2", None),
+    "demo-inpainting": ("inpaint", None),
+    "demo-ip2p": ("ip2p", None),
+    "demo-sdxl": ("sdxl", None),
 }
 
 

@@ -116,7 +116,11 @@ def host_start(
 
 
 def _start(
-    folders: list[Path], options: dict[str, Any] | None, cmd_args: Sequence[str], keep_options: bool, device: str,
+    folders: list[Path],
+    options: dict[str, Any] | None,
+    cmd_args: Sequence[str],
+    keep_options: bool,
+    device: str,
     port: int | None,
 ) -> Host:
     import gradio as gr
@@ -158,7 +162,10 @@ def _start(
         shared.demo.queue(64)
         with contextlib.redirect_stdout(io.StringIO()):
             app, _, _ = shared.demo.launch(
-                server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, show_api=False,
+                server_name="127.0.0.1",
+                server_port=port,
+                prevent_thread_lock=True,
+                show_api=False,
                 allowed_paths=[str(HOST), *map(str, folders), *shared.cmd_opts.gradio_allowed_path],
                 app_kwargs={"docs_url": "/docs"},
             )

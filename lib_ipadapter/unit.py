@@ -50,7 +50,7 @@ def _number(settings: Mapping[str, Any], name: str, low: float, high: float, def
 
 
 def _words(text: str) -> list[list[float]]:
-    """"0:1 0.6:0.2", or "1, 0.5": its words' numbers. Raises ValueError for what is none."""
+    """ "0:1 0.6:0.2", or "1, 0.5": its words' numbers. Raises ValueError for what is none."""
     return [[float(part) for part in word.split(":")] for word in text.replace(",", " ").split()]
 
 
@@ -116,6 +116,7 @@ def _text(settings: Mapping[str, Any], name: str, longest: int) -> str:
     if not isinstance(value, str) or len(value) > longest:
         raise UnitError(f"{name} is {_shown(value)}: give a text of at most {longest} characters.")
     return value.strip()
+
 
 def _choice(settings: Mapping[str, Any], name: str) -> str:
     allowed = CHOICES[name]

@@ -546,8 +546,14 @@ def test_a_press_of_generate_finds_each_unit_as_it_is(page: Page, monkeypatch) -
         page.choose("model", "demo-sd15")
         page.number("weight", weight)
         page.cards().nth(0).locator("input").fill(f"{weight / 2:g}")
-    moments = ["", "await null;", "await null; await null; await null;", "await new Promise(requestAnimationFrame);",
-               "await new Promise((done) => setTimeout(done));", "await new Promise((done) => setTimeout(done, 30));"]
+    moments = [
+        "",
+        "await null;",
+        "await null; await null; await null;",
+        "await new Promise(requestAnimationFrame);",
+        "await new Promise((done) => setTimeout(done));",
+        "await new Promise((done) => setTimeout(done, 30));",
+    ]
     for i, moment in enumerate(moments):
         for number in (1 + i % 3, 1 + (i + 1) % 3):
             count, done = len(asked), list(tasks.done)
@@ -638,6 +644,7 @@ def test_the_keyboard_chooses_units(page: Page) -> None:
 
 def test_a_weight_beyond_the_slider(page: Page) -> None:
     """↔ is each unit's own, and what it showed comes back with it."""
+
     def limits() -> list[str]:
         slider = page.find("weight").locator("input[type=range]")
         return [slider.get_attribute("min"), slider.get_attribute("max"), slider.input_value()]

@@ -598,8 +598,11 @@ def test_instantid_says_all_that_is_missing(host: Host, faces, clean, monkeypatc
     monkeypatch.setattr(instantid, "_installed", lambda package: package != "insightface")
     with pytest.raises(RuntimeError) as error:
         ask(host, ours(1, **PHOTO), **XL)
-    for what in ("ControlNet lacks ip-adapter_instant_id_sdxl.safetensors in a folder that it searches",
-                 "saved as models/ControlNet/control_instant_id_sdxl.safetensors", "pip install insightface"):
+    for what in (
+        "ControlNet lacks ip-adapter_instant_id_sdxl.safetensors in a folder that it searches",
+        "saved as models/ControlNet/control_instant_id_sdxl.safetensors",
+        "pip install insightface",
+    ):
         assert what in str(error.value)
 
 

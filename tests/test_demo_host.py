@@ -67,8 +67,11 @@ def test_module_matches_contract(name: str) -> None:
 
 
 COMPLETE = {
-    "modules.processing": ["StableDiffusionProcessing", "StableDiffusionProcessingTxt2Img",
-                           "StableDiffusionProcessingImg2Img"],
+    "modules.processing": [
+        "StableDiffusionProcessing",
+        "StableDiffusionProcessingTxt2Img",
+        "StableDiffusionProcessingImg2Img",
+    ],
     "modules.scripts": ["Script", "PostprocessImageArgs"],
     "modules.ui_components": list(CONTRACT["modules.ui_components"]["classes"]),
     "modules.options": ["OptionInfo"],
@@ -115,7 +118,7 @@ def test_what_the_extension_uses_is_there(host) -> None:
 
 # --- a host with a tiny extension -----------------------------------------------------------------------------------
 
-SCRIPT = '''
+SCRIPT = """
 import sys
 import gradio as gr
 from modules import script_callbacks, scripts, shared
@@ -170,7 +173,7 @@ def on_cfg_denoiser(params):
 script_callbacks.on_ui_settings(on_ui_settings)
 script_callbacks.on_app_started(on_app_started)
 script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -194,12 +197,17 @@ def host(tmp_path_factory):
 
     data = None if str(HOST) in sys.path else tmp_path_factory.mktemp("data")
     running = host_start(
-        [probe, later, folder / "c-broken"], {"pad_cond_uncond": False, "s_min_uncond": 0.0, "skip_early_cond": 0.0},
-        ["--probe-flag", "x", "--probe-flag", "y", "--api-auth", "ann:1,bob:2"], data_dir=data,
+        [probe, later, folder / "c-broken"],
+        {"pad_cond_uncond": False, "s_min_uncond": 0.0, "skip_early_cond": 0.0},
+        ["--probe-flag", "x", "--probe-flag", "y", "--api-auth", "ann:1,bob:2"],
+        data_dir=data,
     )
     running.client.auth = ("bob", "2")
-    running.probe = next(m for p, m in sys.modules["modules.script_loading"].loaded_scripts.items()
-                         if p == str(probe / "scripts" / "probe.py"))
+    running.probe = next(
+        m
+        for p, m in sys.modules["modules.script_loading"].loaded_scripts.items()
+        if p == str(probe / "scripts" / "probe.py")
+    )
     yield running
     running.close()
 
@@ -291,7 +299,10 @@ def test_order_of_callbacks_with_hires_fix(host, log) -> None:
     called = names(log)
     first = called.index("process_before_every_sampling")
     assert called[first : first + 4] == [
-        "process_before_every_sampling", "after_extra_networks_activate", "before_hr", "process_before_every_sampling"
+        "process_before_every_sampling",
+        "after_extra_networks_activate",
+        "before_hr",
+        "process_before_every_sampling",
     ]
     passes = [entry[3] for entry in log if entry[0] == "process_before_every_sampling"]
     assert passes == [False, True]
@@ -346,9 +357,7 @@ CALLS = {
     "apart": ({"override_settings": {"batch_cond_uncond": False}}, [2, 2]),
     "uneven": ({"prompt": LONG}, [2, 2]),
     "uneven, negative longer": ({"negative_prompt": LONG}, [2, 2]),
-    "uneven, apart, AND": (
-        {"prompt": f"{LONG} AND cat", "override_settings": {"batch_cond_uncond": False}}, [2, 2, 2]
-    ),
+    "uneven, apart, AND": ({"prompt": f"{LONG} AND cat", "override_settings": {"batch_cond_uncond": False}}, [2, 2, 2]),
     "uneven, AND": ({"prompt": f"{LONG} AND cat AND dog"}, [4, 2, 2]),
     "AND": ({"prompt": "a cat AND a dog :0.5"}, [6]),
     "padded": ({"prompt": LONG, "override_settings": {"pad_cond_uncond": True}}, [4]),
@@ -408,8 +417,15 @@ def test_other_models(host, kind) -> None:
             context = kwargs.get("context")
             seen.append((args[0].shape[0], args[0].shape[1], context.shape[2], kwargs.get("y") is not None))
 
-    payload = {"init_images": [picture(size=64)], "width": 64, "height": 64, "steps": 1, "denoising_strength": 1.0,
-               "image_cfg_scale": 1.5, "override_settings": {"sd_model_checkpoint": kind}}
+    payload = {
+        "init_images": [picture(size=64)],
+        "width": 64,
+        "height": 64,
+        "steps": 1,
+        "denoising_strength": 1.0,
+        "image_cfg_scale": 1.5,
+        "override_settings": {"sd_model_checkpoint": kind},
+    }
     from modules import sd_models
 
     loaded = sd_models.load_model
@@ -424,10 +440,15 @@ def test_other_models(host, kind) -> None:
         answer = host.img2img(**payload)
     finally:
         sd_models.load_model = loaded
-    assert seen[0] == {
-        "demo-ip2p": (3, 8, 768, False), "demo-inpainting": (2, 9, 768, False),
-        "demo-sdxl": (2, 4, 2048, True), "demo-sd2": (2, 4, 1024, False),
-    }[kind]
+    assert (
+        seen[0]
+        == {
+            "demo-ip2p": (3, 8, 768, False),
+            "demo-inpainting": (2, 9, 768, False),
+            "demo-sdxl": (2, 4, 2048, True),
+            "demo-sd2": (2, 4, 1024, False),
+        }[kind]
+    )
     assert answer.info["sd_model_name"] == kind
     assert shared.opts.sd_model_checkpoint == before
     host.txt2img(width=64, height=64, steps=1)
@@ -454,8 +475,9 @@ def test_files_for_the_extension() -> None:
 # --- errors, settings, access ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["setup", "before_process", "process", "process_before_every_sampling",
-                                   "postprocess_image", "postprocess"])
+@pytest.mark.parametrize(
+    "where", ["setup", "before_process", "process", "process_before_every_sampling", "postprocess_image", "postprocess"]
+)
 def test_exceptions_in_callbacks_are_swallowed(host, where) -> None:
     plain = host.txt2img(width=64, height=64)
     failed = host.txt2img(width=64, height=64, alwayson_scripts=probe(where))
@@ -467,8 +489,12 @@ def test_refusal_through_init(host, log, path) -> None:
     payload = {"alwayson_scripts": probe("refuse"), "init_images": [picture()], "steps": 2, "n_iter": 2}
     response = host.post(path, payload)
     assert response.status_code == 422
-    assert response.json() == {"error": "ValueError", "detail": "IP-Adapter unit 1: no", "body": "",
-                               "errors": "IP-Adapter unit 1: no"}
+    assert response.json() == {
+        "error": "ValueError",
+        "detail": "IP-Adapter unit 1: no",
+        "body": "",
+        "errors": "IP-Adapter unit 1: no",
+    }
     assert names(log) == ["setup", "before_process", "process"]
 
 
@@ -491,8 +517,9 @@ def test_override_settings_restores_only_what_the_file_had(host) -> None:
     data = dict(shared.opts.data)
     shared.opts.data = {k: v for k, v in data.items() if k != "batch_cond_uncond"}
     try:
-        host.txt2img(width=64, height=64, steps=1,
-                     override_settings={"batch_cond_uncond": False, "pad_cond_uncond": True})
+        host.txt2img(
+            width=64, height=64, steps=1, override_settings={"batch_cond_uncond": False, "pad_cond_uncond": True}
+        )
         assert shared.opts.pad_cond_uncond is False
         assert shared.opts.batch_cond_uncond is False
     finally:
@@ -547,7 +574,14 @@ def test_prompt_weights() -> None:
     from modules.prompt_parser import get_multicond_prompt_list, parse_prompt_attention
 
     assert parse_prompt_attention("a (b) [c] \\(d\\) (e:1.5) BREAK f") == [
-        ["a ", 1.0], ["b", 1.1], [" ", 1.0], ["c", 1 / 1.1], [" (d) ", 1.0], ["e", 1.5], ["", 1.0], ["BREAK", -1],
+        ["a ", 1.0],
+        ["b", 1.1],
+        [" ", 1.0],
+        ["c", 1 / 1.1],
+        [" (d) ", 1.0],
+        ["e", 1.5],
+        ["", 1.0],
+        ["BREAK", -1],
         ["f", 1.0],
     ]
     assert get_multicond_prompt_list(["a AND b :0.5"])[0] == [[(0, 1.0), (1, 0.5)]]

@@ -189,7 +189,7 @@ def test_odd_sizes_and_uncond_rows() -> None:
     added[1] = 100
     influence.add(added, torch.full((2, 15, 4), 2.0), rows)
     influence.add(torch.full((2, 6, 4), 3.0), torch.full((2, 6, 4), 2.0), rows)
-    (index, found), = influence.maps().items()
+    ((index, found),) = influence.maps().items()
     expected = torch.full((5, 3), 1.5 / 3)  # three layers, one of which rests
     expected[1, 1] += 0.5 / 3
     assert index == 7
@@ -469,5 +469,7 @@ def test_the_picture_of_a_map(host, size: tuple[int, int]) -> None:
     assert np.abs(right - (0.65 * np.array(COLOURS[-1]) + 0.35 * 90)).max() < 12
     below = pixels(painted)[size[1] :]
     assert (below.max(-1) > 200).any()
-    assert np.array_equal(pixels(paint(Finished(0, grey, (0, 0, *size)), 0 * found, 2))[0, 0],
-                          np.array(left - left + (0.65 * np.array(COLOURS[0]) + 0.35 * 90).round()).astype(int))
+    assert np.array_equal(
+        pixels(paint(Finished(0, grey, (0, 0, *size)), 0 * found, 2))[0, 0],
+        np.array(left - left + (0.65 * np.array(COLOURS[0]) + 0.35 * 90).round()).astype(int),
+    )

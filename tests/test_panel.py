@@ -117,9 +117,11 @@ def test_what_is_missing_or_unknown_is_told() -> None:
     ]
 
 
-@given(st.dictionaries(
-    st.sampled_from([f"IP-Adapter {n}" for n in range(12)]) | st.text(), st.text() | st.none() | st.integers()
-))
+@given(
+    st.dictionaries(
+        st.sampled_from([f"IP-Adapter {n}" for n in range(12)]) | st.text(), st.text() | st.none() | st.integers()
+    )
+)
 def test_no_parameters_break_the_paste(params: dict) -> None:
     from lib_ipadapter.unit import Unit
 
@@ -382,7 +384,8 @@ def test_a_curve_stands_in_the_place_of_the_weight(host: Host) -> None:
 @pytest.mark.parametrize(
     ("field", "text", "says"),
     [
-        ("layer_weights", "5:", "layer_weights is '5:'"), ("boost", "much", "boost is 'much'"),
+        ("layer_weights", "5:", "layer_weights is '5:'"),
+        ("boost", "much", "boost is 'much'"),
         ("curve", "0:9", "weight is"),
     ],
 )

@@ -111,9 +111,7 @@ def test_face_id(tokens: int, width: int) -> None:
 
         module = IPAdapterFaceIDImageProjection(512, width, mult=2, num_tokens=tokens)
         names = {"proj.0": "ff.net.0.proj", "proj.2": "ff.net.2", "norm": "norm"}
-        module.load_state_dict(
-            {f"{names[k.rsplit('.', 1)[0]]}.{k.rsplit('.', 1)[1]}": v for k, v in weights.items()}
-        )
+        module.load_state_dict({f"{names[k.rsplit('.', 1)[0]]}.{k.rsplit('.', 1)[1]}": v for k, v in weights.items()})
         assert worst(ours, module(face)) <= 1e-5
 
 

@@ -181,7 +181,7 @@ def test_what_is_written_is_read_again() -> None:
         {"weight": ((0.0, 1.0), (0.6, 0.25))}, {"layer_weights": {5: 0.4, 6: -1.0}},
         {"layer_weights": tuple(t / 16 for t in range(16))},
     ):  # fmt: skip
-        (name, value), = change.items()
+        ((name, value),) = change.items()
         read = Unit.parse({"model": "m", "images": ["x"], name: as_text(value)})
         assert getattr(read, name) == value
 

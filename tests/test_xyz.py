@@ -129,7 +129,7 @@ def test_a_cell_is_the_picture_with_its_values(host) -> None:
     axes = {"Weight 1": ["0", "0.5", "1"], "Model 1": ["base", "plus", "PLUS.safetensors"], "Seed": [1, 1, 1]}
     cells = pictures(plotted(host, axes, unit()))
     for cell, weight, model in zip(cells, (0.0, 0.5, 1.0), ("base", "plus", "plus"), strict=True):
-        single, = pictures(request(host, unit(weight=weight, model=model)))
+        (single,) = pictures(request(host, unit(weight=weight, model=model)))
         assert same(cell, single)
     assert not same(cells[1], cells[2])
 
@@ -193,7 +193,7 @@ def test_a_refused_cell_says_why(host, monkeypatch) -> None:
 
     written, write = [], xyz._written
     monkeypatch.setattr(xyz, "_written", lambda text, size: written.append((text, size)) or write(text, size))
-    plain, = pictures(request(host))
+    (plain,) = pictures(request(host))
     answer = plotted(host, {"Model 1": ["base", "wide", "plus"], "Seed": [1, 1, 1]}, unit(), batch_size=2, n_iter=2)
     cells = pictures(answer)
     assert len(written) == 4
@@ -219,7 +219,7 @@ def test_a_cell_that_fails_later_says_why(host, monkeypatch) -> None:
 
     monkeypatch.setattr(seam, "denoising_step", lambda params: 1 / 0)
     answer = plotted(host, {"Weight 1": [0.5]}, unit())
-    cell, = pictures(answer)
+    (cell,) = pictures(answer)
     assert tuple(cell[0, 0]) == (24, 24, 27)
     assert len(np.unique(cell)) > 2
 

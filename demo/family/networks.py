@@ -176,9 +176,7 @@ class VisionTower(nn.Module):
         embeddings.patch_embedding = nn.Conv2d(3, width, patch, patch, bias=False)
         embeddings.position_embedding = nn.Embedding((world.SIDE // patch) ** 2 + 1, width)
         nn.init.normal_(embeddings.position_embedding.weight, std=width**-0.5)
-        blocks = nn.ModuleList(
-            _Block(width, max(1, width // 64), causal=False, growth=growth) for _ in range(layers)
-        )
+        blocks = nn.ModuleList(_Block(width, max(1, width // 64), causal=False, growth=growth) for _ in range(layers))
         self.vision_model = _named(
             embeddings=embeddings, pre_layrnorm=nn.LayerNorm(width), encoder=_named(layers=blocks),
             post_layernorm=nn.LayerNorm(width),
@@ -225,10 +223,13 @@ def token_ids(caption: str) -> list[int]:
 
 def text_shapes(layers: int = 12) -> dict[str, tuple[int, ...]]:
     """The tensors of CLIP-L's text tower, as a Stable Diffusion 1.x checkpoint holds them."""
-    wide, shapes = 4 * CONTEXT, {
-        "text_model.embeddings.token_embedding.weight": (END + 1, CONTEXT),
-        "text_model.embeddings.position_embedding.weight": (LENGTH, CONTEXT),
-    }
+    wide, shapes = (
+        4 * CONTEXT,
+        {
+            "text_model.embeddings.token_embedding.weight": (END + 1, CONTEXT),
+            "text_model.embeddings.position_embedding.weight": (LENGTH, CONTEXT),
+        },
+    )
     linears = {f"self_attn.{part}_proj": (CONTEXT, CONTEXT) for part in ("k", "v", "q", "out")}
     linears |= {"mlp.fc1": (wide, CONTEXT), "mlp.fc2": (CONTEXT, wide)}
     for i in range(layers):
@@ -347,6 +348,7 @@ def new_adapter(kind: str, unet: nn.Module, feature_width: int) -> dict[str, Ten
 
     As in the reference training, K_ip and V_ip begin as copies of the text's K and V.
     """
+
     def linear(name: str, rows: int, columns: int, bias: bool = False) -> dict[str, Tensor]:
         layer = nn.Linear(columns, rows, bias=bias)
         return {f"image_proj.{name}.{part}": p.detach() for part, p in layer.named_parameters()}
@@ -388,9 +390,7 @@ class TrainableInjection:
         self.tokens: Tensor | None = None
         self.queries: dict[int, Tensor] = {}
         self.handles = [
-            handle
-            for i, layer in enumerate(cross_attention_layers(unet))
-            for handle in self._attach(2 * i + 1, layer)
+            handle for i, layer in enumerate(cross_attention_layers(unet)) for handle in self._attach(2 * i + 1, layer)
         ]
 
     def _attach(self, number: int, layer: CrossAttention) -> Iterator[torch.utils.hooks.RemovableHandle]:

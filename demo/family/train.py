@@ -585,9 +585,7 @@ def main(arguments: list[str] | None = None) -> int:
         if (options.weights / f"{file}.safetensors").exists() and not options.again:
             print(f"{stage}: {file}.safetensors is there", flush=True)
             continue
-        if not Training(bench, stage).run(
-            lambda: bool(interrupted) or time.monotonic() - began > 60 * options.minutes
-        ):
+        if not Training(bench, stage).run(lambda: bool(interrupted) or time.monotonic() - began > 60 * options.minutes):
             return 3
     if (curves := options.weights / "training.json").exists():
         plot(json.loads(curves.read_text()), options.weights / "training.png")

@@ -127,6 +127,7 @@ def is_held_out(scenes: Scenes) -> Tensor:
 
 def move(scenes: Scenes, rng: torch.Generator) -> Scenes:
     """The same attributes with other geometry: places, exact sizes, turns, patterns."""
+
     def spread(low: Tensor | float, high: Tensor | float) -> Tensor:
         return low + (high - low) * torch.rand(len(scenes), 2, generator=rng)
 
@@ -212,6 +213,7 @@ class Meaning:
 
     def true_of(self, scenes: Scenes) -> Tensor:
         """[N, scenes] bool. Two objects may stand in either order: "and" does not say which is left."""
+
         def fits(said: Tensor, shown: Tensor) -> Tensor:
             return (said[:, None] == UNSAID) | (said[:, None] == shown[None])
 
@@ -358,6 +360,7 @@ def draw(scenes: Scenes, side: int = SIDE) -> Tensor:
 
 def attributes(scenes: Scenes) -> Tensor:
     """All that there is to know about a picture as numbers, [N, ATTRIBUTES]: what the image encoder learns from."""
+
     def one_hot(index: Tensor, classes: int) -> Tensor:
         return torch.nn.functional.one_hot(index, classes).flatten(1).float()
 

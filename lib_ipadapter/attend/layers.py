@@ -102,7 +102,7 @@ class Topology:
 
     @property
     def base(self) -> str:
-        """"SD1.5", "SD2.x" or "SDXL" where the usual number of layers stands on the usual context width."""
+        """ "SD1.5", "SD2.x" or "SDXL" where the usual number of layers stands on the usual context width."""
         usual = {"SD1.5": 16, "SD2.x": 16, "SDXL": 70}
         name = BASES.get(self.context_width)
         return name if name and usual[name] == len(self.layer_widths) else f"an unusual model ({self})"

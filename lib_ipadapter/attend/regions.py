@@ -84,7 +84,7 @@ def feathered(mask: Tensor, feather: float) -> Tensor:
     mask = _resized(mask, (round(mask.shape[0] * scale), round(mask.shape[1] * scale)))
     deviation = feather * FEATHERED / 4
     reach = math.ceil(3 * deviation)
-    kernel = torch.exp(-torch.arange(-reach, reach + 1, dtype=torch.float32) ** 2 / (2 * deviation**2))
+    kernel = torch.exp(-(torch.arange(-reach, reach + 1, dtype=torch.float32) ** 2) / (2 * deviation**2))
     kernel = (kernel / kernel.sum())[None, None]
     for _ in range(2):  # along the rows, then, turned, along the columns
         mask = F.conv1d(F.pad(mask[:, None], (reach, reach), mode="replicate"), kernel)[:, 0].T

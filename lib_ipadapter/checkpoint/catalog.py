@@ -193,7 +193,6 @@ class Catalog:
             f"put it into {folder} as {wanted.save_as}, and refresh the list of models."
         )
 
-
     def find_text_tower(self, encoder: Entry) -> Entry:
         """The file with the text tower that was trained together with the image encoder ``encoder``.
 

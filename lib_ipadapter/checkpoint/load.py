@@ -181,9 +181,7 @@ def load_text_state(path: str | Path) -> dict[str, Tensor]:
         )  # fmt: skip
 
 
-def _tower_state(
-    file: BinaryIO, find: Callable[[Mapping[str, Slot]], Tower | None], none: str
-) -> dict[str, Tensor]:
+def _tower_state(file: BinaryIO, find: Callable[[Mapping[str, Slot]], Tower | None], none: str) -> dict[str, Tensor]:
     slots = _slots(file)
     tower = find(slots)
     if tower is None:

@@ -81,9 +81,7 @@ def fingerprint(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
-def views(
-    image: Image.Image, size: int, crop: str = "center", mask: Image.Image | None = None
-) -> list[Image.Image]:
+def views(image: Image.Image, size: int, crop: str = "center", mask: Image.Image | None = None) -> list[Image.Image]:
     """What an encoder of ``size`` pixels sees of ``image``: RGB, size x size, one for every crop but "tile".
 
     Bicubic, as CLIPImageProcessor does it:
@@ -110,9 +108,7 @@ def tile_count(image: Image.Image, size: int) -> int:
     return len(_corners(_plan(image.size, size, "tile")[1], size, "tile"))
 
 
-def to_pixels(
-    image: Image.Image, size: int, crop: str = "center", mask: Image.Image | None = None
-) -> torch.Tensor:
+def to_pixels(image: Image.Image, size: int, crop: str = "center", mask: Image.Image | None = None) -> torch.Tensor:
     """The ``views`` of ``image`` as the encoder takes them: fp32 [V, 3, size, size] on the CPU, V of them, normalised
     with CLIP's mean and deviation and multiplied by ``mask``, so that what is hidden, and what "pad" and "tile" add,
     is exactly 0.

@@ -52,7 +52,7 @@ def label_hash(file: Path) -> str | None:
 
 
 def _parts(label: str) -> tuple[str, str | None]:
-    """"Name [01234567]" -> name in lower case, hash."""
+    """ "Name [01234567]" -> name in lower case, hash."""
     found = re.fullmatch(r"(.*?)(?:\s*\[([0-9a-fA-F]+)\])?", label.strip(), re.DOTALL)
     return found[1].strip().casefold(), found[2] and found[2].casefold()
 

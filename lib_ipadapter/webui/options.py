@@ -35,9 +35,9 @@ def register() -> None:
     _add_memory(ADAPTERS, KEPT_ADAPTER_BYTES, "Main memory for adapters, in MB", "the one used last always stays")
     shared.opts.add_option(
         KEEP,
-        shared.OptionInfo(True, "Keep the image encoder in main memory", section=SECTION).info(
-            "1.3 to 7 GB; without it, every new reference waits for the encoder to be read"
-        ).js("unload everything now", "ipAdapterUnload"),
+        shared.OptionInfo(True, "Keep the image encoder in main memory", section=SECTION)
+        .info("1.3 to 7 GB; without it, every new reference waits for the encoder to be read")
+        .js("unload everything now", "ipAdapterUnload"),
     )
     shared.opts.add_option(
         CROP,

@@ -49,9 +49,7 @@ def tool(sign: str, elem_id: str, tip: str, order: Mapping[str, Any] | None) -> 
     return f"<button type='button'{about}>{html.escape(sign)}</button>"
 
 
-def question(
-    elem_id: Callable[[str], str], text: str, button: str, order: Mapping[str, Any], *, is_named: bool
-) -> str:
+def question(elem_id: Callable[[str], str], text: str, button: str, order: Mapping[str, Any], *, is_named: bool) -> str:
     """A line that asks, with the button that gives the order and one that does not. ``is_named``: for its ``name``."""
     field = attributes(id=elem_id("name"), value=order["name"], placeholder="Name", aria_label=text)
     asked = attributes(id=elem_id("asked"))

@@ -53,9 +53,24 @@ def resize_image(resize_mode, im, width, height, upscaler_name=None):
     return result
 
 
-def save_image(image, path, basename, seed=None, prompt=None, extension='png', info=None, short_filename=False,
-               no_prompt=False, grid=False, pnginfo_section_name='parameters', p=None, existing_info=None,
-               forced_filename=None, suffix='', save_to_dirs=None):
+def save_image(
+    image,
+    path,
+    basename,
+    seed=None,
+    prompt=None,
+    extension="png",
+    info=None,
+    short_filename=False,
+    no_prompt=False,
+    grid=False,
+    pnginfo_section_name="parameters",
+    p=None,
+    existing_info=None,
+    forced_filename=None,
+    suffix="",
+    save_to_dirs=None,
+):
     """Save as PNG, under the next number. Returns the path, and nothing for the text file that is not written."""
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,9 +9,21 @@ from modules import errors
 class OptionInfo:
     """One setting: its default, how it is shown, and what it does when it changes. The methods below return it."""
 
-    def __init__(self, default=None, label='', component=None, component_args=None, onchange=None, section=None,
-                 refresh=None, comment_before='', comment_after='', infotext=None, restrict_api=False,
-                 category_id=None):
+    def __init__(
+        self,
+        default=None,
+        label="",
+        component=None,
+        component_args=None,
+        onchange=None,
+        section=None,
+        refresh=None,
+        comment_before="",
+        comment_after="",
+        infotext=None,
+        restrict_api=False,
+        category_id=None,
+    ):
         given = dict(locals())
         del given["self"]
         vars(self).update(given, do_not_save=False)

@@ -95,8 +95,9 @@ def txt2img_image_conditioning(sd_model, x, width, height):
     return pad(grey, (0, 0, 0, 0, 1, 0), value=1.0).to(x.dtype)
 
 
-def create_random_tensors(shape, seeds, subseeds=None, subseed_strength=0.0, seed_resize_from_h=0,
-                          seed_resize_from_w=0, p=None):
+def create_random_tensors(
+    shape, seeds, subseeds=None, subseed_strength=0.0, seed_resize_from_h=0, seed_resize_from_w=0, p=None
+):
     return rng.ImageRNG(shape, seeds, subseeds, subseed_strength).next()
 
 
@@ -128,8 +129,8 @@ def _state(names, **defaults):
 class StableDiffusionProcessing:
     """One job, and its state while it runs. Extensions read and change all of it."""
 
-    prompt: str = ''
-    negative_prompt: str = ''
+    prompt: str = ""
+    negative_prompt: str = ""
     prompt_for_display: str = None
     styles: list[str] = None
     width: int = 512
@@ -345,8 +346,21 @@ index_of_first_image job_timestamp clip_skip version""".split()
 
 
 class Processed:
-    def __init__(self, p, images_list, seed=-1, info='', subseed=None, all_prompts=None, all_negative_prompts=None,
-                 all_seeds=None, all_subseeds=None, index_of_first_image=0, infotexts=None, comments=''):
+    def __init__(
+        self,
+        p,
+        images_list,
+        seed=-1,
+        info="",
+        subseed=None,
+        all_prompts=None,
+        all_negative_prompts=None,
+        all_seeds=None,
+        all_subseeds=None,
+        index_of_first_image=0,
+        infotexts=None,
+        comments="",
+    ):
         for name in _TOLD + _KEPT:
             setattr(self, name, getattr(p, name, None))
         self.images, self.info, self.infotexts = images_list, info, infotexts or [info] * len(images_list)
@@ -377,8 +391,18 @@ def program_version():
     return "v1.10.1"  # of the host that this one stands for
 
 
-def create_infotext(p, all_prompts, all_seeds, all_subseeds, comments=None, iteration=0, position_in_batch=0,
-                    use_main_prompt=False, index=None, all_negative_prompts=None):
+def create_infotext(
+    p,
+    all_prompts,
+    all_seeds,
+    all_subseeds,
+    comments=None,
+    iteration=0,
+    position_in_batch=0,
+    use_main_prompt=False,
+    index=None,
+    all_negative_prompts=None,
+):
     """The text under a picture.
 
     Values in ``p.extra_generation_params`` may be lists, with one for each picture, or functions of keyword arguments:
@@ -617,8 +641,8 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     hr_checkpoint_name: str = None
     hr_sampler_name: str = None
     hr_scheduler: str = None
-    hr_prompt: str = ''
-    hr_negative_prompt: str = ''
+    hr_prompt: str = ""
+    hr_negative_prompt: str = ""
     denoising_strength: float = 0.75
     force_task_id: str = None
 

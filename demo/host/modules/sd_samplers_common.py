@@ -99,8 +99,9 @@ class Sampler:
         x = self.begin(p, x, schedule)
         return self._run(p, steps, x, x, schedule, conditioning, unconditional_conditioning, image_conditioning)
 
-    def sample_img2img(self, p, x, noise, conditioning, unconditional_conditioning, steps=None,
-                       image_conditioning=None):
+    def sample_img2img(
+        self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None
+    ):
         """``p.denoising_strength`` is how far back in the schedule the picture is taken; with ``steps`` given, so many
         are done, however far that is."""
         strength = min(p.denoising_strength, 0.999)

@@ -126,8 +126,9 @@ class Api:
                     args[position] = control.value
         return args
 
-    def init_script_args(self, request, default_script_args, selectable_scripts, selectable_idx, script_runner, *,
-                         input_script_args=None):
+    def init_script_args(
+        self, request, default_script_args, selectable_scripts, selectable_idx, script_runner, *, input_script_args=None
+    ):
         """All scripts' arguments in one list. What a client sends beyond a script's own is dropped without a word."""
         args = [(input_script_args or {}).get(i, default) for i, default in enumerate(default_script_args)]
         if selectable_scripts is not None:
