@@ -473,7 +473,7 @@ def _mean(views: Tensor) -> Tensor:
 
 
 def _towards(start: Tensor, embeddings: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """From ``start`` to the mean of ``embeddings``, weights being shares; as far as the weights lie from 0, on average."""
+    """From ``start`` to the mean of ``embeddings``, weights being shares, as far as the weights are from 0 on average."""
     strength = sum(map(abs, weights)) / len(weights)
     return torch.lerp(start, combine(embeddings, "average", weights), strength) if strength else start
 
