@@ -20,7 +20,8 @@ from .towers import Names, arithmetic, call, fill, no_autocast, run_block
 if TYPE_CHECKING:
     from ..checkpoint.identify import EncoderSpec
 
-Source = Literal["pooled", "penultimate", "both"]
+OneSource = Literal["pooled", "penultimate"]
+Source = Literal[OneSource, "both"]
 
 NAMES = Names(
     file="image encoder",
@@ -51,6 +52,13 @@ class Embedding:
     pooled: Tensor | None
     penultimate: Tensor | None
 
+    def of(self, source: OneSource) -> Tensor:
+        """The one that was asked for. Raises ValueError for what was not."""
+        made = self.pooled if source == "pooled" else self.penultimate
+        if made is None:
+            raise ValueError(f"the {source} embedding was not asked for")
+        return made
+
 
 class ImageEncoder:
     """A CLIP image tower with its weights, ready to encode."""
@@ -75,12 +83,12 @@ class ImageEncoder:
 
     @property
     def device(self) -> torch.device:
-        return self._tower.proj.device
+        return self._tower.get_parameter("proj").device
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
-        return self._tower.proj.dtype
+        return self._tower.get_parameter("proj").dtype
 
     @property
     def nbytes(self) -> int:
@@ -90,7 +98,7 @@ class ImageEncoder:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ImageEncoder:
         """Move the weights; returns self."""
         with torch.inference_mode(False):
-            self._tower.to(device=device, dtype=dtype)
+            self._tower.to(device=None if device is None else torch.device(device), dtype=dtype)
         return self
 
     def encode(self, pixels: Tensor, source: Source = "both") -> Embedding:
@@ -116,7 +124,7 @@ class ImageEncoder:
             pooled = None
             if source != "penultimate":
                 x = call(tower.ln_post, run_block(last, x)[:, 0])
-                pooled = x @ tower.proj.to(dtype)
+                pooled = x @ tower.get_parameter("proj").to(dtype)
         return Embedding(pooled, penultimate)
 
     def encode_zeros(self, source: Source = "both") -> Embedding:
@@ -133,7 +141,7 @@ def _empty_tower(spec: EncoderSpec) -> nn.Module:
     from open_clip.transformer import QuickGELU, VisionTransformer
 
     with torch.device("meta"):
-        return VisionTransformer(
+        tower: nn.Module = VisionTransformer(
             image_size=spec.image_size,
             patch_size=spec.patch,
             width=spec.width,
@@ -144,3 +152,4 @@ def _empty_tower(spec: EncoderSpec) -> nn.Module:
             output_dim=spec.projection,
             act_layer=QuickGELU if spec.quick_gelu else nn.GELU,
         )
+    return tower

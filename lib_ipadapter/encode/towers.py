@@ -94,6 +94,7 @@ def _plan(
 ) -> dict[str, Callable[[MutableMapping[str, Tensor]], Tensor]]:
     """For each parameter of the tower, how to take it out of ``state``. Checks names and shapes; takes nothing yet."""
     prefix, is_transformers = names.layout(state)
+    tower_keys: tuple[str, ...]
     if is_transformers:
         sources = {name: [prefix + key for key in names.transformers(name)] for name in shapes}
         tower_keys = (prefix + names.inside, prefix + names.outside[names.transposed])
@@ -162,10 +163,13 @@ def run_block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor
 
 def call(module: nn.Module, x: Tensor, **options: Tensor) -> Tensor:
     """``module(x)``, its weights cast to the dtype of ``x`` for this call if they have another."""
+    made: Tensor
     if next(module.parameters()).dtype == x.dtype:
-        return module(x, **options)
-    weights = {name: p.to(x.dtype) for name, p in module.named_parameters()}
-    return torch.func.functional_call(module, weights, (x,), options)
+        made = module(x, **options)
+    else:
+        weights = {name: p.to(x.dtype) for name, p in module.named_parameters()}
+        made = torch.func.functional_call(module, weights, (x,), options)
+    return made
 
 
 @contextlib.contextmanager

@@ -59,12 +59,12 @@ class TextTower:
 
     @property
     def device(self) -> torch.device:
-        return self._tower.text_projection.device
+        return self._tower.get_parameter("text_projection").device
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
-        return self._tower.text_projection.dtype
+        return self._tower.get_parameter("text_projection").dtype
 
     @property
     def nbytes(self) -> int:
@@ -74,7 +74,7 @@ class TextTower:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TextTower:
         """Move the weights; returns self."""
         with torch.inference_mode(False):
-            self._tower.to(device=device, dtype=dtype)
+            self._tower.to(device=None if device is None else torch.device(device), dtype=dtype)
         return self
 
     def embed(self, words: str) -> Tensor:
@@ -94,7 +94,7 @@ class TextTower:
             for block in tower.transformer.resblocks:
                 x = run_block(block, x, mask)
             # The end token has the highest id. The words may hold it too, spelt out: then its first place counts.
-            pooled = call(tower.ln_final, x[:, ids.argmax()]) @ tower.text_projection.to(dtype)
+            pooled = call(tower.ln_final, x[:, ids.argmax()]) @ tower.get_parameter("text_projection").to(dtype)
         return pooled.float()
 
 

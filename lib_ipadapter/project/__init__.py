@@ -14,10 +14,13 @@ from .face import FaceIDMLP, FaceIDPlus
 from .linear import ImageProj, MLPProj
 from .perceiver import Resampler
 
-PROJECTIONS = {cls.__name__: cls for cls in (ImageProj, Resampler, MLPProj, FaceIDMLP, FaceIDPlus)}
+Projection = ImageProj | Resampler | MLPProj | FaceIDMLP | FaceIDPlus
+PROJECTIONS: dict[str, type[Projection]] = {
+    cls.__name__: cls for cls in (ImageProj, Resampler, MLPProj, FaceIDMLP, FaceIDPlus)
+}
 
 
-def build(projection: str, weights: Mapping[str, Tensor], context_width: int):
+def build(projection: str, weights: Mapping[str, Tensor], context_width: int) -> Projection:
     """The projection called ``projection`` (``AdapterSpec.projection``) on ``weights`` (keys without prefix).
 
     ``context_width`` is the width of one image token, which a plain MLP's shapes do not tell apart from its count.
@@ -25,4 +28,4 @@ def build(projection: str, weights: Mapping[str, Tensor], context_width: int):
     return PROJECTIONS[projection](weights, context_width)
 
 
-__all__ = ["PROJECTIONS", "FaceIDMLP", "FaceIDPlus", "ImageProj", "MLPProj", "Resampler", "build"]
+__all__ = ["PROJECTIONS", "FaceIDMLP", "FaceIDPlus", "ImageProj", "MLPProj", "Projection", "Resampler", "build"]

@@ -8,19 +8,23 @@ from torch import Tensor
 from .perceiver import Perceiver
 
 
-class FaceIDMLP(Perceiver):
-    """FaceID and portrait: an MLP from a normalised face embedding to T tokens."""
+class _Identity(Perceiver):
+    """An MLP from a normalised face embedding to T tokens."""
 
     def identity_tokens(self, face: Tensor) -> Tensor:
         hidden = F.gelu(self.linear("proj.0", face.float()))
         return self.layer_norm("norm", self.linear("proj.2", hidden).reshape(len(face), -1, self.context_width))
+
+
+class FaceIDMLP(_Identity):
+    """FaceID and portrait: the identity tokens as they are."""
 
     def __call__(self, face: Tensor) -> Tensor:
         """[B, 512] normalised face embeddings -> [B, T, D] image tokens, fp32."""
         return self.identity_tokens(face)
 
 
-class FaceIDPlus(FaceIDMLP):
+class FaceIDPlus(_Identity):
     """FaceID-Plus: the identity tokens look at the CLIP features of the aligned face.
 
     Version 2 adds the resampled tokens to the identity tokens (``shortcut``), version 1 replaces them; the published

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import sys
 import threading
 import time
 import uuid
@@ -131,7 +132,7 @@ def _lock(file: IO[bytes], deadline: float) -> bool:
             return False
 
 
-if os.name == "nt":
+if sys.platform == "win32":
     import msvcrt
 
     def _try_lock(file: IO[bytes]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 
 from ..errors import IPAdapterError
-from ..weighting import LAYOUTS, Spread, spread
+from ..weighting import LAYOUTS, LayerWeights, Spread, spread
 
 WIDTH, HEIGHT, GAP = 12, 48, 3  # of one bar, in pixels
 SECTIONS = ("input", "middle", "output")
@@ -51,7 +51,12 @@ def svg(made: Spread, blocks: int, weight: float) -> str:
 
 
 def drawn(
-    base: str | None, weight: float, weight_type: str, composition_weight: float, boost: float | None, layer_weights
+    base: str | None,
+    weight: float,
+    weight_type: str,
+    composition_weight: float,
+    boost: float | None,
+    layer_weights: LayerWeights | None,
 ) -> str:
     """The bars of a unit's settings; the reason as text where they make none."""
     blocks = blocks_of(base)

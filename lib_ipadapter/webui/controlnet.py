@@ -133,8 +133,9 @@ def slots(p: Any) -> list[Slot] | None:
     if reader is None or not arguments:
         return None
     values = arguments[reader.args_from : reader.args_to]
+    module = api()
     try:
-        blank = api().ControlNetUnit()
+        blank = None if module is None else module.ControlNetUnit()
     except Exception:  # a version whose units cannot be had blank
         blank = None
     found = [Slot(number, value, blank) for number, value in enumerate(filter(_is_unit, values), 1)]
@@ -181,7 +182,9 @@ def pictures(p: Any, number: int) -> list[Picture]:
 
 def _wanted(item: object) -> int | None:
     """The unit whose picture a reference takes; None for any other reference, and for one that is not well-formed."""
-    number = item.get("controlnet") if isinstance(item, Mapping) else None
+    if not isinstance(item, Mapping):
+        return None
+    number = item.get("controlnet")
     good = isinstance(number, int) and not isinstance(number, bool) and number >= 1 and item.get("image") is None
     return number if good else None
 
@@ -241,6 +244,7 @@ def already_read(p: Any) -> bool:
 def replace(p: Any, changes: Mapping[int, Any]) -> None:
     """Put other units in the place of those with these numbers, for ``p``'s run. ``restore`` takes it back."""
     reader, arguments = script(p), list(p.script_args)
+    assert reader is not None  # whoever has changes has found ControlNet's units
     places = [i for i in range(reader.args_from, reader.args_to) if _is_unit(arguments[i])]
     swapped = list(getattr(p, REPLACED, ()))
     for number, value in changes.items():

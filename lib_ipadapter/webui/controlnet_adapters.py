@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ..checkpoint.catalog import Catalog, Entry
+from ..checkpoint.catalog import AdapterEntry, Catalog
 from ..checkpoint.identify import AdapterSpec
 from ..encode.picture import decode, decode_mask, fingerprint
 from ..errors import CheckpointError, IPAdapterError, UnitError
@@ -54,10 +55,11 @@ def label_hash(file: Path) -> str | None:
 def _parts(label: str) -> tuple[str, str | None]:
     """ "Name [01234567]" -> name in lower case, hash."""
     found = re.fullmatch(r"(.*?)(?:\s*\[([0-9a-fA-F]+)\])?", label.strip(), re.DOTALL)
-    return found[1].strip().casefold(), found[2] and found[2].casefold()
+    name, digits = found.groups() if found else (label, None)
+    return name.strip().casefold(), digits and digits.casefold()
 
 
-def adapter(label: str, catalog: Catalog) -> Entry | None:
+def adapter(label: str, catalog: Catalog) -> AdapterEntry | None:
     """The adapter that ControlNet calls ``label``, None if it is not in the catalogue: same name, same hash."""
     stem, digits = _parts(label)
     named = [entry for entry in catalog.adapters if entry.path.stem.casefold() == stem]
@@ -207,7 +209,7 @@ def exported(unit: Unit, spec: AdapterSpec, file: Path) -> Translated:
     return Translated(settings, notes)
 
 
-def _painted(mask: Image.Image) -> np.ndarray:
+def _painted(mask: Image.Image) -> NDArray[Any]:
     """[H, W, 3]: what ControlNet calls a mask is what does not count."""
     return np.asarray(ImageOps.invert(mask).convert("RGB"))
 
@@ -275,7 +277,7 @@ def pairs(p: Any, units: Sequence[tuple[int, Unit]], catalog: Catalog) -> list[P
     return found
 
 
-def _entry(name: str, catalog: Catalog) -> Entry | None:
+def _entry(name: str, catalog: Catalog) -> AdapterEntry | None:
     try:
         return catalog.find(name)
     except CheckpointError:

@@ -24,7 +24,7 @@ from ..unit import Unit
 from . import controlnet, controlnet_adapters, sheet
 from .controlnet import Slot
 from .editor import QUIET, Editor, in_page, note
-from .references import controlnet_name
+from .references import Pictures, controlnet_name
 
 BUILT = "{}_send_to_extras"  # elem_id of a button that the host makes after all scripts' components
 # A unit's field -> how its component's id ends
@@ -118,6 +118,7 @@ class ControlNetBar:
 
     def connect(self) -> None:
         script = _script(self.tab)
+        assert script is not None  # it has just made the component that this waits for
         self.units = [Made.of(one) for one in _runner(self.tab).inputs[script.args_from : script.args_to]]
         self.names = [controlnet_name(number).removeprefix("ControlNet ") for number in range(1, len(self.units) + 1)]
         self.number.choices, self.number.value = self.names, next(iter(self.names), None)
@@ -141,7 +142,7 @@ class ControlNetBar:
 
     # from there
 
-    def _bring(self, name: str, text: str, pictures: dict, *values: Any) -> list[Any]:
+    def _bring(self, name: str, text: str, pictures: Pictures, *values: Any) -> list[Any]:
         try:
             number, chosen = self._chosen(name)
             at = 0
@@ -155,7 +156,7 @@ class ControlNetBar:
         return [note(f"Taken from {controlnet_name(number)}.", *found.notes, *notes), *shown]
 
     @staticmethod
-    def _read(number: int, made: Made, values: tuple) -> Slot:
+    def _read(number: int, made: Made, values: tuple[Any, ...]) -> Slot:
         try:
             unit = made.function(*values)
         except Exception as error:  # ControlNet's own word on what its panel holds
@@ -189,7 +190,7 @@ class ControlNetBar:
         ]  # fmt: skip
         return [note(f"Put into {controlnet_name(number)}: disable the unit here, or both act.", *notes), *updates]
 
-    def _unit(self, shown: int, number: int, values: tuple) -> tuple[dict[str, Any], list[str]]:
+    def _unit(self, shown: int, number: int, values: tuple[Any, ...]) -> tuple[dict[str, Any], list[str]]:
         """The shown unit as values of ControlNet's components, and sentences on what could not come along."""
         settings = {**sheet.objects(*values, complete=True)[shown - 1], "enabled": True}
         try:

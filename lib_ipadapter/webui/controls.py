@@ -6,9 +6,10 @@ does. In the page, and in the sheet that keeps all units (sheet.py), values have
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import gradio as gr
@@ -40,7 +41,7 @@ class Control:
     component: Callable[..., Any]
     label: str
     tip: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     read: Callable[[Any], Any] = _same
     show: Callable[[Any], Any] = _same
     variant: str | None = None

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..encode.picture import decode
@@ -29,16 +30,16 @@ AS_THEY_ARE = ("RGB", "RGBA", "L")  # modes that PNG has and that nothing is los
 class Private:
     """What is left on a processing object, and means nothing in a copy that goes to another machine."""
 
-    def __deepcopy__(self, _memo: dict) -> None:
+    def __deepcopy__(self, _memo: dict[int, Any]) -> None:
         return None
 
 
-class Plain(dict):
+class Plain(dict[str, Any]):
     """An API object in plain JSON; ``local`` is what it was made from, for the machine that has it."""
 
     local: Any = None
 
-    def __deepcopy__(self, memo: dict) -> dict:
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
         return copy.deepcopy(dict(self), memo)
 
 
@@ -121,7 +122,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _base64(picture: Image.Image | np.ndarray) -> str:
+def _base64(picture: Image.Image | NDArray[Any]) -> str:
     if isinstance(picture, Image.Image):
         picture = ImageOps.exif_transpose(picture)
     if not isinstance(picture, Image.Image) or picture.mode not in AS_THEY_ARE:

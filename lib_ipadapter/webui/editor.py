@@ -18,6 +18,7 @@ from modules.ui_components import ToolButton
 from ..errors import IPAdapterError
 from ..generation import Resources
 from ..unit import Unit
+from ..weighting import peak
 from . import about_model, bars, options, sheet
 from . import references as refs
 from .controls import BY_FIELD, COMPONENTS, NARROW, NO_MODEL, PLAIN, UNSAVED, WIDE, named
@@ -149,30 +150,30 @@ class Editor:
         ).then(None, self.inbox, None, **script("taken"))  # fmt: skip
         self.refresh.click(self._look_again, [self.sheet, model], model).then(None, None, None, **script("draw"))
 
-    def _drawn(self, mark: str, text: str, pictures: Pictures, model: str | None) -> tuple:
+    def _drawn(self, mark: str, text: str, pictures: Pictures, model: str | None) -> tuple[Any, ...]:
         """What depends on pictures and files, newly drawn."""
         catalog, pictures, page = self.resources().catalog, pictures or {}, Sheet.parse(text)
         look = refs.Look(refs.encoder_size(named(model), catalog), page.unit.get("crop", refs.Look.crop))
         cards = refs.cards(page.items, pictures, look, mark)
         key = page.unit.get(sheet.REGION)
-        region = refs.region(pictures.get(key), missing=bool(key))
+        region = refs.region(pictures.get(key) if key else None, missing=bool(key))
         return cards, region, self.describe(model)
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:
         """The picture of the blocks' strengths; the reason while what is written down makes none."""
-        unit = {**Sheet.parse(text).unit, "weight": weight}
-        settings = {name: BY_FIELD[name].read(unit.get(name, BY_FIELD[name].default)) for name in SPREAD}
+        shown, adapter = {**Sheet.parse(text).unit, "weight": weight}, named(model)
+        settings = {name: BY_FIELD[name].read(shown.get(name, BY_FIELD[name].default)) for name in SPREAD}
         try:
             unit = Unit.parse({"enabled": False, **settings})
-            base = self.resources().catalog.find(model).spec.base if named(model) else None
+            base = self.resources().catalog.find(adapter).spec.base if adapter else None
         except IPAdapterError as error:
             return about_model.problem(error.detail)
         return bars.drawn(
-            base, unit.weight, unit.weight_type, unit.composition_weight, unit.boost, unit.layer_weights
+            base, peak(unit.weight), unit.weight_type, unit.composition_weight, unit.boost, unit.layer_weights
         )  # fmt: skip
 
     @staticmethod
-    def _taken(inbox: str, text: str, pictures: Pictures) -> tuple:
+    def _taken(inbox: str, text: str, pictures: Pictures) -> tuple[Any, ...]:
         try:
             key, kept = sheet.take(text, inbox, pictures)
             return sheet.receipt(key), kept, gr.update()
@@ -186,7 +187,7 @@ class Editor:
 
     def _choices(self, used: Sequence[str | None]) -> list[str]:
         there = models(self.resources())
-        return [*there, *dict.fromkeys(name for name in used if named(name) and name not in there)]
+        return [*there, *dict.fromkeys(name for name in map(named, used) if name and name not in there)]
 
     def describe(self, model: str | None) -> str:
         return about_model.about(named(model), self.resources().catalog)

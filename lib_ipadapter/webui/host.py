@@ -28,7 +28,7 @@ def unet(model: Any) -> nn.Module:
         raise MismatchError(
             f'the SD Unet "{bypass.label}" replaces the model\'s layers: set "SD Unet" to None in Settings.'
         )
-    found = getattr(getattr(model, "model", None), "diffusion_model", None)
+    found: nn.Module | None = getattr(getattr(model, "model", None), "diffusion_model", None)
     if found is None:
         raise MismatchError("no Stable Diffusion checkpoint is loaded: choose one first.")
     return found
@@ -129,7 +129,7 @@ def picture_form(p: Any) -> tuple[int, int]:
     """Width and height of the pictures that the job makes, or numbers of their ratio."""
     start = next(iter(getattr(p, "init_images", None) or ()), None)
     if start is not None and getattr(p, "inpaint_full_res", False) and getattr(p, "image_mask", None) is not None:
-        return start.size
+        return start.width, start.height
     return p.width, p.height
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from modules import images, shared
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -22,7 +24,8 @@ SHARE = 0.65  # of the colours; the picture below, without its own colours, has 
 PAPER, INK = (24, 24, 27), (244, 244, 245)
 
 
-class Finished(NamedTuple):
+@dataclass(frozen=True)
+class Finished:
     """A finished picture: its index in the job, and the box (left, top, width, height) that was sampled of it."""
 
     index: int
@@ -52,7 +55,7 @@ def plain(text: str, letters: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> s
     return text.replace("…", "...").encode("latin-1", "replace").decode("latin-1")
 
 
-def _coloured(values: np.ndarray) -> np.ndarray:
+def _coloured(values: NDArray[Any]) -> NDArray[Any]:
     """Values from 0 to 1, of any shape, as RGB in a further last axis."""
     stops = np.linspace(0, 1, len(COLOURS))
     return np.stack([np.interp(values, stops, channel) for channel in np.array(COLOURS, float).T], axis=-1)

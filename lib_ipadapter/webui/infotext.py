@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from PIL.Image import Image
 
-from ..checkpoint.catalog import Entry
+from ..checkpoint.catalog import AdapterEntry
 from ..errors import UnitError
 from ..generation import Picture
 from ..unit import MAX_UNITS, PICTURES, Unit
@@ -31,12 +31,23 @@ class Shown(Protocol):
     """A unit at work: its number, itself, its adapter's entry in the catalogue, its pictures with their content
     hashes."""
 
-    number: int
-    unit: Unit
-    adapter: Entry
-    references: tuple[Picture, ...]
-    negatives: tuple[Picture, ...]
-    region_mark: str | None
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def unit(self) -> Unit: ...
+
+    @property
+    def adapter(self) -> AdapterEntry: ...
+
+    @property
+    def references(self) -> tuple[Picture, ...]: ...
+
+    @property
+    def negatives(self) -> tuple[Picture, ...]: ...
+
+    @property
+    def region_mark(self) -> str | None: ...
 
 
 def _marks(pictures: Sequence[Picture]) -> str:
@@ -156,18 +167,21 @@ def _read_marks(text: str) -> list[Mark]:
 
 
 def _weight(text: str | None) -> float:
-    with contextlib.suppress(TypeError, ValueError):
-        return min(3.0, max(-1.0, float(text)))
+    if text is not None:
+        with contextlib.suppress(ValueError):
+            return min(3.0, max(-1.0, float(text)))
     return 1.0
 
 
-def restored(params: Mapping[str, Any], picture: Callable[[str], Image | None]) -> tuple[list[dict], list[str]]:
+def restored(
+    params: Mapping[str, Any], picture: Callable[[str], Image | None]
+) -> tuple[list[dict[str, Any]], list[str]]:
     """The units of a picture's parameters as API objects, in their places, and sentences on what is missing.
 
     ``picture`` gives a reference by the beginning of its content hash, None where it is not there any more. Places
     between the units are disabled units.
     """
-    units: list[dict] = []
+    units: list[dict[str, Any]] = []
     notes = []
     for unit in read(params):
         told = list(unit.problems)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..attend.layers import Topology
-from ..checkpoint.catalog import Catalog, Entry
+from ..checkpoint.catalog import AdapterEntry, Catalog
 from ..checkpoint.load import read_shapes
 from ..encode.picture import decode, fingerprint
 from ..errors import CheckpointError, IPAdapterError, UnitError
@@ -40,7 +40,7 @@ class Filled:
 
     number: int
     unit: Unit
-    adapter: Entry
+    adapter: AdapterEntry
     references: tuple[Picture, ...]
     negatives: tuple[Picture, ...] = ()
     region_mark: str | None = None
@@ -84,7 +84,7 @@ def fill(
     return left, found
 
 
-def _instantid(name: str, catalog: Catalog) -> Entry | None:
+def _instantid(name: str, catalog: Catalog) -> AdapterEntry | None:
     try:
         entry = catalog.find(name)
     except CheckpointError:
@@ -92,22 +92,20 @@ def _instantid(name: str, catalog: Catalog) -> Entry | None:
     return entry if entry.spec.variant == VARIANT else None
 
 
-def _fill(p: Any, unit: Unit, entry: Entry) -> tuple[Picture, ...]:
-    slots = controlnet.slots(p)
-    if slots is None:
+def _fill(p: Any, unit: Unit, entry: AdapterEntry) -> tuple[Picture, ...]:
+    slots, module = controlnet.slots(p), controlnet.api()
+    if slots is None or module is None:
         raise UnitError(
             "InstantID needs sd-webui-controlnet, which recognises the face (this version cannot) and places it: "
             "install or enable it."
         )
     if controlnet.already_read(p):
         raise UnitError("InstantID cannot join ControlNet's batch of files: set ControlNet's units to single pictures.")
-    _check_settings(unit)
-    reference = unit.references[0]
-    weight = unit.weight * reference.weight
+    weight, reference = _checked_weight(unit), unit.references[0]
+    weight *= reference.weight
     if not 0 <= weight <= MAX_WEIGHT:
         raise UnitError(f"weight is {weight:g}: InstantID runs in ControlNet, which allows 0 to {MAX_WEIGHT:g}.")
     picture = decode(reference.image)
-    module = controlnet.api()
     face, points = _models(module, entry)
     places = _free(slots)
     common = {
@@ -122,7 +120,8 @@ def _fill(p: Any, unit: Unit, entry: Entry) -> tuple[Picture, ...]:
     return (Picture(fingerprint(picture), reference.weight),)
 
 
-def _check_settings(unit: Unit) -> None:
+def _checked_weight(unit: Unit) -> float:
+    """The unit's weight. Raises UnitError for settings that ControlNet cannot honour."""
     if len(unit.references) != 1:
         raise UnitError(f"InstantID takes one photo, not {len(unit.references)}: leave one.")
     foreign = [name for name in unit.changed() if name not in (*APPLIED, "combine")]
@@ -130,8 +129,9 @@ def _check_settings(unit: Unit) -> None:
     foreign += ["mask of a reference"] * (unit.references[0].mask is not None) + ["weight curve"] * (
         isinstance(unit.weight, tuple)
     )
-    if foreign:
+    if foreign or isinstance(unit.weight, tuple):
         raise UnitError(f"InstantID runs in ControlNet, which has no {' or '.join(foreign)}: leave it at its default.")
+    return unit.weight
 
 
 def _free(slots: Sequence[Slot]) -> tuple[int, int]:
@@ -145,7 +145,7 @@ def _free(slots: Sequence[Slot]) -> tuple[int, int]:
     )
 
 
-def _models(module: Any, entry: Entry) -> tuple[str, str]:
+def _models(module: Any, entry: AdapterEntry) -> tuple[str, str]:
     """What ControlNet calls the adapter and the network of the points.
 
     Raises UnitError that names all that is missing.
@@ -171,7 +171,7 @@ def _models(module: Any, entry: Entry) -> tuple[str, str]:
     packages = [name for name in ("insightface", "onnxruntime") if not _installed(name)]
     if packages:
         missing.append(f"the Python package {' and '.join(packages)} (pip install {' '.join(packages)})")
-    if missing:
+    if missing or face is None or points is None:
         raise UnitError(f"for InstantID, ControlNet lacks {'; and '.join(missing)}.")
     return face, points
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ SLOTS = MAX_UNITS + 1  # one more than allowed, so that an eleventh unit is noti
 # Values -> units
 
 
-def units(args: tuple, *, is_api: bool = False) -> list[object]:
+def units(args: tuple[Any, ...], *, is_api: bool = False) -> list[object]:
     """The script's arguments -> API objects, numbered by their place.
 
     A client's units fill the first arguments. Without any, and with the panel ticked, the panel's count; those without
@@ -48,7 +48,7 @@ def units(args: tuple, *, is_api: bool = False) -> list[object]:
     return [unit if unit["images"] and unit["enabled"] else {"enabled": False} for unit in found]
 
 
-def presets_units(values: tuple) -> list[dict[str, Any]]:
+def presets_units(values: tuple[Any, ...]) -> list[dict[str, Any]]:
     """The editor's values -> API objects for a preset: also what is not complete, without the empty units at the end.
 
     Raises UnitError where a unit's pictures are not there.
@@ -67,7 +67,7 @@ def _restored(pasted: str) -> list[object]:
     return list(units)
 
 
-def _from_parameters(pasted: str, store: Store) -> tuple[list[dict], list[str]]:
+def _from_parameters(pasted: str, store: Store) -> tuple[list[dict[str, Any]], list[str]]:
     """As ``infotext.restored``, from what ``Panel._read`` has written; nothing yet is no unit."""
 
     def picture(mark: str) -> Any:
@@ -124,7 +124,7 @@ class Panel:
 
     # what it does
 
-    def filled(self, objects: list[Mapping[str, Any]]) -> tuple[list[Any], list[str]]:
+    def filled(self, objects: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[str]]:
         """Values for ``targets`` that show these units and nothing else, and sentences on what cannot be shown."""
         values, notes = self.editor.filled(objects)
         return [True, *values], notes

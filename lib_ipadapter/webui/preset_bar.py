@@ -105,7 +105,13 @@ class PresetBar:
     # what is done
 
     def _do(
-        self, action: str, about: str, name: str, chosen: str | None, file: Any, units: Callable[[], list[dict]]
+        self,
+        action: str,
+        about: str,
+        name: str,
+        chosen: str | None,
+        file: Any,
+        units: Callable[[], list[dict[str, Any]]],
     ) -> list[Any]:
         """What was answered with a yes. Returns values for the note, the list of presets and the file."""
         stays, keep = chosen, gr.update()
@@ -126,7 +132,7 @@ class PresetBar:
             return [self._question(action, about, name, str(error)), gr.update(), keep]
         return [note(said), self._list(stays), keep]
 
-    def _saved(self, name: str, units: list[dict], overwrite: bool) -> str:
+    def _saved(self, name: str, units: list[dict[str, Any]], overwrite: bool) -> str:
         if not units:
             raise IPAdapterError("There is nothing to save: choose a model or add a reference first.")
         self.store().save(name, units, overwrite=overwrite)
@@ -159,8 +165,8 @@ class PresetBar:
         return "", str(path)
 
     def connect(
-        self, inputs: list[Any], units: Callable[[tuple], list[dict]], outputs: list[Any],
-        filled: Callable[[list[dict]], tuple[list[Any], list[str]]],
+        self, inputs: list[Any], units: Callable[[tuple[Any, ...]], list[dict[str, Any]]], outputs: list[Any],
+        filled: Callable[[list[dict[str, Any]]], tuple[list[Any], list[str]]],
     ) -> None:  # fmt: skip
         """``units`` makes API objects of the values of ``inputs``; ``filled`` makes values for ``outputs`` of them."""
         self.units, self.filled, self.nothing = units, filled, [gr.update()] * len(outputs)

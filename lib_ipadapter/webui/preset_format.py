@@ -116,9 +116,7 @@ def with_pictures(unit: Mapping[str, Any], change: Callable[[Any, str], Any]) ->
     return changed
 
 
-def taken_apart(
-    name: str, units: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, Any], dict[str, Callable[[], Image.Image]]]:
+def taken_apart(name: str, units: Sequence[object]) -> tuple[dict[str, Any], dict[str, Callable[[], Image.Image]]]:
     """The document of ``units``, and its pictures by their fingerprints. Raises PresetError and PictureError with the
     unit's number."""
     if not isinstance(units, (list, tuple)):

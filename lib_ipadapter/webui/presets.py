@@ -19,6 +19,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ class Store:
 
     # Writing
 
-    def save(self, name: str, units: Sequence[Mapping[str, Any]], *, overwrite: bool = False) -> None:
+    def save(self, name: str, units: Sequence[object], *, overwrite: bool = False) -> None:
         """Keep ``units`` under ``name``. Raises PresetExists, PresetError and PictureError with the unit's number."""
         name = checked_name(name)
         with self._errors():
@@ -222,7 +223,7 @@ class Store:
                 staged.publish()
                 self._sweep(alone, self._publish([document], overwrite))
 
-    def keep(self, name: str, units: Sequence[Mapping[str, Any]]) -> str:
+    def keep(self, name: str, units: Sequence[object]) -> str:
         """Keep a generation's units in the bounded history; the name it got is returned, "" if nothing is kept.
 
         What a name must not hold is replaced, and a number is added if the name is taken: a generation is never
@@ -383,9 +384,9 @@ class Store:
 
         ``names``: None for all of people's. Raises PresetError where one of them cannot be exported whole.
         """
-        names = self.names() if names is None else {key(name): name for name in map(checked_name, names)}.values()
+        chosen = self.names() if names is None else {key(name): name for name in map(checked_name, names)}.values()
         with preset_archive.Writer() as writer:
-            for name in names:
+            for name in chosen:
                 writer.add(*self._whole(name))
             return writer.file()
 
@@ -418,7 +419,7 @@ class Store:
             with self._staged({}) as staged:
                 for mark in sorted(set().union(*map(marks, documents))):
                     image = archive.picture(mark)  # every one is checked, also those that are stored already
-                    staged.pictures[mark] = lambda mark=mark: archive.picture(mark)
+                    staged.pictures[mark] = partial(archive.picture, mark)
                     staged.add(mark, image)
                 with self._alone() as alone:
                     staged.publish()

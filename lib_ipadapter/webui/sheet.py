@@ -72,7 +72,8 @@ class Sheet:
     @property
     def items(self) -> list[Item]:
         """Of the unit that is shown."""
-        return self.unit.get("images", [])
+        items: list[Item] = self.unit.get("images", [])
+        return items
 
 
 def _keys(unit: Mapping[str, Any]) -> set[str]:
@@ -257,8 +258,10 @@ def entry(unit: Mapping[str, Any] | None, catalog: Catalog) -> tuple[dict[str, A
 
 def _listed(model: Any, catalog: Catalog) -> str | None:
     """A model as the list calls it; one that is not here stays, and the line below the list says so."""
+    if not isinstance(model, str) or not named(model):
+        return None
     try:
-        return catalog.find(model).name if isinstance(model, str) and named(model) else None
+        return catalog.find(model).name
     except IPAdapterError:
         return model
 

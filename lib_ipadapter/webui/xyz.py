@@ -50,13 +50,13 @@ class Axis:
     def cost(self) -> float:
         return COST.get(self.field, 0.0)
 
-    def apply(self, p: Any, value: Any, _values: list) -> None:
+    def apply(self, p: Any, value: Any, _values: list[Any]) -> None:
         """Set the field for ``p`` alone, which is a shallow copy of the plot's."""
         setattr(p, VALUES, {**getattr(p, VALUES, {}), f"{self.number} {self.field}": value})
         # The copy is shallow: what one cell tells in here, the next would tell, too.
         p.extra_generation_params = dict(p.extra_generation_params)
 
-    def confirm(self, catalog: Callable[[], Catalog], p: Any, values: list) -> None:
+    def confirm(self, catalog: Callable[[], Catalog], p: Any, values: list[Any]) -> None:
         """Refuse the plot for a value that no cell could be made with, or a unit that is not in use."""
         try:
             if not values:
