@@ -27,7 +27,7 @@ from .encode.cache import ByteCache
 from .encode.combine import combine
 from .encode.picture import decode, decode_mask, fingerprint, tile_count, to_pixels
 from .errors import CheckpointError, IPAdapterError, MismatchError, UnitError
-from .project import FaceIDPlus, build
+from .projections import FaceIDPlus, build
 from .unit import Reference, Unit
 from .weighting import Spread, peak, spread
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from .checkpoint.catalog import AdapterEntry, Catalog, EncoderEntry, Entry
     from .checkpoint.load import AdapterWeights
-    from .encode.clip import ImageEncoder, OneSource
+    from .encode.clip_image import ImageEncoder, OneSource
 
 log = logging.getLogger("ip-adapter")
 
@@ -104,7 +104,7 @@ class Resources:
     def encoder(self, entry: EncoderEntry, dtype: torch.dtype) -> ImageEncoder:
         """The image encoder in main memory; only the one used last is kept."""
         from .checkpoint.load import load_encoder_state
-        from .encode.clip import ImageEncoder
+        from .encode.clip_image import ImageEncoder
 
         file = self.identity(entry)
         if self._encoder is None or self._encoder[:2] != (file, dtype):
@@ -118,7 +118,7 @@ class Resources:
         """[1, projection]: the embedding of ``words`` by the text tower in ``entry``, fp32 in main memory. The tower is
         not kept. Raises ValueError for an entry without one."""
         from .checkpoint.load import load_text_state
-        from .encode.words import TextTower
+        from .encode.clip_text import TextTower
 
         if entry.spec.text is None:
             raise ValueError(f"{entry.name} has no text tower")
@@ -546,7 +546,7 @@ def _kv_key(plan: Plan, resources: Resources, device: Device) -> Key:
 
 def _without_words(embeddings: Sequence[Tensor], words: Tensor) -> list[Tensor]:
     """Pooled embeddings [V, E] without what they share with the ``words``' [1, E]."""
-    from .encode.words import subtract
+    from .encode.clip_text import subtract
 
     return [subtract(views, words.to(views)) for views in embeddings]
 

@@ -264,7 +264,7 @@ def drop(page: Page, images: list[Image.Image], event: str = "drop") -> None:
 
 
 def test_a_picture_a_model_a_different_result(page: Page, monkeypatch) -> None:
-    from lib_ipadapter.encode.clip import ImageEncoder
+    from lib_ipadapter.encode.clip_image import ImageEncoder
 
     page.small()
     page.page.locator("#txt2img_ip_adapter .input-accordion-checkbox").first.click()
@@ -531,7 +531,8 @@ def test_a_press_of_generate_finds_each_unit_as_it_is(page: Page, monkeypatch) -
     """Whatever the moment between two units: in one go with the switch, before the page has shown it, and after."""
     from modules.progress import tasks
 
-    from lib_ipadapter.webui import callbacks, panel
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui.panel import accordion as panel
 
     asked = []
     units = panel.units
@@ -574,7 +575,7 @@ def test_a_press_of_generate_finds_each_unit_as_it_is(page: Page, monkeypatch) -
 def test_a_picture_counts_from_the_moment_it_is_dropped(page: Page, monkeypatch) -> None:
     """Generated while it is on its way: it is used, or the sentence says that it is not there yet. What is done
     meanwhile stays done, and it goes to the unit into which it was dropped."""
-    from lib_ipadapter.webui import sheet
+    from lib_ipadapter.webui.panel import panel_state as sheet
 
     take = sheet.take
 
@@ -663,7 +664,7 @@ def test_a_weight_beyond_the_slider(page: Page) -> None:
 
 def test_every_control_has_its_sentence(page: Page) -> None:
     """What stands over a control is what the table says, in one sentence."""
-    from lib_ipadapter.webui.controls import CONTROLS
+    from lib_ipadapter.webui.panel.controls import CONTROLS
 
     for control in CONTROLS:
         assert page.find(control.field).get_attribute("title") == control.tip

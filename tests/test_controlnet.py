@@ -40,7 +40,7 @@ def start(tmp_path_factory, first: str = "sd-webui-controlnet", **options) -> Ho
     settings = {"sd_model_checkpoint": "demo-sd15", "live_previews_enable": False, "ip_adapter_controlnet_same": "add"}
     with torch.enable_grad():
         started = host_start([extension, ROOT], {**settings, **options}, ["--ip-adapter-dir", str(folder)])
-    from lib_ipadapter.webui.controlnet_adapters import label_hash
+    from lib_ipadapter.webui.neighbours.controlnet_adapters import label_hash
 
     stand_in(started).models.update({f"{f.stem} [{label_hash(f)}]": str(f) for f in folder.glob("*.safetensors")})
     return started
@@ -130,7 +130,7 @@ def job(host: Host, *units, tab: str = "txt2img"):
 
 
 def test_its_units_are_found_and_read(host: Host) -> None:
-    from lib_ipadapter.webui import controlnet
+    from lib_ipadapter.webui.neighbours import controlnet
 
     unit = stand_in(host).ControlNetUnit(enabled=True, module="canny", hr_option="Low res only", weight=0.5)
     found = controlnet.slots(job(host, {"input_image": "x", "guidance": 0.5}, unit))
@@ -142,7 +142,7 @@ def test_its_units_are_found_and_read(host: Host) -> None:
 
 
 def test_without_controlnet_there_is_no_list(host: Host, monkeypatch) -> None:
-    from lib_ipadapter.webui import controlnet
+    from lib_ipadapter.webui.neighbours import controlnet
 
     p, script = job(host, theirs()), its_script()
     assert controlnet.slots(SimpleNamespace(scripts=None, script_args=())) is None
@@ -176,7 +176,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("as_object", [False, True])
 def test_pictures_are_what_controlnet_itself_sees(form: str, as_object: bool, host: Host) -> None:
-    from lib_ipadapter.webui import controlnet
+    from lib_ipadapter.webui.neighbours import controlnet
 
     unit = stand_in(host).ControlNetUnit(**FORMS[form])
     before = copy.deepcopy(FORMS[form])
@@ -374,7 +374,7 @@ def test_what_differs_is_not_the_same(what: str, host: Host, clean) -> None:
 
 def test_another_hash_is_another_file(host: Host) -> None:
     from lib_ipadapter.webui import callbacks
-    from lib_ipadapter.webui.controlnet_adapters import adapter
+    from lib_ipadapter.webui.neighbours.controlnet_adapters import adapter
 
     catalog = callbacks.resources().catalog
     assert adapter(label("base").upper().replace("BASE", "Base"), catalog).name == "base"
@@ -385,7 +385,8 @@ def test_another_hash_is_another_file(host: Host) -> None:
 
 def test_a_refused_or_failing_run_takes_everything_back(host: Host, clean, monkeypatch) -> None:
     from lib_ipadapter import generation
-    from lib_ipadapter.webui import callbacks, controlnet, controlnet_adapters
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui.neighbours import controlnet, controlnet_adapters
 
     p = job(host, theirs(), stand_in(host).ControlNetUnit(enabled=True, module="canny"))
     before = p.script_args
@@ -408,7 +409,7 @@ def test_a_refused_or_failing_run_takes_everything_back(host: Host, clean, monke
 
 
 def test_what_others_changed_meanwhile_stays(host: Host) -> None:
-    from lib_ipadapter.webui import controlnet
+    from lib_ipadapter.webui.neighbours import controlnet
 
     unit = stand_in(host).ControlNetUnit(enabled=True)
     p = job(host, theirs(), unit)
@@ -426,14 +427,14 @@ def test_what_others_changed_meanwhile_stays(host: Host) -> None:
 
 
 def slot(host: Host, unit):
-    from lib_ipadapter.webui import controlnet
+    from lib_ipadapter.webui.neighbours import controlnet
 
     return controlnet.slots(job(host, unit))[0]
 
 
 def test_an_imported_unit_is_the_same_unit(host: Host) -> None:
     from lib_ipadapter.webui import callbacks
-    from lib_ipadapter.webui.controlnet_adapters import LATE, imported
+    from lib_ipadapter.webui.neighbours.controlnet_adapters import LATE, imported
 
     catalog = callbacks.resources().catalog
     unit = stand_in(host).ControlNetUnit(**theirs(1, weight=0.7, guidance_start=0.2, guidance_end=0.8))
@@ -447,7 +448,7 @@ def test_an_imported_unit_is_the_same_unit(host: Host) -> None:
 
 def test_an_import_says_what_could_not_come_along(host: Host) -> None:
     from lib_ipadapter.webui import callbacks
-    from lib_ipadapter.webui.controlnet_adapters import imported
+    from lib_ipadapter.webui.neighbours.controlnet_adapters import imported
 
     catalog = callbacks.resources().catalog
     images = [{"image": base64_of(picture(1, (60, 48)))}, {"image": ARRAY, "mask": PAINTED}]
@@ -472,7 +473,8 @@ def test_an_import_says_what_could_not_come_along(host: Host) -> None:
 
 
 def test_the_weights_of_layers_come_along(host: Host) -> None:
-    from lib_ipadapter.webui import callbacks, controlnet_adapters
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui.neighbours import controlnet_adapters
 
     made = controlnet_adapters.imported(slot(host, theirs(weight=0.3, advanced_weighting=[0.5, -1] * 8)),
                                         callbacks.resources().catalog)  # fmt: skip
@@ -481,7 +483,7 @@ def test_the_weights_of_layers_come_along(host: Host) -> None:
 
 def test_an_exported_unit_comes_back(host: Host) -> None:
     from lib_ipadapter.webui import callbacks
-    from lib_ipadapter.webui.controlnet_adapters import exported, imported
+    from lib_ipadapter.webui.neighbours.controlnet_adapters import exported, imported
 
     catalog = callbacks.resources().catalog
     entry = catalog.find("base")
@@ -517,7 +519,8 @@ def test_an_exported_unit_comes_back(host: Host) -> None:
 @pytest.fixture
 def faces(host: Host, monkeypatch):
     """The files of InstantID for the demo's SDXL, and what ControlNet calls them: adapter and points."""
-    from lib_ipadapter.webui import callbacks, controlnet_adapters, instantid
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui.neighbours import controlnet_adapters, instantid
 
     catalog = callbacks.resources().catalog
     folder = catalog.find("base").folder
@@ -591,7 +594,7 @@ def test_instantid_says_what_is_not_possible(what: str, host: Host, faces, clean
 
 
 def test_instantid_says_all_that_is_missing(host: Host, faces, clean, monkeypatch) -> None:
-    from lib_ipadapter.webui import instantid
+    from lib_ipadapter.webui.neighbours import instantid
 
     for one in faces:
         monkeypatch.delitem(stand_in(host).models, one)

@@ -12,7 +12,7 @@ from lib_ipadapter.attend.layers import Topology, cross_attention_layers
 from lib_ipadapter.attend.rows import layout
 from lib_ipadapter.checkpoint import load
 from lib_ipadapter.checkpoint.catalog import Catalog
-from lib_ipadapter.encode import clip
+from lib_ipadapter.encode import clip_image as clip
 from lib_ipadapter.errors import IPAdapterError, MismatchError
 from lib_ipadapter.generation import Device, Generation, Resources
 from lib_ipadapter.unit import parse_units

@@ -356,7 +356,7 @@ def test_undo_after_an_interrupt(host: Host, plain) -> None:
 def test_an_interrupt_ends_the_encoding(host: Host, plain, monkeypatch) -> None:
     from modules import shared
 
-    from lib_ipadapter.encode.clip import ImageEncoder
+    from lib_ipadapter.encode.clip_image import ImageEncoder
 
     calls, encode = [], ImageEncoder.encode
 
@@ -455,7 +455,7 @@ def test_a_unit_without_a_step_is_noticed(host: Host, plain) -> None:
 
 
 def test_an_error_in_a_step_is_no_plain_picture(host: Host, plain, monkeypatch) -> None:
-    from lib_ipadapter.webui import host as seam
+    from lib_ipadapter.webui.host import a1111 as seam
 
     monkeypatch.setattr(seam, "denoising_step", lambda params: 1 / 0)
     answer = host.post("txt2img", {"prompt": "a cat", "steps": 2, "alwayson_scripts": ours(unit())})
@@ -527,7 +527,7 @@ def test_the_list_of_models(host: Host, folder: Path) -> None:
 def test_progress_is_told_and_taken_back(host: Host, plain, monkeypatch) -> None:
     from modules import shared
 
-    from lib_ipadapter.encode.clip import ImageEncoder
+    from lib_ipadapter.encode.clip_image import ImageEncoder
 
     said, encode = [], ImageEncoder.encode
 
@@ -541,7 +541,7 @@ def test_progress_is_told_and_taken_back(host: Host, plain, monkeypatch) -> None
 
 
 def test_an_unexpected_error_is_no_plain_picture(host: Host, plain, monkeypatch) -> None:
-    from lib_ipadapter.encode.clip import ImageEncoder
+    from lib_ipadapter.encode.clip_image import ImageEncoder
 
     def broken(self, *args, **kwargs):
         raise MemoryError("no room")
@@ -587,8 +587,8 @@ def panel_args(host: Host, *units: dict, tick: object = True, shown: int = 1, in
 
     ``units``: controls' values by name, ``"pictures"`` and their ``"weights"`` among them.
     """
-    from lib_ipadapter.webui import panel
-    from lib_ipadapter.webui.controls import COMPONENTS
+    from lib_ipadapter.webui.panel import accordion as panel
+    from lib_ipadapter.webui.panel.controls import COMPONENTS
 
     pictures, entries = {}, []
     for number, given in enumerate(units, 1):
@@ -607,7 +607,7 @@ def panel_args(host: Host, *units: dict, tick: object = True, shown: int = 1, in
 
 def test_the_panels_units(host: Host) -> None:
     from lib_ipadapter.unit import parse_units
-    from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.panel import accordion as panel
 
     one, two = picture(1), picture(2)
     units = ({}, {"pictures": [one, two], "model": "base", "weight": 0.5}, {"pictures": [one], "model": "plus"})
@@ -626,7 +626,7 @@ def test_the_panels_units(host: Host) -> None:
 
 def test_pictures_that_are_not_there(host: Host) -> None:
     """After a restart the page has its keys, and the server no pictures; or they are still on their way."""
-    from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.panel import accordion as panel
 
     def units(item: dict, **kwargs) -> list:
         unit = {"pictures": [picture(1)], "model": "base", "images": [{"key": "k", "weight": 0.5, **item}]}
@@ -655,7 +655,7 @@ def test_pictures_that_are_not_there(host: Host) -> None:
 
 
 def test_a_clients_units_count_whatever_the_panel_says(host: Host) -> None:
-    from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.panel import accordion as panel
 
     args = panel_args(host, {"pictures": [picture(1)], "model": "base"})
     args[:3] = [{"model": "plus"}, {"enabled": False}, None]
@@ -700,8 +700,9 @@ def test_building_the_panel_is_quick(host: Host) -> None:
 
     import gradio as gr
 
-    from lib_ipadapter.webui import callbacks, panel
-    from lib_ipadapter.webui.controls import COMPONENTS
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui.panel import accordion as panel
+    from lib_ipadapter.webui.panel.controls import COMPONENTS
 
     started = time.perf_counter()
     with gr.Blocks() as blocks:

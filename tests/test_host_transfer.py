@@ -156,7 +156,8 @@ def test_per_image_batches_go_round(host: Host, plain) -> None:
 
 
 def test_everything_stands_in_the_parameters_and_comes_back(host: Host, plain) -> None:
-    from lib_ipadapter.webui import callbacks, infotext
+    from lib_ipadapter import infotext
+    from lib_ipadapter.webui import callbacks
 
     asked = {
         "model": "base", "weight": [[0, 1], [0.6, 0.25]], "layer_weights": {"5": 0.4, "7": -1}, "crop": "tile",
@@ -190,7 +191,7 @@ def test_everything_stands_in_the_parameters_and_comes_back(host: Host, plain) -
 
 
 def test_masks_that_are_gone_are_told(host: Host, plain) -> None:
-    from lib_ipadapter.webui import infotext
+    from lib_ipadapter import infotext
 
     marks = [f"0123456789a{i}" for i in range(4)]
     text = "model: base, negative_images: {}, region_mask: {}, references: {}@{}".format(*marks)

@@ -11,7 +11,7 @@ from lib_ipadapter.attend.inject import Injection, detach_all, injections
 from lib_ipadapter.attend.layers import Topology, cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.rows import layout
-from lib_ipadapter.project import build
+from lib_ipadapter.projections import build
 from lib_ipadapter.weighting import Spread
 
 from .conftest import draw, kv_weights, sd_unet, sdxl_unet

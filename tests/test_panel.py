@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from demo.start import Host, host_start
+from lib_ipadapter import infotext
 from lib_ipadapter.encode.picture import fingerprint, views
-from lib_ipadapter.webui import infotext
 
 from .files import base64_of, half, picture, write_adapter, write_encoder
 
@@ -43,8 +43,9 @@ def host(tmp_path_factory) -> Host:
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    from lib_ipadapter.webui import callbacks, kept
-    from lib_ipadapter.webui.presets import Store
+    from lib_ipadapter.presets.store import Store
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui import process as kept
 
     made = Store(tmp_path / "ip-adapter")
     for module in (kept, callbacks):
@@ -144,7 +145,7 @@ def test_any_name_survives_the_parameters(name: str) -> None:
 )  # fmt: skip
 def test_no_sheet_but_the_pages_own_is_understood(text: str) -> None:
     from lib_ipadapter.errors import UnitError
-    from lib_ipadapter.webui.sheet import Sheet
+    from lib_ipadapter.webui.panel.panel_state import Sheet
 
     try:
         Sheet.parse(text)
@@ -153,7 +154,7 @@ def test_no_sheet_but_the_pages_own_is_understood(text: str) -> None:
 
 
 def test_cards(host: Host) -> None:
-    from lib_ipadapter.webui import references
+    from lib_ipadapter.webui.panel import reference_cards as references
 
     items = [{"key": "a", "weight": 1.0}, {"key": "b", "weight": 0.5}]
     look, none = references.Look(42), references.Look()
@@ -175,7 +176,7 @@ def test_cards(host: Host) -> None:
 
 def test_pictures_are_taken_in(host: Host) -> None:
     """Into the unit in which the page has announced them; what no unit has any more is let go."""
-    from lib_ipadapter.webui import sheet
+    from lib_ipadapter.webui.panel import panel_state as sheet
 
     def page(*keys: str) -> str:
         return json.dumps({"shown": 1, "units": [{}, {"images": [{"key": key} for key in keys]}]})
@@ -213,7 +214,7 @@ def test_every_generation_is_kept(host: Host, store, monkeypatch) -> None:
 
 
 def test_a_store_that_cannot_be_written_costs_no_picture(host: Host, store, monkeypatch, caplog) -> None:
-    from lib_ipadapter.webui.presets import StorageError
+    from lib_ipadapter.presets.store import StorageError
 
     def full(*_args) -> str:
         raise StorageError("The disk is full: make room.")
@@ -229,7 +230,8 @@ MASK = half("left", (8, 8)).convert("RGB")
 def panel_of(host: Host):
     import gradio as gr
 
-    from lib_ipadapter.webui import callbacks, panel
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui.panel import accordion as panel
 
     with gr.Blocks():
         return panel.Panel("txt2img", callbacks.resources, callbacks.store)
@@ -244,7 +246,7 @@ def put_in(made, units: list[dict]) -> tuple[list[object], list[str]]:
 
 
 def test_units_put_into_the_panel_come_out_again(host: Host, store) -> None:
-    from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.panel import accordion as panel
 
     made = panel_of(host)
     units = [
@@ -275,7 +277,7 @@ def test_orders_of_the_preset_bar(host: Host, store, monkeypatch, tmp_path) -> N
 
     import gradio as gr
 
-    from lib_ipadapter.webui.presets import StorageError
+    from lib_ipadapter.presets.store import StorageError
 
     made = panel_of(host)
     values, _ = put_in(made, [{"model": "base", "weight": 0.5}])
@@ -339,8 +341,8 @@ def test_orders_of_the_preset_bar(host: Host, store, monkeypatch, tmp_path) -> N
 def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
     """All fields that have a control, from the panel to a preset and from there to another panel."""
     from lib_ipadapter.unit import Unit
-    from lib_ipadapter.webui import panel
-    from lib_ipadapter.webui.controls import BY_FIELD
+    from lib_ipadapter.webui.panel import accordion as panel
+    from lib_ipadapter.webui.panel.controls import BY_FIELD
 
     unit = {
         "model": "base", "images": [{"image": picture(0), "weight": 1.0}, {"controlnet": 1, "weight": 0.5}],
@@ -370,7 +372,7 @@ def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
 
 def test_a_curve_stands_in_the_place_of_the_weight(host: Host) -> None:
     from lib_ipadapter.unit import Unit
-    from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.panel import accordion as panel
 
     curve = [[0, 0.5], [0.6, 2]]
     values, notes = put_in(panel_of(host), [{"model": "base", "images": [picture(0)], "weight": curve}])
@@ -392,7 +394,7 @@ def test_a_curve_stands_in_the_place_of_the_weight(host: Host) -> None:
 def test_what_is_written_down_wrong_is_told_by_the_unit(field: str, text: str, says: str, host: Host) -> None:
     from lib_ipadapter.errors import UnitError
     from lib_ipadapter.unit import parse_units
-    from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.panel import accordion as panel
 
     made = panel_of(host)
     values, _ = put_in(made, [{"model": "base", "images": [picture(0)]}])
@@ -407,8 +409,8 @@ def test_what_is_written_down_wrong_is_told_by_the_unit(field: str, text: str, s
 
 def test_a_mask_that_has_not_arrived_is_told(host: Host) -> None:
     from lib_ipadapter.errors import UnitError
-    from lib_ipadapter.webui import sheet
-    from lib_ipadapter.webui.controls import COMPONENTS
+    from lib_ipadapter.webui.panel import panel_state as sheet
+    from lib_ipadapter.webui.panel.controls import COMPONENTS
 
     values = [control.default for control in COMPONENTS]
     items = [{"key": "a", "weight": 1, "mask": "m"}]
@@ -428,7 +430,9 @@ def test_a_mask_that_has_not_arrived_is_told(host: Host) -> None:
 def test_new_units_have_the_crop_of_the_settings(host: Host, monkeypatch) -> None:
     from modules import shared
 
-    from lib_ipadapter.webui import options, panel, sheet
+    from lib_ipadapter.webui import options
+    from lib_ipadapter.webui.panel import accordion as panel
+    from lib_ipadapter.webui.panel import panel_state as sheet
 
     monkeypatch.setitem(shared.opts.data, options.CROP, "pad")
     made = panel_of(host)
@@ -445,7 +449,7 @@ def test_new_units_have_the_crop_of_the_settings(host: Host, monkeypatch) -> Non
 def test_plain_controls_know_their_values_whatever_the_page_shows() -> None:
     """The WebUI translates texts in the page; the names of choices are values all the same."""
     from lib_ipadapter.unit import CHOICES
-    from lib_ipadapter.webui.controls import PLAIN
+    from lib_ipadapter.webui.panel.controls import PLAIN
 
     assert {control.field for control in PLAIN} >= set(CHOICES)
     for control in PLAIN:
@@ -472,7 +476,7 @@ def test_a_mere_prompt_changes_nothing(host: Host) -> None:
 
 def test_pasted_parameters_count_in_requests_only(host: Host, store) -> None:
     """In the page they are in the panel, which may have been changed or unticked since."""
-    from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.panel import accordion as panel
 
     made = panel_of(host)
     text = make(host, {"model": "base", "images": [base64_of(picture(0))]}).infotext

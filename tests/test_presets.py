@@ -22,8 +22,10 @@ from starlette.testclient import TestClient
 
 from lib_ipadapter.encode.picture import decode_mask, fingerprint
 from lib_ipadapter.errors import IPAdapterError
-from lib_ipadapter.webui import atomic, preset_archive, preset_format
-from lib_ipadapter.webui.presets import PresetError, PresetExists, StorageError, Store, UnknownPreset
+from lib_ipadapter.presets import archive as preset_archive
+from lib_ipadapter.presets import atomic
+from lib_ipadapter.presets import document as preset_format
+from lib_ipadapter.presets.store import PresetError, PresetExists, StorageError, Store, UnknownPreset
 
 from .files import base64_of, picture
 
@@ -985,7 +987,7 @@ def test_without_a_store_or_an_api_there_are_no_routes(api, store: Store, monkey
 
 def test_the_module_needs_no_webui() -> None:
     code = (
-        "import sys; import lib_ipadapter.webui.presets; "
+        "import sys; import lib_ipadapter.presets.store; "
         "sys.exit(any(name.split('.')[0] in ('gradio', 'modules', 'fastapi') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

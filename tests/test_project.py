@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers.loaders.unet import UNet2DConditionLoadersMixin
 
-from lib_ipadapter.project import build
+from lib_ipadapter.projections import build
 
 from .conftest import draw
 

@@ -17,13 +17,13 @@ from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.regions import Region, feathered, is_whole
 from lib_ipadapter.attend.rows import layout
 from lib_ipadapter.checkpoint.catalog import Catalog
-from lib_ipadapter.encode.clip import ImageEncoder
+from lib_ipadapter.encode.clip_image import ImageEncoder
+from lib_ipadapter.encode.clip_text import token_ids
 from lib_ipadapter.encode.combine import COMBINE_MODES
 from lib_ipadapter.encode.picture import to_pixels
-from lib_ipadapter.encode.words import token_ids
 from lib_ipadapter.errors import IPAdapterError
 from lib_ipadapter.generation import Resources
-from lib_ipadapter.project import build
+from lib_ipadapter.projections import build
 from lib_ipadapter.weighting import SCALINGS, WEIGHT_TYPES, Spread, spread, weight_at
 
 from .conftest import draw, sd_unet, sdxl_unet

@@ -15,8 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from ..checkpoint.catalog import PUBLISHED, AdapterEntry, Catalog
 from ..checkpoint.identify import AdapterSpec
 from ..errors import IPAdapterError, UnitError
+from ..presets.store import MAX_ARCHIVE, PresetError, Store, checked_name
 from ..unit import Unit
-from .presets import MAX_ARCHIVE, PresetError, Store, checked_name
 
 
 def _accounts() -> dict[str, str]:

@@ -20,29 +20,20 @@ from typing import Any
 
 from modules import errors, script_callbacks, shared
 
+from .. import infotext
 from ..attend.inject import Injection, detach_all, injections
 from ..attend.layers import Topology, cross_attention_layers
 from ..errors import IPAdapterError, MismatchError
 from ..generation import Generation, told_as, unlike
 from ..unit import Unit, parse_units
-from . import (
-    adetailer,
-    api,
-    controlnet,
-    controlnet_adapters,
-    distributed,
-    host,
-    influence,
-    infotext,
-    instantid,
-    options,
-    panel,
-    preview,
-    send_to,
-    xyz,
-)
-from .controlnet_bar import ControlNetBar
-from .kept import resources, store
+from . import api, options, preview
+from . import influence_pictures as influence
+from .host import a1111 as host
+from .neighbours import adetailer, controlnet, controlnet_adapters, distributed, instantid, xyz
+from .panel import accordion as panel
+from .panel import send_to
+from .panel.controlnet_bar import ControlNetBar
+from .process import resources, store
 
 log = logging.getLogger("ip-adapter")
 # Attributes of the host's processing object: its Generation, or the error with which it was refused.

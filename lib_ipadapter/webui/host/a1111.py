@@ -10,15 +10,15 @@ from typing import Any
 from modules import devices, extensions, lowvram, paths, script_callbacks, sd_models, sd_unet, shared
 from torch import Tensor, nn
 
-from ..attend.layers import Topology, cross_attention_layers
-from ..attend.regions import Box, Size
-from ..attend.rows import Rows, layout
-from ..checkpoint.identify import UNetSpec, identify
-from ..checkpoint.load import read_shapes
-from ..errors import IPAdapterError, MismatchError
-from ..generation import Device
+from ...attend.layers import Topology, cross_attention_layers
+from ...attend.regions import Box, Size
+from ...attend.rows import Rows, layout
+from ...checkpoint.identify import UNetSpec, identify
+from ...checkpoint.load import read_shapes
+from ...errors import IPAdapterError, MismatchError
+from ...generation import Device
 
-EXTENSION = Path(__file__).resolve().parents[2]
+EXTENSION = Path(__file__).resolve().parents[3]
 
 
 def unet(model: Any) -> nn.Module:

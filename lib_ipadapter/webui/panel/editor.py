@@ -15,15 +15,18 @@ from typing import Any
 import gradio as gr
 from modules.ui_components import ToolButton
 
-from ..errors import IPAdapterError
-from ..generation import Resources
-from ..unit import Unit
-from ..weighting import peak
-from . import about_model, bars, options, sheet
-from . import references as refs
+from ...errors import IPAdapterError
+from ...generation import Resources
+from ...unit import Unit
+from ...weighting import peak
+from .. import options
+from . import block_strengths as bars
+from . import model_line as about_model
+from . import panel_state as sheet
+from . import reference_cards as refs
 from .controls import BY_FIELD, COMPONENTS, NARROW, NO_MODEL, PLAIN, UNSAVED, WIDE, named
-from .references import Pictures
-from .sheet import Sheet
+from .panel_state import Sheet
+from .reference_cards import Pictures
 
 QUIET = {"show_progress": "hidden"}
 SPREAD = ("weight", "weight_type", "composition_weight", "boost", "layer_weights")  # what the bars show

@@ -27,9 +27,11 @@ from PIL import Image
 
 from ..encode.picture import decode, fingerprint
 from ..errors import PictureError
-from . import atomic, preset_archive, preset_format
-from .preset_archive import MAX_ARCHIVE
-from .preset_format import (
+from . import archive as preset_archive
+from . import atomic
+from . import document as preset_format
+from .archive import MAX_ARCHIVE
+from .document import (
     MARK,
     MAX_NAME,
     PresetError,

@@ -17,10 +17,10 @@ from typing import Any
 
 import gradio as gr
 
-from ..errors import IPAdapterError
-from . import plain
+from ...errors import IPAdapterError
+from ...presets.store import PresetExists, Store
+from . import html_controls as plain
 from .editor import QUIET, hidden, in_page, note
-from .presets import PresetExists, Store
 
 RECENT = "Recent / "  # before a kept generation's name in the list; no name can have that slash
 EXPORT = "ip-adapter-presets.zip"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 
-from ..errors import IPAdapterError
-from ..weighting import LAYOUTS, LayerWeights, Spread, spread
+from ...errors import IPAdapterError
+from ...weighting import LAYOUTS, LayerWeights, Spread, spread
 
 WIDTH, HEIGHT, GAP = 12, 48, 3  # of one bar, in pixels
 SECTIONS = ("input", "middle", "output")

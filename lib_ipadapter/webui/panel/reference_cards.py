@@ -17,11 +17,11 @@ from typing import Any
 
 from PIL import Image
 
-from ..checkpoint.catalog import Catalog
-from ..encode.picture import decode, decode_mask, views
-from ..errors import IPAdapterError
-from ..generation import encoder_for
-from ..unit import Unit
+from ...checkpoint.catalog import Catalog
+from ...encode.picture import decode, decode_mask, views
+from ...errors import IPAdapterError
+from ...generation import encoder_for
+from ...unit import Unit
 
 Item = dict[str, Any]
 Pictures = dict[str, Image.Image]  # RGB

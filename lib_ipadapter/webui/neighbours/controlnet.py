@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..encode.picture import decode
-from ..errors import IPAdapterError, UnitError
+from ...encode.picture import decode
+from ...errors import IPAdapterError, UnitError
 
 MODULES = ("internal_controlnet.external_code", "scripts.external_code")  # its public module, the older name last
 # Attribute of the host's processing object: what stands in its arguments, and what stood there.

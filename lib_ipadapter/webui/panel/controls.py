@@ -14,9 +14,9 @@ from typing import Any
 
 import gradio as gr
 
-from ..unit import CHOICES, Unit
-from ..weighting import as_text
-from . import plain
+from ...unit import CHOICES, Unit
+from ...weighting import as_text
+from . import html_controls as plain
 
 NO_MODEL = "None"
 NARROW, WIDE = (0, 1), (-1, 3)  # ranges of the weight's slider

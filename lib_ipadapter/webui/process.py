@@ -9,8 +9,9 @@ from modules import paths
 
 from ..checkpoint.catalog import Catalog
 from ..generation import Resources
-from . import host, options
-from .presets import Store
+from ..presets.store import Store
+from . import options
+from .host import a1111 as host
 
 
 @functools.cache

@@ -12,14 +12,17 @@ import gradio as gr
 from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion
 
-from ..errors import IPAdapterError, UnitError
-from ..generation import Resources
-from ..unit import MAX_UNITS
-from . import infotext, kept, options, sheet
+from ... import infotext
+from ...errors import IPAdapterError, UnitError
+from ...generation import Resources
+from ...presets.store import Store
+from ...unit import MAX_UNITS
+from .. import options
+from .. import process as kept
+from . import panel_state as sheet
 from .controlnet_bar import ControlNetBar
 from .editor import QUIET, Editor, hidden, note
 from .preset_bar import PresetBar
-from .presets import Store
 
 NOT_SENT = "(no unit)"  # what an API slot holds when no client has put a unit there
 SLOTS = MAX_UNITS + 1  # one more than allowed, so that an eleventh unit is noticed, not cut off by the host

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, Protocol
 
 from PIL.Image import Image
 
-from ..checkpoint.catalog import AdapterEntry
-from ..errors import UnitError
-from ..generation import Picture
-from ..unit import MAX_UNITS, PICTURES, Unit
-from ..weighting import as_text
+from .checkpoint.catalog import AdapterEntry
+from .errors import UnitError
+from .generation import Picture
+from .unit import MAX_UNITS, PICTURES, Unit
+from .weighting import as_text
 
 NEGATIVE, REGION = "negative_images", "region_mask"
 HASH_LENGTH = 12  # hexadecimal digits of a reference's content hash that are written

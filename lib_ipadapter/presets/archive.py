@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ..encode.picture import decode, fingerprint
-from .preset_format import VERSION, PresetError, checked_document, key, to_json
+from .document import VERSION, PresetError, checked_document, key, to_json
 
 MANIFEST = "presets.json"
 # As an archive is written and as it is read: bytes (packed and unpacked), entries, presets, bytes of all presets, bytes

@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ..encode.picture import decode
-from ..errors import IPAdapterError, UnitError
-from ..unit import Unit
-from . import controlnet, host, panel, xyz
+from ...encode.picture import decode
+from ...errors import IPAdapterError, UnitError
+from ...unit import Unit
+from ..host import a1111 as host
+from ..panel import accordion as panel
+from . import controlnet, xyz
 
 TITLES = ("Distribute", "IP-Adapter")
 AS_THEY_ARE = ("RGB", "RGBA", "L")  # modes that PNG has and that nothing is lost in; others are read as references are

@@ -17,14 +17,15 @@ from gradio.context import Context
 from modules import scripts
 from modules.ui_components import FormRow
 
-from ..encode.picture import decode
-from ..errors import IPAdapterError, UnitError
-from ..generation import Resources
-from ..unit import Unit
-from . import controlnet, controlnet_adapters, sheet
-from .controlnet import Slot
+from ...encode.picture import decode
+from ...errors import IPAdapterError, UnitError
+from ...generation import Resources
+from ...unit import Unit
+from ..neighbours import controlnet, controlnet_adapters
+from ..neighbours.controlnet import Slot
+from . import panel_state as sheet
 from .editor import QUIET, Editor, in_page, note
-from .references import Pictures, controlnet_name
+from .reference_cards import Pictures, controlnet_name
 
 BUILT = "{}_send_to_extras"  # elem_id of a button that the host makes after all scripts' components
 # A unit's field -> how its component's id ends

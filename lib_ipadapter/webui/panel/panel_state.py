@@ -17,14 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..checkpoint.catalog import Catalog
-from ..encode.picture import decode, decode_mask
-from ..errors import IPAdapterError, UnitError
-from ..unit import MAX_REFERENCES, MAX_UNITS, NOT_YET, Unit
-from ..weighting import peak
-from . import references as refs
+from ...checkpoint.catalog import Catalog
+from ...encode.picture import decode, decode_mask
+from ...errors import IPAdapterError, UnitError
+from ...unit import MAX_REFERENCES, MAX_UNITS, NOT_YET, Unit
+from ...weighting import peak
+from . import reference_cards as refs
 from .controls import BY_FIELD, COMPONENTS, CONTROLS, CURVE, NARROW, named
-from .references import Item, Pictures
+from .reference_cards import Item, Pictures
 
 REGION = "region"  # a unit's entry: the key of its region mask
 DAMAGED = "IP-Adapter: the panel's settings have not arrived as they should: reload the page."

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 
-from ..checkpoint.catalog import Catalog
-from ..errors import IPAdapterError
-from ..generation import check_fit, encoder_for
-from . import host, plain
-from .api import encoder_wanted
+from ...checkpoint.catalog import Catalog
+from ...errors import IPAdapterError
+from ...generation import check_fit, encoder_for
+from ..api import encoder_wanted
+from ..host import a1111 as host
+from . import html_controls as plain
 
 
 def size(count: int) -> str:

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ..checkpoint.catalog import AdapterEntry, Catalog
-from ..checkpoint.identify import AdapterSpec
-from ..encode.picture import decode, decode_mask, fingerprint
-from ..errors import CheckpointError, IPAdapterError, UnitError
-from ..unit import Unit
-from ..weighting import LAYOUTS, peak, spread
+from ...checkpoint.catalog import AdapterEntry, Catalog
+from ...checkpoint.identify import AdapterSpec
+from ...encode.picture import decode, decode_mask, fingerprint
+from ...errors import CheckpointError, IPAdapterError, UnitError
+from ...unit import Unit
+from ...weighting import LAYOUTS, peak, spread
+from ..options import SAME_CHOICES
 from . import controlnet
 from .controlnet import Slot
-from .options import SAME_CHOICES
 
 log = logging.getLogger("ip-adapter")
 ADD, SKIP, TAKE = SAME_CHOICES

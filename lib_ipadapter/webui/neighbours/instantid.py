@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from ..attend.layers import Topology
-from ..checkpoint.catalog import AdapterEntry, Catalog
-from ..checkpoint.load import read_shapes
-from ..encode.picture import decode, fingerprint
-from ..errors import CheckpointError, IPAdapterError, UnitError
-from ..generation import Picture, check_fit
-from ..unit import Unit
+from ...attend.layers import Topology
+from ...checkpoint.catalog import AdapterEntry, Catalog
+from ...checkpoint.load import read_shapes
+from ...encode.picture import decode, fingerprint
+from ...errors import CheckpointError, IPAdapterError, UnitError
+from ...generation import Picture, check_fit
+from ...unit import Unit
 from . import controlnet
 from .controlnet import Slot
 from .controlnet_adapters import MAX_WEIGHT, label

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UnitError
-from .towers import Names, arithmetic, call, fill, no_autocast, run_block
+from .clip_blocks import Names, arithmetic, call, fill, no_autocast, run_block
 
 if TYPE_CHECKING:
     from ..checkpoint.identify import TextSpec

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from .towers import Names, arithmetic, call, fill, no_autocast, run_block
+from .clip_blocks import Names, arithmetic, call, fill, no_autocast, run_block
 
 if TYPE_CHECKING:
     from ..checkpoint.identify import EncoderSpec

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..generation import Generation
-from . import host, options
+from . import options
+from .host import a1111 as host
 
 log = logging.getLogger("ip-adapter")
 SAVE = "ip_adapter_save_influence_maps"

@@ -10,7 +10,7 @@ from typing import Any
 
 from modules import shared
 
-from . import options
+from .. import options
 
 MARK = "_ad_inner"
 SCRIPT = "ip_adapter"  # our script's file, by which ADetailer's settings list it

@@ -17,11 +17,13 @@ import torch
 from modules import devices, scripts, shared
 from PIL import Image, ImageDraw
 
-from ..checkpoint.catalog import Catalog
-from ..errors import CheckpointError, IPAdapterError, UnitError
-from ..unit import CHOICES, Unit
-from . import host, options, panel
-from .influence import INK, PAPER, font, plain
+from ...checkpoint.catalog import Catalog
+from ...errors import CheckpointError, IPAdapterError, UnitError
+from ...unit import CHOICES, Unit
+from .. import options
+from ..host import a1111 as host
+from ..influence_pictures import INK, PAPER, font, plain
+from ..panel import accordion as panel
 
 log = logging.getLogger("ip-adapter")
 VALUES = "ip_adapter_xyz"  # attribute of the host's processing object: {"number field": value}, plain JSON
