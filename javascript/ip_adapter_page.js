@@ -58,7 +58,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             updateInput(field);
         }
 
-        // The sheet: all units' settings as a text (sheet.py). It is changed only here, and by answers that set
+        // The sheet: all units' settings as a text (panel_state.py). It is changed only here, and by answers that set
         // everything at once; so nothing that is under way can undo what is done meanwhile.
 
         get sheet() {

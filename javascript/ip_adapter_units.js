@@ -85,7 +85,7 @@
         show(tab, number);
     }
 
-    // Controls that are no components of gradio (plain.py): the sheet has their values.
+    // Controls that are no components of gradio (html_controls.py): the sheet has their values.
 
     const CONTROL = ".ip-adapter-control";
     function fillControls(tab, unit) {
