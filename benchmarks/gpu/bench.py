@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -97,9 +97,11 @@ class Bench:
         self.sync()
         return (time.perf_counter() - started) / repeats
 
-    def scene(self, sizes: unets.Sizes, dtype: torch.dtype | None = None) -> Scene:
-        """A UNet of these sizes (in small runs, a shallow one) with inputs of one picture, both its rows."""
-        sizes = sizes.shallow() if self.small else sizes
+    def scene(self, sizes: unets.Sizes, dtype: torch.dtype | None = None, *, all_layers: bool = False) -> Scene:
+        """A UNet of these sizes with inputs of one picture, both its rows; in small runs a shallow UNet, or a narrow
+        one with ``all_layers``, which an adapter's file must be for."""
+        if self.small:
+            sizes = replace(sizes.narrow(), latent=8) if all_layers else sizes.shallow()
         return Scene.draw(self, unets.build(sizes, self.device, dtype or self.half), sizes)
 
     def pairs(

@@ -19,16 +19,17 @@ from .run import Part
 from .steps import CASES, SDXL_CASES, Make
 
 UNTOLD = "not told on the CPU"
+FEW = ("4 base units", "1 base unit in a region", "1 base unit, influence measured")  # each keeps something of its own
 
 
 def parts(bench: Bench) -> Generator[Part, None, None]:
-    yield from _of(bench, "SD1.5", unets.SD15, ("plain", *CASES))
+    yield from _of(bench, "SD1.5", unets.SD15, ("plain", *(FEW if bench.small else CASES)))
     bench.tidy()
-    yield from _of(bench, "SDXL", unets.SDXL, ("1 base unit",) if bench.small else ("plain", *SDXL_CASES))
+    yield from _of(bench, "SDXL", unets.SDXL, FEW[:1] if bench.small else ("plain", *SDXL_CASES))
 
 
 def _of(bench: Bench, name: str, sizes: unets.Sizes, cases: Sequence[str]) -> Generator[Part, None, None]:
-    scene = bench.scene(sizes)
+    scene = bench.scene(sizes, all_layers=name == "SD1.5")
     for case in cases:
         yield Part(f"{name}, {case}", partial(_case, bench, scene, f"{name}, {case}", CASES.get(case)))
     if name == "SD1.5":

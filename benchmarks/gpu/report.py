@@ -92,7 +92,9 @@ def updated(document: str, machine: Machine, found: Mapping[Section, Sequence[Ro
         if any(row.measured for row in rows):
             said = f"#### {section.about}, {date.today().isoformat()}, version {__version__}\n\n{table(rows)}"
             block = _put(block.strip(), f"{machine.key} · {section.name}", said)
-    return document.replace(f"{BEGIN}{whole}{END}", f"{BEGIN}\n{_put(cards, machine.key, block.strip())}\n{END}")
+    return document.replace(
+        f"{BEGIN}{whole}{END}", f"{BEGIN}\n{_put(cards, machine.key, block.strip()).strip()}\n{END}"
+    )
 
 
 class Printed:

@@ -106,7 +106,7 @@ def places() -> list[Place]:
 
 
 def parts(bench: Bench) -> Generator[Part, None, None]:
-    scene = bench.scene(unets.SD15)
+    scene = bench.scene(unets.SD15, all_layers=True)
     with ExitStack() as stack:
         made = stack.enter_context(jobs(bench, scene))
         resources = made.resources()
