@@ -24,8 +24,8 @@ from lib_ipadapter import generation
 from lib_ipadapter.attend import inject
 from lib_ipadapter.attend.layers import Topology, count_blocks, cross_attention_layers
 from lib_ipadapter.checkpoint.identify import identify
-from lib_ipadapter.encode import clip
-from lib_ipadapter.encode.clip import ImageEncoder
+from lib_ipadapter.encode import clip_image as clip
+from lib_ipadapter.encode.clip_image import ImageEncoder
 
 from .conftest import draw, sd_unet, sdxl_unet
 from .diffusers_reference import close

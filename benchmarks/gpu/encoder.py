@@ -16,13 +16,13 @@ from .measure import Deviation, Row, Spread, ms, nbytes
 from .run import Part
 
 if TYPE_CHECKING:
-    from lib_ipadapter.encode.clip import ImageEncoder
+    from lib_ipadapter.encode.clip_image import ImageEncoder
 
 
 def make(bench: Bench) -> ImageEncoder:
     """The encoder in fp32 on the device, random weights."""
     from lib_ipadapter.checkpoint.identify import EncoderSpec, identify
-    from lib_ipadapter.encode.clip import ImageEncoder
+    from lib_ipadapter.encode.clip_image import ImageEncoder
 
     sizes = tower.SMALL if bench.small else tower.VIT_H
     spec = identify(tower.state_shapes(sizes))

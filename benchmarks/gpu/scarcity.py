@@ -93,7 +93,7 @@ def places() -> list[Place]:
     """Where the library needs memory of the device, in the order of a job."""
     from lib_ipadapter import generation
     from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
-    from lib_ipadapter.encode.clip import ImageEncoder
+    from lib_ipadapter.encode.clip_image import ImageEncoder
 
     return [
         Place("the encoder's move", lambda made, act: before_first(ImageEncoder, "to", act)),

@@ -69,7 +69,7 @@ def empty_tower(spec: EncoderSpec) -> nn.Module:
 
 def provide() -> str:
     """Let the library have a tower in any case; says whose it is."""
-    from lib_ipadapter.encode import clip
+    from lib_ipadapter.encode import clip_image as clip
 
     try:
         import open_clip.transformer  # noqa: F401
