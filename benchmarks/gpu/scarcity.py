@@ -163,5 +163,5 @@ def _at(bench: Bench, made: Jobs, place: Place, plain: Tensor, wanted: Tensor) -
 
 def _main_memory(resources: Any) -> int:
     """What the library keeps in main memory between jobs, which on the CPU is the device too."""
-    encoder = 0 if resources._encoder is None else resources._encoder[1].nbytes
+    encoder = 0 if resources._encoder is None else resources._encoder[-1].nbytes
     return resources.cache.nbytes + encoder + sum(weights.nbytes for weights in resources._adapters.values())
