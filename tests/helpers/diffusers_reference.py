@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from torch import Tensor, nn
@@ -55,7 +54,3 @@ def published(image_proj: dict[str, Tensor], key: list[Tensor], value: list[Tens
 def run(twin: nn.Module, x: Tensor, t: Tensor, text: Tensor, embeds: list[Tensor]) -> Tensor:
     """``embeds``: for each adapter the rows' image embeddings [rows, images, …]."""
     return twin(x, t, encoder_hidden_states=text, added_cond_kwargs={"image_embeds": embeds}).sample
-
-
-def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
-    return torch.allclose(a, b, rtol=0, atol=tolerance)

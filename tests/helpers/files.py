@@ -1,4 +1,5 @@
-"""Small files of the published kinds, written to a folder: adapters for the narrow UNets, an image encoder."""
+"""Small files of the published kinds, written to a folder: adapters for the narrow UNets, an image encoder; and the
+pictures, masks and units that go with them."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from .conftest import draw, kv_weights
-from .test_project import linear, norm, resampler, tensors
+from tests.helpers.checkpoint_shapes import linear, norm
+from tests.helpers.projections import resampler, tensors
+from tests.helpers.tensors import draw, kv_weights
 
 WIDTH, PROJECTION = 128, 32  # of the small encoder: penultimate states and pooled embedding
 
@@ -34,8 +36,8 @@ def encoder_state(seed: int = 11, layers: int = 3, patch: int = 14, side: int = 
         shapes |= {
             **norm(f"{block}.layer_norm1", WIDTH),
             **norm(f"{block}.layer_norm2", WIDTH),
-            **linear(f"{block}.mlp.fc1", WIDTH, 4 * WIDTH),
-            **linear(f"{block}.mlp.fc2", 4 * WIDTH, WIDTH),
+            **linear(f"{block}.mlp.fc1", 4 * WIDTH, WIDTH),
+            **linear(f"{block}.mlp.fc2", WIDTH, 4 * WIDTH),
         }
     state = tensors(shapes, seed)
     state["vision_model.embeddings.patch_embedding.weight"] *= patch**0.5 / 8
@@ -44,14 +46,14 @@ def encoder_state(seed: int = 11, layers: int = 3, patch: int = 14, side: int = 
 
 def image_proj(kind: str, width: int, seed: int) -> dict[str, torch.Tensor]:
     shapes = {
-        "base": lambda: {**linear("proj", PROJECTION, 4 * width), **norm("norm", width)},
+        "base": lambda: {**linear("proj", 4 * width, PROJECTION), **norm("norm", width)},
         "plus": lambda: resampler(64, 2, 16, WIDTH, width),
         "instantid": lambda: resampler(64, 2, 16, 512, width),
         "full-face": lambda: {
-            **linear("proj.0", WIDTH, WIDTH), **linear("proj.2", WIDTH, width), **norm("proj.3", width)
+            **linear("proj.0", WIDTH, WIDTH), **linear("proj.2", width, WIDTH), **norm("proj.3", width)
         },
         "faceid": lambda: {
-            **linear("proj.0", 512, 1024), **linear("proj.2", 1024, 16 * width), **norm("norm", width)
+            **linear("proj.0", 1024, 512), **linear("proj.2", 16 * width, 1024), **norm("norm", width)
         },
     }[kind]()  # fmt: skip
     return tensors(shapes, seed)
@@ -92,3 +94,14 @@ def base64_of(image: Image.Image, kind: str = "PNG") -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind)
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def unit(model: str = "base", seeds: tuple[int, ...] = (0,), **settings) -> dict:
+    """A unit as a client sends it, with one reference for each seed."""
+    return {"model": model, "images": [base64_of(picture(seed)) for seed in seeds], **settings}

@@ -1,37 +1,10 @@
-"""What several test files need: narrow UNets of the real topologies, and adapters of any shape, all seeded."""
+"""Narrow UNets of the real topologies, seeded."""
 
 from __future__ import annotations
 
-import os
-
-import pytest
-import torch
 from torch import nn
 
-from lib_ipadapter.attend.layers import cross_attention_layers
-
-torch.set_num_threads(1)  # the tests' tensors are small: threads would only wait for each other
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_data(tmp_path_factory) -> None:
-    """The miniature host keeps its data for this run alone: tests that run side by side from one checkout would find
-    each other's presets and kept generations."""
-    os.environ.setdefault("DEMO_HOST_DATA", str(tmp_path_factory.mktemp("data")))
-
-
-def randomise(module: nn.Module, seed: int) -> nn.Module:
-    """Seeded weights everywhere, also where a fresh UNet has zeros, so that every layer matters."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in sorted(module.named_parameters()):
-        if parameter.ndim < 2:
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
-            if name.endswith("weight"):
-                parameter.data += 1.0
-        else:
-            fan_in = parameter[0].numel()
-            parameter.data = torch.randn(parameter.shape, generator=generator) / fan_in**0.5
-    return module
+from tests.helpers.tensors import randomise
 
 
 def sd_unet(context_width: int = 768, *, in_channels: int = 4, heads: int = 8, linear: bool = False) -> nn.Module:
@@ -78,32 +51,3 @@ def sdxl_unet() -> nn.Module:
     )  # fmt: skip
     deepen(unet, 10)
     return unet
-
-
-def kv_weights(unet: nn.Module, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """to_k_ip and to_v_ip for every layer of ``unet``, in key order."""
-    generator = torch.Generator().manual_seed(seed)
-    layers = cross_attention_layers(unet)
-
-    def make() -> list[torch.Tensor]:
-        return [
-            torch.randn(layer.width, layer.context_width, generator=generator) / layer.context_width**0.5
-            for layer in layers
-        ]
-
-    return make(), make()
-
-
-def draw(*shape: int, seed: int, scale: float = 1.0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
-
-
-@pytest.fixture(scope="session")
-def unet() -> nn.Module:
-    return sd_unet()
-
-
-@pytest.fixture(autouse=True)
-def no_gradients():
-    with torch.no_grad():
-        yield

@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from PIL import Image, ImageOps
 
-from demo.start import Host, host_start
+from demo.start import Host
 from lib_ipadapter.encode.picture import decode, fingerprint
 from lib_ipadapter.unit import Unit
-
-from .files import base64_of, half, picture, write_adapter, write_encoder
-from .test_host import FAR, ROOT, SAME, difference, make, ours, pixels, unit
+from tests.helpers.files import (
+    base64_of,
+    half,
+    picture,
+    unit,
+)
+from tests.helpers.host import FAR, SAME, difference, make, ours, pixels
 
 LEFT, RIGHT = (base64_of(side) for side in (half("left"), ImageOps.invert(half("left"))))
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory) -> Host:
-    from .conftest import sd_unet, sdxl_unet
-
-    folder: Path = tmp_path_factory.mktemp("adapters")
-    for kind in ("base", "plus"):
-        write_adapter(folder / f"{kind}.safetensors", sd_unet(), kind)
-    write_adapter(folder / "wide.safetensors", sdxl_unet())
-    write_adapter(folder / "two.safetensors", sd_unet(1024))
-    write_encoder(folder / "encoder.safetensors")
-    options = {"batch_cond_uncond": True, "pad_cond_uncond": False, "s_min_uncond": 0.0, "skip_early_cond": 0.0,
-               "sd_model_checkpoint": "demo-sd15", "live_previews_enable": False, "return_mask": False,
-               "return_mask_composite": False}  # fmt: skip
-    with torch.enable_grad():
-        started = host_start([ROOT], options, ["--ip-adapter-dir", str(folder)])
-    yield started
-    started.close()
-
-
-@pytest.fixture
-def plain(host: Host):
-    before = make(host)
-    yield before
-    assert difference(make(host), before) == 0
 
 
 PASSES = {

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from demo.start import Host, host_start
+from demo.start import Host
 from lib_ipadapter.unit import CHOICES, Unit
+from tests.helpers.files import (
+    unit,
+)
 
-from .files import base64_of, picture, write_adapter, write_encoder
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory) -> Host:
-    from .conftest import sd_unet, sdxl_unet
-
-    folder, plot = tmp_path_factory.mktemp("adapters"), tmp_path_factory.mktemp("extension") / "plot"
-    write_adapter(folder / "base.safetensors", sd_unet(), "base")
-    write_adapter(folder / "plus.safetensors", sd_unet(), "plus")
-    write_adapter(folder / "wide.safetensors", sdxl_unet())
-    write_encoder(folder / "encoder.safetensors")
-    (plot / "scripts").mkdir(parents=True)
-    shutil.copy(ROOT / "tests" / "xyz_stand_in.py", plot / "scripts" / "xyz_grid.py")
-    options = {"sd_model_checkpoint": "demo-sd15", "live_previews_enable": False, "ip_adapter_unit_count": 2}
-    with torch.enable_grad():
-        started = host_start([plot, ROOT], options, ["--ip-adapter-dir", str(folder)])
-    yield started
-    started.close()
+pytestmark = pytest.mark.host("plot")
 
 
 @pytest.fixture
@@ -50,10 +30,6 @@ def labels(plot) -> list[str]:
 
 def option(plot, label: str):
     return next(option for option in plot.axis_options if option.label == f"[IP-Adapter] {label}")
-
-
-def unit(seed: int = 0, **settings) -> dict:
-    return {"model": "base", "images": [base64_of(picture(seed))], **settings}
 
 
 def request(host: Host, *units, **payload):
@@ -135,9 +111,9 @@ def test_a_cell_is_the_picture_with_its_values(host) -> None:
 
 
 def test_each_unit_has_its_own(host) -> None:
-    cells = pictures(plotted(host, {"Weight 2": [0.25, 0.75]}, unit(), unit(2)))
+    cells = pictures(plotted(host, {"Weight 2": [0.25, 0.75]}, unit(), unit(seeds=(2,))))
     for cell, weight in zip(cells, (0.25, 0.75), strict=True):
-        assert same(cell, pictures(request(host, unit(), unit(2, weight=weight)))[0])
+        assert same(cell, pictures(request(host, unit(), unit(seeds=(2,), weight=weight)))[0])
 
 
 def test_the_infotext_tells_the_cells_values(host) -> None:

@@ -3,22 +3,8 @@
 from __future__ import annotations
 
 import re
-import sys
 
 import pytest
-
-
-@pytest.fixture(scope="module", autouse=True)
-def host():
-    """``lib_ipadapter.webui`` lives in a WebUI."""
-    from demo.start import host_start
-
-    if "modules.shared" not in sys.modules:
-        started = host_start()
-        yield
-        started.close()
-    else:
-        yield
 
 
 def bars(text: str) -> list[tuple[str, float, float, str]]:

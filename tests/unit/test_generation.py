@@ -9,62 +9,29 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib_ipadapter.attend.layers import Topology, cross_attention_layers
-from lib_ipadapter.attend.rows import layout
 from lib_ipadapter.checkpoint import load
 from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.encode import clip
 from lib_ipadapter.errors import IPAdapterError, MismatchError
-from lib_ipadapter.generation import Device, Generation, Resources
-from lib_ipadapter.unit import parse_units
-
-from .conftest import draw, sd_unet, sdxl_unet
-from .diffusers_reference import close
-from .files import base64_of, picture, write_adapter, write_encoder
-
-DEVICE = Device(torch.device("cpu"), torch.float32)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, unet) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    for kind in ("base", "plus", "full-face", "faceid"):
-        write_adapter(folder / f"{kind}.safetensors", unet, kind)
-    write_adapter(folder / "other.safetensors", unet, "base", seed=6)
-    write_encoder(folder / "encoder.safetensors")
-    return folder
+from lib_ipadapter.generation import Resources
+from tests.helpers.files import (
+    base64_of,
+    picture,
+    unit,
+    write_adapter,
+    write_encoder,
+)
+from tests.helpers.jobs import denoise, far, generation
+from tests.helpers.tensors import close
+from tests.helpers.unets import sd_unet, sdxl_unet
 
 
 @pytest.fixture
 def resources(folder: Path) -> Resources:
+    """New for each test: it counts what is read and encoded."""
     catalog = Catalog([folder], [])
     catalog.refresh()
     return Resources(catalog)
-
-
-def generation(unet, resources: Resources, *units: dict, **kwargs) -> Generation:
-    return Generation(parse_units(list(units)), unet, resources, DEVICE, **kwargs)
-
-
-def unit(model: str = "base", seeds: tuple[int, ...] = (0,), **settings) -> dict:
-    return {"model": model, "images": [base64_of(picture(seed)) for seed in seeds], **settings}
-
-
-def denoise(unet, job: Generation | None, *, hires_pass: bool = False, first_picture: int = 0, pictures: int = 1):
-    rows = 2 * pictures
-    x, t, text = draw(rows, 4, 16, 16, seed=1), torch.full((rows,), 500.0), draw(rows, 77, 768, seed=2)
-    if job is None:
-        return unet(x, t, context=text)
-    try:
-        injection = job.attach(unet, hires_pass=hires_pass, first_picture=first_picture)
-        if injection is not None:
-            injection.begin(layout([1] * pictures, rows), 0, 4)
-        return unet(x, t, context=text)
-    finally:
-        job.detach()
-
-
-def far(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return (a - b).abs().mean() > 1e-2
 
 
 @pytest.mark.parametrize("kind", ["base", "plus", "full-face"])

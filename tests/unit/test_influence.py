@@ -1,34 +1,28 @@
-"""Influence maps: what is measured, where, for which picture, and how it is shown."""
+"""Influence maps: what is measured, where, and for which picture."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
-from demo.start import Host, host_start
 from lib_ipadapter.attend import inject
 from lib_ipadapter.attend.influence import Influence, layer_size
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.rows import Row, layout
-from lib_ipadapter.checkpoint.catalog import Catalog
-from lib_ipadapter.generation import Device, Generation, Resources
-from lib_ipadapter.unit import parse_units
+from lib_ipadapter.generation import Generation
 from lib_ipadapter.weighting import Spread
+from tests.helpers.files import (
+    unit,
+)
+from tests.helpers.jobs import generation
+from tests.helpers.prompts import make_prompt
+from tests.helpers.tensors import close, draw
 
-from .conftest import draw, sd_unet
-from .diffusers_reference import close
-from .files import base64_of, picture, write_adapter, write_encoder
-from .test_inject import make_prompt
 
-ROOT = Path(__file__).resolve().parents[1]
-LONG = "a photo of a cat on a red sofa beside a window, " * 9  # more than 75 tokens
+def mapped(seeds: tuple[int, ...] = (0,), **settings) -> dict:
+    return unit(seeds=seeds, **{"influence_map": True, **settings})
 
 
 # --- sizes ----------------------------------------------------------------------------------------------------------
@@ -221,29 +215,6 @@ def test_tiles_have_no_known_place(unet) -> None:
     assert taken_apart.incomplete
 
 
-# --- a job ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("adapters")
-    write_adapter(folder / "base.safetensors", sd_unet(), "base")
-    write_encoder(folder / "encoder.safetensors")
-    return folder
-
-
-def unit(seeds: tuple[int, ...] = (0,), **settings) -> dict:
-    images = [base64_of(picture(seed)) for seed in seeds]
-    return {"model": "base", "images": images, "influence_map": True, **settings}
-
-
-def job(unet, folder: Path, *units: dict, **kwargs) -> Generation:
-    catalog = Catalog([folder], [])
-    catalog.refresh()
-    device = Device(torch.device("cpu"), torch.float32)
-    return Generation(parse_units(list(units)), unet, Resources(catalog), device, **kwargs)
-
-
 def sample(unet, generation: Generation, size: int = 16, *, pictures: int = 1, seed: int = 1, **kwargs) -> None:
     rows = 2 * pictures
     injection = generation.attach(unet, **kwargs)
@@ -253,22 +224,28 @@ def sample(unet, generation: Generation, size: int = 16, *, pictures: int = 1, s
     generation.detach()
 
 
-def test_a_jobs_maps_are_those_of_its_pictures(unet, folder) -> None:
-    made = job(unet, folder, unit((0, 1, 2), batch="per image"), unit(influence_map=False), unit((3,), weight=0))
+def test_a_jobs_maps_are_those_of_its_pictures(unet, resources) -> None:
+    made = generation(
+        unet,
+        resources,
+        mapped(seeds=(0, 1, 2), batch="per image"),
+        mapped(influence_map=False),
+        mapped(seeds=(3,), weight=0),
+    )
     assert made.asked == [1, 3]
     for first in (0, 2):
         sample(unet, made, pictures=2, first_picture=first, seed=first)
     for i in range(4):
-        alone = job(unet, folder, unit((i % 3,)), unit(influence_map=False), unit((3,), weight=0))
+        alone = generation(unet, resources, mapped((i % 3,)), mapped(influence_map=False), mapped(seeds=(3,), weight=0))
         sample(unet, alone, pictures=2, seed=i // 2 * 2)
         assert close(made.influence(i)[1], alone.influence(i % 2)[1], 1e-5), i
         assert made.influence(i)[3].tolist() == [[0.0]]
     assert not close(made.influence(0)[1], made.influence(1)[1], 1e-3)
-    assert job(unet, folder, unit(), measure=False).asked == []
+    assert generation(unet, resources, mapped(), measure=False).asked == []
 
 
-def test_the_last_pass_that_a_unit_took_part_in_counts(unet, folder) -> None:
-    made = job(unet, folder, unit(), unit(hires="base"), unit(hires="hires"))
+def test_the_last_pass_that_a_unit_took_part_in_counts(unet, resources) -> None:
+    made = generation(unet, resources, mapped(), mapped(hires="base"), mapped(hires="hires"))
     sample(unet, made)
     before = made.influence(0)
     assert [tuple(before[n].shape) for n in (1, 2, 3)] == [(16, 16), (16, 16), (1, 1)]
@@ -278,198 +255,25 @@ def test_the_last_pass_that_a_unit_took_part_in_counts(unet, folder) -> None:
     assert torch.equal(after[2], before[2])
 
 
-def test_another_unet_goes_on_with_the_pass(unet, folder) -> None:
-    whole, parts = job(unet, folder, unit()), job(unet, folder, unit())
+def test_another_unet_goes_on_with_the_pass(unet, resources) -> None:
+    whole, parts = generation(unet, resources, mapped()), generation(unet, resources, mapped())
     sample(unet, whole)
     single = whole.influence(0)[1]
     sample(unet, parts)
     sample(unet, parts, same_pass=True)
     assert close(parts.influence(0)[1], single, 1e-5)
     sample(unet, parts, seed=9, same_pass=True)
-    other = job(unet, folder, unit())
+    other = generation(unet, resources, mapped())
     sample(unet, other, seed=9)
     assert close(parts.influence(0)[1], (2 * single + other.influence(0)[1]) / 3, 1e-5)
     sample(unet, parts, seed=9)
     assert close(parts.influence(0)[1], other.influence(0)[1], 1e-6)
 
 
-def test_a_job_of_tiles_says_that_nothing_is_known(unet, folder) -> None:
-    made = job(unet, folder, unit())
+def test_a_job_of_tiles_says_that_nothing_is_known(unet, resources) -> None:
+    made = generation(unet, resources, mapped())
     injection = made.attach(unet)
     injection.begin(layout([1], 2), 0, 1, size=(32, 32))
     unet(draw(2, 4, 16, 16, seed=1), torch.full((2,), 500.0), context=draw(2, 77, 768, seed=2))
     made.detach()
     assert made.influence(0) == {1: None}
-
-
-# --- in the WebUI ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def host(folder: Path) -> Host:
-    options = {"batch_cond_uncond": True, "pad_cond_uncond": False, "s_min_uncond": 0.0, "skip_early_cond": 0.0,
-               "sd_model_checkpoint": "demo-sd15", "live_previews_enable": False, "return_mask": False,
-               "ip_adapter_save_influence_maps": False}  # fmt: skip
-    with torch.enable_grad():
-        started = host_start([ROOT], options, ["--ip-adapter-dir", str(folder)])
-    yield started
-    started.close()
-
-
-@pytest.fixture
-def drawn(host, monkeypatch) -> list[tuple[int, int, torch.Tensor]]:
-    """(picture, unit, map) of everything that is painted."""
-    from lib_ipadapter.webui import influence
-
-    seen, paint = [], influence.paint
-
-    def spy(finished, found, number):
-        seen.append((finished.index, number, found))
-        return paint(finished, found, number)
-
-    monkeypatch.setattr(influence, "paint", spy)
-    return seen
-
-
-def make(host: Host, *units, path: str = "txt2img", **payload):
-    payload = {"prompt": "a cat", "negative_prompt": "blurry", "width": 128, "height": 64, "steps": 3, **payload}
-    return getattr(host, path)(**payload, alwayson_scripts={"IP-Adapter": {"args": list(units)}})
-
-
-def pixels(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.convert("RGB")).astype(int)
-
-
-def texts(answer) -> list[str]:
-    info = answer.info
-    return (json.loads(info) if isinstance(info, str) else info)["infotexts"]
-
-
-@pytest.mark.parametrize("grid", [False, True])
-def test_maps_follow_the_pictures(grid: bool, host, drawn, monkeypatch) -> None:
-    from modules import images, shared
-
-    monkeypatch.setattr(images, "save_image", lambda *args, **kwargs: None)
-    monkeypatch.setitem(shared.opts.data, "return_grid", True)
-    batch = {"batch_size": 2, "n_iter": 2, "save_images": grid}  # which the API makes the grid depend on, too
-    plain = make(host, unit(influence_map=False), **batch)
-    answer = make(host, unit(), unit((2,), weight=0.3), **batch)
-    alone = make(host, unit(influence_map=False), unit((2,), weight=0.3, influence_map=False), **batch)
-    first = 1 if grid else 0
-    assert len(plain.images) == len(alone.images) == first + 4
-    assert len(answer.images) == len(texts(answer)) == first + 4 + 8
-    for shown, expected in zip(answer.images[: first + 4], alone.images, strict=True):
-        assert np.array_equal(pixels(shown), pixels(expected))
-    assert [(index, number) for index, number, _ in drawn] == [(i, n) for i in range(4) for n in (1, 2)]
-    assert all(tuple(found.shape) == (8, 16) for *_, found in drawn)
-    for i, (index, number, found) in enumerate(drawn):
-        image, text = answer.images[first + 4 + i], texts(answer)[first + 4 + i]
-        assert image.width == 128
-        assert image.height > 64
-        assert f"Influence of IP-Adapter {number}: {float(found.mean()):.4g} (up to {float(found.max()):.4g})" in text
-        assert text.startswith(texts(answer)[first + index].split("Steps:")[0])
-        assert "influence_map: True" in text
-    assert not close(drawn[0][2], drawn[2][2], 1e-3)
-    make(host, unit(), seed=5)
-    picture_alone = drawn[-1][2]
-    make(host, unit(), seed=3, batch_size=3)
-    assert close(drawn[-1][2], picture_alone, 1e-3)
-
-
-PATTERNS = {
-    "batched": {},
-    "uneven": {"prompt": LONG},
-    "uneven batch": {"prompt": LONG, "batch_size": 2},
-    "AND": {"prompt": f"a cat AND {LONG} :0.5"},
-    "CFG 1": {"cfg_scale": 1},
-    "second order": {"sampler_name": "Heun"},
-}
-
-
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_rows_together_and_apart(pattern: str, host, drawn) -> None:
-    payload = {"seed": 1, **PATTERNS[pattern]}
-    make(host, unit((0, 1), batch="per image"), **payload)
-    together = [found for *_, found in drawn]
-    drawn.clear()
-    make(host, unit((0, 1), batch="per image"), **payload, override_settings={"batch_cond_uncond": False})
-    assert len(together) == len(drawn) == payload.get("batch_size", 1)
-    for found, (*_, apart) in zip(together, drawn, strict=True):
-        assert found.mean() > 0
-        assert close(found, apart, 1e-3)
-
-
-def test_hires_pass(host, drawn) -> None:
-    settings = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6, "batch_size": 2}
-    answer = make(host, unit(), unit(hires="base"), **settings)
-    assert [tuple(found.shape) for *_, found in drawn] == [(16, 32), (8, 16)] * 2
-    assert [image.size[0] for image in answer.images] == [256] * 6
-    assert {image.height > 128 for image in answer.images[2:]} == {True}
-
-
-def test_inpainting_a_part_colours_that_part(host, drawn) -> None:
-    mask = Image.new("L", (128, 128))
-    mask.paste(255, (0, 0, 32, 32))
-    options = {"init_images": [base64_of(picture(1).resize((128, 128)))], "mask": base64_of(mask), "mask_blur": 0,
-               "inpaint_full_res": True, "inpaint_full_res_padding": 0, "denoising_strength": 0.7,
-               "width": 64, "height": 64, "inpainting_fill": 1}  # fmt: skip
-    image, painted = make(host, unit(), path="img2img", **options).images
-    changed = np.abs(pixels(image) - pixels(painted)[:128]).sum(-1) > 0
-    assert changed[:32, :32].mean() > 0.9
-    assert not changed[64:, 64:].any()
-    assert tuple(drawn[0][2].shape) == (8, 8)
-
-
-def test_saved_only_if_the_setting_says_so(host, monkeypatch) -> None:
-    from modules import images, paths, shared
-
-    saved = []
-    monkeypatch.setattr(paths, "default_output_dir", "anywhere", raising=False)
-    monkeypatch.setitem(shared.opts.data, "samples_save", True)
-    monkeypatch.setattr(images, "save_image", lambda *args, suffix="", **kwargs: saved.append(suffix))
-    make(host, unit(), save_images=True)
-    assert saved == [""]
-    monkeypatch.setitem(shared.opts.data, "ip_adapter_save_influence_maps", True)
-    make(host, unit(), save_images=True)
-    assert saved == ["", "", "-influence-1"]
-    make(host, unit())
-    assert len(saved) == 3
-
-
-def test_pictures_of_others_get_a_text(host) -> None:
-    """Places of pictures and texts stay the same where an extension has added a picture without text."""
-    from types import SimpleNamespace
-
-    from lib_ipadapter.webui import influence
-
-    p = SimpleNamespace(iteration=0, batch_size=1, batch_index=0)
-    generation = SimpleNamespace(asked=[1], influence=lambda i: {1: torch.ones(2, 2), 2: None})
-    own = picture(1).convert("RGB")
-    influence.remember(p, generation, own)
-    processed = SimpleNamespace(images=[own, picture(2)], infotexts=["one"], index_of_first_image=0, comments="before")
-    influence.append(p, generation, processed)
-    assert len(processed.images) == 3
-    assert processed.infotexts == ["one", "one", "one, Influence of IP-Adapter 1: 1 (up to 1)"]
-    assert processed.comments.startswith("before\nIP-Adapter unit 2: there is no influence map")
-
-
-@pytest.mark.parametrize("size", [(64, 64), (128, 256), (1024, 700)])
-def test_the_picture_of_a_map(host, size: tuple[int, int]) -> None:
-    from lib_ipadapter.webui.influence import COLOURS, Finished, caption, paint
-
-    found = torch.linspace(0, 0.5, 8).expand(4, 8)
-    grey = Image.new("RGB", size, (90, 90, 90))
-    painted = paint(Finished(0, grey, (0, 0, *size)), found, 2)
-    assert caption(2, found) == "IP-Adapter 2: influence 0 … 0.50"
-    assert painted.width == size[0]
-    levels = pixels(painted)[size[1] // 2].sum(-1)
-    assert np.all(np.diff(levels) >= -2)  # but for rounding
-    left, right = pixels(painted)[size[1] // 2, [0, -1]]
-    assert np.abs(left - (0.65 * np.array(COLOURS[0]) + 0.35 * 90)).max() < 12
-    assert np.abs(right - (0.65 * np.array(COLOURS[-1]) + 0.35 * 90)).max() < 12
-    below = pixels(painted)[size[1] :]
-    assert (below.max(-1) > 200).any()
-    assert np.array_equal(
-        pixels(paint(Finished(0, grey, (0, 0, *size)), 0 * found, 2))[0, 0],
-        np.array(left - left + (0.65 * np.array(COLOURS[0]) + 0.35 * 90).round()).astype(int),
-    )

@@ -7,55 +7,9 @@ import torch
 from diffusers.loaders.unet import UNet2DConditionLoadersMixin
 
 from lib_ipadapter.project import build
-
-from .conftest import draw
-
-
-def tensors(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, torch.Tensor]:
-    """Seeded weights at the scale of trained ones: matrices keep their input's variance, norms are near identity."""
-    out = {}
-    for i, (name, shape) in enumerate(sorted(shapes.items())):
-        out[name] = draw(*shape, seed=seed + i, scale=shape[-1] ** -0.5 if len(shape) > 1 else 0.1)
-        if len(shape) == 1 and name.endswith("weight"):
-            out[name] += 1
-    return out
-
-
-def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-
-
-def linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def perceiver(prefix: str, dim: int, depth: int, features: int, out: int, ff: int = 4) -> dict[str, tuple[int, ...]]:
-    shapes = {
-        **linear(f"{prefix}proj_in", features, dim),
-        **linear(f"{prefix}proj_out", dim, out),
-        **norm(f"{prefix}norm_out", out),
-    }
-    for i in range(depth):
-        attention, feed = f"{prefix}layers.{i}.0", f"{prefix}layers.{i}.1"
-        shapes |= {
-            **norm(f"{attention}.norm1", dim),
-            **norm(f"{attention}.norm2", dim),
-            f"{attention}.to_q.weight": (dim, dim),
-            f"{attention}.to_kv.weight": (2 * dim, dim),
-            f"{attention}.to_out.weight": (dim, dim),
-            **norm(f"{feed}.0", dim),
-            f"{feed}.1.weight": (ff * dim, dim),
-            f"{feed}.3.weight": (dim, ff * dim),
-        }
-    return shapes
-
-
-def resampler(dim: int, depth: int, tokens: int, features: int, out: int) -> dict[str, tuple[int, ...]]:
-    return {"latents": (1, tokens, dim), **perceiver("", dim, depth, features, out)}
-
-
-def face_mlp(tokens: int, width: int, hidden: int = 1024) -> dict[str, tuple[int, ...]]:
-    return {**linear("proj.0", 512, hidden), **linear("proj.2", hidden, tokens * width), **norm("norm", width)}
+from tests.helpers.checkpoint_shapes import linear, norm
+from tests.helpers.projections import face_mlp, perceiver, resampler, tensors
+from tests.helpers.tensors import draw
 
 
 def reference(weights: dict[str, torch.Tensor]):
@@ -72,7 +26,7 @@ def worst(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 @pytest.mark.parametrize(("features", "width"), [(1024, 768), (1280, 768), (1024, 1024), (1280, 2048), (768, 768)])
 def test_image_proj(features: int, width: int) -> None:
-    weights = tensors({**linear("proj", features, 4 * width), **norm("norm", width)})
+    weights = tensors({**linear("proj", 4 * width, features), **norm("norm", width)})
     pooled = draw(3, features, seed=9)
     assert worst(build("ImageProj", weights, width)(pooled), reference(weights)(pooled)) <= 1e-5
 
@@ -93,7 +47,7 @@ def test_resampler_takes_a_face_embedding_as_its_one_feature() -> None:
 
 
 def test_full_face() -> None:
-    weights = tensors({**linear("proj.0", 1280, 1280), **linear("proj.2", 1280, 768), **norm("proj.3", 768)})
+    weights = tensors({**linear("proj.0", 1280, 1280), **linear("proj.2", 768, 1280), **norm("proj.3", 768)})
     penultimate = draw(2, 257, 1280, seed=9)
     assert worst(build("MLPProj", weights, 768)(penultimate), reference(weights)(penultimate)) <= 1e-5
 
@@ -127,7 +81,7 @@ def test_face_id_plus(shortcut: bool) -> None:
 
 
 def test_sixteen_bit_weights_compute_in_fp32() -> None:
-    weights = tensors({**linear("proj", 64, 4 * 32), **norm("norm", 32)})
+    weights = tensors({**linear("proj", 4 * 32, 64), **norm("norm", 32)})
     half = {name: tensor.half() for name, tensor in weights.items()}
     widened = {name: tensor.float() for name, tensor in half.items()}
     pooled = draw(2, 64, seed=9)

@@ -8,10 +8,8 @@ import torch
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.rows import MARK, Row, RowCursor, layout, marks, same_pictures
-
-from .conftest import draw
-from .diffusers_reference import close
-from .test_inject import make_prompt
+from tests.helpers.prompts import make_prompt
+from tests.helpers.tensors import close, draw
 
 
 def text(rows: int, tokens: int = 77, *, seed: int, width: int = 768) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import MISSING, fields
 
 import pytest
 from hypothesis import given
@@ -24,8 +25,19 @@ def test_the_shortest_unit_has_the_contracts_defaults() -> None:
     assert Unit.parse({"model": "m", "image": "x"}).references == Unit.parse({"model": "m", "images": ["x"]}).references
 
 
-def test_every_field_of_the_contract_is_known_with_its_default() -> None:
-    Unit.parse({**GOOD, **NOT_YET})
+def test_every_field_is_known_with_its_default() -> None:
+    special = ("references", "negative_references")  # their fields are images and negative_images
+    defaults = {f.name: f.default for f in fields(Unit) if f.name not in special and f.default is not MISSING}
+    assert {"weight", "layer_weights", "region_mask", "keypoints_weight"} <= set(defaults)
+    assert Unit.parse({**GOOD, **defaults, "negative_images": []}) == Unit.parse(GOOD)
+
+
+def test_fields_of_later_versions_are_accepted_as_long_as_they_change_nothing() -> None:
+    assert Unit.parse({**GOOD, **NOT_YET}) == Unit.parse(GOOD)
+    for name, default in NOT_YET.items():
+        other = default + 1 if isinstance(default, float) else f"not {default}"
+        with pytest.raises(UnitError, match=f"{name} is not available in this version: leave it out"):
+            Unit.parse({**GOOD, name: other})
 
 
 def test_a_reference_may_have_a_weight() -> None:
@@ -123,6 +135,13 @@ def test_ten_units_are_allowed_and_eleven_are_not() -> None:
 def test_an_error_keeps_the_first_unit_that_told_it() -> None:
     error = IPAdapterError("x").in_unit(2)
     assert error.in_unit(3).detail == "IP-Adapter unit 2: x"
+
+
+def test_a_reference_has_a_picture_or_a_unit_of_controlnet() -> None:
+    with pytest.raises(UnitError, match="image and controlnet are both given"):
+        Unit.parse({"model": "m", "images": [{"controlnet": 1, "image": "x"}]})
+    (reference,) = Unit.parse({"model": "m", "images": [{"controlnet": 2, "weight": 0.5}]}).references
+    assert (reference.image, reference.controlnet, reference.weight) == (None, 2, 0.5)
 
 
 @given(st.recursive(

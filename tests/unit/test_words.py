@@ -3,7 +3,6 @@
 import functools
 import subprocess
 import sys
-from pathlib import Path
 
 import open_clip
 import pytest
@@ -16,8 +15,8 @@ from lib_ipadapter.checkpoint.identify import TextSpec
 from lib_ipadapter.encode import TextTower, subtract
 from lib_ipadapter.encode.words import token_ids
 from lib_ipadapter.errors import CheckpointError, UnitError
-
-from . import test_clip
+from tests.helpers import image_towers
+from tests.helpers.paths import ROOT
 
 
 def make_spec(width=64, layers=2, heads=1, mlp_width=None, context=77, projection=24, quick_gelu=False):
@@ -106,7 +105,7 @@ def beside_vision(state):
 
 LAYOUTS = {
     "transformers": lambda state: {
-        **state, **test_clip.reference(test_clip.SPECS["one layer"]).state_dict(),
+        **state, **image_towers.reference(image_towers.SPECS["one layer"]).state_dict(),
         "text_model.embeddings.position_ids": torch.arange(77)[None], "logit_scale": torch.ones(()),
     },
     "open_clip and OpenAI": lambda state: beside_vision(to_open_clip(state)),
@@ -205,8 +204,8 @@ token_ids("red")
 assert torch.equal(before[0], torch.get_rng_state())
 assert before[1:] == (random.getstate(), numpy.random.get_state()[1].tolist())
 """
-    root = Path(__file__).parents[1]
-    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
+
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
 
 

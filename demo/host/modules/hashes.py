@@ -6,8 +6,11 @@ from modules.cache import cached_data_for_file
 
 
 def calculate_sha256(filename):
+    digest = hashlib.sha256()
     with open(filename, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def sha256(filename, title, use_addnet_hash=False):

@@ -1,0 +1,55 @@
+"""What all tests share. Helpers are in ``tests/helpers``, the fixtures of one room in its own conftest.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from tests.helpers.host import ORDER, Hosts
+from tests.helpers.unets import sd_unet
+
+torch.set_num_threads(1)  # the tests' tensors are small: threads would only wait for each other
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"host(setup): the host that a test wants, of {', '.join(ORDER)}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one host stand together, so that each process starts it once."""
+    items.sort(key=lambda item: ORDER.index(setup_of(item)) + 1 if "hosts" in item.fixturenames else 0)
+
+
+def setup_of(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("host")
+    return marker.args[0] if marker else ORDER[0]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_data(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The miniature host keeps its data for this process alone: tests that run side by side from one checkout would
+    find each other's presets and kept generations."""
+    os.environ.setdefault("DEMO_HOST_DATA", str(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture(scope="session")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """The miniature WebUI of this process, in the setup that was asked for last."""
+    made = Hosts(tmp_path_factory.mktemp("hosts"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def unet() -> nn.Module:
+    return sd_unet()
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
