@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.helpers.files import (
-    picture,
-)
+from tests.helpers.files import picture
 from tests.helpers.page import Page, accept, advanced, paint
 
 pytestmark = pytest.mark.host("page")

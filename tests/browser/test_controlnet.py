@@ -10,15 +10,10 @@ import pytest
 from PIL import Image
 
 from demo.start import Host
-from tests.helpers.files import (
-    picture,
-    png,
-)
+from tests.helpers.files import picture, png
 from tests.helpers.page import Page
 
 pytestmark = pytest.mark.host("page")
-
-# ControlNet
 
 
 @pytest.fixture

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 from demo.start import Host
-from tests.helpers.files import (
-    picture,
-)
+from tests.helpers.files import picture
 from tests.helpers.page import Page
 
 pytestmark = pytest.mark.host("page")

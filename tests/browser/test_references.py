@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 
 from demo.start import Host
-from tests.helpers.files import (
-    picture,
-    png,
-)
+from tests.helpers.files import picture, png
 from tests.helpers.page import Page, drop
 
 pytestmark = pytest.mark.host("page")

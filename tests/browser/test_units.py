@@ -7,9 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from lib_ipadapter.encode.picture import fingerprint
-from tests.helpers.files import (
-    picture,
-)
+from tests.helpers.files import picture
 from tests.helpers.page import Page
 
 pytestmark = pytest.mark.host("page")

@@ -54,8 +54,6 @@ def names(entries):
     return [entry.name for entry in entries]
 
 
-# --- text towers ------------------------------------------------------------------------------------------------------
-
 SMALL = transformers_tower(48, 2, 64, 4, 5, 24)
 
 

@@ -8,7 +8,7 @@ NARROW_SD = tuple(width // 10 for width in SD_WIDTHS)  # 32, 64, 128
 NARROW_XL = tuple(width // 10 for width in XL_WIDTHS)
 
 
-# --- published files, written down from ip-adapter-facts.md 1.2 and 1.6, not from the code under test --------------
+# --- adapters -------------------------------------------------------------------------------------------------------
 
 
 def linear(name, rows, columns, bias=True):
@@ -129,9 +129,6 @@ PUBLISHED = {
 }
 
 
-# --- damaged and mismatched adapters ------------------------------------------------------------------------------
-
-
 def without(shapes, *parts):
     return {key: shape for key, shape in shapes.items() if not any(part in key for part in parts)}
 
@@ -221,7 +218,7 @@ WORDS = {
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------
 
-# ip-adapter-facts.md 1.4: module, depth, width in tenths of the published one, in the order of an adapter's pairs.
+# Module, depth, width in tenths of the published one, in the order of an adapter's pairs.
 SD_UNET = [
     *[(f"input_blocks.{i}.1", 1, w) for i, w in zip((1, 2, 4, 5, 7, 8), (32, 32, 64, 64, 128, 128), strict=True)],
     *[(f"output_blocks.{i}.1", 1, w) for i, w in zip(range(3, 12), [128] * 3 + [64] * 3 + [32] * 3, strict=True)],

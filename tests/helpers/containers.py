@@ -7,13 +7,7 @@ from collections import OrderedDict
 import torch
 from safetensors.torch import save_file
 
-from tests.helpers.checkpoint_shapes import (
-    NARROW_SD,
-    adapter,
-    base,
-    faceid,
-    resampler,
-)
+from tests.helpers.checkpoint_shapes import NARROW_SD, adapter, base, faceid, resampler
 
 SMALL = {
     "base": adapter(base(32, 768), NARROW_SD),

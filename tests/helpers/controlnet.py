@@ -8,10 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from demo.start import Host
-from tests.helpers.files import (
-    base64_of,
-    picture,
-)
+from tests.helpers.files import base64_of, picture
 
 SQUARE = (64, 64)
 
@@ -71,9 +68,7 @@ def job(host: Host, *units, tab: str = "txt2img"):
 
 ARRAY = np.asarray(picture(1, SQUARE))
 PAINTED = np.zeros_like(ARRAY)
-
-
-# The same in both
+PAINTED[:20] = 255
 
 
 def same(host: Host, choice: str, *units, controlnet, **payload):
@@ -82,9 +77,6 @@ def same(host: Host, choice: str, *units, controlnet, **payload):
 
 def array(answer) -> np.ndarray:
     return np.asarray(answer.images[0].convert("RGB")).astype(int)
-
-
-# Import and export
 
 
 def slot(host: Host, unit):

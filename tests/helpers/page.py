@@ -13,10 +13,7 @@ import numpy as np
 from PIL import Image
 
 from demo.start import Host
-from tests.helpers.files import (
-    base64_of,
-    png,
-)
+from tests.helpers.files import base64_of, png
 
 
 class Page:

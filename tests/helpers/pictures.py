@@ -57,9 +57,6 @@ def pixels(image):
     return np.asarray(image).astype(int)
 
 
-# What is refused
-
-
 def bomb(width, height):
     return png(width, height, 8, 2, [b"\0\0\0"])
 
@@ -122,9 +119,6 @@ REFUSED = {
 }
 
 
-# What the encoder sees
-
-
 def unnormalised(tensor):
     return tensor * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
 
@@ -132,9 +126,6 @@ def unnormalised(tensor):
 def view(*arguments, **options):
     """The only view, or the first."""
     return views(*arguments, **options)[0]
-
-
-# Masks of references
 
 
 SIZES = st.tuples(st.integers(4, 90), st.integers(4, 90))

@@ -14,9 +14,7 @@ from PIL import Image
 
 from lib_ipadapter.encode.picture import fingerprint
 from lib_ipadapter.webui.presets import Store
-from tests.helpers.files import (
-    picture,
-)
+from tests.helpers.files import picture
 
 
 def with_pictures(*seeds: int, **settings) -> dict[str, Any]:

@@ -7,16 +7,10 @@ import pytest
 import torch
 
 from demo.start import Host
-from tests.helpers.files import (
-    base64_of,
-    picture,
-    unit,
-)
+from tests.helpers.files import base64_of, picture, unit
 from tests.helpers.host import FAR, ask, difference, make, pixels
 
 pytestmark = pytest.mark.host("neighbours")
-
-# ADetailer
 
 
 @pytest.fixture

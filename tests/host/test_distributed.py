@@ -8,17 +8,11 @@ import numpy as np
 import pytest
 
 from demo.start import Host
-from tests.helpers.files import (
-    base64_of,
-    picture,
-    unit,
-)
+from tests.helpers.files import base64_of, picture, unit
 from tests.helpers.host import FAR, difference, make, pixels
 from tests.helpers.panel import from_panel
 
 pytestmark = pytest.mark.host("neighbours")
-
-# sd-webui-distributed
 
 
 @pytest.fixture

@@ -8,11 +8,7 @@ import threading
 import pytest
 
 from demo.start import Host
-from tests.helpers.files import (
-    base64_of,
-    picture,
-    unit,
-)
+from tests.helpers.files import base64_of, picture, unit
 from tests.helpers.host import FAR, SAME, difference, make, ours
 
 LONG = "a photo of a cat on a red sofa beside a window, " * 9  # more than 75 tokens

@@ -10,11 +10,7 @@ import torch
 from PIL import Image
 
 from demo.start import Host
-from tests.helpers.files import (
-    base64_of,
-    picture,
-    unit,
-)
+from tests.helpers.files import base64_of, picture, unit
 from tests.helpers.host import ask, pixels
 from tests.helpers.tensors import close
 

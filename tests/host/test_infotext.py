@@ -9,10 +9,7 @@ import pytest
 from demo.start import Answer, Host
 from lib_ipadapter.encode.picture import fingerprint
 from lib_ipadapter.webui import infotext
-from tests.helpers.files import (
-    base64_of,
-    picture,
-)
+from tests.helpers.files import base64_of, picture
 from tests.helpers.host import ours
 from tests.helpers.panel import panel_of, put_in
 

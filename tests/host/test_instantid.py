@@ -17,8 +17,6 @@ from tests.helpers.unets import sdxl_unet
 
 pytestmark = pytest.mark.host("controlnet")
 
-# InstantID
-
 
 @pytest.fixture
 def faces(host: Host, monkeypatch):

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from demo.start import Answer, Host
 from lib_ipadapter.encode.picture import fingerprint
-from tests.helpers.files import (
-    base64_of,
-    picture,
-)
+from tests.helpers.files import base64_of, picture
 from tests.helpers.host import ours
 
 

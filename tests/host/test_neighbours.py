@@ -8,9 +8,7 @@ from __future__ import annotations
 import pytest
 
 from demo.start import Host
-from tests.helpers.files import (
-    unit,
-)
+from tests.helpers.files import unit
 from tests.helpers.host import FAR, SAME, difference, make
 from tests.helpers.neighbours import APART, TWICE, Y
 

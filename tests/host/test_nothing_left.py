@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from demo.start import Host
-from tests.helpers.files import (
-    unit,
-)
+from tests.helpers.files import unit
 from tests.helpers.host import FAR, SAME, difference, hooks, make, ours, pixels
 from tests.helpers.panel import panel_args
 
@@ -34,8 +32,11 @@ def test_undo_after_an_error_during_sampling(host: Host, plain, monkeypatch) -> 
 def test_undo_after_an_interrupt(host: Host, plain) -> None:
     from modules import script_callbacks, shared
 
+    steps = []
+
     def interrupt(params):
-        if params.denoiser.step == 1:
+        steps.append(params.denoiser.step)
+        if steps[-1] == 1:
             shared.state.interrupt()
 
     script_callbacks.on_cfg_denoiser(interrupt)
@@ -43,6 +44,7 @@ def test_undo_after_an_interrupt(host: Host, plain) -> None:
         make(host, unit(), steps=5)
     finally:
         script_callbacks.remove_callbacks_for_function(interrupt)
+    assert steps == [0, 1]
 
 
 def test_an_interrupt_ends_the_encoding(host: Host, plain, monkeypatch) -> None:

@@ -12,11 +12,7 @@ from PIL import Image
 
 from demo.start import Host
 from lib_ipadapter.encode.picture import fingerprint, views
-from tests.helpers.files import (
-    base64_of,
-    half,
-    picture,
-)
+from tests.helpers.files import base64_of, half, picture
 from tests.helpers.panel import panel_of, put_in
 
 MASK = half("left", (8, 8)).convert("RGB")

@@ -9,11 +9,7 @@ import pytest
 
 from demo.start import Host
 from lib_ipadapter.errors import IPAdapterError
-from tests.helpers.files import (
-    base64_of,
-    picture,
-    unit,
-)
+from tests.helpers.files import base64_of, picture, unit
 from tests.helpers.host import difference, make
 from tests.helpers.panel import from_panel, panel_args
 

@@ -11,11 +11,7 @@ from PIL import Image
 from demo.start import Host
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.errors import IPAdapterError
-from tests.helpers.files import (
-    base64_of,
-    picture,
-    unit,
-)
+from tests.helpers.files import base64_of, picture, unit
 from tests.helpers.host import make, ours
 
 WRONG = {
@@ -30,6 +26,15 @@ WRONG = {
     "not a picture": ({"model": "base", "images": ["aGVsbG8gd29ybGQ="]}, "the reference: "),
     "a strip": ({"model": "base", "images": [base64_of(Image.new("RGB", (20000, 1)))]}, "20000"),
     "empty": ({"model": "base", "images": []}, "no reference picture"),
+    "a text for a mask": (unit(region_mask="aGVsbG8gd29ybGQ="), "region_mask: The mask is text, not a picture"),
+    "a path for a mask": (unit(region_mask="../mask.png"), "region_mask: The mask is not valid base64"),
+    "a reference's mask": (
+        unit(images=[{"image": base64_of(picture(0)), "mask": "aGVsbG8gd29ybGQ="}]),
+        "the reference: The mask is text",
+    ),
+    "a negative picture": (unit(negative_images=["aGVsbG8gd29ybGQ="]), "negative_images[0]: The picture is text"),
+    "words without a tower": (unit(subtract_prompt="red"), "unit 1: "),
+    "words for hidden states": (unit("plus", subtract_prompt="red"), "subtract_prompt works on pooled embeddings only"),
 }
 
 

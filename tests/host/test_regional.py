@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from demo.start import Host
-from tests.helpers.files import (
-    unit,
-)
+from tests.helpers.files import unit
 from tests.helpers.host import FAR, SAME, ask, difference, make
 from tests.helpers.neighbours import APART, TWICE, X, Y
 

@@ -9,12 +9,7 @@ from PIL import Image, ImageOps
 from demo.start import Host
 from lib_ipadapter.encode.picture import decode, fingerprint
 from lib_ipadapter.unit import Unit
-from tests.helpers.files import (
-    base64_of,
-    half,
-    picture,
-    unit,
-)
+from tests.helpers.files import base64_of, half, picture, unit
 from tests.helpers.host import FAR, SAME, difference, make, ours, pixels
 
 LEFT, RIGHT = (base64_of(side) for side in (half("left"), ImageOps.invert(half("left"))))
@@ -180,28 +175,7 @@ def test_masks_that_are_gone_are_told(host: Host, plain) -> None:
     assert set(units[0]) == {"model", "images"}
 
 
-REFUSED = {
-    "a text for a mask": (unit(region_mask="aGVsbG8gd29ybGQ="), "region_mask: The mask is text, not a picture"),
-    "a path for a mask": (unit(region_mask="../mask.png"), "region_mask: The mask is not valid base64"),
-    "a reference's mask": (
-        unit(images=[{"image": base64_of(picture(0)), "mask": "aGVsbG8gd29ybGQ="}]), "the reference: The mask is text"
-    ),
-    "a negative picture": (unit(negative_images=["aGVsbG8gd29ybGQ="]), "negative_images[0]: The picture is text"),
-    "words without a tower": (unit(subtract_prompt="red"), "unit 1: "),
-    "words for hidden states": (unit("plus", subtract_prompt="red"), "subtract_prompt works on pooled embeddings only"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("wrong", REFUSED)
-def test_what_cannot_be_honoured_is_a_422(wrong: str, host: Host, plain) -> None:
-    settings, says = REFUSED[wrong]
-    answer = host.post("txt2img", {"prompt": "a cat", "steps": 1, "alwayson_scripts": ours(settings)})
-    assert answer.status_code == 422
-    assert answer.json()["detail"].startswith("IP-Adapter unit 1: ")
-    assert says in answer.json()["detail"]
-
-
-def test_the_preview_is_what_the_encoder_sees(host: Host) -> None:
+def test_the_preview_shows_tiles_and_masks(host: Host) -> None:
     long = {"model": "base", "images": [{"image": base64_of(picture(0, (126, 42))), "mask": LEFT}], "crop": "tile"}
     tiles = host.client.post("/ip-adapter/preview", json=long).json()["images"]
     assert len(tiles) == 3

@@ -10,9 +10,7 @@ import pytest
 
 from demo.start import Host
 from lib_ipadapter.unit import CHOICES, Unit
-from tests.helpers.files import (
-    unit,
-)
+from tests.helpers.files import unit
 
 pytestmark = pytest.mark.host("plot")
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import html
 
-from tests.helpers.files import (
-    half,
-    picture,
-)
+from tests.helpers.files import half, picture
 
 
 def test_cards() -> None:

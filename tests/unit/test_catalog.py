@@ -15,12 +15,7 @@ from lib_ipadapter.checkpoint import identify as rules
 from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.checkpoint_files import BASE, FACEID_PLUS, INSTANT, KOLORS, LORA, WIDE, listed, names, write
-from tests.helpers.checkpoint_shapes import (
-    SD_UNET,
-    open_clip_tower,
-    transformers_tower,
-    unet,
-)
+from tests.helpers.checkpoint_shapes import SD_UNET, open_clip_tower, transformers_tower, unet
 
 # --- what is listed ---------------------------------------------------------------------------------------------------
 

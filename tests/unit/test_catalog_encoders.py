@@ -8,14 +8,7 @@ import torch
 from lib_ipadapter.checkpoint import identify as rules
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.checkpoint_files import SMALL, WIDE, listed, save, write
-from tests.helpers.checkpoint_shapes import (
-    open_clip_tower,
-    open_clip_words,
-    transformers_tower,
-    transformers_words,
-)
-
-# --- encoders ---------------------------------------------------------------------------------------------------------
+from tests.helpers.checkpoint_shapes import open_clip_tower, open_clip_words, transformers_tower, transformers_words
 
 
 def test_the_encoder_is_chosen_by_width_and_the_published_one_first(tmp_path):

@@ -13,8 +13,6 @@ from lib_ipadapter.checkpoint import catalog as catalog_module
 from lib_ipadapter.checkpoint.catalog import Catalog
 from tests.helpers.checkpoint_files import BASE, INSTANT, KOLORS, LORA, WIDE, listed, names, write
 
-# --- memory -----------------------------------------------------------------------------------------------------------
-
 
 @pytest.fixture
 def reads(monkeypatch):

@@ -12,8 +12,6 @@ from tests.helpers.paths import ROOT
 
 MODULES = ROOT / "demo" / "host" / "modules"
 
-# --- names and signatures -------------------------------------------------------------------------------------------
-
 
 def signature(node: ast.FunctionDef) -> str:
     for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]:

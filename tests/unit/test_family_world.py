@@ -9,8 +9,6 @@ import torch
 
 from demo.family import networks, world
 
-# --- the world ------------------------------------------------------------------------------------------------------
-
 
 def test_the_same_seed_draws_the_same_world() -> None:
     one, other = (world.scenes(20, world.generator("a", 1)) for _ in range(2))

@@ -9,13 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_ipadapter.checkpoint.identify import (
-    AdapterSpec,
-    RefusedAdapter,
-    identify,
-    normalise_key,
-    tie_break,
-)
+from lib_ipadapter.checkpoint.identify import AdapterSpec, RefusedAdapter, identify, normalise_key, tie_break
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.checkpoint_shapes import (
     NARROW_SD,

@@ -6,14 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lib_ipadapter.checkpoint.identify import (
-    EncoderSpec,
-    TextSpec,
-    UNetSpec,
-    identify,
-    text_tower,
-    vision_tower,
-)
+from lib_ipadapter.checkpoint.identify import EncoderSpec, TextSpec, UNetSpec, identify, text_tower, vision_tower
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.checkpoint_shapes import (
     NARROW_SD,

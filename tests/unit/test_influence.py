@@ -13,9 +13,7 @@ from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.rows import Row, layout
 from lib_ipadapter.generation import Generation
 from lib_ipadapter.weighting import Spread
-from tests.helpers.files import (
-    unit,
-)
+from tests.helpers.files import unit
 from tests.helpers.jobs import generation
 from tests.helpers.prompts import make_prompt
 from tests.helpers.tensors import close, draw

@@ -6,9 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_ipadapter.webui import infotext
-from tests.helpers.files import (
-    picture,
-)
+from tests.helpers.files import picture
 
 
 def test_what_is_missing_or_unknown_is_told() -> None:

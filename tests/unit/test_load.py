@@ -20,12 +20,7 @@ from lib_ipadapter.checkpoint.load import (
     same_image_tower,
 )
 from lib_ipadapter.errors import CheckpointError
-from tests.helpers.checkpoint_shapes import (
-    open_clip_tower,
-    open_clip_words,
-    transformers_tower,
-    transformers_words,
-)
+from tests.helpers.checkpoint_shapes import open_clip_tower, open_clip_words, transformers_tower, transformers_words
 from tests.helpers.containers import SMALL, WRITERS, same, save_flat, save_legacy, save_safetensors, save_zip, tensors
 
 
@@ -158,8 +153,6 @@ def test_a_file_that_has_become_another_is_not_loaded(tmp_path):
     chosen = replace(identify(SMALL["base"]), variant="chosen by the user")
     assert load_adapter(tmp_path / "x", chosen).spec is chosen
 
-
-# --- encoders -------------------------------------------------------------------------------------------------------
 
 TOWER = (32, 1, 64, 4, 5, 8)
 EXTRA = {

@@ -17,13 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lib_ipadapter.checkpoint import load
-from lib_ipadapter.checkpoint.load import (
-    load_adapter,
-    load_encoder_state,
-    load_text_state,
-    read_shapes,
-    read_slots,
-)
+from lib_ipadapter.checkpoint.load import load_adapter, load_encoder_state, load_text_state, read_shapes, read_slots
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.containers import SMALL, nested, save_legacy, save_safetensors, save_zip, tensors
 

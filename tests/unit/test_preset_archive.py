@@ -14,8 +14,6 @@ from lib_ipadapter.webui.presets import PresetError, PresetExists, StorageError,
 from tests.helpers.files import picture, png
 from tests.helpers.presets import archive, document, files, mask, prints, shown, stored, the_file, with_pictures
 
-# Export and import
-
 
 def test_presets_travel_in_one_file(store: Store, tmp_path: Path) -> None:
     store.save("Ä", [with_pictures(0, 1, extra={"x": 1}), {}])

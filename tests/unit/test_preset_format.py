@@ -10,8 +10,6 @@ from lib_ipadapter.webui import preset_format
 from lib_ipadapter.webui.presets import PresetError, PresetExists, Store
 from tests.helpers.presets import shown, the_file, with_pictures
 
-# Damaged files, other versions
-
 
 @pytest.mark.parametrize(
     "data",

@@ -16,8 +16,6 @@ from lib_ipadapter.webui.presets import Store
 from tests.helpers.files import base64_of, picture
 from tests.helpers.presets import shown, with_pictures
 
-# The routes
-
 
 @pytest.fixture
 def api(modules, monkeypatch):

@@ -17,8 +17,6 @@ from tests.helpers.files import picture
 from tests.helpers.paths import ROOT
 from tests.helpers.presets import age, prints, shown, stored, with_pictures
 
-# At once, and killed
-
 
 def test_threads_do_not_lose_each_others_changes(tmp_path: Path, no_fsync) -> None:
     """Two tabs and the API in one process: stores of their own, or one."""

@@ -19,15 +19,7 @@ from lib_ipadapter.encode.words import token_ids
 from lib_ipadapter.errors import IPAdapterError
 from lib_ipadapter.generation import Resources
 from lib_ipadapter.project import build
-from tests.helpers.files import (
-    PROJECTION,
-    base64_of,
-    encoder_state,
-    half,
-    picture,
-    unit,
-    write_adapter,
-)
+from tests.helpers.files import PROJECTION, base64_of, encoder_state, half, picture, unit, write_adapter
 from tests.helpers.jobs import denoise, far, generation
 from tests.helpers.tensors import close
 

@@ -13,11 +13,7 @@ from lib_ipadapter.attend.prompt import ImagePrompt
 from lib_ipadapter.attend.regions import Region, feathered, is_whole
 from lib_ipadapter.attend.rows import layout
 from tests.helpers.diffusers_reference import add_adapters, diffusers_unet, published, run
-from tests.helpers.files import (
-    base64_of,
-    half,
-    unit,
-)
+from tests.helpers.files import base64_of, half, unit
 from tests.helpers.jobs import denoise, far, generation
 from tests.helpers.prompts import POOLED, base_projection, call, inputs, make_prompt
 from tests.helpers.tensors import close, draw, kv_weights
@@ -27,9 +23,6 @@ ROWS = layout([1], 2)
 
 def grey(value: int, size: tuple[int, int] = (8, 8)) -> str:
     return base64_of(Image.new("L", size, value))
-
-
-# --- regions --------------------------------------------------------------------------------------------------------
 
 
 def test_a_region_of_everything_is_none_and_of_nothing_the_plain_picture(unet, resources) -> None:

@@ -9,11 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_ipadapter.encode.picture import fingerprint
-from tests.helpers.files import (
-    base64_of,
-    half,
-    picture,
-)
+from tests.helpers.files import base64_of, half, picture
 
 
 @given(st.text() | st.recursive(

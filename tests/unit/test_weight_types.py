@@ -13,9 +13,7 @@ from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.rows import layout
 from lib_ipadapter.errors import IPAdapterError
 from lib_ipadapter.weighting import SCALINGS, WEIGHT_TYPES, Spread, spread, weight_at
-from tests.helpers.files import (
-    unit,
-)
+from tests.helpers.files import unit
 from tests.helpers.jobs import denoise, far, generation
 from tests.helpers.prompts import call, inputs, make_prompt
 from tests.helpers.tensors import close, draw
