@@ -1,15 +1,30 @@
-# Everything sets itself up in .venv with the WebUI's own pins (about three minutes the first time).
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
-PY := .venv/bin/python
-READY := .venv/.ready-$(firstword $(shell cat requirements-*.txt | cksum))
+# Everything sets itself up in .venv-3.11 (or .venv-3.10) with the WebUI's own pins: about four minutes the first time.
+# PYTHON=… names the interpreter: python3.10, python3.11, or a path.
+INTERPRETER := $(shell sh tests/setup/python.sh $(PYTHON))
+VERSION := $(if $(INTERPRETER),$(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+VENV := .venv-$(VERSION)
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready-$(firstword $(shell cat requirements-*.txt | cksum))
 
-.PHONY: test demo panel lint bench-quality clean
+.PHONY: test test-fast lint format browser demo panel bench-quality clean
 
-test: lint
-	$(PY) -m pytest
+test: lint browser
+	$(PY) -m pytest -n auto
+
+test-fast: $(READY)
+	$(PY) -m pytest -n auto tests/unit
 
 lint: $(READY)
-	.venv/bin/ruff check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(READY)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+browser: $(READY)
+	$(PY) -m tests.setup.browser
 
 demo: $(READY)
 	$(PY) -m demo.make_sheet
@@ -21,12 +36,13 @@ panel: $(READY)
 	$(PY) -m demo.serve
 
 $(READY): requirements-test.txt requirements-test-nodeps.txt requirements-lock.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed: make PYTHON=/path/to/python3.11 …")'
-	$(PYTHON) -m venv .venv
+	$(if $(INTERPRETER),,$(error Python 3.10 or 3.11 is needed, and $(or $(PYTHON),none on PATH) does not run here as \
+	one of them: install one, or name its path: make PYTHON=/path/to/python3.11 …))
+	$(INTERPRETER) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt -c requirements-lock.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-test-nodeps.txt
-	rm -f .venv/.ready-*
+	rm -f $(VENV)/.ready-*
 	touch $@
 
 clean:
-	rm -rf .venv demo/output demo/data .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* demo/output demo/data .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -41,8 +41,8 @@ from PIL import Image
 
 from lib_ipadapter.encode.picture import fingerprint
 from lib_ipadapter.errors import IPAdapterError
-from lib_ipadapter.webui import presets
-from lib_ipadapter.webui.presets import Store
+from lib_ipadapter.presets import store as presets
+from lib_ipadapter.presets.store import Store
 
 POOL, SIDE, HISTORY, MOST = 24, 160, 8, 14
 Change = tuple[str, Any]

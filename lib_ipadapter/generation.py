@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,16 +27,16 @@ from .encode.cache import ByteCache
 from .encode.combine import combine
 from .encode.picture import decode, decode_mask, fingerprint, tile_count, to_pixels
 from .errors import CheckpointError, IPAdapterError, MismatchError, UnitError
-from .project import build
+from .projections import FaceIDPlus, build
 from .unit import Reference, Unit
 from .weighting import Spread, peak, spread
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .checkpoint.catalog import Catalog, Entry
+    from .checkpoint.catalog import AdapterEntry, Catalog, EncoderEntry, Entry
     from .checkpoint.load import AdapterWeights
-    from .encode.clip import ImageEncoder
+    from .encode.clip_image import ImageEncoder, OneSource
 
 log = logging.getLogger("ip-adapter")
 
@@ -45,9 +45,13 @@ SOURCES = ("pooled", "penultimate")  # what projections can be fed with here; fa
 KEPT_ADAPTER_BYTES = 2**30  # adapters in main memory; the one used last stays whatever its size
 DEFAULT_CACHE_BYTES = 512 * 2**20
 
+FileIdentity = tuple[str, int, int]  # a file's path, size and time of change
+Key = tuple[Hashable, ...]  # what something made is remembered by
+T = TypeVar("T")
+
 
 @contextmanager
-def _named(entry: Entry):
+def _named(entry: Entry) -> Iterator[None]:
     """Errors of a file's reading name the file."""
     try:
         yield
@@ -65,11 +69,11 @@ class Resources:
         self.catalog = catalog
         self.cache = ByteCache(cache_bytes)
         self.kept_adapter_bytes = KEPT_ADAPTER_BYTES
-        self._adapters: dict[tuple, AdapterWeights] = {}
-        self._encoder: tuple[tuple, ImageEncoder] | None = None
+        self._adapters: dict[FileIdentity, AdapterWeights] = {}
+        self._encoder: tuple[FileIdentity, torch.dtype, ImageEncoder] | None = None
 
     @staticmethod
-    def identity(entry: Entry) -> tuple:
+    def identity(entry: Entry) -> FileIdentity:
         """What a file's derived data is remembered by: its path, size and time of change as they are now.
 
         Raises CheckpointError for a file that has gone since it was listed.
@@ -82,7 +86,7 @@ class Resources:
             ) from error
         return (str(entry.path), stat.st_size, stat.st_mtime_ns)
 
-    def adapter(self, entry: Entry, spec: AdapterSpec) -> AdapterWeights:
+    def adapter(self, entry: AdapterEntry, spec: AdapterSpec) -> AdapterWeights:
         """The adapter's tensors. The one used last is kept, so that none is read twice in a row, and of those before it
         as many as ``kept_adapter_bytes`` hold."""
         from .checkpoint.load import load_adapter
@@ -97,27 +101,29 @@ class Resources:
             self._adapters.pop(next(iter(self._adapters)))
         return weights
 
-    def encoder(self, entry: Entry, dtype: torch.dtype) -> ImageEncoder:
+    def encoder(self, entry: EncoderEntry, dtype: torch.dtype) -> ImageEncoder:
         """The image encoder in main memory; only the one used last is kept."""
         from .checkpoint.load import load_encoder_state
-        from .encode.clip import ImageEncoder
+        from .encode.clip_image import ImageEncoder
 
-        key = (*self.identity(entry), dtype)
-        if self._encoder is None or self._encoder[0] != key:
+        file = self.identity(entry)
+        if self._encoder is None or self._encoder[:2] != (file, dtype):
             self._encoder = None  # free the old one before the new one is read
             with _named(entry):
                 state = load_encoder_state(entry.path)
-                self._encoder = (key, ImageEncoder.from_state(entry.spec, state, dtype=dtype))
-        return self._encoder[1]
+                self._encoder = (file, dtype, ImageEncoder.from_state(entry.spec, state, dtype=dtype))
+        return self._encoder[2]
 
-    def words(self, entry: Entry, words: str, progress: Progress) -> Tensor:
+    def words(self, entry: EncoderEntry, words: str, progress: Progress) -> Tensor:
         """[1, projection]: the embedding of ``words`` by the text tower in ``entry``, fp32 in main memory. The tower is
-        not kept."""
+        not kept. Raises ValueError for an entry without one."""
         from .checkpoint.load import load_text_state
-        from .encode.words import TextTower
+        from .encode.clip_text import TextTower
 
+        if entry.spec.text is None:
+            raise ValueError(f"{entry.name} has no text tower")
         key = ("words", self.identity(entry), words)
-        found = self.cache.get(key)
+        found: Tensor | None = self.cache.get(key)
         if found is None:
             progress(f"reading the words of {entry.name}")
             with _named(entry):
@@ -169,19 +175,24 @@ class Plan:
 
     number: int
     unit: Unit
-    adapter: Entry
-    encoder: Entry
+    adapter: AdapterEntry
+    encoder: EncoderEntry
     references: tuple[Picture, ...]
     negatives: tuple[Picture, ...] = ()
     spread: Spread | None = None
     region: Region | None = None
     region_mark: str | None = None
-    words: Entry | None = None  # the file with the text tower, where words are subtracted
+    words: EncoderEntry | None = None  # the file with the text tower, where words are subtracted
     notes: tuple[str, ...] = ()
 
     @property
     def spec(self) -> AdapterSpec:
         return self.adapter.spec
+
+    @property
+    def source(self) -> OneSource:
+        """Which output of the encoder feeds the adapter; there is no plan for an adapter that is fed with faces."""
+        return "pooled" if self.spec.source == "pooled" else "penultimate"
 
     @property
     def acts(self) -> bool:
@@ -199,7 +210,7 @@ class Plan:
 
 
 @contextmanager
-def told_as(number: int):
+def told_as(number: int) -> Iterator[None]:
     """Errors of the floors below become the unit's."""
     try:
         yield
@@ -208,7 +219,7 @@ def told_as(number: int):
 
 
 def check_fit(
-    adapter: Entry, topology: Topology, catalog: Catalog, model: str = "the model", remedy: str | None = None
+    adapter: AdapterEntry, topology: Topology, catalog: Catalog, model: str = "the model", remedy: str | None = None
 ) -> None:
     """Raises MismatchError where ``adapter`` was not made for ``topology``; without another ``remedy`` it names the
     adapters that would fit."""
@@ -233,7 +244,7 @@ def check_fit(
     raise MismatchError(f"adapter {adapter.name} is for {made_for}, {model} is {is_for}: {remedy}.")
 
 
-def encoder_for(adapter: Entry, catalog: Catalog) -> Entry:
+def encoder_for(adapter: AdapterEntry, catalog: Catalog) -> EncoderEntry:
     """The image encoder that feeds ``adapter``. Raises CheckpointError where it needs a face, or has none here."""
     spec = adapter.spec
     if spec.source not in SOURCES:
@@ -244,7 +255,7 @@ def encoder_for(adapter: Entry, catalog: Catalog) -> Entry:
     return catalog.find_encoder(spec.embedding_width, spec.source, trained_with=spec.image_encoder)
 
 
-def _found(catalog: Catalog, look: Callable[[], Entry]) -> Entry:
+def _found(catalog: Catalog, look: Callable[[], T]) -> T:
     """What ``look`` finds in the catalogue; what it misses may have been put there since the disk was looked at."""
     try:
         return look()
@@ -277,7 +288,7 @@ def plan(number: int, unit: Unit, topology: Topology, blocks: int, catalog: Cata
         return made
 
 
-def _words(unit: Unit, adapter: Entry, encoder: Entry, catalog: Catalog) -> Entry | None:
+def _words(unit: Unit, adapter: AdapterEntry, encoder: EncoderEntry, catalog: Catalog) -> EncoderEntry | None:
     """The file whose text tower embeds the unit's words, None without words."""
     if not unit.subtract_prompt:
         return None
@@ -361,9 +372,9 @@ class _References:
         keys = {self._key(plan, seen) for plan in plans for seen in _all_seen(plan) if seen.image is not None}
         self.total = sum(key not in self.resources.cache for key in keys)
         self.done = 0
-        self.found: dict[tuple, Tensor] = {}  # of this job, whatever the cache's size
+        self.found: dict[Key, Tensor] = {}  # of this job, whatever the cache's size
 
-    def _key(self, plan: Plan, seen: _Seen) -> tuple:
+    def _key(self, plan: Plan, seen: _Seen) -> Key:
         """What an embedding is remembered by."""
         files = self.resources.identity(plan.encoder)
         return ("embedding", files, self.device.dtype, plan.spec.source, plan.unit.crop, *seen.key)
@@ -410,7 +421,7 @@ class _References:
                     self.done += 1
                     self.progress(f"encoding reference {self.done} of {self.total}")
                 views = seen.pixels(size, plan.unit.crop)
-                tensor = torch.cat([self._one(encoder, view[None], plan.spec.source) for view in views])
+                tensor = torch.cat([self._one(encoder, view[None], plan.source) for view in views])
                 key = self._key(plan, seen)
                 self.found[key] = tensor
                 self.resources.cache.put(key, tensor, tensor.numel() * tensor.element_size())
@@ -418,38 +429,44 @@ class _References:
             encoder.to("cpu")
 
     @staticmethod
-    def _one(encoder: ImageEncoder, pixels: Tensor, source: str) -> Tensor:
+    def _one(encoder: ImageEncoder, pixels: Tensor, source: OneSource) -> Tensor:
         """One picture's embedding, fp32 in main memory; computed there too where the device has no room."""
         try:
             embedding = encoder.encode(pixels, source)
         except torch.cuda.OutOfMemoryError:
             log.warning("IP-Adapter: no room for the image encoder on the device, so it works on the CPU.")
             embedding = encoder.to("cpu").encode(pixels, source)
-        return getattr(embedding, source).float().cpu()
+        return embedding.of(source).float().cpu()
 
 
 @dataclass(frozen=True)
 class _Seen:
     """Something that an encoder is shown: a picture, under its mask, perhaps shuffled; without a picture, zeros."""
 
-    key: tuple
+    mark: str
+    mask_mark: str | None = None
+    noise: bool = False
     image: Image | None = field(default=None, compare=False)
     mask: Image | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, picture: Picture, noise: bool = False) -> _Seen:
-        return cls((picture.mark, picture.mask_mark, noise), picture.image, picture.mask)
+        return cls(picture.mark, picture.mask_mark, noise, picture.image, picture.mask)
+
+    @property
+    def key(self) -> Key:
+        """What it is told apart by."""
+        return (self.mark, self.mask_mark, self.noise)
 
     def pixels(self, size: int, crop: str) -> Tensor:
         """[V, 3, size, size]: the encoder's input."""
         if self.image is None:
             return torch.zeros(1, 3, size, size)
-        mark, _, noise = self.key
         pixels = to_pixels(self.image, size, crop, self.mask)
-        return _shuffled(pixels, mark) if noise else pixels
+        return _shuffled(pixels, self.mark) if self.noise else pixels
 
 
-ZEROS = _Seen(("zeros",))
+ZEROS = _Seen("zeros")
 
 
 def _shuffled(pixels: Tensor, mark: str) -> Tensor:
@@ -473,12 +490,14 @@ def _mean(views: Tensor) -> Tensor:
 
 
 def _towards(start: Tensor, embeddings: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """From ``start`` to the mean of ``embeddings``, weights being shares, as far as the weights are from 0 on average."""
+    """From ``start`` to the mean of ``embeddings`` (weights as shares), as far as the weights are from 0 on average."""
     strength = sum(map(abs, weights)) / len(weights)
     return torch.lerp(start, combine(embeddings, "average", weights), strength) if strength else start
 
 
-def _tokens(plan: Plan, projection: Any, references: list[Tensor], uncond: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _tokens(
+    plan: Plan, projection: Callable[[Tensor], Tensor], references: list[Tensor], uncond: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Image tokens of the cond and uncond sides [pictures, T, D], and each token's factor [pictures, T].
 
     The views of a reference are averaged where the adapter takes a pooled embedding, else each brings its tokens.
@@ -512,11 +531,7 @@ def _joined(references: list[Tensor], mode: str, weights: list[float]) -> tuple[
     return [combine(references, mode, weights)], [strength]
 
 
-def _moved(tensors: Tensor | list[Tensor], device: torch.device) -> Tensor | list[Tensor]:
-    return [t.to(device) for t in tensors] if isinstance(tensors, list) else tensors.to(device)
-
-
-def _kv_key(plan: Plan, resources: Resources, device: Device) -> tuple:
+def _kv_key(plan: Plan, resources: Resources, device: Device) -> Key:
     """What a plan's keys and values are remembered by: everything that they are made of."""
     unit = plan.unit
     pictures = tuple(
@@ -529,11 +544,10 @@ def _kv_key(plan: Plan, resources: Resources, device: Device) -> tuple:
     return ("keys and values", *files, plan.spec, device.dtype, *settings, pictures)
 
 
-def _without_words(plan: Plan, embeddings: list[Tensor], resources: Resources, progress: Progress) -> list[Tensor]:
-    """Pooled embeddings [V, E] without what they share with the unit's words."""
-    from .encode.words import subtract
+def _without_words(embeddings: Sequence[Tensor], words: Tensor) -> list[Tensor]:
+    """Pooled embeddings [V, E] without what they share with the ``words``' [1, E]."""
+    from .encode.clip_text import subtract
 
-    words = resources.words(plan.words, plan.unit.subtract_prompt, progress)
     return [subtract(views, words.to(views)) for views in embeddings]
 
 
@@ -547,12 +561,15 @@ def prepare(plans: Sequence[Plan], resources: Resources, device: Device, progres
         if ready[key] is not None:
             continue
         with told_as(plan.number):
-            embeddings, uncond = (_moved(x, device.device) for x in references.embeddings(plan))
+            embeddings, uncond = references.embeddings(plan)
+            embeddings, uncond = [views.to(device.device) for views in embeddings], uncond.to(device.device)
             if plan.words is not None:
-                embeddings = _without_words(plan, embeddings, resources, progress)
+                words = resources.words(plan.words, plan.unit.subtract_prompt, progress)
+                embeddings = _without_words(embeddings, words)
             progress(f"loading adapter {plan.adapter.name}")
             weights = resources.adapter(plan.adapter, plan.spec)
             projection = build(plan.spec.projection, weights.image_proj, plan.spec.context_width)
+            assert not isinstance(projection, FaceIDPlus)  # encoder_for lets no adapter pass that is fed with faces
             with torch.no_grad():
                 cond, uncond, factor = _tokens(plan, projection, embeddings, uncond)
                 kv = KeysValues.project(weights.key, weights.value, cond, uncond, factor)
@@ -686,7 +703,8 @@ class Generation:
         if found is not None:
             return found
         prompt = self._measured.get(number)
-        return None if prompt is not None and prompt.influence.incomplete else torch.zeros(1, 1)
+        influence = None if prompt is None else prompt.influence
+        return None if influence is not None and influence.incomplete else torch.zeros(1, 1)
 
     def detach(self) -> None:
         """Remove this job's hooks. Does nothing if there are none."""
@@ -694,7 +712,9 @@ class Generation:
             self.injection.detach()
             self.injection = None
             for number, prompt in self._measured.items():
-                self._maps.update({(picture, number): m for picture, m in prompt.influence.maps().items()})
+                influence = prompt.influence
+                if influence is not None:
+                    self._maps.update({(picture, number): m for picture, m in influence.maps().items()})
 
     def __enter__(self) -> Generation:
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
@@ -310,7 +310,7 @@ class Unit:
         return {f.name: getattr(self, f.name) for f in plain if getattr(self, f.name) != f.default}
 
 
-def _parsed(items: list | tuple, name: str, enabled: bool, single: bool = False) -> tuple[Reference, ...]:
+def _parsed(items: Sequence[object], name: str, enabled: bool, single: bool = False) -> tuple[Reference, ...]:
     if len(items) > MAX_REFERENCES:
         raise UnitError(f"{name} holds {len(items)} pictures: give at most {MAX_REFERENCES}.")
     if not enabled:

@@ -7,7 +7,7 @@ types and their formulas are those of ComfyUI_IPAdapter_plus; the ones marked In
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from .errors import UnitError
@@ -239,7 +239,7 @@ def scaled_sides(scaling: str, weight: float, width: int) -> tuple[float, float,
     return weight, weight, scaling == "K+mean(V) w/ C penalty"
 
 
-def as_text(value: float | Sequence | Mapping) -> str:
+def as_text(value: float | Curve | LayerWeights) -> str:
     """A weight, its curve, or layer weights as a line that ``parse_pairs`` and ``parse_numbers`` read: "0.8",
     "0:1 0.6:0.2", "5:0.4 6:1"."""
     if isinstance(value, Mapping):

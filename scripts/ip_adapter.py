@@ -2,7 +2,8 @@
 
 from modules import scripts
 
-from lib_ipadapter.webui import callbacks, panel
+from lib_ipadapter.webui import callbacks
+from lib_ipadapter.webui.panel import accordion as panel
 
 
 class IPAdapterScript(scripts.Script):

@@ -28,7 +28,7 @@ from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.rows import layout
-from lib_ipadapter.encode.words import subtract
+from lib_ipadapter.encode.clip_text import subtract
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -15,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .influence import Influence
 from .layers import CrossAttention
 from .prompt import ImagePrompt
 from .regions import Size, is_whole
 from .rows import RowCursor, Rows, first_row
 
 log = logging.getLogger("ip-adapter")
+_Pattern = tuple[Rows, tuple[int, ...], torch.dtype, torch.device]
 KEPT_PATTERNS = 4  # row patterns whose gathered keys and values are kept; a step has one to four
 
 
@@ -37,25 +39,26 @@ class _LayerHooks:
         self.injection, self.index, self.layer = injection, index, layer
         self.query: Tensor | None = None
         self.first: int | None = 0  # which of the call's rows the query's first one is, None if nothing tells
-        self.gathered: dict[tuple, list[tuple[ImagePrompt, Tensor, Tensor]]] = {}
+        self.gathered: dict[_Pattern, list[tuple[ImagePrompt, Tensor, Tensor]]] = {}
 
-    def keep_query(self, _module: nn.Module, args: tuple, query: Tensor) -> None:
+    def keep_query(self, _module: nn.Module, args: tuple[Any, ...], query: Tensor) -> None:
         rows = self.injection.rows
         if rows is not None:
             self.query = query
             self.first = first_row(args[0], len(rows)) if len(query) < len(rows) else 0
 
-    def add_image_attention(self, _module: nn.Module, args: tuple) -> tuple | None:
+    def add_image_attention(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         query, self.query = self.query, None
+        of_call = self.injection.rows
         hidden, *rest = args
-        if query is None or self.injection.rows is None or query.shape[:-1] != hidden.shape[:-1]:
+        if query is None or of_call is None or query.shape[:-1] != hidden.shape[:-1]:
             return None  # not the call that this query was computed for
-        rows = self._rows(len(query))
+        rows = self._rows(of_call, len(query))
         if rows is None:
             self.injection.lose()
             return None
         text = hidden
-        whole = len(rows) <= len(self.injection.rows)
+        whole = len(rows) <= len(of_call)
         for prompt, key, value in self._prompts(query, rows):
             if not prompt.steady:
                 if prompt.layer_weight(self.layer.block) == 0.0:
@@ -74,14 +77,13 @@ class _LayerHooks:
         self.injection.fired = True
         return (hidden, *rest)
 
-    def _rows(self, n: int) -> Rows | None:
+    def _rows(self, of_call: Rows, n: int) -> Rows | None:
         """The rows of an attention on ``n`` of them: the call's, each of them in as many parts next to each other, or
         some of them. None for an attention that takes the rows apart by rules of its own."""
-        rows = self.injection.rows
-        if n < len(rows):
-            return None if self.first is None else rows[self.first : self.first + n]
-        tiles, odd = divmod(n, len(rows))
-        return None if odd else tuple(row for row in rows for _ in range(tiles))
+        if n < len(of_call):
+            return None if self.first is None else of_call[self.first : self.first + n]
+        tiles, odd = divmod(n, len(of_call))
+        return None if odd else tuple(row for row in of_call for _ in range(tiles))
 
     def _prompts(self, query: Tensor, rows: Rows) -> list[tuple[ImagePrompt, Tensor, Tensor]]:
         """The acting prompts with their keys and values for these rows; gathered once per pattern of rows."""
@@ -109,7 +111,8 @@ class Injection:
     ) -> None:
         self.unet, self.owner = unet, owner
         self.prompts = list(prompts)
-        self.measured = [i for i, prompt in enumerate(self.prompts) if prompt.influence is not None]
+        measured = ((i, prompt.influence) for i, prompt in enumerate(self.prompts))
+        self.measured = {i: influence for i, influence in measured if influence is not None}
         self.masked = any(prompt.region is not None for prompt in self.prompts)
         self.layers = [_LayerHooks(self, i, layer) for i, layer in enumerate(layers)]
         self.cursor = RowCursor()
@@ -177,8 +180,8 @@ class Injection:
         self.active = tuple(i for i, prompt in enumerate(self.prompts) if prompt.begin(step, steps))
         self.announced |= bool(self.active)
         self._latent = size
-        for i in self.measured:
-            self._rest(i, rows, size)
+        for i, influence in self.measured.items():
+            self._rest(i, influence, rows, size)
         self.cursor.begin(rows if self.active else (), text_cond, text_uncond, latents)
         self._watch(sampler)
         self.rows = None
@@ -196,12 +199,12 @@ class Injection:
                 sampler.register_forward_hook(lambda *_: self.cursor.close()),
             ]
 
-    def _rest(self, i: int, rows: Rows, size: Size | None) -> None:
-        """Tell the measured prompt ``i`` of a step, and how many of its layers will say nothing."""
+    def _rest(self, i: int, influence: Influence, rows: Rows, size: Size | None) -> None:
+        """Tell what measures prompt ``i`` of a step, and how many of its layers will say nothing."""
         prompt, layers = self.prompts[i], [hooks.layer for hooks in self.layers]
         if i in self.active:
             layers = [layer for layer in layers if prompt.layer_weight(layer.block) == 0]
-        prompt.influence.begin(rows, size, prompt.picture_offset, len(layers))
+        influence.begin(rows, size, prompt.picture_offset, len(layers))
 
     @property
     def without_effect(self) -> bool:
@@ -224,21 +227,21 @@ class Injection:
         self.active, self.rows = (), None
         self.cursor.begin(())
 
-    def _before_call(self, unet: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _before_call(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.rows = None
         if not self.active:
             return
         x = args[0] if args else kwargs["x"]
         size = tuple(x.shape[-2:])
         self._input = size if self._latent in (None, size) else None
-        for i in self.measured:
-            self.prompts[i].influence.enter(size)
+        for influence in self.measured.values():
+            influence.enter(size)
         context = kwargs.get("context", args[2] if len(args) > 2 else None)
         self.rows = self.cursor.take(len(x), context, marked="forward" in vars(unet))
         if self.rows is None:
             self.lose()
 
-    def _note_size(self, transformer: nn.Module, args: tuple) -> None:
+    def _note_size(self, transformer: nn.Module, args: tuple[Any, ...]) -> None:
         if args and args[0].ndim == 4:
             self._sizes[transformer] = tuple(args[0].shape[-2:])
 
@@ -247,7 +250,7 @@ class Injection:
         size = self._sizes.get(transformer)
         return size if size and self._input and is_whole(size, self._input) else None
 
-    def _after_call(self, _unet: nn.Module, _args: tuple, _output: Any) -> None:
+    def _after_call(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
         self.rows = None
 
 

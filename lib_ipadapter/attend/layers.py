@@ -29,17 +29,20 @@ class CrossAttention:
 
     @property
     def heads(self) -> int:
-        return self.module.heads
+        heads: int = self.module.heads
+        return heads
 
     @property
     def to_q(self) -> nn.Module:
-        return self.module.to_q
+        to_q: nn.Module = self.module.to_q
+        return to_q
 
     @property
     def out_projection(self) -> nn.Module:
         """The linear layer after attention. ``to_out`` is Sequential(Linear, Dropout); every attention
         optimisation calls its first module as a module."""
-        return self.module.to_out[0]
+        linear: nn.Module = self.module.to_out[0]
+        return linear
 
 
 def _transformers(unet: nn.Module, part: str) -> list[list[tuple[str, nn.Module]]]:

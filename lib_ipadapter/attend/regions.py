@@ -38,7 +38,7 @@ class Region:
     def __init__(self, mask: Tensor) -> None:
         """``mask`` [height, width], fp32, of any size; it is stretched over the picture."""
         self.mask = mask
-        self._layers: dict[tuple, Tensor] = {}
+        self._layers: dict[tuple[Size, torch.device, torch.dtype], Tensor] = {}
 
     @property
     def form(self) -> tuple[int, int]:
@@ -68,7 +68,8 @@ class Region:
 
 
 def _resized(mask: Tensor, size: Size) -> Tensor:
-    return F.interpolate(mask[None, None], size, mode="area")[0, 0]
+    made: Tensor = F.interpolate(mask[None, None], size, mode="area")
+    return made[0, 0]
 
 
 FEATHERED = 256  # shorter side at which a mask is softened

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import CheckpointError
 from . import identify as rules
@@ -63,18 +63,40 @@ _WITH_WORDS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A file: usable where ``spec`` is there, else ``problem`` says why not and what to do.
-
-    ``refused`` marks what is an adapter all the same, only none for here, or not a whole one.
-    """
+    """A file that may be a model: its name in the lists, its path, and which of the searched folders it lies in."""
 
     name: str
     path: Path
     folder: Path
     size: int
-    spec: AdapterSpec | EncoderSpec | None
-    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class AdapterEntry(Entry):
+    """A usable adapter."""
+
+    spec: AdapterSpec
+
+
+@dataclass(frozen=True)
+class EncoderEntry(Entry):
+    """A usable image encoder."""
+
+    spec: EncoderSpec
+
+
+@dataclass(frozen=True)
+class UnusableEntry(Entry):
+    """A file of no use here; ``problem`` says why and what to do.
+
+    ``refused`` marks what is an adapter all the same, only none for here, or not a whole one.
+    """
+
+    problem: str
     refused: bool = False
+
+
+_Kind = TypeVar("_Kind", bound=Entry)
 
 
 class Catalog:
@@ -98,24 +120,24 @@ class Catalog:
         return list(dict.fromkeys((*self.adapter_folders, *self.encoder_folders)))
 
     @property
-    def adapters(self) -> list[Entry]:
+    def adapters(self) -> list[AdapterEntry]:
         """Usable adapters by name."""
-        return [entry for entry in self._entries if isinstance(entry.spec, AdapterSpec)]
+        return [entry for entry in self._entries if isinstance(entry, AdapterEntry)]
 
     @property
-    def encoders(self) -> list[Entry]:
+    def encoders(self) -> list[EncoderEntry]:
         """Usable image encoders by name."""
-        return [entry for entry in self._entries if isinstance(entry.spec, EncoderSpec)]
+        return [entry for entry in self._entries if isinstance(entry, EncoderEntry)]
 
     @property
-    def foreign(self) -> list[Entry]:
+    def foreign(self) -> list[UnusableEntry]:
         """Adapters of no use here, each with its ``problem``."""
-        return [entry for entry in self._entries if entry.refused]
+        return [entry for entry in self.problems if entry.refused]
 
     @property
-    def problems(self) -> list[Entry]:
+    def problems(self) -> list[UnusableEntry]:
         """Every file of no use here, each with its ``problem``: foreign adapters, LoRAs, damaged files, …"""
-        return [entry for entry in self._entries if entry.problem is not None]
+        return [entry for entry in self._entries if isinstance(entry, UnusableEntry)]
 
     def refresh(self) -> None:
         """Look at the disk again. Files known by path, size and time are not opened; others' headers are read."""
@@ -125,17 +147,13 @@ class Catalog:
                 self._memory.recall(found) for folder in self.folders for found in _model_files(folder, folder, seen)
             ]
             groups = [
-                [entry for entry in entries if kind(entry)]
-                for kind in (
-                    lambda entry: isinstance(entry.spec, AdapterSpec),
-                    lambda entry: isinstance(entry.spec, EncoderSpec),
-                    lambda entry: entry.spec is None,
-                )
+                [entry for entry in entries if isinstance(entry, kind)]
+                for kind in (AdapterEntry, EncoderEntry, UnusableEntry)
             ]
             self._entries = tuple(entry for group in groups for entry in _named(group))
             self._memory.save()
 
-    def find(self, name: str) -> Entry:
+    def find(self, name: str) -> AdapterEntry:
         """The adapter of that name: upper or lower case, with or without file ending and folder.
 
         The name is only looked up in the list, never on the disk. Raises CheckpointError for a name that is not
@@ -143,12 +161,14 @@ class Catalog:
         """
         wanted = str(name).strip().replace("\\", "/").casefold()
         usable = self.adapters
-        if (entry := _matching(usable, wanted)) is not None:
-            return entry
-        if (entry := _matching(self.encoders, wanted)) is not None:
-            raise CheckpointError(f"{entry.name} is an image encoder, not an adapter: choose an adapter as the model.")
-        if (entry := _matching(self.problems, wanted)) is not None:
-            raise CheckpointError(f"{entry.name} cannot be used. {entry.problem}")
+        if (adapter := _matching(usable, wanted)) is not None:
+            return adapter
+        if (encoder := _matching(self.encoders, wanted)) is not None:
+            raise CheckpointError(
+                f"{encoder.name} is an image encoder, not an adapter: choose an adapter as the model."
+            )
+        if (unusable := _matching(self.problems, wanted)) is not None:
+            raise CheckpointError(f"{unusable.name} cannot be used. {unusable.problem}")
         folders = ", ".join(map(str, self.adapter_folders)) or "no folder at all"
         near = difflib.get_close_matches(wanted, names := [e.name.casefold() for e in usable], n=3, cutoff=0.5)
         if near:
@@ -161,7 +181,7 @@ class Catalog:
 
     def find_encoder(
         self, width: int, source: str, folder_hint: Path | str | None = None, *, trained_with: str | None = None
-    ) -> Entry:
+    ) -> EncoderEntry:
         """The image encoder whose ``source`` ("pooled" or "penultimate") is ``width`` wide.
 
         An adapter that names what it was ``trained_with`` fits that encoder alone, and an encoder with such a name
@@ -193,7 +213,7 @@ class Catalog:
             f"put it into {folder} as {wanted.save_as}, and refresh the list of models."
         )
 
-    def find_text_tower(self, encoder: Entry) -> Entry:
+    def find_text_tower(self, encoder: EncoderEntry) -> EncoderEntry:
         """The file with the text tower that was trained together with the image encoder ``encoder``.
 
         That is the encoder's own file where it holds both towers, else another one with the same image tower; text and
@@ -215,7 +235,7 @@ class Catalog:
         )
 
 
-def _same_image_tower(one: Entry, other: Entry) -> bool:
+def _same_image_tower(one: EncoderEntry, other: EncoderEntry) -> bool:
     try:
         return load.same_image_tower(one.path, other.path)
     except CheckpointError:  # gone or changed since it was listed
@@ -274,7 +294,7 @@ def _model_files(directory: Path, root: Path, seen: set[str]) -> Iterator[_Found
 
 # --- what is known --------------------------------------------------------------------------------------------------
 
-KINDS = {"adapter": AdapterSpec, "encoder": EncoderSpec}
+_Record = dict[str, Any]  # what is kept of a file, as it stands in the JSON file
 
 
 class _Memory:
@@ -286,19 +306,17 @@ class _Memory:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.known = self._read()
-        self.used: dict[str, list] = {}
+        self.used: dict[str, Any] = {}
 
     def recall(self, found: _Found) -> Entry:
         """The entry of a file, from memory if it has not changed, else from its header. Its name is yet to come."""
-        blank = Entry("", found.path, found.folder, found.size, None)
         if found.problem is not None:
-            return replace(blank, problem=found.problem)
+            return UnusableEntry("", found.path, found.folder, found.size, found.problem)
         key = str(found.path)
-        facts = self.known.get(key)
         try:
-            size, mtime_ns, record = facts
+            size, mtime_ns, record = facts = self.known[key]
             if (size, mtime_ns) == (found.size, found.mtime_ns):
-                entry = _from_record(blank, record)
+                entry = _from_record(found, record)
                 self.used[key] = facts
                 return entry
         except (TypeError, ValueError, KeyError, AttributeError):  # not there, or written by somebody else
@@ -308,9 +326,9 @@ class _Memory:
         except CheckpointError as error:
             record = {"problem": error.detail, "refused": isinstance(error, RefusedAdapter)}
             if isinstance(error.__cause__, OSError):  # permissions can change without a trace in size or time
-                return _from_record(blank, record)
+                return _from_record(found, record)
         self.used[key] = [found.size, found.mtime_ns, record]
-        return _from_record(blank, record)
+        return _from_record(found, record)
 
     def save(self) -> None:
         """Keep what was used since the last time, and drop the rest. A disk that cannot be written is no trouble."""
@@ -348,7 +366,7 @@ def _rules() -> str:
     return digest.hexdigest()[:16]
 
 
-def _recognise(path: Path) -> dict[str, Any]:
+def _recognise(path: Path) -> _Record:
     """The record of a file, from its header. Raises CheckpointError."""
     slots = load.read_slots(path)
     spec = rules.identify({key: slot.shape for key, slot in slots.items()})
@@ -382,13 +400,22 @@ def _sha256(path: Path) -> str | None:
     return digest.hexdigest()
 
 
-def _from_record(blank: Entry, record: dict[str, Any]) -> Entry:
+def _from_record(found: _Found, record: _Record) -> Entry:
+    """The entry of a file. Raises TypeError, ValueError, KeyError or AttributeError for what is no record."""
+    place = ("", found.path, found.folder, found.size)
     if "problem" in record:
-        return replace(blank, problem=str(record["problem"]), refused=bool(record["refused"]))
-    spec = {name: tuple(value) if isinstance(value, list) else value for name, value in record["spec"].items()}
-    if spec.get("text") is not None:
-        spec["text"] = TextSpec(**spec["text"])
-    return replace(blank, spec=KINDS[record["kind"]](**spec))
+        return UnusableEntry(*place, str(record["problem"]), bool(record["refused"]))
+    kind = record["kind"]
+    facts: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in record["spec"].items()
+    }
+    if kind == "adapter":
+        return AdapterEntry(*place, AdapterSpec(**facts))
+    if kind != "encoder":
+        raise KeyError(kind)
+    if facts.get("text") is not None:
+        facts["text"] = TextSpec(**facts["text"])
+    return EncoderEntry(*place, EncoderSpec(**facts))
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
@@ -406,7 +433,7 @@ def _names(entry: Entry) -> list[str]:
     return [name.encode("utf-8", "replace").decode().strip() for name in names]
 
 
-def _named(entries: list[Entry]) -> list[Entry]:
+def _named(entries: Sequence[_Kind]) -> list[_Kind]:
     """The entries by name, each under its shortest name that no other has."""
     choices = [_names(entry) for entry in entries]
     bearers = Counter(name for names in choices for name in {name.casefold() for name in names})
@@ -417,7 +444,7 @@ def _named(entries: list[Entry]) -> list[Entry]:
     return sorted(named, key=lambda entry: (entry.name.casefold(), entry.name))
 
 
-def _matching(entries: list[Entry], wanted: str) -> Entry | None:
+def _matching(entries: Sequence[_Kind], wanted: str) -> _Kind | None:
     """The entry that ``wanted`` (in lower case) means. CheckpointError if it could be one of several folders'."""
     for entry in entries:
         if entry.name.casefold() == wanted:

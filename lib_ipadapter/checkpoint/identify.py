@@ -342,7 +342,7 @@ def _pairs(found: Shapes) -> tuple[int, tuple[int, ...], dict[str, Shape]]:
             "layers are not known: download the original file again."
         )
     widths = tuple(width for width, _ in shapes)
-    layout = {
+    layout: dict[str, Shape] = {
         f"{n}.{name}.weight": (width, context)
         for n, width in zip(numbers, widths, strict=True)
         for name in ("to_k_ip", "to_v_ip")
@@ -634,7 +634,7 @@ _ATTN2 = re.compile(
 
 
 def _unet(shapes: Shapes) -> UNetSpec:
-    layers: dict[tuple, dict[str, Shape]] = {}
+    layers: dict[tuple[int, tuple[int, ...], int], dict[str, Shape]] = {}
     for key, shape in shapes.items():
         if (match := _ATTN2.fullmatch(key)) and len(shape) == 2:
             place = (_STAGES.index(match[1]), tuple(map(int, match[2].split("."))), int(match[3]))

@@ -13,9 +13,10 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple
@@ -181,7 +182,9 @@ def load_text_state(path: str | Path) -> dict[str, Tensor]:
         )  # fmt: skip
 
 
-def _tower_state(file: BinaryIO, find: Callable[[Mapping[str, Slot]], Tower | None], none: str) -> dict[str, Tensor]:
+def _tower_state(
+    file: BufferedReader, find: Callable[[Mapping[str, Slot]], Tower | None], none: str
+) -> dict[str, Tensor]:
     slots = _slots(file)
     tower = find(slots)
     if tower is None:
@@ -211,7 +214,7 @@ def _only_class_embedding(keys: Mapping[str, Slot]) -> Tower | None:
 # --- one tensor -----------------------------------------------------------------------------------------------------
 
 
-def _tensor(file: BinaryIO, key: str, slot: Slot) -> Tensor:
+def _tensor(file: BufferedReader, key: str, slot: Slot) -> Tensor:
     import torch
 
     dtype = getattr(torch, slot.dtype, None)
@@ -243,7 +246,7 @@ def _check_finite(name: str, tensor: Tensor) -> None:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[BinaryIO]:
+def _opened(path: str | Path) -> Iterator[BufferedReader]:
     """The file, open for reading; trouble with it becomes a CheckpointError."""
     try:
         with open(path, "rb") as file:
@@ -262,14 +265,15 @@ def _slots(file: BinaryIO) -> dict[str, Slot]:
     if not size:
         raise CheckpointError("This file is empty (0 bytes): download it again.")
     # The first eight bytes of a safetensors file are a number and may look like anything; its ninth is no other's.
-    read = _safetensors
+    read: _Reader = _safetensors
     if start[8:9] != b"{":
         for mark, sentence in IMPOSTORS.items():
             if start.startswith(mark):
                 raise CheckpointError(sentence)
-        read = next((reader for mark, reader in READERS.items() if start.startswith(mark)), None)
-        if read is None:
+        of_torch = next((reader for mark, reader in READERS.items() if start.startswith(mark)), None)
+        if of_torch is None:
             raise CheckpointError(NOT_TORCH)
+        read = of_torch
     try:
         return read(file, size)
     except (CheckpointError, OSError):
@@ -305,7 +309,7 @@ def _safetensors(file: BinaryIO, size: int) -> dict[str, Slot]:
     return slots
 
 
-def _sizes(shape: tuple, *more: Any) -> bool:
+def _sizes(shape: Iterable[object], *more: object) -> bool:
     """Whether all of these are whole numbers from zero up (JSON's true is none)."""
     return all(type(n) is int and n >= 0 for n in (*shape, *more))
 
@@ -368,7 +372,7 @@ def _legacy(file: BinaryIO, size: int) -> dict[str, Slot]:
     for key in keys:
         file.seek(position)
         (count,) = struct.unpack("<q", file.read(8))
-        if count != unpickler.storages[key].count:
+        if count != unpickler.storages[key].numbers:
             raise CheckpointError(f"This file's storages contradict its table of tensors: it is damaged. {AGAIN}")
         nbytes = count * unpickler.storages[key].width
         places[key] = position + 8, min(nbytes, size - position - 8)
@@ -376,7 +380,8 @@ def _legacy(file: BinaryIO, size: int) -> dict[str, Slot]:
     return _placed(tensors, places.__getitem__)
 
 
-READERS: dict[bytes, Callable[[BinaryIO, int], dict[str, Slot]]] = {b"PK\3\4": _zipped, b"\x80\x02": _legacy}
+_Reader = Callable[[BinaryIO, int], dict[str, Slot]]
+READERS: dict[bytes, _Reader] = {b"PK\3\4": _zipped, b"\x80\x02": _legacy}
 
 
 # --- pickles --------------------------------------------------------------------------------------------------------
@@ -386,7 +391,7 @@ class _Storage(NamedTuple):
     key: str
     dtype: str
     width: int  # bytes per number
-    count: int
+    numbers: int
 
 
 class _Stub(NamedTuple):
@@ -398,7 +403,7 @@ class _Stub(NamedTuple):
     stride: tuple[int, ...]
 
 
-def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple, stride: tuple, *_: object) -> _Stub:
+def _rebuild_tensor(storage: object, offset: int, shape: Iterable[int], stride: Iterable[int], *_: object) -> _Stub:
     if not isinstance(storage, _Storage):
         raise pickle.UnpicklingError("a tensor without a storage")
     return _Stub(storage, offset, tuple(shape), tuple(stride))
@@ -419,13 +424,14 @@ ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _TensorsOnly(pickle._Unpickler):  # type: ignore[name-defined]
+class _TensorsOnly(pickle._Unpickler):
     """Unpickles dicts, lists, numbers, strings and stubs of tensors, and refuses the rest.
 
     On the pure-Python unpickler, because the C one allocates whatever memo size a pickle asks for.
     """
 
-    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]  # the unpickler's own
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file, encoding="utf-8")
@@ -484,12 +490,12 @@ def _placed(tensors: Mapping[str, _Stub], place: Callable[[str], tuple[int, int]
         if storage.key not in places:
             places[storage.key] = place(storage.key)
         position, there = places[storage.key]
-        if storage.count * storage.width > there:
+        if storage.numbers * storage.width > there:
             raise CheckpointError(f"This file is cut short: {name[:80]} is not there in full. {AGAIN}")
         count = prod(shape)
         span = 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if count else 0
         # A tensor larger than what it spans (stride 0) could claim any size without a byte in the file.
-        if offset + span > storage.count or count > span:
+        if offset + span > storage.numbers or count > span:
             raise CheckpointError(f"This file's {name[:80]} reaches beyond its data: it is damaged. {AGAIN}")
         slots[name] = Slot(storage.dtype, shape, stride, position + offset * storage.width, span * storage.width)
     return slots

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..errors import PictureError, UnitError
@@ -41,7 +42,7 @@ _UPRIGHT = {
 }
 
 
-def decode(data: bytes | str | Image.Image | np.ndarray) -> Image.Image:
+def decode(data: bytes | str | Image.Image | NDArray[Any]) -> Image.Image:
     """The picture in ``data`` as a plain RGB image, upright.
 
     ``data``: a file's bytes (PNG, JPEG, WebP, GIF, BMP, TIFF), the same as base64 with or without a ``data:`` prefix,
@@ -57,7 +58,7 @@ def decode(data: bytes | str | Image.Image | np.ndarray) -> Image.Image:
     return _decoded(data, _to_rgb)
 
 
-def decode_mask(data: bytes | str | Image.Image | np.ndarray) -> Image.Image:
+def decode_mask(data: bytes | str | Image.Image | NDArray[Any]) -> Image.Image:
     """The mask in ``data`` (whatever ``decode`` takes) as a plain "L" image, upright, white where the reference counts.
 
     Its values are the picture's luminance. What is transparent was not painted and is black: where the alpha channel
@@ -151,12 +152,16 @@ def _plan(given: tuple[int, int], size: int, crop: str) -> tuple[tuple[int, int]
     """What a picture of the ``given`` size is scaled to, and the canvas that it then lies on, in its middle."""
     if crop == "stretch":
         return (size, size), (size, size)
+    width, height = given
     short, long = sorted(given)
     if crop == "pad" or (crop == "tile" and long > MAX_TILES * short):
         longest = size if crop == "pad" else MAX_TILES * size
-        scaled = tuple(max(1, round(longest * side / long)) for side in given)
-        return scaled, tuple(longest if side == long else size for side in given)
-    scaled = tuple(size if side == short else int(size * long / short) for side in given)
+        scaled = (max(1, round(longest * width / long)), max(1, round(longest * height / long)))
+        return scaled, (longest if width == long else size, longest if height == long else size)
+    scaled = (
+        size if width == short else int(size * long / short),
+        size if height == short else int(size * long / short),
+    )
     return scaled, scaled
 
 
@@ -342,7 +347,7 @@ def _damaged() -> PictureError:
     )
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
+def _from_array(array: NDArray[Any]) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (2, 3, 4))) or 0 in array.shape:
@@ -361,7 +366,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _scale_16_bits(values: np.ndarray) -> np.ndarray:
+def _scale_16_bits(values: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
     """0…65535 -> 0…255, rounded: 65535 = 255 * 257."""
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 

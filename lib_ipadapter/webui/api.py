@@ -12,11 +12,11 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from modules import shared
 from starlette.concurrency import run_in_threadpool
 
-from ..checkpoint.catalog import PUBLISHED, Catalog, Entry
+from ..checkpoint.catalog import PUBLISHED, AdapterEntry, Catalog
 from ..checkpoint.identify import AdapterSpec
 from ..errors import IPAdapterError, UnitError
+from ..presets.store import MAX_ARCHIVE, PresetError, Store, checked_name
 from ..unit import Unit
-from .presets import MAX_ARCHIVE, PresetError, Store, checked_name
 
 
 def _accounts() -> dict[str, str]:
@@ -31,7 +31,7 @@ def _authenticate(credentials: HTTPBasicCredentials = Depends(HTTPBasic())) -> N
         raise HTTPException(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})
 
 
-def _adapter(entry: Entry) -> dict[str, Any]:
+def _adapter(entry: AdapterEntry) -> dict[str, Any]:
     spec = entry.spec
     return {
         "name": entry.name,
@@ -50,7 +50,7 @@ def encoder_wanted(spec: AdapterSpec) -> str:
         return spec.image_encoder
 
     def kind(source: str, width: int | None) -> str:
-        published = PUBLISHED.get((source, width))
+        published = None if width is None else PUBLISHED.get((source, width))
         return published.kind if published else f"image encoder {width} wide ({source})"
 
     if spec.source == "face":

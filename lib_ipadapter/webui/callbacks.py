@@ -20,29 +20,20 @@ from typing import Any
 
 from modules import errors, script_callbacks, shared
 
+from .. import infotext
 from ..attend.inject import Injection, detach_all, injections
 from ..attend.layers import Topology, cross_attention_layers
 from ..errors import IPAdapterError, MismatchError
 from ..generation import Generation, told_as, unlike
 from ..unit import Unit, parse_units
-from . import (
-    adetailer,
-    api,
-    controlnet,
-    controlnet_adapters,
-    distributed,
-    host,
-    influence,
-    infotext,
-    instantid,
-    options,
-    panel,
-    preview,
-    send_to,
-    xyz,
-)
-from .controlnet_bar import ControlNetBar
-from .kept import resources, store
+from . import api, options, preview
+from . import influence_pictures as influence
+from .host import a1111 as host
+from .neighbours import adetailer, controlnet, controlnet_adapters, distributed, instantid, xyz
+from .panel import accordion as panel
+from .panel import send_to
+from .panel.controlnet_bar import ControlNetBar
+from .process import resources, store
 
 log = logging.getLogger("ip-adapter")
 # Attributes of the host's processing object: its Generation, or the error with which it was refused.
@@ -61,7 +52,7 @@ class InternalError(IPAdapterError):
 class _Start(distributed.Private):
     """In the place of ``p.setup_prompts``: the job begins with us, or not at all."""
 
-    def __init__(self, p: Any, args: tuple) -> None:
+    def __init__(self, p: Any, args: tuple[Any, ...]) -> None:
         self.p, self.args = p, args
 
     def __call__(self) -> None:
@@ -87,7 +78,7 @@ def _forget_original(p: Any) -> None:
     controlnet.restore(p)
     for name in (JOB, UNITS, FILLED, OUTER, influence.FINISHED):
         vars(p).pop(name, None)
-    if _closing(p) is not None and _closing(p).p is not p:
+    if (close := _closing(p)) is not None and close.p is not p:
         del p.close
 
 
@@ -96,7 +87,7 @@ def setup(p: Any) -> None:
     distributed.plain_arguments(p)
 
 
-def before_process(p: Any, args: tuple) -> None:
+def before_process(p: Any, args: tuple[Any, ...]) -> None:
     """``before_process``: the job's checkpoint and options are not in force yet."""
     if adetailer.is_inner(p):
         return
@@ -108,7 +99,7 @@ def before_process(p: Any, args: tuple) -> None:
     distributed.plain_arguments(p)  # a plot's cell: its values have come since ``setup``
 
 
-def process(p: Any, args: tuple) -> None:
+def process(p: Any, args: tuple[Any, ...]) -> None:
     """``process``: normally everything is done. If something else called ``p.setup_prompts`` and kept what it raised,
     or nothing called it, the job is refused a little later, through ``p.init``."""
     if isinstance(vars(p).get("setup_prompts"), _Start):
@@ -136,7 +127,7 @@ def process(p: Any, args: tuple) -> None:
         p.init = checked
 
 
-def begin(p: Any, args: tuple) -> None:
+def begin(p: Any, args: tuple[Any, ...]) -> None:
     """Check, read and encode everything that the job's units want.
 
     Raises IPAdapterError, which is also kept on ``p``, where a unit cannot be honoured.
@@ -178,7 +169,7 @@ class _Asked:
     """What a job was asked for. A copy of its ``owner`` made by another extension was not asked."""
 
     owner: Any
-    args: tuple
+    args: tuple[Any, ...]
     units: list[object]
 
 
@@ -320,7 +311,7 @@ def _inner_generation(p: Any) -> Generation | None:
     """The outer job's references for ``p``, a pass of ADetailer's, if they are to act there."""
     outer = _outer()
     generation = None if outer is None else _generation(outer)
-    if generation is None or not adetailer.joined():
+    if outer is None or generation is None or not adetailer.joined():
         return None
     setattr(p, OUTER, outer)
     setattr(p, JOB, generation.inside(p))

@@ -12,7 +12,7 @@ from fastapi import Body, FastAPI, HTTPException
 from ..checkpoint.catalog import Catalog
 from ..errors import IPAdapterError, UnitError
 from ..unit import Unit
-from .references import seen
+from .panel.reference_cards import seen
 
 
 def preview(settings: object, catalog: Catalog) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.host("page")
 
 
 def test_a_picture_a_model_a_different_result(page: Page, monkeypatch) -> None:
-    from lib_ipadapter.encode.clip import ImageEncoder
+    from lib_ipadapter.encode.clip_image import ImageEncoder
 
     page.small()
     page.page.locator("#txt2img_ip_adapter .input-accordion-checkbox").first.click()
@@ -129,7 +129,7 @@ def test_sending_pictures_to_the_panel(page: Page) -> None:
 def test_a_picture_counts_from_the_moment_it_is_dropped(page: Page, monkeypatch) -> None:
     """Generated while it is on its way: it is used, or the sentence says that it is not there yet. What is done
     meanwhile stays done, and it goes to the unit into which it was dropped."""
-    from lib_ipadapter.webui import sheet
+    from lib_ipadapter.webui.panel import panel_state as sheet
 
     take = sheet.take
 

@@ -44,7 +44,8 @@ def test_a_press_of_generate_finds_each_unit_as_it_is(page: Page, monkeypatch) -
     """Whatever the moment between two units: in one go with the switch, before the page has shown it, and after."""
     from modules.progress import tasks
 
-    from lib_ipadapter.webui import callbacks, panel
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui.panel import accordion as panel
 
     asked = []
     units = panel.units
@@ -121,7 +122,7 @@ def test_a_weight_beyond_the_slider(page: Page) -> None:
 
 def test_every_control_has_its_sentence(page: Page) -> None:
     """What stands over a control is what the table says, in one sentence."""
-    from lib_ipadapter.webui.controls import CONTROLS
+    from lib_ipadapter.webui.panel.controls import CONTROLS
 
     for control in CONTROLS:
         assert page.find(control.field).get_attribute("title") == control.tip

@@ -80,6 +80,6 @@ def array(answer) -> np.ndarray:
 
 
 def slot(host: Host, unit):
-    from lib_ipadapter.webui import controlnet
+    from lib_ipadapter.webui.neighbours import controlnet
 
     return controlnet.slots(job(host, unit))[0]

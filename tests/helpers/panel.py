@@ -17,8 +17,8 @@ def panel_args(host: Host, *units: dict, tick: object = True, shown: int = 1, in
 
     ``units``: controls' values by name, ``"pictures"`` and their ``"weights"`` among them.
     """
-    from lib_ipadapter.webui import panel
-    from lib_ipadapter.webui.controls import COMPONENTS
+    from lib_ipadapter.webui.panel import accordion as panel
+    from lib_ipadapter.webui.panel.controls import COMPONENTS
 
     pictures, entries = {}, []
     for number, given in enumerate(units, 1):
@@ -58,7 +58,8 @@ def from_panel(host: Host, *tabs: dict, tick: bool = True, **fields) -> list[np.
 def panel_of(_host: Host):
     import gradio as gr
 
-    from lib_ipadapter.webui import callbacks, panel
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui.panel import accordion as panel
 
     with gr.Blocks():
         return panel.Panel("txt2img", callbacks.resources, callbacks.store)

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from lib_ipadapter.encode.picture import fingerprint
-from lib_ipadapter.webui.presets import Store
+from lib_ipadapter.presets.store import Store
 from tests.helpers.files import picture
 
 

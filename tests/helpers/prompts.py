@@ -7,7 +7,7 @@ import torch
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
-from lib_ipadapter.project import build
+from lib_ipadapter.projections import build
 from tests.helpers.tensors import draw, kv_weights
 
 POOLED = 32  # width of the pooled embedding of these tests' base adapters

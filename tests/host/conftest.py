@@ -43,8 +43,9 @@ def plain(host: Host, hosts: Hosts) -> Iterator[list[np.ndarray]]:
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The host's presets are in a folder of the test's own."""
-    from lib_ipadapter.webui import callbacks, kept
-    from lib_ipadapter.webui.presets import Store
+    from lib_ipadapter.presets.store import Store
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui import process as kept
 
     made = Store(tmp_path / "ip-adapter")
     for module in (kept, callbacks):

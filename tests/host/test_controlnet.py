@@ -35,7 +35,7 @@ pytestmark = pytest.mark.host("controlnet")
 
 
 def test_its_units_are_found_and_read(host: Host) -> None:
-    from lib_ipadapter.webui import controlnet
+    from lib_ipadapter.webui.neighbours import controlnet
 
     unit = stand_in(host).ControlNetUnit(enabled=True, module="canny", hr_option="Low res only", weight=0.5)
     found = controlnet.slots(job(host, {"input_image": "x", "guidance": 0.5}, unit))
@@ -47,7 +47,7 @@ def test_its_units_are_found_and_read(host: Host) -> None:
 
 
 def test_without_controlnet_there_is_no_list(host: Host, monkeypatch) -> None:
-    from lib_ipadapter.webui import controlnet
+    from lib_ipadapter.webui.neighbours import controlnet
 
     p, script = job(host, theirs()), its_script()
     assert controlnet.slots(SimpleNamespace(scripts=None, script_args=())) is None
@@ -78,7 +78,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("as_object", [False, True])
 def test_pictures_are_what_controlnet_itself_sees(form: str, as_object: bool, host: Host) -> None:
-    from lib_ipadapter.webui import controlnet
+    from lib_ipadapter.webui.neighbours import controlnet
 
     unit = stand_in(host).ControlNetUnit(**FORMS[form])
     before = copy.deepcopy(FORMS[form])

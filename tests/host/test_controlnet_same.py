@@ -118,7 +118,7 @@ def test_what_differs_is_not_the_same(what: str, host: Host, clean) -> None:
 
 def test_another_hash_is_another_file(host: Host) -> None:
     from lib_ipadapter.webui import callbacks
-    from lib_ipadapter.webui.controlnet_adapters import adapter
+    from lib_ipadapter.webui.neighbours.controlnet_adapters import adapter
 
     catalog = callbacks.resources().catalog
     assert adapter(label("base").upper().replace("BASE", "Base"), catalog).name == "base"
@@ -129,7 +129,8 @@ def test_another_hash_is_another_file(host: Host) -> None:
 
 def test_a_refused_or_failing_run_takes_everything_back(host: Host, clean, monkeypatch) -> None:
     from lib_ipadapter import generation
-    from lib_ipadapter.webui import callbacks, controlnet, controlnet_adapters
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui.neighbours import controlnet, controlnet_adapters
 
     p = job(host, theirs(), stand_in(host).ControlNetUnit(enabled=True, module="canny"))
     before = p.script_args
@@ -152,7 +153,7 @@ def test_a_refused_or_failing_run_takes_everything_back(host: Host, clean, monke
 
 
 def test_what_others_changed_meanwhile_stays(host: Host) -> None:
-    from lib_ipadapter.webui import controlnet
+    from lib_ipadapter.webui.neighbours import controlnet
 
     unit = stand_in(host).ControlNetUnit(enabled=True)
     p = job(host, theirs(), unit)

@@ -69,7 +69,7 @@ def test_a_clients_units_arrive_too(host: Host, machines) -> None:
 def test_a_plots_values_arrive_too(host: Host, machines) -> None:
     from types import SimpleNamespace
 
-    from lib_ipadapter.webui import xyz
+    from lib_ipadapter.webui.neighbours import xyz
 
     cell = SimpleNamespace(extra_generation_params={})
     xyz.Axis(1, "weight", float).apply(cell, 0.3, [])

@@ -25,7 +25,7 @@ LONG = "a photo of a cat on a red sofa beside a window, " * 9  # more than 75 to
 @pytest.fixture
 def drawn(host, monkeypatch) -> list[tuple[int, int, torch.Tensor]]:
     """(picture, unit, map) of everything that is painted."""
-    from lib_ipadapter.webui import influence
+    from lib_ipadapter.webui import influence_pictures as influence
 
     seen, paint = [], influence.paint
 
@@ -141,7 +141,7 @@ def test_pictures_of_others_get_a_text(host) -> None:
     """Places of pictures and texts stay the same where an extension has added a picture without text."""
     from types import SimpleNamespace
 
-    from lib_ipadapter.webui import influence
+    from lib_ipadapter.webui import influence_pictures as influence
 
     p = SimpleNamespace(iteration=0, batch_size=1, batch_index=0)
     generation = SimpleNamespace(asked=[1], influence=lambda i: {1: torch.ones(2, 2), 2: None})
@@ -156,7 +156,7 @@ def test_pictures_of_others_get_a_text(host) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (128, 256), (1024, 700)])
 def test_the_picture_of_a_map(host, size: tuple[int, int]) -> None:
-    from lib_ipadapter.webui.influence import COLOURS, Finished, caption, paint
+    from lib_ipadapter.webui.influence_pictures import COLOURS, Finished, caption, paint
 
     found = torch.linspace(0, 0.5, 8).expand(4, 8)
     grey = Image.new("RGB", size, (90, 90, 90))

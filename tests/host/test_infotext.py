@@ -7,8 +7,8 @@ import json
 import pytest
 
 from demo.start import Answer, Host
+from lib_ipadapter import infotext
 from lib_ipadapter.encode.picture import fingerprint
-from lib_ipadapter.webui import infotext
 from tests.helpers.files import base64_of, picture
 from tests.helpers.host import ours
 from tests.helpers.panel import panel_of, put_in
@@ -67,7 +67,7 @@ def test_a_mere_prompt_changes_nothing(host: Host) -> None:
 
 def test_pasted_parameters_count_in_requests_only(host: Host, store) -> None:
     """In the page they are in the panel, which may have been changed or unticked since."""
-    from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.panel import accordion as panel
 
     made = panel_of(host)
     text = made(host, {"model": "base", "images": [base64_of(picture(0))]}).infotext

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.host("controlnet")
 @pytest.fixture
 def faces(host: Host, monkeypatch):
     """The files of InstantID for the demo's SDXL, and what ControlNet calls them: adapter and points."""
-    from lib_ipadapter.webui import callbacks, controlnet_adapters, instantid
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui.neighbours import controlnet_adapters, instantid
 
     catalog = callbacks.resources().catalog
     folder = catalog.find("base").folder
@@ -95,7 +96,7 @@ def test_instantid_says_what_is_not_possible(what: str, host: Host, faces, clean
 
 
 def test_instantid_says_all_that_is_missing(host: Host, faces, clean, monkeypatch) -> None:
-    from lib_ipadapter.webui import instantid
+    from lib_ipadapter.webui.neighbours import instantid
 
     for one in faces:
         monkeypatch.delitem(stand_in(host).models, one)

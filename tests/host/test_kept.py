@@ -34,7 +34,7 @@ def test_every_generation_is_kept(host: Host, store, monkeypatch) -> None:
 
 
 def test_a_store_that_cannot_be_written_costs_no_picture(host: Host, store, monkeypatch, caplog) -> None:
-    from lib_ipadapter.webui.presets import StorageError
+    from lib_ipadapter.presets.store import StorageError
 
     def full(*_args) -> str:
         raise StorageError("The disk is full: make room.")

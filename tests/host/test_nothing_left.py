@@ -50,7 +50,7 @@ def test_undo_after_an_interrupt(host: Host, plain) -> None:
 def test_an_interrupt_ends_the_encoding(host: Host, plain, monkeypatch) -> None:
     from modules import shared
 
-    from lib_ipadapter.encode.clip import ImageEncoder
+    from lib_ipadapter.encode.clip_image import ImageEncoder
 
     calls, encode = [], ImageEncoder.encode
 
@@ -124,7 +124,7 @@ def test_a_script_that_samples_by_itself_is_followed(host: Host, plain, monkeypa
 def test_progress_is_told_and_taken_back(host: Host, plain, monkeypatch) -> None:
     from modules import shared
 
-    from lib_ipadapter.encode.clip import ImageEncoder
+    from lib_ipadapter.encode.clip_image import ImageEncoder
 
     said, encode = [], ImageEncoder.encode
 

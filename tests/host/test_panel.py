@@ -19,7 +19,7 @@ MASK = half("left", (8, 8)).convert("RGB")
 
 
 def test_units_put_into_the_panel_come_out_again(host: Host, store) -> None:
-    from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.panel import accordion as panel
 
     made = panel_of(host)
     units = [
@@ -47,8 +47,8 @@ def test_units_put_into_the_panel_come_out_again(host: Host, store) -> None:
 def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
     """All fields that have a control, from the panel to a preset and from there to another panel."""
     from lib_ipadapter.unit import Unit
-    from lib_ipadapter.webui import panel
-    from lib_ipadapter.webui.controls import BY_FIELD
+    from lib_ipadapter.webui.panel import accordion as panel
+    from lib_ipadapter.webui.panel.controls import BY_FIELD
 
     unit = {
         "model": "base", "images": [{"image": picture(0), "weight": 1.0}, {"controlnet": 1, "weight": 0.5}],
@@ -78,7 +78,7 @@ def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
 
 def test_a_curve_stands_in_the_place_of_the_weight(host: Host) -> None:
     from lib_ipadapter.unit import Unit
-    from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.panel import accordion as panel
 
     curve = [[0, 0.5], [0.6, 2]]
     values, notes = put_in(panel_of(host), [{"model": "base", "images": [picture(0)], "weight": curve}])
@@ -100,7 +100,7 @@ def test_a_curve_stands_in_the_place_of_the_weight(host: Host) -> None:
 def test_what_is_written_down_wrong_is_told_by_the_unit(field: str, text: str, says: str, host: Host) -> None:
     from lib_ipadapter.errors import UnitError
     from lib_ipadapter.unit import parse_units
-    from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.panel import accordion as panel
 
     made = panel_of(host)
     values, _ = put_in(made, [{"model": "base", "images": [picture(0)]}])
@@ -116,7 +116,9 @@ def test_what_is_written_down_wrong_is_told_by_the_unit(field: str, text: str, s
 def test_new_units_have_the_crop_of_the_settings(host: Host, monkeypatch) -> None:
     from modules import shared
 
-    from lib_ipadapter.webui import options, panel, sheet
+    from lib_ipadapter.webui import options
+    from lib_ipadapter.webui.panel import accordion as panel
+    from lib_ipadapter.webui.panel import panel_state as sheet
 
     monkeypatch.setitem(shared.opts.data, options.CROP, "pad")
     made = panel_of(host)

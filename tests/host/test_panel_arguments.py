@@ -16,7 +16,7 @@ from tests.helpers.panel import from_panel, panel_args
 
 def test_the_panels_units(host: Host) -> None:
     from lib_ipadapter.unit import parse_units
-    from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.panel import accordion as panel
 
     one, two = picture(1), picture(2)
     units = ({}, {"pictures": [one, two], "model": "base", "weight": 0.5}, {"pictures": [one], "model": "plus"})
@@ -35,7 +35,7 @@ def test_the_panels_units(host: Host) -> None:
 
 def test_pictures_that_are_not_there(host: Host) -> None:
     """After a restart the page has its keys, and the server no pictures; or they are still on their way."""
-    from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.panel import accordion as panel
 
     def units(item: dict, **kwargs) -> list:
         unit = {"pictures": [picture(1)], "model": "base", "images": [{"key": "k", "weight": 0.5, **item}]}
@@ -64,7 +64,7 @@ def test_pictures_that_are_not_there(host: Host) -> None:
 
 
 def test_a_clients_units_count_whatever_the_panel_says(host: Host) -> None:
-    from lib_ipadapter.webui import panel
+    from lib_ipadapter.webui.panel import accordion as panel
 
     args = panel_args(host, {"pictures": [picture(1)], "model": "base"})
     args[:3] = [{"model": "plus"}, {"enabled": False}, None]
@@ -89,8 +89,9 @@ def test_the_page_has_the_panel_in_both_tabs(host: Host) -> None:
 def test_the_panel_costs_few_components(host: Host) -> None:
     import gradio as gr
 
-    from lib_ipadapter.webui import callbacks, panel
-    from lib_ipadapter.webui.controls import COMPONENTS
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui.panel import accordion as panel
+    from lib_ipadapter.webui.panel.controls import COMPONENTS
 
     with gr.Blocks() as blocks:
         components = panel.build("txt2img", callbacks.resources, callbacks.store).components

@@ -15,7 +15,7 @@ def test_orders_of_the_preset_bar(host: Host, store, monkeypatch, tmp_path) -> N
 
     import gradio as gr
 
-    from lib_ipadapter.webui.presets import StorageError
+    from lib_ipadapter.presets.store import StorageError
 
     made = panel_of(host)
     values, _ = put_in(made, [{"model": "base", "weight": 0.5}])

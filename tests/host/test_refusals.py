@@ -137,7 +137,7 @@ def test_a_unit_without_a_step_is_noticed(host: Host, plain) -> None:
 
 
 def test_an_error_in_a_step_is_no_plain_picture(host: Host, plain, monkeypatch) -> None:
-    from lib_ipadapter.webui import host as seam
+    from lib_ipadapter.webui.host import a1111 as seam
 
     monkeypatch.setattr(seam, "denoising_step", lambda params: 1 / 0)
     answer = host.post("txt2img", {"prompt": "a cat", "steps": 2, "alwayson_scripts": ours(unit())})
@@ -146,7 +146,7 @@ def test_an_error_in_a_step_is_no_plain_picture(host: Host, plain, monkeypatch) 
 
 
 def test_an_unexpected_error_is_no_plain_picture(host: Host, plain, monkeypatch) -> None:
-    from lib_ipadapter.encode.clip import ImageEncoder
+    from lib_ipadapter.encode.clip_image import ImageEncoder
 
     def broken(self, *args, **kwargs):
         raise MemoryError("no room")

@@ -127,7 +127,8 @@ def test_per_image_batches_go_round(host: Host, plain) -> None:
 
 
 def test_everything_stands_in_the_parameters_and_comes_back(host: Host, plain) -> None:
-    from lib_ipadapter.webui import callbacks, infotext
+    from lib_ipadapter import infotext
+    from lib_ipadapter.webui import callbacks
 
     asked = {
         "model": "base", "weight": [[0, 1], [0.6, 0.25]], "layer_weights": {"5": 0.4, "7": -1}, "crop": "tile",
@@ -161,7 +162,7 @@ def test_everything_stands_in_the_parameters_and_comes_back(host: Host, plain) -
 
 
 def test_masks_that_are_gone_are_told(host: Host, plain) -> None:
-    from lib_ipadapter.webui import infotext
+    from lib_ipadapter import infotext
 
     marks = [f"0123456789a{i}" for i in range(4)]
     text = "model: base, negative_images: {}, region_mask: {}, references: {}@{}".format(*marks)

@@ -72,7 +72,8 @@ def test_choices_and_costs(plot) -> None:
 
 
 def test_registered_once_however_often(plot, monkeypatch) -> None:
-    from lib_ipadapter.webui import callbacks, xyz
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui.neighbours import xyz
 
     before = labels(plot)
     callbacks._register_axes()
@@ -124,7 +125,7 @@ def test_the_infotext_tells_the_cells_values(host) -> None:
 def test_a_clients_units_are_not_changed(host) -> None:
     from types import SimpleNamespace
 
-    from lib_ipadapter.webui import xyz
+    from lib_ipadapter.webui.neighbours import xyz
 
     first, second = SimpleNamespace(extra_generation_params={}), SimpleNamespace()
     xyz.Axis(1, "weight", float).apply(first, 0.5, [])
@@ -163,7 +164,7 @@ def test_refused_before_anything_runs(axes, units: int, says: str, host, monkeyp
 
 
 def test_a_refused_cell_says_why(host, monkeypatch) -> None:
-    from lib_ipadapter.webui import xyz
+    from lib_ipadapter.webui.neighbours import xyz
 
     written, write = [], xyz._written
     monkeypatch.setattr(xyz, "_written", lambda text, size: written.append((text, size)) or write(text, size))
@@ -189,7 +190,7 @@ def test_a_refused_cell_of_a_hires_run_has_its_size(host) -> None:
 
 
 def test_a_cell_that_fails_later_says_why(host, monkeypatch) -> None:
-    from lib_ipadapter.webui import host as seam
+    from lib_ipadapter.webui.host import a1111 as seam
 
     monkeypatch.setattr(seam, "denoising_step", lambda params: 1 / 0)
     answer = plotted(host, {"Weight 1": [0.5]}, unit())
@@ -199,7 +200,8 @@ def test_a_cell_that_fails_later_says_why(host, monkeypatch) -> None:
 
 
 def test_a_cell_of_an_unforeseen_error_says_so(host, monkeypatch) -> None:
-    from lib_ipadapter.webui import callbacks, xyz
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui.neighbours import xyz
 
     written, write = [], xyz._written
     monkeypatch.setattr(xyz, "_written", lambda text, size: written.append(text) or write(text, size))
@@ -215,7 +217,7 @@ def test_no_maps_in_a_plot(host) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (128, 96), (512, 768)])
 def test_a_sentence_fits_where_it_can(host, size) -> None:
-    from lib_ipadapter.webui import xyz
+    from lib_ipadapter.webui.neighbours import xyz
 
     text = np.asarray(xyz._written("IP-Adapter unit 1: adapter wide is for SDXL … choose another.", size))
     assert text.shape == (size[1], size[0], 3)

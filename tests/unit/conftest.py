@@ -11,7 +11,7 @@ import pytest
 from demo.start import HOST
 from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.generation import Resources
-from lib_ipadapter.webui.presets import Store
+from lib_ipadapter.presets.store import Store
 from tests.helpers.files import write_adapter, write_encoder
 
 

@@ -14,7 +14,7 @@ def bars(text: str) -> list[tuple[str, float, float, str]]:
 
 
 def drawn(base="SD1.5", weight=1.0, weight_type="linear", composition_weight=1.0, boost=None, layer_weights=None):
-    from lib_ipadapter.webui.bars import drawn
+    from lib_ipadapter.webui.panel.block_strengths import drawn
 
     return bars(drawn(base, weight, weight_type, composition_weight, boost, layer_weights))
 
@@ -41,7 +41,7 @@ def test_negative_strengths_hang_below_the_line() -> None:
 
 
 def test_what_makes_no_bars_says_why() -> None:
-    from lib_ipadapter.webui import bars
+    from lib_ipadapter.webui.panel import block_strengths as bars
 
     text = bars.drawn("SDXL", 1.0, "linear", 1.0, None, (1.0,) * 16)
     assert "holds 16 numbers, but this model has 11 transformer blocks" in text

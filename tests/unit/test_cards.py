@@ -8,7 +8,7 @@ from tests.helpers.files import half, picture
 
 
 def test_cards() -> None:
-    from lib_ipadapter.webui import references
+    from lib_ipadapter.webui.panel import reference_cards as references
 
     items = [{"key": "a", "weight": 1.0}, {"key": "b", "weight": 0.5}]
     look, none = references.Look(42), references.Look()
@@ -34,7 +34,7 @@ MASK = half("left", (8, 8)).convert("RGB")
 def test_plain_controls_know_their_values_whatever_the_page_shows() -> None:
     """The WebUI translates texts in the page; the names of choices are values all the same."""
     from lib_ipadapter.unit import CHOICES
-    from lib_ipadapter.webui.controls import PLAIN
+    from lib_ipadapter.webui.panel.controls import PLAIN
 
     assert {control.field for control in PLAIN} >= set(CHOICES)
     for control in PLAIN:

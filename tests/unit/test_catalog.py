@@ -12,7 +12,7 @@ import torch
 
 from lib_ipadapter.checkpoint import catalog as catalog_module
 from lib_ipadapter.checkpoint import identify as rules
-from lib_ipadapter.checkpoint.catalog import Catalog
+from lib_ipadapter.checkpoint.catalog import AdapterEntry, Catalog
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.checkpoint_files import BASE, FACEID_PLUS, INSTANT, KOLORS, LORA, WIDE, listed, names, write
 from tests.helpers.checkpoint_shapes import SD_UNET, open_clip_tower, transformers_tower, unet
@@ -42,7 +42,7 @@ def test_files_are_listed_by_content_from_all_folders(tmp_path):
     assert (apple.path, apple.folder) == (a / "deep" / "er" / "Apple.SAFETENSORS", a)
     assert apple.size == apple.path.stat().st_size
     assert apple.spec == rules.identify(BASE)
-    assert apple.problem is None
+    assert isinstance(apple, AdapterEntry)
 
 
 def test_a_new_catalogue_is_empty_and_refresh_sees_what_changed(tmp_path):

@@ -210,7 +210,7 @@ import sys, random, torch, numpy
 from types import SimpleNamespace
 import lib_ipadapter.encode
 assert not {"open_clip", "torchvision", "transformers", "timm"} & set(sys.modules), "heavy import"
-from lib_ipadapter.encode.clip import _empty_tower
+from lib_ipadapter.encode.clip_image import _empty_tower
 torch.manual_seed(3); random.seed(3); numpy.random.seed(3)
 before = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
 _empty_tower(SimpleNamespace(width=64, layers=2, heads=1, mlp_width=256, patch=14, image_size=28, projection=8,

@@ -19,8 +19,8 @@ from lib_ipadapter.attend.rows import Row
 from lib_ipadapter.checkpoint import load
 from lib_ipadapter.checkpoint.identify import identify
 from lib_ipadapter.checkpoint.load import load_encoder_state, read_shapes
-from lib_ipadapter.encode.clip import ImageEncoder
-from lib_ipadapter.encode.words import TextTower
+from lib_ipadapter.encode.clip_image import ImageEncoder
+from lib_ipadapter.encode.clip_text import TextTower
 from tests.helpers.tensors import draw, randomise
 
 MICRO = train.Recipe(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from lib_ipadapter.attend.layers import Topology, cross_attention_layers
 from lib_ipadapter.checkpoint import load
 from lib_ipadapter.checkpoint.catalog import Catalog
-from lib_ipadapter.encode import clip
+from lib_ipadapter.encode import clip_image as clip
 from lib_ipadapter.errors import IPAdapterError, MismatchError
 from lib_ipadapter.generation import Resources
 from tests.helpers.files import base64_of, picture, unit, write_adapter, write_encoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_ipadapter.webui import infotext
+from lib_ipadapter import infotext
 from tests.helpers.files import picture
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from lib_ipadapter.encode.picture import fingerprint
-from lib_ipadapter.webui import atomic, preset_archive
-from lib_ipadapter.webui.presets import PresetError, PresetExists, StorageError, Store, UnknownPreset
+from lib_ipadapter.presets import archive as preset_archive
+from lib_ipadapter.presets import atomic
+from lib_ipadapter.presets.store import PresetError, PresetExists, StorageError, Store, UnknownPreset
 from tests.helpers.files import picture, png
 from tests.helpers.presets import archive, document, files, mask, prints, shown, stored, the_file, with_pictures
 

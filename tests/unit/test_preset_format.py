@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from lib_ipadapter.webui import preset_format
-from lib_ipadapter.webui.presets import PresetError, PresetExists, Store
+from lib_ipadapter.presets import document as preset_format
+from lib_ipadapter.presets.store import PresetError, PresetExists, Store
 from tests.helpers.presets import shown, the_file, with_pictures
 
 

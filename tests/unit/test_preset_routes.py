@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from lib_ipadapter.encode.picture import fingerprint
-from lib_ipadapter.webui.presets import Store
+from lib_ipadapter.presets.store import Store
 from tests.helpers.files import base64_of, picture
 from tests.helpers.presets import shown, with_pictures
 

@@ -16,8 +16,9 @@ from PIL import Image
 
 from lib_ipadapter.encode.picture import decode_mask, fingerprint
 from lib_ipadapter.errors import IPAdapterError
-from lib_ipadapter.webui import atomic, preset_format
-from lib_ipadapter.webui.presets import PresetError, PresetExists, StorageError, Store, UnknownPreset
+from lib_ipadapter.presets import atomic
+from lib_ipadapter.presets import document as preset_format
+from lib_ipadapter.presets.store import PresetError, PresetExists, StorageError, Store, UnknownPreset
 from tests.helpers.files import base64_of, picture
 from tests.helpers.paths import ROOT
 from tests.helpers.presets import age, files, mask, prints, shown, stored, the_file, with_pictures
@@ -355,7 +356,7 @@ def test_no_generation_is_refused_for_its_name(name: str, store: Store) -> None:
 
 def test_the_module_needs_no_webui() -> None:
     code = (
-        "import sys; import lib_ipadapter.webui.presets; "
+        "import sys; import lib_ipadapter.presets.store; "
         "sys.exit(any(name.split('.')[0] in ('gradio', 'modules', 'fastapi') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from lib_ipadapter.webui import atomic
-from lib_ipadapter.webui.presets import PresetExists, StorageError, Store
+from lib_ipadapter.presets import atomic
+from lib_ipadapter.presets.store import PresetExists, StorageError, Store
 from tests.helpers.files import picture
 from tests.helpers.paths import ROOT
 from tests.helpers.presets import age, prints, shown, stored, with_pictures

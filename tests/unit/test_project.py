@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers.loaders.unet import UNet2DConditionLoadersMixin
 
-from lib_ipadapter.project import build
+from lib_ipadapter.projections import build
 from tests.helpers.checkpoint_shapes import linear, norm
 from tests.helpers.projections import face_mlp, perceiver, resampler, tensors
 from tests.helpers.tensors import draw

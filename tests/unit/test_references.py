@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from lib_ipadapter.attend.prompt import KeysValues
 from lib_ipadapter.attend.rows import layout
 from lib_ipadapter.checkpoint.catalog import Catalog
-from lib_ipadapter.encode.clip import ImageEncoder
+from lib_ipadapter.encode.clip_image import ImageEncoder
+from lib_ipadapter.encode.clip_text import token_ids
 from lib_ipadapter.encode.combine import COMBINE_MODES
 from lib_ipadapter.encode.picture import to_pixels
-from lib_ipadapter.encode.words import token_ids
 from lib_ipadapter.errors import IPAdapterError
 from lib_ipadapter.generation import Resources
-from lib_ipadapter.project import build
+from lib_ipadapter.projections import build
 from tests.helpers.files import PROJECTION, base64_of, encoder_state, half, picture, unit, write_adapter
 from tests.helpers.jobs import denoise, far, generation
 from tests.helpers.tensors import close

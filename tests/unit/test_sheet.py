@@ -18,7 +18,7 @@ from tests.helpers.files import base64_of, half, picture
 )  # fmt: skip
 def test_no_sheet_but_the_pages_own_is_understood(text: str) -> None:
     from lib_ipadapter.errors import UnitError
-    from lib_ipadapter.webui.sheet import Sheet
+    from lib_ipadapter.webui.panel.panel_state import Sheet
 
     try:
         Sheet.parse(text)
@@ -28,7 +28,7 @@ def test_no_sheet_but_the_pages_own_is_understood(text: str) -> None:
 
 def test_pictures_are_taken_in() -> None:
     """Into the unit in which the page has announced them; what no unit has any more is let go."""
-    from lib_ipadapter.webui import sheet
+    from lib_ipadapter.webui.panel import panel_state as sheet
 
     def page(*keys: str) -> str:
         return json.dumps({"shown": 1, "units": [{}, {"images": [{"key": key} for key in keys]}]})
@@ -50,8 +50,8 @@ MASK = half("left", (8, 8)).convert("RGB")
 
 def test_a_mask_that_has_not_arrived_is_told() -> None:
     from lib_ipadapter.errors import UnitError
-    from lib_ipadapter.webui import sheet
-    from lib_ipadapter.webui.controls import COMPONENTS
+    from lib_ipadapter.webui.panel import panel_state as sheet
+    from lib_ipadapter.webui.panel.controls import COMPONENTS
 
     values = [control.default for control in COMPONENTS]
     items = [{"key": "a", "weight": 1, "mask": "m"}]

@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from lib_ipadapter.checkpoint.identify import TextSpec
 from lib_ipadapter.encode import TextTower, subtract
-from lib_ipadapter.encode.words import token_ids
+from lib_ipadapter.encode.clip_text import token_ids
 from lib_ipadapter.errors import CheckpointError, UnitError
 from tests.helpers import image_towers
 from tests.helpers.paths import ROOT
@@ -194,7 +194,7 @@ def test_importing_is_cheap_and_the_first_tower_of_a_process_draws_nothing():
     code = """
 import sys, random, torch, numpy
 from types import SimpleNamespace
-from lib_ipadapter.encode.words import _empty_tower, token_ids
+from lib_ipadapter.encode.clip_text import _empty_tower, token_ids
 assert not {"open_clip", "torchvision", "transformers", "timm"} & set(sys.modules), "heavy import"
 torch.manual_seed(3); random.seed(3); numpy.random.seed(3)
 before = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()

@@ -6,7 +6,7 @@ from modules.cache import cached_data_for_file
 
 
 def calculate_sha256(filename):
-    digest = hashlib.sha256()
+    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
     with open(filename, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

@@ -1,0 +1,155 @@
+"""CLIP's image tower through open_clip, from any published key layout.
+
+Sizes come from an EncoderSpec, weights from a state dict in transformers' layout (CLIPVisionModelWithProjection:
+``image_encoder/model.safetensors``, ControlNet's ``clip_h.pth`` and ``clip_g.pth``) or in open_clip's and OpenAI's
+(``visual.…``). The forward pass is written out here, because open_clip's has another shape in every other release
+and none of them returns the penultimate states; modules and parameter names have stayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .clip_blocks import Names, arithmetic, call, fill, no_autocast, run_block
+
+if TYPE_CHECKING:
+    from ..checkpoint.identify import EncoderSpec
+
+OneSource = Literal["pooled", "penultimate"]
+Source = Literal[OneSource, "both"]
+
+NAMES = Names(
+    file="image encoder",
+    tower="image tower",
+    advice="use a CLIP image encoder such as ViT-H-14",
+    mark=("vision_model.embeddings.class_embedding", "class_embedding"),
+    outside={
+        "class_embedding": "vision_model.embeddings.class_embedding",
+        "positional_embedding": "vision_model.embeddings.position_embedding.weight",
+        "conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+        "ln_pre.": "vision_model.pre_layrnorm.",
+        "ln_post.": "vision_model.post_layernorm.",
+        "proj": "visual_projection.weight",
+    },
+    inside="vision_model.",
+    transposed="proj",
+)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What an encoder makes of B pictures.
+
+    ``pooled`` [B, projection]: transformers' ``image_embeds``. ``penultimate`` [B, 1 + patches, width]:
+    ``hidden_states[-2]``, the input of the last block, without layer norm. None where it was not asked for.
+    """
+
+    pooled: Tensor | None
+    penultimate: Tensor | None
+
+    def of(self, source: OneSource) -> Tensor:
+        """The one that was asked for. Raises ValueError for what was not."""
+        made = self.pooled if source == "pooled" else self.penultimate
+        if made is None:
+            raise ValueError(f"the {source} embedding was not asked for")
+        return made
+
+
+class ImageEncoder:
+    """A CLIP image tower with its weights, ready to encode."""
+
+    def __init__(self, spec: EncoderSpec, tower: nn.Module) -> None:
+        self.spec = spec
+        self._tower = tower
+
+    @classmethod
+    def from_state(cls, spec: EncoderSpec, state: MutableMapping[str, Tensor], *, dtype: torch.dtype) -> ImageEncoder:
+        """Build the tower that ``spec`` describes from ``state``, with weights in ``dtype`` on the state's device.
+
+        The state's layout is seen from its keys; keys outside the image tower are ignored. **The tower's tensors are
+        taken out of ``state``**, one by one, so that the weights are never held twice; a tensor that needs no change
+        becomes a parameter as it is. Nothing is drawn from a random generator.
+
+        Raises CheckpointError, with ``state`` unchanged, if a tensor is missing, left over, or of another shape.
+        """
+        tower = _empty_tower(spec)
+        fill(tower, state, NAMES, spec.kind, dtype)
+        return cls(spec, tower.eval())
+
+    @property
+    def device(self) -> torch.device:
+        return self._tower.get_parameter("proj").device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self._tower.get_parameter("proj").dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the weights take."""
+        return sum(p.numel() * p.element_size() for p in self._tower.parameters())
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ImageEncoder:
+        """Move the weights; returns self."""
+        with torch.inference_mode(False):
+            self._tower.to(device=None if device is None else torch.device(device), dtype=dtype)
+        return self
+
+    def encode(self, pixels: Tensor, source: Source = "both") -> Embedding:
+        """Encode ``pixels`` [B, 3, S, S], normalised (picture.to_pixels), S the spec's ``image_size``.
+
+        ``source`` says what is needed; "penultimate" leaves out the last block. The results are plain tensors on the
+        encoder's device in its dtype. fp16 weights on the CPU, where that dtype has no arithmetic, are computed with
+        in fp32, one block at a time.
+        """
+        size = self.spec.image_size
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
+            raise ValueError(f"{self.spec.kind} encodes pixels of shape [B, 3, {size}, {size}], not {[*pixels.shape]}")
+        tower = self._tower
+        *blocks, last = tower.transformer.resblocks
+        dtype = arithmetic(self.device, self.dtype)
+        with torch.inference_mode(False), torch.no_grad(), no_autocast(self.device):
+            x = call(tower.conv1, pixels.to(self.device, dtype)).flatten(2).transpose(1, 2)
+            x = torch.cat([tower.class_embedding.to(dtype).expand(len(x), 1, -1), x], dim=1)
+            x = call(tower.ln_pre, x + tower.positional_embedding.to(dtype))
+            for block in blocks:
+                x = run_block(block, x)
+            penultimate = x if source != "pooled" else None
+            pooled = None
+            if source != "penultimate":
+                x = call(tower.ln_post, run_block(last, x)[:, 0])
+                pooled = x @ tower.get_parameter("proj").to(dtype)
+        return Embedding(pooled, penultimate)
+
+    def encode_zeros(self, source: Source = "both") -> Embedding:
+        """The unconditional side of the reference implementation: pixels that are zero *after* normalisation, B = 1.
+
+        Adapters on pooled embeddings take a zero vector instead of this embedding's ``pooled``.
+        """
+        size = self.spec.image_size
+        return self.encode(torch.zeros(1, 3, size, size), source)
+
+
+def _empty_tower(spec: EncoderSpec) -> nn.Module:
+    """open_clip's image tower of these sizes, on the meta device: no memory, no random initialisation."""
+    from open_clip.transformer import QuickGELU, VisionTransformer
+
+    with torch.device("meta"):
+        tower: nn.Module = VisionTransformer(
+            image_size=spec.image_size,
+            patch_size=spec.patch,
+            width=spec.width,
+            layers=spec.layers,
+            heads=spec.heads,
+            # open_clip truncates width * mlp_ratio to an integer; half a unit more keeps rounding from losing one.
+            mlp_ratio=(spec.mlp_width + 0.5) / spec.width,
+            output_dim=spec.projection,
+            act_layer=QuickGELU if spec.quick_gelu else nn.GELU,
+        )
+    return tower

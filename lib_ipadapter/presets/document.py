@@ -1,0 +1,230 @@
+"""What a preset looks like on the disk and in an export: names, and documents with marks in the place of pictures.
+
+A document is ``{"version", "needs", "name", "units"}``, and ``"kept"``, a running number, if it is a generation's.
+``needs`` is the oldest version of this format whose readers understand it; what they do not know they keep. In the
+place of each picture stands ``sha256:<fingerprint>``, which no base64 text can be; this will be so in every version,
+because it is by these marks that an older one knows which pictures a newer one's presets need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from ..encode.picture import decode, decode_mask, fingerprint
+from ..errors import IPAdapterError, PictureError
+from ..unit import MAX_UNITS
+
+VERSION = 1
+# {version: document of that version -> document of the next one}
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+MAX_NAME = 100
+MAX_DOCUMENT = 32 << 20  # bytes of one preset, pictures aside
+
+MARK = "sha256:"
+_MARK = re.compile(MARK + "[0-9a-f]{64}")
+_MARK_IN_FILE = re.compile(MARK.encode() + b"([0-9a-f]{64})")
+_FORBIDDEN = re.compile("[/\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # controls, line ends, half characters
+
+
+class PresetError(IPAdapterError):
+    """A name, a preset or an import that cannot be used."""
+
+
+class UnknownPreset(PresetError):
+    http_status = 404
+
+
+class PresetExists(PresetError):
+    http_status = 409
+
+
+class StorageError(PresetError):
+    """The disk's fault, not the preset's."""
+
+    http_status = 500
+
+
+# Names
+
+
+def checked_name(name: object) -> str:
+    """``name`` in Unicode's composed form, without blanks around it. Raises PresetError for what is no name."""
+    if isinstance(name, str):
+        text = unicodedata.normalize("NFC", name)
+        if not _FORBIDDEN.search(text):
+            text = text.strip()
+            if 1 <= len(text) <= MAX_NAME and text not in (".", ".."):
+                return text
+    raise PresetError(
+        f"The name of a preset has 1 to {MAX_NAME} characters, none of them /, \\ or a control character, and is not "
+        "“.” or “..”: choose another name."
+    )
+
+
+def tamed_name(name: str) -> str:
+    """The nearest allowed name."""
+    text = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", str(name))).strip()[:MAX_NAME].rstrip()
+    return "_" if text in ("", ".", "..") else text
+
+
+def key(name: str) -> str:
+    """What stands for a name in paths; the same whatever its case and Unicode form."""
+    folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
+    return hashlib.sha256(folded.encode()).hexdigest()
+
+
+def already_there(names: Sequence[str]) -> PresetExists:
+    shown = ", ".join(f"“{name}”" for name in names[:5]) + (" and others" if len(names) > 5 else "")
+    return PresetExists(
+        f"There is a preset {shown} already: choose another name, or overwrite it."
+        if len(names) == 1
+        else f"There are presets {shown} already: rename them, or overwrite them."
+    )
+
+
+# Documents
+
+
+MASKS = ("mask", "region_mask")
+
+
+def with_pictures(unit: Mapping[str, Any], change: Callable[[Any, str], Any]) -> dict[str, Any]:
+    """A copy of ``unit`` with ``change(picture, place)`` for each picture, wherever an API object may hold one; the
+    place of a mask ends in one of ``MASKS``."""
+
+    def item(value: Any, where: str) -> Any:
+        if isinstance(value, Mapping):
+            parts = [part for part in ("image", "mask") if value.get(part) is not None]
+            return {**value, **{part: change(value[part], f"{where}: {part}") for part in parts}}
+        return value if value is None else change(value, where)
+
+    changed = dict(unit)
+    for field in ("image", "images", "negative_images", "region_mask"):
+        value = changed.get(field)
+        if isinstance(value, (list, tuple)):
+            changed[field] = [item(part, f"{field}[{i}]") for i, part in enumerate(value)]
+        elif value is not None:
+            changed[field] = item(value, field)
+    return changed
+
+
+def taken_apart(name: str, units: Sequence[object]) -> tuple[dict[str, Any], dict[str, Callable[[], Image.Image]]]:
+    """The document of ``units``, and its pictures by their fingerprints. Raises PresetError and PictureError with the
+    unit's number."""
+    if not isinstance(units, (list, tuple)):
+        raise PresetError("The units of a preset are missing: give a list of units.")
+    if len(units) > MAX_UNITS:
+        raise PresetError(f"A preset of {len(units)} units is too long: give at most {MAX_UNITS}.")
+    pictures: dict[str, Callable[[], Image.Image]] = {}
+
+    def mark(value: Any, where: str) -> str:
+        try:
+            image = decode_mask(value).convert("RGB") if where.endswith(MASKS) else decode(value)
+        except PictureError as error:
+            raise PictureError(f"{where}: {error.detail}") from None
+        found = fingerprint(image)
+        pictures[found] = lambda: image
+        return MARK + found
+
+    marked = []
+    for number, unit in enumerate(units, 1):
+        try:
+            if not isinstance(unit, Mapping):
+                raise PresetError("it is no object with model, images and so on: give one.")
+            marked.append(with_pictures(unit, mark))
+        except IPAdapterError as error:
+            raise error.in_unit(number) from None
+    return {"version": VERSION, "needs": VERSION, "name": name, "units": marked}, pictures
+
+
+def to_json(value: Any) -> bytes:
+    """Raises PresetError for what JSON cannot hold."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PresetError(f"The units hold a value that cannot be stored ({error}): leave it out.") from None
+
+
+def written(document: dict[str, Any]) -> bytes:
+    data = to_json(document)
+    if len(data) > MAX_DOCUMENT:
+        raise PresetError(
+            f"Preset “{document['name']}” is larger than {MAX_DOCUMENT >> 20} MiB without its pictures: leave "
+            "something out."
+        )
+    return data
+
+
+def understood(raw: bytes, name: str) -> dict[str, Any]:
+    """A file's document in this version's form. Raises PresetError, for a damaged one or one from the future."""
+    try:
+        document = json.loads(raw) if len(raw) <= MAX_DOCUMENT else None
+    except (ValueError, RecursionError):
+        document = None
+    return checked_document(document, f"“{name}”")
+
+
+def checked_document(document: Any, shown: str) -> dict[str, Any]:
+    """``document``, migrated, with a good name and with units whose pictures are marks. ``shown``: for errors."""
+    damaged = PresetError(
+        f"Preset {shown} is damaged: put its file back from a backup, or delete the preset and save it again."
+    )
+    if not isinstance(document, dict):
+        raise damaged
+    version, needs = versions(document)
+    if version < 1:
+        raise damaged
+    newer = PresetError(
+        f"Preset {shown} was saved by a newer version of the extension (format {version}, this one reads up to "
+        f"{VERSION}): update the extension to use it."
+    )
+    if needs > VERSION:
+        raise newer
+    try:
+        for old in range(version, VERSION):
+            document = {**MIGRATIONS[old](document), "version": old + 1, "needs": old + 1}
+        name, units = checked_name(document["name"]), document["units"]
+        if not isinstance(units, list) or len(units) > MAX_UNITS or not all(isinstance(u, dict) for u in units):
+            raise ValueError("units")
+        units = [with_pictures(unit, _checked_mark) for unit in units]
+    except (LookupError, TypeError, ValueError, AttributeError, PresetError):
+        raise (newer if version > VERSION else damaged) from None
+    return {**document, "name": name, "units": units}
+
+
+def versions(document: Mapping[str, Any]) -> tuple[int, int]:
+    """The version that wrote a document, and the oldest one that understands it; 0 for a version that is none."""
+    version, needs = document.get("version"), document.get("needs", 1)
+    return version if type(version) is int else 0, needs if type(needs) is int else 0
+
+
+def _checked_mark(value: Any, _where: str) -> str:
+    if not isinstance(value, str) or not _MARK.fullmatch(value):
+        raise ValueError("no mark of a picture")
+    return value
+
+
+def marks(document: Mapping[str, Any]) -> set[str]:
+    """The fingerprints of a checked document's pictures."""
+    found = set()
+
+    def see(value: str, _where: str) -> str:
+        found.add(value[len(MARK) :])
+        return value
+
+    for unit in document["units"]:
+        with_pictures(unit, see)
+    return found
+
+
+def fingerprints(raw: bytes) -> set[str]:
+    """The marked fingerprints in a document of any version, or in what is left of one."""
+    return {found.decode() for found in _MARK_IN_FILE.findall(raw)}

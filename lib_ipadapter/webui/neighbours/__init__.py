@@ -1,0 +1,1 @@
+"""Other extensions that share a job with this one."""

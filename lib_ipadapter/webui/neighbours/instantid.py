@@ -1,0 +1,204 @@
+"""InstantID through ControlNet: one unit of ours fills two of its units for the run.
+
+InstantID is an adapter that is fed with a recognised face, and a ControlNet that is fed with the face's five points and
+whose context are the adapter's tokens. ControlNet has the face recognition and the second network, and it takes the
+tokens only from a unit of its own just before the one with the points; so both are its units.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...attend.layers import Topology
+from ...checkpoint.catalog import AdapterEntry, Catalog
+from ...checkpoint.load import read_shapes
+from ...encode.picture import decode, fingerprint
+from ...errors import CheckpointError, IPAdapterError, UnitError
+from ...generation import Picture, check_fit
+from ...unit import Unit
+from . import controlnet
+from .controlnet import Slot
+from .controlnet_adapters import MAX_WEIGHT, label
+
+VARIANT = "instantid"
+FACE, POINTS = "instant_id_face_embedding", "instant_id_face_keypoints"  # its preprocessors
+MARK = "instant_id"  # ControlNet goes by this in the files' names
+CONTEXT = 2048  # SDXL's
+APPLIED = ("weight", "start", "end", "keypoints_weight")  # of a unit's fields; the others have no counterpart
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A unit of ours that ControlNet's units do the work of."""
+
+    number: int
+    unit: Unit
+    adapter: AdapterEntry
+    references: tuple[Picture, ...]
+    negatives: tuple[Picture, ...] = ()
+    region_mark: str | None = None
+
+
+class Hooked:
+    """Whether ControlNet has taken up its units: the host swallows whatever goes wrong when it does."""
+
+    def __init__(self, p: Any) -> None:
+        self.script = controlnet.script(p)
+        self.before = getattr(self.script, "latest_network", None)
+
+    def check(self, number: int) -> None:
+        """Raises IPAdapterError where ControlNet has failed. Call it after every ``process``."""
+        now = getattr(self.script, "latest_network", self)
+        if now is None or (now is self.before and now is not self):
+            raise IPAdapterError(
+                "ControlNet could not set up InstantID; the console's log says why: most often there is no face in the "
+                "picture, or its face recognition (antelopev2) is missing."
+            ).in_unit(number)
+
+
+def fill(
+    p: Any, units: Sequence[tuple[int, Unit]], catalog: Catalog, topology: Topology
+) -> tuple[list[tuple[int, Unit]], list[Filled]]:
+    """Fill ControlNet's units for every InstantID unit among ``units``; returns the others, and what was filled.
+
+    Raises IPAdapterError (unit named) with everything that is missing; nothing is changed then.
+    """
+    left, found = [], []
+    for number, unit in units:
+        entry = _instantid(unit.model, catalog)
+        if entry is None:
+            left.append((number, unit))
+            continue
+        try:
+            check_fit(entry, topology, catalog)
+            found.append(Filled(number, unit, entry, _fill(p, unit, entry)))
+        except IPAdapterError as error:
+            raise error.in_unit(number) from None
+    return left, found
+
+
+def _instantid(name: str, catalog: Catalog) -> AdapterEntry | None:
+    try:
+        entry = catalog.find(name)
+    except CheckpointError:
+        return None  # its own sentence is told when the unit is prepared
+    return entry if entry.spec.variant == VARIANT else None
+
+
+def _fill(p: Any, unit: Unit, entry: AdapterEntry) -> tuple[Picture, ...]:
+    slots, module = controlnet.slots(p), controlnet.api()
+    if slots is None or module is None:
+        raise UnitError(
+            "InstantID needs sd-webui-controlnet, which recognises the face (this version cannot) and places it: "
+            "install or enable it."
+        )
+    if controlnet.already_read(p):
+        raise UnitError("InstantID cannot join ControlNet's batch of files: set ControlNet's units to single pictures.")
+    weight, reference = _checked_weight(unit), unit.references[0]
+    weight *= reference.weight
+    if not 0 <= weight <= MAX_WEIGHT:
+        raise UnitError(f"weight is {weight:g}: InstantID runs in ControlNet, which allows 0 to {MAX_WEIGHT:g}.")
+    picture = decode(reference.image)
+    face, points = _models(module, entry)
+    places = _free(slots)
+    common = {
+        "enabled": True, "image": np.asarray(picture), "guidance_start": unit.start, "guidance_end": unit.end,
+        "pixel_perfect": True,
+    }  # fmt: skip
+    made = [
+        module.ControlNetUnit(**common, module=FACE, model=face, weight=weight),
+        module.ControlNetUnit(**common, module=POINTS, model=points, weight=unit.keypoints_weight),
+    ]
+    controlnet.replace(p, dict(zip(places, made, strict=True)))
+    return (Picture(fingerprint(picture), reference.weight),)
+
+
+def _checked_weight(unit: Unit) -> float:
+    """The unit's weight. Raises UnitError for settings that ControlNet cannot honour."""
+    if len(unit.references) != 1:
+        raise UnitError(f"InstantID takes one photo, not {len(unit.references)}: leave one.")
+    foreign = [name for name in unit.changed() if name not in (*APPLIED, "combine")]
+    foreign += ["region mask"] * (unit.region_mask is not None) + ["negative images"] * bool(unit.negative_references)
+    foreign += ["mask of a reference"] * (unit.references[0].mask is not None) + ["weight curve"] * (
+        isinstance(unit.weight, tuple)
+    )
+    if foreign or isinstance(unit.weight, tuple):
+        raise UnitError(f"InstantID runs in ControlNet, which has no {' or '.join(foreign)}: leave it at its default.")
+    return unit.weight
+
+
+def _free(slots: Sequence[Slot]) -> tuple[int, int]:
+    """Two disabled units with no enabled one between them: ControlNet wants them one after the other."""
+    for first, second in pairwise(slots):
+        if not first.enabled and not second.enabled:
+            return first.number, second.number
+    raise UnitError(
+        "InstantID fills two of ControlNet's units that stand side by side, and no two such are disabled: disable "
+        "them, or raise their number in Settings, ControlNet."
+    )
+
+
+def _models(module: Any, entry: AdapterEntry) -> tuple[str, str]:
+    """What ControlNet calls the adapter and the network of the points.
+
+    Raises UnitError that names all that is missing.
+    """
+    labels = list(module.get_models())
+    face, points = label(entry.path, labels), _points(module)
+    if face is None or points is None:  # put there since it has looked
+        labels = list(module.get_models(update=True))
+        face, points = label(entry.path, labels), _points(module)
+    missing = []
+    if face is None:
+        missing.append(f"{entry.path.name} in a folder that it searches, such as models/ControlNet")
+    elif MARK not in str(_files(module).get(face) or entry.path):
+        missing.append(f"{entry.path.name} under a name with “{MARK}” in it, which is all it goes by")
+    if points is None:
+        missing.append(
+            "ControlNetModel/diffusion_pytorch_model.safetensors from InstantX/InstantID, saved as "
+            f"models/ControlNet/control_{MARK}_sdxl.safetensors"
+        )
+    known = module.get_modules()
+    if not {FACE, POINTS} <= set(known):
+        missing.append(f"a newer version of itself, with the preprocessors {FACE} and {POINTS}")
+    packages = [name for name in ("insightface", "onnxruntime") if not _installed(name)]
+    if packages:
+        missing.append(f"the Python package {' and '.join(packages)} (pip install {' '.join(packages)})")
+    if missing or face is None or points is None:
+        raise UnitError(f"for InstantID, ControlNet lacks {'; and '.join(missing)}.")
+    return face, points
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _files(module: Any) -> Mapping[str, Any]:
+    """Label -> file, as ControlNet keeps it."""
+    return getattr(getattr(module, "global_state", None), "cn_models", {})
+
+
+def _points(module: Any) -> str | None:
+    """What ControlNet calls InstantID's network of the points: by its name, because any ControlNet for SDXL has its
+    shapes, and by those, because InstantID's adapter has the same name."""
+    for one, file in _files(module).items():
+        if file is not None and MARK in str(file).lower() and _is_sdxl_controlnet(Path(file)):
+            return one
+    return None
+
+
+def _is_sdxl_controlnet(file: Path) -> bool:
+    try:
+        shapes = read_shapes(file)
+    except (IPAdapterError, OSError):
+        return False
+    hints = any("controlnet_cond_embedding." in key or "input_hint_block." in key for key in shapes)
+    contexts = {shape[-1] for key, shape in shapes.items() if key.endswith("attn2.to_k.weight")}
+    return hints and contexts == {CONTEXT} and not any("control_add_embedding." in key for key in shapes)

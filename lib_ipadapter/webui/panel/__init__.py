@@ -1,0 +1,1 @@
+"""What a person sees: the accordion with its presets, controls and references."""

@@ -1,0 +1,173 @@
+"""The panel: an accordion with presets and the units' editor, and how its values and the API's objects become units."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from modules.infotext_utils import PasteField
+from modules.ui_components import InputAccordion
+
+from ... import infotext
+from ...errors import IPAdapterError, UnitError
+from ...generation import Resources
+from ...presets.store import Store
+from ...unit import MAX_UNITS
+from .. import options
+from .. import process as kept
+from . import panel_state as sheet
+from .controlnet_bar import ControlNetBar
+from .editor import QUIET, Editor, hidden, note
+from .preset_bar import PresetBar
+
+NOT_SENT = "(no unit)"  # what an API slot holds when no client has put a unit there
+SLOTS = MAX_UNITS + 1  # one more than allowed, so that an eleventh unit is noticed, not cut off by the host
+
+
+# Values -> units
+
+
+def units(args: tuple[Any, ...], *, is_api: bool = False) -> list[object]:
+    """The script's arguments -> API objects, numbered by their place.
+
+    A client's units fill the first arguments. Without any, and with the panel ticked, the panel's count; those without
+    a reference keep their number as disabled units. Without either, those of the parameters that a client of the API
+    has sent as ``infotext`` (in the page, pasted parameters go into the panel). Raises UnitError where none has a
+    reference, or where one's pictures are not there.
+    """
+    slots, (pasted, tick, *values) = args[:SLOTS], args[SLOTS:]
+    sent = [i for i, slot in enumerate(slots) if slot != NOT_SENT]
+    if sent:
+        return list(slots[: sent[-1] + 1])
+    if tick is not True:
+        return _restored(pasted) if is_api else []
+    found = sheet.objects(*values)
+    if not any(unit["images"] for unit in found):
+        raise UnitError("IP-Adapter is ticked, but no unit has a reference picture: add one, or untick the panel.")
+    return [unit if unit["images"] and unit["enabled"] else {"enabled": False} for unit in found]
+
+
+def presets_units(values: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """The editor's values -> API objects for a preset: also what is not complete, without the empty units at the end.
+
+    Raises UnitError where a unit's pictures are not there.
+    """
+    found = sheet.objects(*values, complete=True)
+    while found and not found[-1]["images"] and "model" not in found[-1]:
+        found.pop()
+    return found
+
+
+def _restored(pasted: str) -> list[object]:
+    """The units of pasted parameters, whole. Raises UnitError for what cannot be restored."""
+    units, notes = _from_parameters(pasted, kept.store())
+    if notes:
+        raise UnitError(f"IP-Adapter: the infotext's units cannot be restored as they were. {' '.join(notes)}")
+    return list(units)
+
+
+def _from_parameters(pasted: str, store: Store) -> tuple[list[dict[str, Any]], list[str]]:
+    """As ``infotext.restored``, from what ``Panel._read`` has written; nothing yet is no unit."""
+
+    def picture(mark: str) -> Any:
+        try:
+            return store.picture(mark)
+        except IPAdapterError:
+            return None
+
+    return infotext.restored(json.loads(pasted)["entries"] if pasted else {}, picture)
+
+
+# The panel
+
+
+@dataclass(frozen=True)
+class Built:
+    """What the script wants of the panel: its arguments, what pasted parameters go to, and what goes along when the
+    WebUI sends a picture with its parameters from tab to tab."""
+
+    components: list[Any]
+    infotext_fields: list[PasteField]
+    paste_field_names: list[str]
+
+
+class Panel:
+    def __init__(self, tab: str, resources: Callable[[], Resources], store: Callable[[], Store]) -> None:
+        self.tab, self.resources, self.store = tab, resources, store
+        self.slots = [gr.State(NOT_SENT)] * SLOTS  # one component is enough: the page never sets it
+        with InputAccordion(False, label="IP-Adapter", elem_id=f"{tab}_ip_adapter") as self.tick:
+            self.bar = PresetBar(tab, store)
+            self.editor = Editor(tab, options.unit_count(), resources, self.bar.note)
+            if ControlNetBar.wanted(tab):
+                ControlNetBar(tab, self.editor, resources, self.bar.note)
+            self.pasted = hidden(f"{tab}_ip_adapter_pasted")
+            for box in (*self.bar.boxes, *self.editor.boxes, self.pasted):
+                box.render()
+            if tab == "txt2img":  # all pages press these
+                self._button("unload", self._unload)
+                self._button("nothing", self._nothing)
+        self.tick.do_not_save_to_config = True
+        self._connect()
+
+    @property
+    def targets(self) -> list[Any]:
+        return [self.tick, *self.editor.targets]
+
+    def _connect(self) -> None:
+        self.bar.connect(self.editor.arguments, presets_units, self.targets, self.filled)
+        self.pasted.change(self.paste, self.pasted, [self.bar.note, *self.targets], **QUIET)
+
+    def _button(self, name: str, function: Callable[[], None]) -> None:
+        button = gr.Button(name, visible=False, elem_id=f"{self.tab}_ip_adapter_{name}")
+        button.click(function, **QUIET)
+
+    # what it does
+
+    def filled(self, objects: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[str]]:
+        """Values for ``targets`` that show these units and nothing else, and sentences on what cannot be shown."""
+        values, notes = self.editor.filled(objects)
+        return [True, *values], notes
+
+    def paste(self, text: str) -> list[Any]:
+        """Entries of a picture's parameters, as ``_read`` has written them -> values for the notes and ``targets``."""
+        objects, notes = _from_parameters(text, self.store())
+        if not objects:  # a picture made without us
+            return ["", False, *[gr.update()] * (len(self.targets) - 1)]
+        values, more = self.filled(objects)
+        return [note("Restored from the parameters.", *notes, *more), *values]
+
+    @staticmethod
+    def _read(params: Mapping[str, Any]) -> Any:
+        """A picture's parameters, for the box in which they wait for ``paste``; None (no change) for a mere prompt.
+        A client's ``infotext`` comes this way too. The stamp makes the same parameters, pasted again, a change."""
+        entries = infotext.entries(params)
+        if not entries and "Steps" not in params:
+            return None
+        return gr.update(value=json.dumps({"entries": entries, "stamp": secrets.token_hex(8)}))
+
+    def _unload(self) -> None:
+        self.resources().unload()
+        gr.Info("IP-Adapter has let go of its adapters, the image encoder and all encoded references.")
+
+    @staticmethod
+    def _nothing() -> None:
+        gr.Warning("There is no picture to send: make or choose one first.")
+
+    def built(self) -> Built:
+        names = ["ticked", "sheet", "pictures", *self.editor.controls]
+        travelling = dict(zip((f"IP-Adapter panel {name}" for name in names), self.targets, strict=True))
+        fields = [PasteField(component, name) for name, component in travelling.items()]
+        return Built(
+            [*self.slots, self.pasted, self.tick, *self.editor.arguments],
+            [PasteField(self.pasted, self._read), *fields],
+            list(travelling),
+        )
+
+
+def build(tab: str, resources: Callable[[], Resources], store: Callable[[], Store]) -> Built:
+    """Build the panel in ``tab`` ("txt2img" or "img2img")."""
+    return Panel(tab, resources, store).built()

@@ -1,0 +1,66 @@
+"""A unit's strength in each transformer block as a small bar picture."""
+
+from __future__ import annotations
+
+import html
+
+from ...errors import IPAdapterError
+from ...weighting import LAYOUTS, LayerWeights, Spread, spread
+
+WIDTH, HEIGHT, GAP = 12, 48, 3  # of one bar, in pixels
+SECTIONS = ("input", "middle", "output")
+
+
+def blocks_of(base: str | None) -> int:
+    """How many blocks the models have that an adapter is for; SD1.5's where nothing is chosen."""
+    return 11 if base == "SDXL" else 16
+
+
+def _section(block: int, middle: int) -> str:
+    return SECTIONS[(block >= middle) + (block > middle)]
+
+
+def svg(made: Spread, blocks: int, weight: float) -> str:
+    """One bar for each block, upwards for strengths above 0; striped where the reference counts against the picture.
+
+    Its height is the strength, in shares of the strongest bar or of 1, whichever is more.
+    """
+    strengths = [made.at(t, weight) for t in range(blocks)]
+    most = max(1.0, *map(abs, strengths))
+    low = min(0.0, *strengths) / most
+    high = max(0.0, *strengths) / most
+    scale = HEIGHT / max(high - low, 1e-6) if low < 0 else HEIGHT
+    zero = high * scale if low < 0 else HEIGHT
+    layout = LAYOUTS.get(blocks)
+    bars = []
+    for t, strength in enumerate(strengths):
+        height = max(abs(strength) / most * scale, 1.0)
+        top = zero - height if strength >= 0 else zero
+        kind = "ip-adapter-bar-inverted" if t in made.inverted and strength else "ip-adapter-bar"
+        where = f"{_section(t, layout.middle)} block" if layout else "block"
+        title = f"{where} {t}: {strength:.3g}" + (", against" if t in made.inverted and strength else "")
+        bars.append(
+            f"<rect class='{kind}' x='{t * (WIDTH + GAP)}' y='{top:.1f}' width='{WIDTH}' height='{height:.1f}'>"
+            f"<title>{html.escape(title)}</title></rect>"
+        )
+    total = blocks * (WIDTH + GAP) - GAP
+    return (
+        f"<svg class='ip-adapter-bars' viewBox='0 0 {total} {HEIGHT}' width='{total}' height='{HEIGHT}' role='img' "
+        f"aria-label='Weight of each block'>{''.join(bars)}</svg>"
+    )
+
+
+def drawn(
+    base: str | None,
+    weight: float,
+    weight_type: str,
+    composition_weight: float,
+    boost: float | None,
+    layer_weights: LayerWeights | None,
+) -> str:
+    """The bars of a unit's settings; the reason as text where they make none."""
+    blocks = blocks_of(base)
+    try:
+        return svg(spread(weight_type, blocks, composition_weight, boost, layer_weights), blocks, weight)
+    except IPAdapterError as error:
+        return f"<div class='ip-adapter-problem'>⚠ {html.escape(error.detail)}</div>"

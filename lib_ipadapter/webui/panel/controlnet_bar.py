@@ -1,0 +1,211 @@
+"""The panel's line about ControlNet: its unit's picture as a reference, and units that go from one panel to the other.
+
+What ControlNet's panel holds is read as it is by ControlNet at a press of *Generate*: in the page's table of events
+stands which components a unit is made of, and by which function. What goes there is put into its components, as its
+own pasted parameters are, and they are known by their ids. Nothing of ControlNet is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.context import Context
+from modules import scripts
+from modules.ui_components import FormRow
+
+from ...encode.picture import decode
+from ...errors import IPAdapterError, UnitError
+from ...generation import Resources
+from ...unit import Unit
+from ..neighbours import controlnet, controlnet_adapters
+from ..neighbours.controlnet import Slot
+from . import panel_state as sheet
+from .editor import QUIET, Editor, in_page, note
+from .reference_cards import Pictures, controlnet_name
+
+BUILT = "{}_send_to_extras"  # elem_id of a button that the host makes after all scripts' components
+# A unit's field -> how its component's id ends
+ENDINGS = {
+    "enabled": "_controlnet_enable_checkbox",
+    "module": "_controlnet_preprocessor_dropdown",
+    "model": "_controlnet_model_dropdown",
+    "weight": "_controlnet_control_weight_slider",
+    "image": "_input_image",
+    "guidance_start": "_controlnet_start_control_step_slider",
+    "guidance_end": "_controlnet_ending_control_step_slider",
+    "hr_option": "_controlnet_hr_option_radio",
+}
+
+
+@dataclass(frozen=True)
+class Made:
+    """How ControlNet makes one of its units: ``function`` of the values of ``inputs``."""
+
+    function: Callable[..., Any]
+    inputs: list[Any]
+
+    @classmethod
+    def of(cls, unit: Any) -> Made | None:
+        """``unit``: the component that is an argument of ControlNet's script."""
+        for event in Context.root_block.fns:
+            if event.fn is not None and len(event.outputs) == 1 and event.outputs[0] is unit:
+                return cls(event.fn, list(event.inputs))
+        return None
+
+    def component(self, field: str) -> Any | None:
+        return next((one for one in self.inputs if str(one.elem_id or "").endswith(ENDINGS[field])), None)
+
+
+def _runner(tab: str) -> Any:
+    return scripts.scripts_img2img if tab == "img2img" else scripts.scripts_txt2img
+
+
+def _script(tab: str) -> Any | None:
+    """ControlNet's script in a tab, None where it is absent."""
+    module = controlnet.api()
+    return None if module is None else module.find_cn_script(_runner(tab))
+
+
+class ControlNetBar:
+    """One line, folded. It waits for ``connect`` until ControlNet's components are there."""
+
+    waiting: dict[str, ControlNetBar] = {}  # noqa: RUF012 (tab -> its bar; a tab is built anew on "Reload UI")
+
+    def __init__(self, tab: str, editor: Editor, resources: Callable[[], Resources], notes: gr.HTML) -> None:
+        self.tab, self.editor, self.resources, self.notes = tab, editor, resources, notes
+
+        def elem(name: str) -> str:
+            return f"{tab}_ip_adapter_controlnet_{name}"
+
+        def button(label: str, name: str, tip: str) -> gr.Button:
+            return gr.Button(label, size="sm", min_width=120, elem_id=elem(name), tooltip=tip)
+
+        with (
+            gr.Accordion("ControlNet", open=False, elem_id=f"{tab}_ip_adapter_controlnet"),
+            FormRow(elem_classes="ip-adapter-controlnet"),
+        ):
+            self.number = gr.Dropdown(
+                [], label="ControlNet unit", min_width=120, elem_id=elem("unit"),
+                tooltip="The tab of ControlNet's panel that the buttons are about.",
+            )  # fmt: skip
+            self.use = button(
+                "Use its picture", "use",
+                "Adds a reference: the picture that this ControlNet unit has when the generation starts.",
+            )  # fmt: skip
+            self.bring = button(
+                "From ControlNet", "from", "Puts this ControlNet unit, an IP-Adapter, into the unit that is shown."
+            )
+            self.send = button(
+                "To ControlNet", "to", "Puts the unit that is shown into this ControlNet unit, as an IP-Adapter."
+            )
+        self.number.do_not_save_to_config = True
+        self.units: list[Made | None] = []
+        self.waiting[tab] = self
+
+    @staticmethod
+    def wanted(tab: str) -> bool:
+        """Whether ControlNet is loaded."""
+        return _script(tab) is not None
+
+    @classmethod
+    def after_component(cls, _component: Any, **kwargs: Any) -> None:
+        """The host has made a component: with this one, those of all scripts are there."""
+        for tab in [tab for tab in cls.waiting if kwargs.get("elem_id") == BUILT.format(tab)]:
+            cls.waiting.pop(tab).connect()
+
+    def connect(self) -> None:
+        script = _script(self.tab)
+        assert script is not None  # it has just made the component that this waits for
+        self.units = [Made.of(one) for one in _runner(self.tab).inputs[script.args_from : script.args_to]]
+        self.names = [controlnet_name(number).removeprefix("ControlNet ") for number in range(1, len(self.units) + 1)]
+        self.number.choices, self.number.value = self.names, next(iter(self.names), None)
+        self.use.click(None, self.number, None, **in_page(self.tab, "references.answerControlNet"))
+        inputs = [one for made in self.units if made is not None for one in made.inputs]
+        self.bring.click(
+            self._bring, [self.number, self.editor.sheet, self.editor.pictures, *inputs],
+            [self.notes, *self.editor.targets], queue=False, **QUIET,
+        )  # fmt: skip
+        self.send.click(
+            self._send, [self.number, *self.editor.arguments], [self.notes, *self._places()], queue=False, **QUIET
+        )
+
+    def _chosen(self, name: str) -> tuple[int, Made]:
+        """The number of the unit that is chosen, and how it is made. Raises UnitError where it cannot be read."""
+        number = self.names.index(name) + 1 if name in self.names else 0
+        made = self.units[number - 1] if number else None
+        if made is None:
+            raise UnitError("This version of ControlNet keeps its panel's values to itself: set the unit by hand.")
+        return number, made
+
+    # from there
+
+    def _bring(self, name: str, text: str, pictures: Pictures, *values: Any) -> list[Any]:
+        try:
+            number, chosen = self._chosen(name)
+            at = 0
+            for made in self.units[: number - 1]:
+                at += len(made.inputs) if made is not None else 0
+            unit = self._read(number, chosen, values[at : at + len(chosen.inputs)])
+            found = controlnet_adapters.imported(unit, self.resources().catalog)
+            shown, notes = self.editor.refilled(found.settings, text, pictures)
+        except IPAdapterError as error:
+            return [note(error.detail), *[gr.update()] * len(self.editor.targets)]
+        return [note(f"Taken from {controlnet_name(number)}.", *found.notes, *notes), *shown]
+
+    @staticmethod
+    def _read(number: int, made: Made, values: tuple[Any, ...]) -> Slot:
+        try:
+            unit = made.function(*values)
+        except Exception as error:  # ControlNet's own word on what its panel holds
+            raise UnitError(f"{controlnet_name(number)} cannot be read: {error}") from None
+        return Slot(number, unit, None)
+
+    # and there
+
+    def _places(self) -> list[Any]:
+        """Of each of its units that can be read, the components of ENDINGS that are there."""
+        return [one for made in self.units if made is not None for one in self._place(made).values()]
+
+    @staticmethod
+    def _place(made: Made) -> dict[str, Any]:
+        found = {field: made.component(field) for field in ENDINGS}
+        return {field: one for field, one in found.items() if one is not None}
+
+    def _send(self, name: str, *values: Any) -> list[Any]:
+        nothing = [gr.update()] * len(self._places())
+        try:
+            number, chosen = self._chosen(name)
+            if len(self._place(chosen)) < len(ENDINGS):
+                raise UnitError("This version of ControlNet has other controls in its panel: set the unit by hand.")
+            given, notes = self._unit(sheet.Sheet.parse(values[0]).shown, number, values)
+        except IPAdapterError as error:
+            return [note(error.detail), *nothing]
+        updates = [
+            gr.update(value=given[field]) if made is chosen and field in given else gr.update()
+            for made in self.units if made is not None
+            for field in self._place(made)
+        ]  # fmt: skip
+        return [note(f"Put into {controlnet_name(number)}: disable the unit here, or both act.", *notes), *updates]
+
+    def _unit(self, shown: int, number: int, values: tuple[Any, ...]) -> tuple[dict[str, Any], list[str]]:
+        """The shown unit as values of ControlNet's components, and sentences on what could not come along."""
+        settings = {**sheet.objects(*values, complete=True)[shown - 1], "enabled": True}
+        try:
+            unit = Unit.parse(settings)
+            if any(reference.controlnet is not None for reference in unit.references):
+                raise UnitError("it takes a picture from ControlNet: put the picture itself into the unit.")
+            entry = self.resources().catalog.find(unit.model)
+            made = controlnet_adapters.exported(unit, entry.spec, entry.path)
+        except IPAdapterError as error:
+            raise error.in_unit(shown) from None
+        notes, given = list(made.notes), dict(made.settings)
+        given["image"] = np.asarray(decode(unit.references[0].image))
+        if len(unit.references) > 1:
+            notes.append(f"The first of its {len(unit.references)} references is there: add the others by hand.")
+        if given.pop("advanced_weighting", None) is not None:
+            notes.append("Its weights of single layers are not there: ControlNet's panel makes them from a preset.")
+        return given, notes

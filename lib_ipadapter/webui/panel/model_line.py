@@ -1,0 +1,50 @@
+"""The lines under a unit's list of models: what the adapter is, what feeds it, and whether it fits the checkpoint."""
+
+from __future__ import annotations
+
+import html
+
+from ...checkpoint.catalog import Catalog
+from ...errors import IPAdapterError
+from ...generation import check_fit, encoder_for
+from ..api import encoder_wanted
+from ..host import a1111 as host
+from . import html_controls as plain
+
+
+def size(count: int) -> str:
+    """Bytes as people read them: "98 MB", "2.5 GB"."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 0.1):.{0 if count >= 1e7 else 1}f} MB"
+
+
+def _line(css: str, text: str, sign: str = "", **attributes: str) -> str:
+    return f"<div class='{css}'{plain.attributes(**attributes)}>{sign}{html.escape(text[:1].upper() + text[1:])}</div>"
+
+
+def problem(sentence: str) -> str:
+    return _line("ip-adapter-problem", sentence, "⚠ ")
+
+
+def about(model: str | None, catalog: Catalog) -> str:
+    """HTML for an adapter's name; empty for none. Reads no weights. The page shows the variant's controls by it."""
+    if not model:
+        return ""
+    try:
+        adapter = catalog.find(model)
+    except IPAdapterError as error:
+        return problem(error.detail)
+    spec = adapter.spec
+    parts = [f"{spec.variant}, {spec.base}, {spec.tokens} tokens, {size(adapter.size)}"]
+    problems = []
+    try:
+        encoder = encoder_for(adapter, catalog)
+        parts.append(f"{encoder_wanted(spec)} in {encoder.path.name}, {size(encoder.size)}")
+    except IPAdapterError as error:
+        problems.append(error.detail)
+    topology = host.present_topology()
+    if topology is not None:
+        try:
+            check_fit(adapter, topology, catalog, "the checkpoint")
+        except IPAdapterError as error:
+            problems.insert(0, error.detail)
+    return _line("ip-adapter-about", " · ".join(parts), data_variant=spec.variant) + "".join(map(problem, problems))

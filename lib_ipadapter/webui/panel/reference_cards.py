@@ -1,0 +1,161 @@
+"""A unit's references as the panel keeps them, and how they are shown: each beside what the image encoder sees.
+
+An item is ``{"key": …, "weight": …}``, and its picture lies in the session's pictures under that key; or it has
+``"controlnet": n`` instead of a picture. ``"mask"`` is the key of its mask, ``"negative"`` makes it a negative
+reference, ``"waiting"`` says that the page is about to send the picture.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from ...checkpoint.catalog import Catalog
+from ...encode.picture import decode, decode_mask, views
+from ...errors import IPAdapterError
+from ...generation import encoder_for
+from ...unit import Unit
+
+Item = dict[str, Any]
+Pictures = dict[str, Image.Image]  # RGB
+CARD = 224  # height of a shown reference, in pixels
+SEEN = "What the encoder sees"
+
+
+def new_key() -> str:
+    return secrets.token_hex(6)
+
+
+def encoder_size(model: str | None, catalog: Catalog) -> int | None:
+    """How many pixels square the encoder of the adapter ``model`` sees; None where there is no such thing."""
+    try:
+        return encoder_for(catalog.find(model), catalog).spec.image_size if model else None
+    except IPAdapterError:
+        return None
+
+
+def seen(unit: Unit, catalog: Catalog) -> list[Image.Image]:
+    """Exactly what the image encoder sees of each of the unit's references.
+
+    Raises IPAdapterError for an adapter or encoder that is not there, and for what is no usable picture.
+    """
+    size = encoder_for(catalog.find(unit.model), catalog).spec.image_size
+    found = []
+    for reference in unit.references:
+        mask = None if reference.mask is None else decode_mask(reference.mask)
+        found += views(decode(reference.image), size, unit.crop, mask)
+    return found
+
+
+def controlnet_name(number: int) -> str:
+    """Unit ``number``, counted from 1, as ControlNet's own tabs call it."""
+    return f"ControlNet Unit {number - 1}"
+
+
+# Cards
+
+
+def _jpeg(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _png(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How references are seen: by an encoder of ``size`` pixels (None where none is known), under ``crop``."""
+
+    size: int | None = None
+    crop: str = "center"
+
+
+def _face(number: int, item: Item, pictures: Mapping[str, Image.Image], look: Look) -> str:
+    """The upper half of a card: its picture, or why there is none."""
+    picture, mask = pictures.get(item["key"]), pictures.get(item.get("mask", ""))
+    if "controlnet" in item:
+        name = controlnet_name(item["controlnet"])
+        text = f"<em title='The picture that {name} has when the generation starts'>{name}</em>"
+    elif picture is None and item.get("waiting"):
+        text = "<em>on its way …</em>"
+    elif picture is None:
+        text = "<em class='ip-adapter-problem'>⚠ not there any more: add it again</em>"
+    else:
+        whole = picture.copy()
+        whole.thumbnail((CARD * 2, CARD), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        text = f"<img src='{_jpeg(whole)}' alt='Reference {number}' title='Reference {number}'>"
+        if look.size is not None:
+            mask = None if mask is None else decode_mask(mask)
+            for view in views(picture, look.size, look.crop, mask):
+                text += f"<img src='{_jpeg(view)}' alt='{SEEN}' title='{SEEN}' class='ip-adapter-seen'>"
+    return f"<span>{text}</span>"
+
+
+def _buttons(number: int, item: Item, pictures: Mapping[str, Image.Image]) -> str:
+    masked, negative = "mask" in item, "negative" in item
+    mask = f" data-mask='{_png(pictures[item['mask']])}'" if masked and item["mask"] in pictures else ""
+    paintable = "" if item["key"] in pictures else " disabled"
+    return (
+        f"<button type='button' class='ip-adapter-negate' aria-pressed='{str(negative).lower()}' "
+        f"aria-label='Reference {number} is negative' title='Negative: the picture moves away from it'>−</button>"
+        f"<button type='button' class='ip-adapter-mask' aria-pressed='{str(masked).lower()}'{mask}{paintable} "
+        f"aria-label='Mask of reference {number}' title='Mask: what of it counts'>🖌</button>"
+        f"<button type='button' class='ip-adapter-remove' aria-label='Remove reference {number}' "
+        "title='Remove'>✕</button>"
+    )
+
+
+def _card(number: int, item: Item, pictures: Mapping[str, Image.Image], look: Look) -> str:
+    number_field = (
+        f"<input type='number' min='-1' max='3' step='0.05' value='{item['weight']:g}' "
+        f"aria-label='Weight of reference {number}'>"
+    )
+    return (
+        f"<li class='ip-adapter-card{' ip-adapter-negative' if item.get('negative') else ''}' "
+        f"data-key='{html.escape(item['key'])}'>{_face(number, item, pictures, look)}"
+        f"<span><label title='Weight of this reference'>Weight{number_field}</label>"
+        f"{_buttons(number, item, pictures)}</span></li>"
+    )
+
+
+def cards(items: Sequence[Item], pictures: Mapping[str, Image.Image], look: Look, stamp: str = "") -> str:
+    """HTML: for each reference the picture, what the encoder sees of it, its weight, and buttons: negative, mask,
+    remove. The page's script (ip_adapter_references.js) puts into the sheet what is done there; it looks for ``stamp``.
+    """
+    shown = "".join(_card(number, one, pictures, look) for number, one in enumerate(items, 1))
+    if len(items) > 1:
+        clear = "<button type='button' class='ip-adapter-clear' title='Remove all of them'>Remove all</button>"
+        shown += f"<li>{clear}</li>"
+    return f"<ul class='ip-adapter-cards' data-stamp='{html.escape(stamp)}'>{shown}</ul>"
+
+
+def region(mask: Image.Image | None, missing: bool = False) -> str:
+    """HTML: a unit's region mask, and buttons to draw it and to do without."""
+    shown, data = "<em>the whole picture</em>", ""
+    if mask is not None:
+        small = mask.copy()
+        small.thumbnail((CARD, CARD // 2))
+        shown, data = f"<img src='{_png(small)}' alt='Region mask'>", f" data-mask='{_png(mask)}'"
+    elif missing:
+        shown = "<em class='ip-adapter-problem'>⚠ not there any more: draw it again</em>"
+    clear = "" if mask is None and not missing else (
+        "<button type='button' class='ip-adapter-region-clear' title='The unit acts in the whole picture again'>"
+        "Remove</button>"
+    )  # fmt: skip
+    return (
+        f"<div class='ip-adapter-region'><span>Region</span>{shown}"
+        f"<button type='button' class='ip-adapter-region-draw'{data} "
+        f"title='Where in the picture the unit acts'>Draw …</button>{clear}</div>"
+    )

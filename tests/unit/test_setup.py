@@ -1,0 +1,88 @@
+"""The set-up of `make`: which Python it takes, and which browser."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.setup import browser
+
+SCRIPT = Path(__file__).parents[1] / "setup" / "python.sh"
+VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def found(home: Path, *wanted: str, **environment: str) -> tuple[int, str]:
+    """Exit code and answer of the search, where PATH holds ``home/bin`` and nothing else that is a Python."""
+    tools = home / "tools"
+    tools.mkdir(exist_ok=True)
+    if not (tools / "sh").exists():
+        (tools / "sh").symlink_to("/bin/sh")
+    environment = {"PATH": f"{home / 'bin'}{os.pathsep}{tools}", "HOME": str(home), **environment}
+    answer = subprocess.run(["/bin/sh", SCRIPT, *wanted], env=environment, capture_output=True, text=True)
+    return answer.returncode, answer.stdout.strip()
+
+
+def test_a_stub_that_starts_nothing_is_passed_over(tmp_path):
+    executable(tmp_path / "bin" / f"python{VERSION}", "echo 'no such version is chosen' >&2; exit 127")
+    kept = tmp_path / ".pyenv" / "versions" / f"{VERSION}.1" / "bin" / f"python{VERSION}"
+    executable(kept, f'exec "{sys.executable}" "$@"')
+    assert found(tmp_path) == (0, str(kept))
+    assert found(tmp_path, f"python{VERSION}") == (0, str(kept))
+
+
+def test_a_path_means_that_interpreter_alone(tmp_path):
+    good = executable(tmp_path / "somewhere" / "py", f'exec "{sys.executable}" "$@"')
+    stub = executable(tmp_path / "somewhere" / "stub", "exit 1")
+    assert found(tmp_path, str(good)) == (0, str(good))
+    assert found(tmp_path, str(stub)) == (1, "")
+
+
+def test_another_version_is_no_answer(tmp_path):
+    executable(tmp_path / "bin" / "python3", "exit 1")  # what the search's own question answers on 3.9 or 3.12
+    code, answer = found(tmp_path, PYENV_ROOT=str(tmp_path / "none"))
+    if (code, answer) != (1, ""):  # a machine may keep one in a folder of the whole system
+        assert not answer.startswith(str(tmp_path))
+    assert found(tmp_path, "python3.12") == (1, "")
+
+
+def test_a_browser_that_does_not_start_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(browser, "APPLICATIONS", ())
+    monkeypatch.setattr(browser, "_of_playwright", lambda: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert browser.find() is None
+    executable(tmp_path / "chromium-browser", "echo 'install the snap' >&2; exit 1")
+    assert browser.find() is None
+    works = executable(tmp_path / "google-chrome", "echo Chromium 1")
+    assert browser.find() == str(works)
+
+
+@pytest.mark.parametrize(("ci", "code", "end"), [("", 0, "left out."), ("true", 1, "nothing may be left out.")])
+def test_without_a_browser_one_line_says_so(monkeypatch, capsys, ci, code, end):
+    monkeypatch.setattr(browser, "find", lambda: None)
+    monkeypatch.setattr(browser, "_debian_package", lambda: None)
+    monkeypatch.setattr(browser, "_playwright_package", lambda: None)
+    monkeypatch.setenv("CI", ci)
+    assert browser.main() == code
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("No Chromium is here") and lines[0].endswith(end)
+
+
+@pytest.mark.parametrize("works", ["_debian_package", "_playwright_package"])
+def test_the_first_way_that_works_is_the_last_that_is_tried(monkeypatch, works):
+    tried: list[str] = []
+    monkeypatch.setattr(browser, "find", lambda: "/a/browser" if works in tried else None)
+    for way in ("_debian_package", "_playwright_package"):
+        monkeypatch.setattr(browser, way, lambda way=way: tried.append(way))
+    assert browser.install() == "/a/browser"
+    assert tried[-1] == works
