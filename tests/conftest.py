@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,15 @@ torch.set_num_threads(1)  # the tests' tensors are small: threads would only wai
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"host(setup): the host that a test wants, of {', '.join(ORDER)}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each process begins with a stretch of the list, and takes half of another's rest when it has done its own: tests
+    of one host stay together."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

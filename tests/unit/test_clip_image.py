@@ -1,4 +1,4 @@
-"""encode/clip.py against transformers' CLIPVisionModelWithProjection on the same random weights."""
+"""encode/clip_image.py against transformers' CLIPVisionModelWithProjection on the same random weights."""
 
 import dataclasses
 import subprocess
