@@ -1,4 +1,4 @@
-"""encode/clip_text.py against transformers' CLIPTextModelWithProjection and open_clip's CLIP on the same random weights."""
+"""encode/clip_text.py against transformers' CLIPTextModelWithProjection and open_clip's CLIP on the same weights."""
 
 import functools
 import subprocess

@@ -208,10 +208,9 @@ def test_what_has_no_time_left_says_so() -> None:
 
 
 def test_what_takes_too_long_is_stopped() -> None:
-    bench = Bench(CPU, budget=1.2)
-    started = time.monotonic()
-    row, rest = rows_of(bench, Part("endless", lambda: time.sleep(30) or []))
-    assert time.monotonic() - started < 10
+    bench, ended = Bench(CPU, budget=1.2), []
+    row, rest = rows_of(bench, Part("endless", lambda: time.sleep(30) or ended.append(True) or []))
+    assert ended == []
     assert row.value.startswith("left out: stopped after ")
     assert rest == Row("About, the rest", "left out: no time left")
 
