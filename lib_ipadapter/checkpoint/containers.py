@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from ..errors import CheckpointError
 from .pickles import Stub, TensorsOnly, flat
-from .tensors import AGAIN, DTYPES, TensorEntry, contiguous, is_sizes
+from .tensor_table import AGAIN, DTYPES, TensorEntry, contiguous, is_sizes
 
 HEADER_LIMIT = 100_000_000  # bytes; safetensors' own limit
 PICKLE_LIMIT = 64_000_000  # bytes; a whole SDXL checkpoint's is below 1 MB
@@ -73,6 +73,7 @@ def opened(path: str | Path) -> Iterator[BufferedReader]:
 
 
 def entries_in(file: BinaryIO) -> dict[str, TensorEntry]:
+    """{key: TensorEntry} of every tensor in an open file. Raises like ``read_shapes``."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     start = file.read(32)

@@ -14,7 +14,7 @@ from .containers import read_entries as read_slots
 from .identify import identify
 from .keys import PAIRS, PROJ, normalise_keys
 from .specs import AdapterSpec
-from .tensors import AGAIN, TensorEntry
+from .tensor_table import AGAIN, TensorEntry
 
 if TYPE_CHECKING:
     from torch import Tensor
