@@ -83,10 +83,10 @@ def entries_in(file: BinaryIO) -> dict[str, TensorEntry]:
     # The first eight bytes of a safetensors file are a number and may look like anything; its ninth is no other's.
     read: _Reader = _safetensors
     if start[8:9] != b"{":
-        for mark, sentence in IMPOSTORS.items():
-            if start.startswith(mark):
+        for first_bytes, sentence in IMPOSTORS.items():
+            if start.startswith(first_bytes):
                 raise CheckpointError(sentence)
-        of_torch = next((reader for mark, reader in READERS.items() if start.startswith(mark)), None)
+        of_torch = next((reader for first, reader in READERS.items() if start.startswith(first)), None)
         if of_torch is None:
             raise CheckpointError(NOT_TORCH)
         read = of_torch
