@@ -1,7 +1,8 @@
 """The editor: one set of controls for all units of a tab, and the choice of the unit that they show.
 
-What happens at a mere switch of units happens in the page alone (ip_adapter.js), in one go with the sheet (sheet.py).
-The server takes pictures in, and draws what depends on them and on files: cards, and the lines about the model.
+What happens at a mere switch of units happens in the page alone (ip_adapter_units.js), in one go with the sheet
+(sheet.py). The server takes pictures in, and draws what depends on them and on files: cards, and the lines about the
+model.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def hidden(elem_id: str, value: str = "", *, is_long: bool = False) -> gr.Textbo
 
 def in_page(tab: str, function: str) -> dict[str, str]:
     """Settings of an event that the page's script answers: by ``function``, from its inputs' values."""
-    return {"_js": f"(...values) => ipAdapter.{function}({tab!r}, values)"}
+    return {"_js": f"(...values) => ipAdapter.{function}(ipAdapter.page.tabs.{tab}, values)"}
 
 
 def note(sentence: str, *more: str) -> str:
@@ -133,25 +134,27 @@ class Editor:
     def _connect(self) -> None:
         own, script = list(self.controls.values()), partial(in_page, self.tab)
         model, weight, enabled = (self.controls[name] for name in ("model", "weight", "enabled"))
-        self.show.click(None, [self.sheet, *own], [self.sheet, *own], **script("shown"))
-        self.wide.click(None, [self.sheet, weight], [self.sheet, weight], **script("widened"))
+        self.show.click(None, [self.sheet, *own], [self.sheet, *own], **script("units.answerShow"))
+        self.wide.click(None, [self.sheet, weight], [self.sheet, weight], **script("units.answerWide"))
         for event in (self.sheet.change, enabled.change):
-            event(None, [self.sheet, enabled], weight, **script("changed"))
-        model.change(None, None, None, **script("draw"))
+            event(None, [self.sheet, enabled], weight, **script("units.answerChange"))
+        model.change(None, None, None, **script("drawings.answerModel"))
         for component in (model, weight):
-            component.change(None, None, None, **script("weighed"))
+            component.change(None, None, None, **script("drawings.answerStrength"))
         self.spread.change(
             self._bars, [self.sheet, model, weight], self.bars, queue=False, **QUIET
-        ).then(None, None, None, **script("barsDrawn"))  # fmt: skip
+        ).then(None, None, None, **script("drawings.answerBars"))  # fmt: skip
         self.stamp.change(
             self._drawn, [self.stamp, self.sheet, self.pictures, model],
             [self.cards, self.region, self.details], queue=False, **QUIET,
-        ).then(None, None, None, **script("drawn"))  # fmt: skip
+        ).then(None, None, None, **script("drawings.answerCards"))  # fmt: skip
         self.take.click(
             self._taken, [self.inbox, self.sheet, self.pictures], [self.inbox, self.pictures, self.notes],
             queue=False, **QUIET,
-        ).then(None, self.inbox, None, **script("taken"))  # fmt: skip
-        self.refresh.click(self._look_again, [self.sheet, model], model).then(None, None, None, **script("draw"))
+        ).then(None, self.inbox, None, **script("pictures.answerTaken"))  # fmt: skip
+        self.refresh.click(self._look_again, [self.sheet, model], model).then(
+            None, None, None, **script("drawings.answerModel")
+        )
 
     def _drawn(self, mark: str, text: str, pictures: Pictures, model: str | None) -> tuple[Any, ...]:
         """What depends on pictures and files, newly drawn."""

@@ -1,6 +1,6 @@
 """Controls as plain HTML, for those that are rarely used: the page opens faster than with as many of gradio's.
 
-The page's script (ip_adapter.js) gives them their values, and takes up what is done there.
+The page's script (ip_adapter_units.js) gives them their values, and takes up what is done there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The bar over the units: presets and kept generations are chosen, loaded, saved, renamed, deleted, exported and
 imported here. What needs a name or a yes is asked for in the line of notes below the bar.
 
-Buttons and questions are plain HTML. The page's script (ip_adapter.js) writes what is wanted into a hidden box:
+Buttons and questions are plain HTML. The page's script (ip_adapter_presets.js) writes what is wanted into a hidden box:
 ``{"ask": action}`` for a question, ``{"do": action, "name": …, "about": …}`` for what is answered with a yes, and
 ``{"do": "load"}``, ``"export"`` or ``"cancel"``, each with a stamp that makes it another text than the one before.
 """
@@ -174,13 +174,13 @@ class PresetBar:
         self.order.change(
             self.follow, [self.order, self.chosen, self.file, *inputs],
             [self.note, self.chosen, self.file, *outputs], queue=False, **QUIET,
-        ).then(None, None, self.file, **script("followed"))  # fmt: skip
+        ).then(None, None, self.file, **script("presets.answerOrder"))  # fmt: skip
         self.file.upload(
             self._import, [self.file, self.chosen], [self.note, self.chosen, self.file], queue=False, **QUIET
-        ).then(None, None, None, **script("noted"))
+        ).then(None, None, None, **script("presets.answerNote"))
         # gradio shows new choices only when the list is opened again.
         self.chosen.focus(self._refresh, None, [self.chosen, self.listed], queue=False, **QUIET).then(
-            None, self.listed, None, **script("reopen")
+            None, self.listed, None, **script("presets.answerNames")
         )
 
     def follow(self, order: str, chosen: str | None, file: Any, *values: Any) -> list[Any]:

@@ -132,7 +132,7 @@ def _card(number: int, item: Item, pictures: Mapping[str, Image.Image], look: Lo
 
 def cards(items: Sequence[Item], pictures: Mapping[str, Image.Image], look: Look, stamp: str = "") -> str:
     """HTML: for each reference the picture, what the encoder sees of it, its weight, and buttons: negative, mask,
-    remove. The page's script (ip_adapter.js) puts into the sheet what is done there; it looks for ``stamp``.
+    remove. The page's script (ip_adapter_references.js) puts into the sheet what is done there; it looks for ``stamp``.
     """
     shown = "".join(_card(number, one, pictures, look) for number, one in enumerate(items, 1))
     if len(items) > 1:
