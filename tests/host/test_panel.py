@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from demo.start import Host
-from lib_ipadapter.encode.picture import fingerprint, views
+from lib_ipadapter.encode.crops import views
+from lib_ipadapter.encode.picture import fingerprint
 from tests.helpers.files import base64_of, half, picture
 from tests.helpers.panel import panel_of, put_in
 
