@@ -4,7 +4,19 @@ from .cache import ByteCache
 from .clip_image import Embedding, ImageEncoder
 from .clip_text import TextTower, subtract
 from .combine import COMBINE_MODES, combine
-from .picture import CROPS, MAX_TILES, decode, decode_mask, fingerprint, tile_count, to_pixels, views
+from .picture import (
+    CROPS,
+    MAX_TILES,
+    Mask,
+    Picture,
+    content_hash,
+    decode,
+    decode_mask,
+    fingerprint,
+    tile_count,
+    to_pixels,
+    views,
+)
 
 __all__ = [
     "COMBINE_MODES",
@@ -13,8 +25,11 @@ __all__ = [
     "ByteCache",
     "Embedding",
     "ImageEncoder",
+    "Mask",
+    "Picture",
     "TextTower",
     "combine",
+    "content_hash",
     "decode",
     "decode_mask",
     "fingerprint",

@@ -6,7 +6,9 @@ import base64
 import hashlib
 import io
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..errors import PictureError, UnitError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 CROPS = ("center", "top", "bottom", "left", "right", "pad", "stretch", "tile")
 # Each tile is encoded on its own and may bring image tokens of its own into every attention layer, so their number is
@@ -42,12 +47,53 @@ _UPRIGHT = {
 }
 
 
-def decode(data: bytes | str | Image.Image | NDArray[Any]) -> Image.Image:
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture that is decoded: ``image`` is what ``decode`` gives, a plain RGB image.
+
+    Its content hash is computed once, when it is first asked for; two pictures are equal if their hashes are.
+    """
+
+    image: Image.Image
+
+    @classmethod
+    def of(cls, data: Any) -> Self:
+        """The picture in ``data``, whatever ``decode`` takes; one that is decoded already is returned as it is."""
+        return data if isinstance(data, cls) else cls(decode(data))
+
+    @cached_property
+    def content_hash(self) -> str:
+        return content_hash(self.image)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (type(other) is type(self) and self.content_hash == other.content_hash)
+
+    def __hash__(self) -> int:
+        return hash(self.content_hash)
+
+
+class Mask(Picture):
+    """A mask that is decoded: ``image`` is what ``decode_mask`` gives, a plain "L" image.
+
+    Its content hash is that of the RGB picture that is kept of it, in presets for example.
+    """
+
+    @classmethod
+    def of(cls, data: Any) -> Self:
+        """The mask in ``data``, whatever ``decode_mask`` takes; one that is decoded already is returned as it is."""
+        return data if isinstance(data, cls) else cls(decode_mask(data))
+
+    @cached_property
+    def content_hash(self) -> str:
+        return content_hash(self.image.convert("RGB"))
+
+
+def decode(data: bytes | str | Image.Image | NDArray[Any] | Picture) -> Image.Image:
     """The picture in ``data`` as a plain RGB image, upright.
 
     ``data``: a file's bytes (PNG, JPEG, WebP, GIF, BMP, TIFF), the same as base64 with or without a ``data:`` prefix,
     a PIL image, or an array [H, W] or [H, W, 1 to 4], 8 or 16 bits, bool, or floats in 0…1. A string is never taken
-    for a path or an address.
+    for a path or an address. Of a Picture the image is returned as it is.
 
     EXIF orientation is applied, 16-bit values are scaled to 8 bits, an animation means its first frame, and what is
     transparent lies over white (fully opaque pixels keep their colour exactly; colour profiles are ignored, as
@@ -55,18 +101,22 @@ def decode(data: bytes | str | Image.Image | NDArray[Any]) -> Image.Image:
 
     Raises PictureError for everything else, with what is wrong and what to do.
     """
+    if isinstance(data, Picture) and not isinstance(data, Mask):
+        return data.image
     return _decoded(data, _to_rgb)
 
 
-def decode_mask(data: bytes | str | Image.Image | NDArray[Any]) -> Image.Image:
+def decode_mask(data: bytes | str | Image.Image | NDArray[Any] | Picture) -> Image.Image:
     """The mask in ``data`` (whatever ``decode`` takes) as a plain "L" image, upright, white where the reference counts.
 
     Its values are the picture's luminance. What is transparent was not painted and is black: where the alpha channel
     varies, the mask is alpha times luminance, so white strokes on a transparent layer are a mask as they are. An alpha
     channel that is the same everywhere says nothing and is ignored.
 
-    Raises PictureError as ``decode`` does.
+    Of a Mask the image is returned as it is. Raises PictureError as ``decode`` does.
     """
+    if isinstance(data, Mask):
+        return data.image
     try:
         return _decoded(data, _to_mask)
     except PictureError as error:
@@ -75,11 +125,14 @@ def decode_mask(data: bytes | str | Image.Image | NDArray[Any]) -> Image.Image:
         raise PictureError(sentence) from error.__cause__
 
 
-def fingerprint(image: Image.Image) -> str:
+def content_hash(image: Image.Image) -> str:
     """SHA-256 of size, mode and pixels, in hex: equal for equal pictures, whatever file they came in."""
     digest = hashlib.sha256(f"{image.mode} {image.width}x{image.height} ".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()
+
+
+fingerprint = content_hash
 
 
 def views(image: Image.Image, size: int, crop: str = "center", mask: Image.Image | None = None) -> list[Image.Image]:
@@ -207,6 +260,8 @@ def _image_in(data: Any) -> Image.Image:
         return _open(bytes(data))
     if isinstance(data, Image.Image):
         return data
+    if isinstance(data, Picture):
+        return data.image
     if isinstance(data, np.ndarray):
         return _from_array(data)
     what = "nothing was given" if data is None else f"it is a {type(data).__name__}"
