@@ -43,7 +43,7 @@ class Filled:
     adapter: AdapterEntry
     references: tuple[Picture, ...]
     negatives: tuple[Picture, ...] = ()
-    region_mark: str | None = None
+    region_hash: str | None = None
 
 
 class Hooked:
