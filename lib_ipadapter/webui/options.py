@@ -39,7 +39,7 @@ def register() -> None:
         KEEP,
         shared.OptionInfo(True, "Keep the image encoder in main memory", section=SECTION)
         .info("1.3 to 7 GB; without it, every new reference waits for the encoder to be read")
-        .js("unload everything now", "ipAdapterUnload"),
+        .js("unload everything now", "ipAdapter.unload"),
     )
     shared.opts.add_option(
         CROP,

@@ -124,7 +124,7 @@ class ControlNetBar:
         self.units = [ReadableUnit.of(one) for one in _runner(self.tab).inputs[script.args_from : script.args_to]]
         self.names = [controlnet_name(number).removeprefix("ControlNet ") for number in range(1, len(self.units) + 1)]
         self.number.choices, self.number.value = self.names, next(iter(self.names), None)
-        self.use.click(None, self.number, None, **in_page(self.tab, "useControlNet"))
+        self.use.click(None, self.number, None, **in_page(self.tab, "references.answerControlNet"))
         inputs = [one for readable in self.units if readable is not None for one in readable.inputs]
         self.bring.click(
             self._bring, [self.number, self.editor.state, self.editor.pictures, *inputs],

@@ -48,7 +48,7 @@ def hidden(elem_id: str, value: str = "", *, is_long: bool = False) -> gr.Textbo
 
 def in_page(tab: str, function: str) -> dict[str, str]:
     """Settings of an event that the page's script answers: by ``function``, from its inputs' values."""
-    return {"_js": f"(...values) => ipAdapter.{function}({tab!r}, values)"}
+    return {"_js": f"(...values) => ipAdapter.{function}(ipAdapter.page.tabs.{tab}, values)"}
 
 
 def note(sentence: str, *more: str) -> str:
@@ -135,25 +135,27 @@ class Editor:
     def _connect(self) -> None:
         own, script = list(self.controls.values()), partial(in_page, self.tab)
         model, weight, enabled = (self.controls[name] for name in ("model", "weight", "enabled"))
-        self.show.click(None, [self.state, *own], [self.state, *own], **script("shown"))
-        self.wide.click(None, [self.state, weight], [self.state, weight], **script("widened"))
+        self.show.click(None, [self.state, *own], [self.state, *own], **script("units.answerShow"))
+        self.wide.click(None, [self.state, weight], [self.state, weight], **script("units.answerWide"))
         for event in (self.state.change, enabled.change):
-            event(None, [self.state, enabled], weight, **script("changed"))
-        model.change(None, None, None, **script("draw"))
+            event(None, [self.state, enabled], weight, **script("units.answerChange"))
+        model.change(None, None, None, **script("drawings.answerModel"))
         for component in (model, weight):
-            component.change(None, None, None, **script("weighed"))
+            component.change(None, None, None, **script("drawings.answerStrength"))
         self.spread.change(
             self._bars, [self.state, model, weight], self.bars, queue=False, **QUIET
-        ).then(None, None, None, **script("barsDrawn"))  # fmt: skip
+        ).then(None, None, None, **script("drawings.answerBars"))  # fmt: skip
         self.stamp.change(
             self._drawn, [self.stamp, self.state, self.pictures, model],
             [self.cards, self.region, self.details], queue=False, **QUIET,
-        ).then(None, None, None, **script("drawn"))  # fmt: skip
+        ).then(None, None, None, **script("drawings.answerCards"))  # fmt: skip
         self.take.click(
             self._taken, [self.inbox, self.state, self.pictures], [self.inbox, self.pictures, self.notes],
             queue=False, **QUIET,
-        ).then(None, self.inbox, None, **script("taken"))  # fmt: skip
-        self.refresh.click(self._look_again, [self.state, model], model).then(None, None, None, **script("draw"))
+        ).then(None, self.inbox, None, **script("pictures.answerTaken"))  # fmt: skip
+        self.refresh.click(self._look_again, [self.state, model], model).then(
+            None, None, None, **script("drawings.answerModel")
+        )
 
     def _drawn(self, stamp: str, text: str, pictures: Pictures, model: str | None) -> tuple[Any, ...]:
         """What depends on pictures and files, newly drawn."""

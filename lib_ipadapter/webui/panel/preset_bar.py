@@ -178,13 +178,13 @@ class PresetBar:
         self.order.change(
             self.follow, [self.order, self.chosen, self.file, *inputs],
             [self.note, self.chosen, self.file, *outputs], queue=False, **QUIET,
-        ).then(None, None, self.file, **script("followed"))  # fmt: skip
+        ).then(None, None, self.file, **script("presets.answerOrder"))  # fmt: skip
         self.file.upload(
             self._import, [self.file, self.chosen], [self.note, self.chosen, self.file], queue=False, **QUIET
-        ).then(None, None, None, **script("noted"))
+        ).then(None, None, None, **script("presets.answerNote"))
         # gradio shows new choices only when the list is opened again.
         self.chosen.focus(self._refresh, None, [self.chosen, self.listed], queue=False, **QUIET).then(
-            None, self.listed, None, **script("reopen")
+            None, self.listed, None, **script("presets.answerNames")
         )
 
     def follow(self, order: str, chosen: str | None, file: Any, *values: Any) -> list[Any]:
