@@ -38,7 +38,7 @@ class Unit:
     model: str = field(metadata=declared(
         ModelName(),
         PanelPlace("Model", "The IP-Adapter that carries the references into the picture.", "model"),
-        about="a name from `GET /ip-adapter/models`; file ending optional, any case",
+        about="as `GET /ip-adapter/models` lists it; file ending optional, any case",
     ))
     references: tuple[Reference, ...] = field(metadata=declared(
         References("images", "image"),
@@ -332,6 +332,15 @@ def conflicts(values: Mapping[str, Any], wording: Wording = Wording.API) -> Iter
             f"{called('weight_type')} is “{weight_type}” and {called('layer_weights')} are given too, which take its "
             "place: leave one out."
         )  # fmt: skip
+
+
+def to_objects(units: Sequence[Unit], count: int = 0) -> list[dict[str, Any]]:
+    """Units -> API objects in the places that the units' numbers say, at least ``count``; the other places are disabled
+    units."""
+    objects: list[dict[str, Any]] = [{"enabled": False}] * max([count, *(unit.number for unit in units)])
+    for unit in units:
+        objects[unit.number - 1] = unit.to_object()
+    return objects
 
 
 def parse_units(
