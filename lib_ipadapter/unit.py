@@ -280,16 +280,16 @@ class Unit:
         """The API object that ``parse`` makes this unit of, without what is at its default. Pictures are as they are
         here, decoded or not."""
         own = settings_of(type(self))
-        made: dict[str, Any] = {} if self.enabled else {"enabled": False}
-        made["model"] = self.model
-        made |= {name: own[name].kind.to_json(value) for name, value in self.changed().items()}
+        written: dict[str, Any] = {} if self.enabled else {"enabled": False}
+        written["model"] = self.model
+        written |= {name: own[name].kind.to_json(value) for name, value in self.changed().items()}
         for name, setting in own.items():
             value = getattr(self, name)
             if isinstance(setting.kind, References) and (value or setting.is_required):
-                made[setting.kind.plural] = [reference.to_item() for reference in value]
+                written[setting.kind.plural] = [reference.to_item() for reference in value]
             elif isinstance(setting.kind, PictureKind) and value is not None:
-                made[name] = value
-        return made
+                written[name] = value
+        return written
 
 
 def _is_blank(value: object) -> bool:

@@ -7,9 +7,7 @@ would send: units whose pictures are base64.
 
 from __future__ import annotations
 
-import base64
 import copy
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +21,7 @@ from ...errors import IPAdapterError, UnitError
 from ...unit import Unit
 from ..host import a1111 as host
 from ..panel import accordion as panel
+from ..picture_text import base64_of
 from . import controlnet, xyz
 
 TITLES = ("Distribute", "IP-Adapter")
@@ -129,6 +128,4 @@ def _base64(picture: Image.Image | NDArray[Any]) -> str:
         picture = ImageOps.exif_transpose(picture)
     if not isinstance(picture, Image.Image) or picture.mode not in AS_THEY_ARE:
         picture = decode(picture)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64_of(picture, compress_level=1)
