@@ -87,11 +87,11 @@ def plain_arguments(p: Any) -> None:
         return
     arguments = list(p.script_args)
     values = arguments[ours.args_from : ours.args_to]
-    slots, (pasted, tick, *rest) = values[: panel.SLOTS], values[panel.SLOTS :]
+    slots, (pasted, tick, *rest) = values[: panel.API_PLACES], values[panel.API_PLACES :]
     try:
         objects = controlnet.with_pictures(p, xyz.applied(p, local(panel.units(tuple(values), is_api=host.is_api(p)))))
         slots = [_sent(one) for one in objects]
-        slots += [panel.NOT_SENT] * (panel.SLOTS - len(slots))
+        slots += [panel.NOT_SENT] * (panel.API_PLACES - len(slots))
         pasted, tick = ("", False) if objects else (pasted, bool(tick))
     except IPAdapterError:
         slots = [_plain(slot) for slot in slots]
