@@ -159,9 +159,9 @@ class Picture:
     ``image`` and ``mask`` are None once they have been used.
     """
 
-    mark: str
+    content_hash: str
     weight: float = 1.0
-    mask_mark: str | None = None
+    mask_hash: str | None = None
     image: Image | None = None
     mask: Image | None = None
 
@@ -181,7 +181,7 @@ class Plan:
     negatives: tuple[Picture, ...] = ()
     spread: Spread | None = None
     region: Region | None = None
-    region_mark: str | None = None
+    region_hash: str | None = None
     words: EncoderEntry | None = None  # the file with the text tower, where words are subtracted
     notes: tuple[str, ...] = ()
 
@@ -279,9 +279,9 @@ def plan(number: int, unit: Unit, topology: Topology, blocks: int, catalog: Cata
         words = _words(unit, adapter, encoder, catalog)
         references, notes = _pictures(unit.references, "images", "the reference: ")
         negatives, more = _pictures(unit.negative_references, "negative_images")
-        region, region_mark = _region(unit)
+        region, region_hash = _region(unit)
         made = Plan(
-            number, unit, adapter, encoder, references, negatives, strengths, region, region_mark, words,
+            number, unit, adapter, encoder, references, negatives, strengths, region, region_hash, words,
             (*notes, *more),
         )  # fmt: skip
         _check_tiles(made)
@@ -443,36 +443,36 @@ class _References:
 class _Seen:
     """Something that an encoder is shown: a picture, under its mask, perhaps shuffled; without a picture, zeros."""
 
-    mark: str
-    mask_mark: str | None = None
+    content_hash: str
+    mask_hash: str | None = None
     noise: bool = False
     image: Image | None = field(default=None, compare=False)
     mask: Image | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, picture: Picture, noise: bool = False) -> _Seen:
-        return cls(picture.mark, picture.mask_mark, noise, picture.image, picture.mask)
+        return cls(picture.content_hash, picture.mask_hash, noise, picture.image, picture.mask)
 
     @property
     def key(self) -> Key:
         """What it is told apart by."""
-        return (self.mark, self.mask_mark, self.noise)
+        return (self.content_hash, self.mask_hash, self.noise)
 
     def pixels(self, size: int, crop: str) -> Tensor:
         """[V, 3, size, size]: the encoder's input."""
         if self.image is None:
             return torch.zeros(1, 3, size, size)
         pixels = to_pixels(self.image, size, crop, self.mask)
-        return _shuffled(pixels, self.mark) if self.noise else pixels
+        return _shuffled(pixels, self.content_hash) if self.noise else pixels
 
 
 ZEROS = _Seen("zeros")
 
 
-def _shuffled(pixels: Tensor, mark: str) -> Tensor:
+def _shuffled(pixels: Tensor, content_hash: str) -> Tensor:
     """[V, 3, S, S] with each view's pixels in another order, the same whenever the picture is: its colours without
     what it shows. The global random generator is left alone."""
-    order = torch.randperm(pixels[0, 0].numel(), generator=torch.Generator().manual_seed(int(mark[:15], 16)))
+    order = torch.randperm(pixels[0, 0].numel(), generator=torch.Generator().manual_seed(int(content_hash[:15], 16)))
     return pixels.flatten(2)[..., order].view_as(pixels)
 
 
@@ -533,15 +533,13 @@ def _joined(references: list[Tensor], mode: str, weights: list[float]) -> tuple[
 
 def _kv_key(plan: Plan, resources: Resources, device: Device) -> Key:
     """What a plan's keys and values are remembered by: everything that they are made of."""
-    unit = plan.unit
     pictures = tuple(
-        tuple((picture.mark, picture.mask_mark, picture.weight) for picture in pictures)
+        tuple((picture.content_hash, picture.mask_hash, picture.weight) for picture in pictures)
         for pictures in (plan.references, plan.negatives)
     )
     with told_as(plan.number):
         files = [resources.identity(entry) for entry in (plan.adapter, plan.encoder, plan.words) if entry is not None]
-    settings = (unit.crop, unit.combine, unit.batch, unit.noise, unit.subtract_prompt)
-    return ("keys and values", *files, plan.spec, device.dtype, *settings, pictures)
+    return ("keys and values", *files, plan.spec, device.dtype, *plan.unit.token_settings(), pictures)
 
 
 def _without_words(embeddings: Sequence[Tensor], words: Tensor) -> list[Tensor]:
@@ -592,7 +590,7 @@ class Generation:
 
     def __init__(
         self,
-        units: Iterable[tuple[int, Unit]],
+        units: Iterable[Unit],
         unet: nn.Module,
         resources: Resources,
         device: Device,
@@ -612,11 +610,11 @@ class Generation:
         self.attached = False  # whether attach has ever put anything into a UNet
         self.unfit: nn.Module | None = None  # the UNet last found to be of another topology
         units = list(units)
-        with told_as(units[0][0] if units else 1):
+        with told_as(units[0].number if units else 1):
             layers = cross_attention_layers(unet)
             self.topology = Topology.of(layers)
         blocks = count_blocks(layers)
-        self.plans = [plan(number, unit, self.topology, blocks, resources.catalog) for number, unit in units]
+        self.plans = [plan(unit.number, unit, self.topology, blocks, resources.catalog) for unit in units]
         if hires_topology is not None:
             self._check_hires(resources.catalog, *hires_topology)
         acting = [plan for plan in self.plans if plan.acts]

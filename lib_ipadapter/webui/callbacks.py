@@ -29,7 +29,7 @@ from ..unit import Unit, parse_units
 from . import api, options, preview
 from . import influence_pictures as influence
 from .host import a1111 as host
-from .neighbours import adetailer, controlnet, controlnet_adapters, distributed, instantid, xyz
+from .neighbours import adetailer, controlnet, controlnet_adapters, distributed, instantid, xyz, xyz_cells
 from .panel import accordion as panel
 from .panel import send_to
 from .panel.controlnet_bar import ControlNetBar
@@ -136,8 +136,9 @@ def begin(p: Any, args: tuple[Any, ...]) -> None:
         _forget_original(p)
     try:
         given = distributed.local(panel.units(args, is_api=host.is_api(p)))
-        objects = controlnet.with_pictures(p, xyz.applied(p, given))
-        units = parse_units(objects)
+        objects = controlnet.with_pictures(p, given)
+        units = parse_units(objects, panel.wording(args), later=xyz.axis_fields(p))
+        units = xyz.apply_axis_values(p, units)
         distributed.check(p, units)
         with controlnet.restored_on_error(p):
             if units:
@@ -148,7 +149,7 @@ def begin(p: Any, args: tuple[Any, ...]) -> None:
     except host.Interrupted:
         log.info("IP-Adapter: interrupted before sampling")
     except IPAdapterError as error:
-        if xyz.refuse(p, error):
+        if xyz_cells.refuse(p, error):
             return
         setattr(p, REFUSAL, error)
         raise
@@ -158,7 +159,7 @@ def begin(p: Any, args: tuple[Any, ...]) -> None:
             f"IP-Adapter: unexpected {type(error).__name__}: {error}. Disable its units to go on; "
             "the console's log has the details for a report."
         )
-        if xyz.refuse(p, refusal):
+        if xyz_cells.refuse(p, refusal):
             return
         setattr(p, REFUSAL, refusal)
         raise refusal from error
@@ -173,8 +174,8 @@ class _Asked:
     units: list[object]
 
 
-def _prepare(p: Any, units: list[tuple[int, Unit]]) -> None:
-    with told_as(units[0][0]):
+def _prepare(p: Any, units: list[Unit]) -> None:
+    with told_as(units[0].number):
         unet = host.unet(shared.sd_model)
         topology = Topology.of(cross_attention_layers(unet))
     units, filled = instantid.fill(p, units, resources().catalog, topology)
@@ -188,7 +189,7 @@ def _prepare(p: Any, units: list[tuple[int, Unit]]) -> None:
         p.close = _CleanClose(p)
 
 
-def _prepare_ours(p: Any, units: list[tuple[int, Unit]], unet: Any) -> None:
+def _prepare_ours(p: Any, units: list[Unit], unet: Any) -> None:
     stock, unmeasured = resources(), _unmeasured(p)
     stock.cache.limit, stock.kept_adapter_bytes = options.cache_bytes(), options.adapter_bytes()
     try:
@@ -203,7 +204,7 @@ def _prepare_ours(p: Any, units: list[tuple[int, Unit]], unet: Any) -> None:
     setattr(p, JOB, generation)
     p.extra_generation_params.update(infotext.parameters(generation.plans))
     _tell(p, generation)
-    if unmeasured is not None and any(unit.influence_map for _, unit in units):
+    if unmeasured is not None and any(unit.influence_map for unit in units):
         p.comment(f"IP-Adapter: there are no influence maps while {unmeasured}.")
 
 
@@ -364,7 +365,7 @@ def picture_finished(p: Any, shown: Any) -> None:
     generation = _generation(p)
     if generation is not None:
         influence.remember(p, generation, shown.image)
-    xyz.finish(p, shown, _failure(p))
+    xyz_cells.finish(p, shown, _failure(p))
 
 
 def finished(p: Any, processed: Any) -> None:

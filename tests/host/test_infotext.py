@@ -74,7 +74,7 @@ def test_pasted_parameters_count_in_requests_only(host: Host, store) -> None:
     from modules.infotext_utils import parse_generation_parameters
 
     pasted = made._read(parse_generation_parameters(text))["value"]
-    args = (*[panel.NOT_SENT] * panel.SLOTS, pasted, False, *put_in(made, [])[0])
+    args = (*[panel.NOT_SENT] * panel.API_PLACES, pasted, False, *put_in(made, [])[0])
     assert panel.units(args) == []
     (unit,) = panel.units(args, is_api=True)
     assert unit["model"] == "base" and fingerprint(unit["images"][0]["image"]) == fingerprint(picture(0))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from demo.start import Host
-from lib_ipadapter.unit import CHOICES, Unit
+from lib_ipadapter.unit import Unit
 from tests.helpers.files import unit
 
 pytestmark = pytest.mark.host("plot")
@@ -58,14 +58,14 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 def test_every_number_and_choice_of_every_tab(plot) -> None:
     names = ["Model", "Weight", "Start", "End", "Combine", "Hires", "Batch"]
     assert set(labels(plot)) >= {f"[IP-Adapter] {name} {number}" for name in names for number in (1, 2)}
-    no_axis = {"references", "negative_references", "region_mask", "influence_map", "enabled"}
+    no_axis = {"references", "negative_references", "region_mask", "influence_map", "enabled", "number", "wording"}
     assert len(labels(plot)) == len(set(labels(plot))) == 2 * len({f.name for f in fields(Unit)} - no_axis)
 
 
 def test_choices_and_costs(plot) -> None:
     assert option(plot, "Model 1").choices() == sorted(option(plot, "Model 2").choices(), key=str.casefold)
     assert {"base", "plus", "wide"} <= {*option(plot, "Model 1").choices()}
-    assert option(plot, "Hires 2").choices() == list(CHOICES["hires"])
+    assert option(plot, "Hires 2").choices() == ["both", "base", "hires"]
     assert option(plot, "Weight 1").choices is None
     assert option(plot, "Weight 1").type is float
     assert 0.7 > option(plot, "Model 1").cost > option(plot, "Combine 1").cost > option(plot, "Weight 1").cost == 0
@@ -164,10 +164,10 @@ def test_refused_before_anything_runs(axes, units: int, says: str, host, monkeyp
 
 
 def test_a_refused_cell_says_why(host, monkeypatch) -> None:
-    from lib_ipadapter.webui.neighbours import xyz
+    from lib_ipadapter.webui.neighbours import xyz_cells
 
-    written, write = [], xyz._written
-    monkeypatch.setattr(xyz, "_written", lambda text, size: written.append((text, size)) or write(text, size))
+    written, write = [], xyz_cells._written
+    monkeypatch.setattr(xyz_cells, "_written", lambda text, size: written.append((text, size)) or write(text, size))
     (plain,) = pictures(request(host))
     answer = plotted(host, {"Model 1": ["base", "wide", "plus"], "Seed": [1, 1, 1]}, unit(), batch_size=2, n_iter=2)
     cells = pictures(answer)
@@ -201,10 +201,10 @@ def test_a_cell_that_fails_later_says_why(host, monkeypatch) -> None:
 
 def test_a_cell_of_an_unforeseen_error_says_so(host, monkeypatch) -> None:
     from lib_ipadapter.webui import callbacks
-    from lib_ipadapter.webui.neighbours import xyz
+    from lib_ipadapter.webui.neighbours import xyz_cells
 
-    written, write = [], xyz._written
-    monkeypatch.setattr(xyz, "_written", lambda text, size: written.append(text) or write(text, size))
+    written, write = [], xyz_cells._written
+    monkeypatch.setattr(xyz_cells, "_written", lambda text, size: written.append(text) or write(text, size))
     monkeypatch.setattr(callbacks, "_prepare", lambda p, units: 1 / 0)
     assert len(pictures(plotted(host, {"Weight 1": [0.5]}, unit()))) == 1
     assert "unexpected ZeroDivisionError" in written[0]
@@ -217,9 +217,9 @@ def test_no_maps_in_a_plot(host) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (128, 96), (512, 768)])
 def test_a_sentence_fits_where_it_can(host, size) -> None:
-    from lib_ipadapter.webui.neighbours import xyz
+    from lib_ipadapter.webui.neighbours import xyz_cells
 
-    text = np.asarray(xyz._written("IP-Adapter unit 1: adapter wide is for SDXL … choose another.", size))
+    text = np.asarray(xyz_cells._written("IP-Adapter unit 1: adapter wide is for SDXL … choose another.", size))
     assert text.shape == (size[1], size[0], 3)
     assert (text.max(-1) > 200).any()
-    assert tuple(text[-1, -1]) == xyz.PAPER
+    assert tuple(text[-1, -1]) == xyz_cells.PAPER

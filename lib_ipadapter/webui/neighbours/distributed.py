@@ -7,9 +7,7 @@ would send: units whose pictures are base64.
 
 from __future__ import annotations
 
-import base64
 import copy
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +21,7 @@ from ...errors import IPAdapterError, UnitError
 from ...unit import Unit
 from ..host import a1111 as host
 from ..panel import accordion as panel
+from ..picture_text import base64_of
 from . import controlnet, xyz
 
 TITLES = ("Distribute", "IP-Adapter")
@@ -61,16 +60,16 @@ def spreads(p: Any) -> bool:
     return any(not getattr(worker, "master", False) for worker in world.get_workers())
 
 
-def check(p: Any, units: Sequence[tuple[int, Unit]]) -> None:
+def check(p: Any, units: Sequence[Unit]) -> None:
     """Raises UnitError (unit named) for what the other machines could not do right: no machine knows which of the job's
     pictures are its own."""
     if spreads(p):
-        for number, unit in units:
+        for unit in units:
             if unit.batch == "per image":
                 raise UnitError(
                     'batch "per image" does not work while sd-webui-distributed spreads the pictures over several '
                     'machines: switch Distribute off, or set batch to "same".'
-                ).in_unit(number)
+                ).in_unit(unit.number)
 
 
 def local(objects: Sequence[object]) -> list[object]:
@@ -88,11 +87,11 @@ def plain_arguments(p: Any) -> None:
         return
     arguments = list(p.script_args)
     values = arguments[ours.args_from : ours.args_to]
-    slots, (pasted, tick, *rest) = values[: panel.SLOTS], values[panel.SLOTS :]
+    slots, (pasted, tick, *rest) = values[: panel.API_PLACES], values[panel.API_PLACES :]
     try:
         objects = controlnet.with_pictures(p, xyz.applied(p, local(panel.units(tuple(values), is_api=host.is_api(p)))))
         slots = [_sent(one) for one in objects]
-        slots += [panel.NOT_SENT] * (panel.SLOTS - len(slots))
+        slots += [panel.NOT_SENT] * (panel.API_PLACES - len(slots))
         pasted, tick = ("", False) if objects else (pasted, bool(tick))
     except IPAdapterError:
         slots = [_plain(slot) for slot in slots]
@@ -129,6 +128,4 @@ def _base64(picture: Image.Image | NDArray[Any]) -> str:
         picture = ImageOps.exif_transpose(picture)
     if not isinstance(picture, Image.Image) or picture.mode not in AS_THEY_ARE:
         picture = decode(picture)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64_of(picture, compress_level=1)
