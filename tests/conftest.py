@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import nn
 
 from tests.helpers.host import ORDER, Hosts
 from tests.helpers.unets import sd_unet
 
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no test has a clock
+settings.load_profile("tests")
 torch.set_num_threads(1)  # the tests' tensors are small: threads would only wait for each other
 
 

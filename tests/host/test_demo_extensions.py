@@ -81,7 +81,7 @@ def test_extension_loading(host) -> None:
     assert shared.opts.probe_option == 3
 
 
-def test_unknown_flag_ends_the_start() -> None:
+def test_unknown_flag_ends_the_start(host) -> None:
     from modules import shared_cmd_options
 
     before = dict(vars(shared_cmd_options.cmd_opts))
