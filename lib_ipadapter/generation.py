@@ -533,15 +533,13 @@ def _joined(references: list[Tensor], mode: str, weights: list[float]) -> tuple[
 
 def _kv_key(plan: Plan, resources: Resources, device: Device) -> Key:
     """What a plan's keys and values are remembered by: everything that they are made of."""
-    unit = plan.unit
     pictures = tuple(
         tuple((picture.mark, picture.mask_mark, picture.weight) for picture in pictures)
         for pictures in (plan.references, plan.negatives)
     )
     with told_as(plan.number):
         files = [resources.identity(entry) for entry in (plan.adapter, plan.encoder, plan.words) if entry is not None]
-    settings = (unit.crop, unit.combine, unit.batch, unit.noise, unit.subtract_prompt)
-    return ("keys and values", *files, plan.spec, device.dtype, *settings, pictures)
+    return ("keys and values", *files, plan.spec, device.dtype, *plan.unit.token_settings(), pictures)
 
 
 def _without_words(embeddings: Sequence[Tensor], words: Tensor) -> list[Tensor]:
@@ -592,7 +590,7 @@ class Generation:
 
     def __init__(
         self,
-        units: Iterable[tuple[int, Unit]],
+        units: Iterable[Unit],
         unet: nn.Module,
         resources: Resources,
         device: Device,
@@ -612,11 +610,11 @@ class Generation:
         self.attached = False  # whether attach has ever put anything into a UNet
         self.unfit: nn.Module | None = None  # the UNet last found to be of another topology
         units = list(units)
-        with told_as(units[0][0] if units else 1):
+        with told_as(units[0].number if units else 1):
             layers = cross_attention_layers(unet)
             self.topology = Topology.of(layers)
         blocks = count_blocks(layers)
-        self.plans = [plan(number, unit, self.topology, blocks, resources.catalog) for number, unit in units]
+        self.plans = [plan(unit.number, unit, self.topology, blocks, resources.catalog) for unit in units]
         if hires_topology is not None:
             self._check_hires(resources.catalog, *hires_topology)
         acting = [plan for plan in self.plans if plan.acts]

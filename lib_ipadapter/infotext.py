@@ -120,7 +120,7 @@ def _values(text: str) -> dict[str, str]:
 
 def _typed(name: str, text: str) -> Any:
     """A field's value from its text. Raises UnitError for a field or value that no unit has."""
-    defaults = {f.name: f.default for f in fields(Unit) if f.name not in ("model", *PICTURES)}
+    defaults = {f.name: f.default for f in fields(Unit) if f.name not in ("model", "number", *PICTURES)}
     if name not in defaults:
         raise UnitError(f"{name} is not known to this version, so it was left out.")
     value: Any = text

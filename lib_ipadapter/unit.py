@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
@@ -192,7 +192,8 @@ class Unit:
 
     ``references`` are its ``images``, ``negative_references`` its ``negative_images``. ``region_feather`` is the
     softness of the region's edge, as a share of the picture's shorter side; ``boost`` the strength of what a "precise"
-    weight type turns against, None for the type's own.
+    weight type turns against, None for the type's own. ``number`` is the place among the job's units, counted from 1 (0
+    outside a job); it is no setting.
     """
 
     model: str
@@ -217,9 +218,10 @@ class Unit:
     influence_map: bool = False
     keypoints_weight: float = 1.0
     enabled: bool = True
+    number: int = 0
 
     @classmethod
-    def parse(cls, settings: object) -> Unit:
+    def parse(cls, settings: object, number: int = 0) -> Unit:
         """One API object -> Unit. Raises UnitError with the field's name, what it holds and what it may hold.
 
         A disabled unit may lack its model and its references.
@@ -228,7 +230,7 @@ class Unit:
             raise UnitError(
                 f'a unit is an object such as {{"model": …, "images": […]}}, not {_shown(settings)}: see the API page.'
             )
-        own = (f.name for f in fields(cls) if f.name not in ("references", "negative_references"))
+        own = (f.name for f in fields(cls) if f.name not in ("references", "negative_references", "number"))
         known = [*own, "image", "images", "negative_images", *NOT_YET]
         for name in settings:
             if name not in known:
@@ -270,6 +272,7 @@ class Unit:
             influence_map=_flag(settings, "influence_map", False),
             keypoints_weight=_number(settings, "keypoints_weight", 0, 2, 1.0),
             enabled=enabled,
+            number=number,
         )
 
     @staticmethod
@@ -306,8 +309,12 @@ class Unit:
 
     def changed(self) -> dict[str, Any]:
         """The fields that differ from their defaults, pictures and ``enabled`` aside, in the table's order."""
-        plain = (f for f in fields(self) if f.name not in ("model", "enabled", *PICTURES))
-        return {f.name: getattr(self, f.name) for f in plain if getattr(self, f.name) != f.default}
+        shown = (f for f in fields(self) if f.name not in ("model", "enabled", "number", *PICTURES))
+        return {f.name: getattr(self, f.name) for f in shown if getattr(self, f.name) != f.default}
+
+    def token_settings(self) -> tuple[Hashable, ...]:
+        """The settings that image tokens depend on, pictures and the adapter aside: part of their cache key."""
+        return (self.crop, self.combine, self.batch, self.noise, self.subtract_prompt)
 
 
 def _parsed(items: Sequence[object], name: str, enabled: bool, single: bool = False) -> tuple[Reference, ...]:
@@ -318,14 +325,14 @@ def _parsed(items: Sequence[object], name: str, enabled: bool, single: bool = Fa
     return tuple(Reference.parse(item, "" if single else f"{name}[{i}]: ") for i, item in enumerate(items))
 
 
-def parse_units(objects: list[object]) -> list[tuple[int, Unit]]:
-    """API objects -> (number, unit) of the enabled ones, numbers counted from 1. Errors name the unit."""
+def parse_units(objects: Sequence[object]) -> list[Unit]:
+    """API objects -> the enabled units, numbered by their places from 1 on. Errors name the unit."""
     if len(objects) > MAX_UNITS:
         raise UnitError(f"IP-Adapter: more than {MAX_UNITS} units are given: leave out what exceeds {MAX_UNITS}.")
     units = []
     for number, settings in enumerate(objects, 1):
         try:
-            units.append((number, Unit.parse(settings)))
+            units.append(Unit.parse(settings, number))
         except UnitError as error:
             raise error.in_unit(number) from None
-    return [(number, unit) for number, unit in units if unit.enabled]
+    return [unit for unit in units if unit.enabled]

@@ -173,8 +173,8 @@ class _Asked:
     units: list[object]
 
 
-def _prepare(p: Any, units: list[tuple[int, Unit]]) -> None:
-    with told_as(units[0][0]):
+def _prepare(p: Any, units: list[Unit]) -> None:
+    with told_as(units[0].number):
         unet = host.unet(shared.sd_model)
         topology = Topology.of(cross_attention_layers(unet))
     units, filled = instantid.fill(p, units, resources().catalog, topology)
@@ -188,7 +188,7 @@ def _prepare(p: Any, units: list[tuple[int, Unit]]) -> None:
         p.close = _CleanClose(p)
 
 
-def _prepare_ours(p: Any, units: list[tuple[int, Unit]], unet: Any) -> None:
+def _prepare_ours(p: Any, units: list[Unit], unet: Any) -> None:
     stock, unmeasured = resources(), _unmeasured(p)
     stock.cache.limit, stock.kept_adapter_bytes = options.cache_bytes(), options.adapter_bytes()
     try:
@@ -203,7 +203,7 @@ def _prepare_ours(p: Any, units: list[tuple[int, Unit]], unet: Any) -> None:
     setattr(p, JOB, generation)
     p.extra_generation_params.update(infotext.parameters(generation.plans))
     _tell(p, generation)
-    if unmeasured is not None and any(unit.influence_map for _, unit in units):
+    if unmeasured is not None and any(unit.influence_map for unit in units):
         p.comment(f"IP-Adapter: there are no influence maps while {unmeasured}.")
 
 

@@ -252,7 +252,7 @@ def _marks(slot: Slot, start_picture: Any) -> frozenset[str] | None:
     return frozenset(map(fingerprint, images))
 
 
-def pairs(p: Any, units: Sequence[tuple[int, Unit]], catalog: Catalog) -> list[Pair]:
+def pairs(p: Any, units: Sequence[Unit], catalog: Catalog) -> list[Pair]:
     """Which of our units ControlNet is asked for as well: enabled, of a weight, same adapter, same pictures."""
     theirs = [
         slot for slot in controlnet.slots(p) or ()
@@ -263,7 +263,7 @@ def pairs(p: Any, units: Sequence[tuple[int, Unit]], catalog: Catalog) -> list[P
     start_picture = next(iter(getattr(p, "init_images", None) or ()), None)
     marks: dict[int, frozenset[str] | None] = {}
     found = []
-    for number, unit in units:
+    for unit in units:
         entry = _entry(unit.model, catalog)
         if entry is None or peak(unit.weight) == 0:
             continue
@@ -273,7 +273,7 @@ def pairs(p: Any, units: Sequence[tuple[int, Unit]], catalog: Catalog) -> list[P
             if slot.number not in marks:
                 marks[slot.number] = _marks(slot, start_picture)
             if marks[slot.number] is not None and marks[slot.number] == _our_marks(unit):
-                found.append(Pair(number, slot))
+                found.append(Pair(unit.number, slot))
     return found
 
 
@@ -293,7 +293,7 @@ def _our_marks(unit: Unit) -> frozenset[str] | None:
         return None
 
 
-def settle(p: Any, units: list[tuple[int, Unit]], catalog: Catalog, choice: str = ADD) -> list[tuple[int, Unit]]:
+def settle(p: Any, units: list[Unit], catalog: Catalog, choice: str = ADD) -> list[Unit]:
     """What the job does where ControlNet is asked for the same as one of our units; returns the units left to us.
 
     "add": both act. "skip ours": ControlNet's acts. "take over": ours acts, with our unit's settings, and ControlNet's
@@ -325,5 +325,5 @@ def settle(p: Any, units: list[tuple[int, Unit]], catalog: Catalog, choice: str 
         controlnet.replace(p, {pair.slot.number: controlnet.off(pair.slot.value) for pair in found})
     if choice == SKIP:
         skipped = {pair.number for pair in found}
-        return [(number, unit) for number, unit in units if number not in skipped]
+        return [unit for unit in units if unit.number not in skipped]
     return units

@@ -61,16 +61,16 @@ def spreads(p: Any) -> bool:
     return any(not getattr(worker, "master", False) for worker in world.get_workers())
 
 
-def check(p: Any, units: Sequence[tuple[int, Unit]]) -> None:
+def check(p: Any, units: Sequence[Unit]) -> None:
     """Raises UnitError (unit named) for what the other machines could not do right: no machine knows which of the job's
     pictures are its own."""
     if spreads(p):
-        for number, unit in units:
+        for unit in units:
             if unit.batch == "per image":
                 raise UnitError(
                     'batch "per image" does not work while sd-webui-distributed spreads the pictures over several '
                     'machines: switch Distribute off, or set batch to "same".'
-                ).in_unit(number)
+                ).in_unit(unit.number)
 
 
 def local(objects: Sequence[object]) -> list[object]:

@@ -63,24 +63,22 @@ class Hooked:
             ).in_unit(number)
 
 
-def fill(
-    p: Any, units: Sequence[tuple[int, Unit]], catalog: Catalog, topology: Topology
-) -> tuple[list[tuple[int, Unit]], list[Filled]]:
+def fill(p: Any, units: Sequence[Unit], catalog: Catalog, topology: Topology) -> tuple[list[Unit], list[Filled]]:
     """Fill ControlNet's units for every InstantID unit among ``units``; returns the others, and what was filled.
 
     Raises IPAdapterError (unit named) with everything that is missing; nothing is changed then.
     """
     left, found = [], []
-    for number, unit in units:
+    for unit in units:
         entry = _instantid(unit.model, catalog)
         if entry is None:
-            left.append((number, unit))
+            left.append(unit)
             continue
         try:
             check_fit(entry, topology, catalog)
-            found.append(Filled(number, unit, entry, _fill(p, unit, entry)))
+            found.append(Filled(unit.number, unit, entry, _fill(p, unit, entry)))
         except IPAdapterError as error:
-            raise error.in_unit(number) from None
+            raise error.in_unit(unit.number) from None
     return left, found
 
 
