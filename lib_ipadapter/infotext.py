@@ -13,7 +13,7 @@ from PIL.Image import Image
 
 from .checkpoint.catalog import AdapterEntry
 from .errors import UnitError
-from .generation import Picture
+from .jobs.plans import PlannedReference
 from .unit import MAX_UNITS, PICTURES, Unit
 from .weighting import as_text
 
@@ -41,20 +41,20 @@ class Shown(Protocol):
     def adapter(self) -> AdapterEntry: ...
 
     @property
-    def references(self) -> tuple[Picture, ...]: ...
+    def references(self) -> tuple[PlannedReference, ...]: ...
 
     @property
-    def negatives(self) -> tuple[Picture, ...]: ...
+    def negatives(self) -> tuple[PlannedReference, ...]: ...
 
     @property
-    def region_mark(self) -> str | None: ...
+    def region_hash(self) -> str | None: ...
 
 
-def _marks(pictures: Sequence[Picture]) -> str:
+def _marks(pictures: Sequence[PlannedReference]) -> str:
     return " ".join(
-        picture.mark[:HASH_LENGTH]
+        picture.content_hash[:HASH_LENGTH]
         + (f"*{picture.weight:g}" if picture.weight != 1 else "")
-        + (f"@{picture.mask_mark[:HASH_LENGTH]}" if picture.mask_mark else "")
+        + (f"@{picture.mask_hash[:HASH_LENGTH]}" if picture.mask_hash else "")
         for picture in pictures
     )
 
@@ -67,8 +67,8 @@ def parameters(plans: Sequence[Shown]) -> dict[str, str]:
         values = {"model": plan.adapter.name, **plan.unit.changed()}
         if plan.negatives:
             values[NEGATIVE] = _marks(plan.negatives)
-        if plan.region_mark:
-            values[REGION] = plan.region_mark[:HASH_LENGTH]
+        if plan.region_hash:
+            values[REGION] = plan.region_hash[:HASH_LENGTH]
         values["references"] = _marks(plan.references)
         entries[f"IP-Adapter {plan.number}"] = ", ".join(f"{k}: {_quoted(v)}" for k, v in values.items())
     return entries

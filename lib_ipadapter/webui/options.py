@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modules import shared
 
-from ..generation import DEFAULT_CACHE_BYTES, KEPT_ADAPTER_BYTES
+from ..jobs.resources import DEFAULT_ADAPTER_BYTES, DEFAULT_CACHE_BYTES
 from ..unit import CHOICES, MAX_UNITS
 
 SECTION = ("ip_adapter", "IP-Adapter")
@@ -32,7 +32,7 @@ def register() -> None:
         CACHE, DEFAULT_CACHE_BYTES, "Main memory for encoded references, in MB",
         "a reference is encoded once for as long as it stays in here; 0 turns this off",
     )  # fmt: skip
-    _add_memory(ADAPTERS, KEPT_ADAPTER_BYTES, "Main memory for adapters, in MB", "the one used last always stays")
+    _add_memory(ADAPTERS, DEFAULT_ADAPTER_BYTES, "Main memory for adapters, in MB", "the one used last always stays")
     shared.opts.add_option(
         KEEP,
         shared.OptionInfo(True, "Keep the image encoder in main memory", section=SECTION)
@@ -122,7 +122,7 @@ def cache_bytes() -> int:
 
 
 def adapter_bytes() -> int:
-    return _bytes(ADAPTERS, KEPT_ADAPTER_BYTES)
+    return _bytes(ADAPTERS, DEFAULT_ADAPTER_BYTES)
 
 
 def keep_encoder() -> bool:

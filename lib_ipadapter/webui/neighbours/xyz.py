@@ -13,21 +13,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-from modules import devices, scripts, shared
+from modules import scripts
 from PIL import Image, ImageDraw
 
 from ...checkpoint.catalog import Catalog
 from ...errors import CheckpointError, IPAdapterError, UnitError
 from ...unit import CHOICES, Unit
 from .. import options
-from ..host import a1111 as host
-from ..influence_pictures import INK, PAPER, font, plain
+from .. import host
+from ..drawing import INK, PAPER, font, in_characters_of
+from ..host import record
 from ..panel import accordion as panel
 
 log = logging.getLogger("ip-adapter")
-VALUES = "ip_adapter_xyz"  # attribute of the host's processing object: {"number field": value}, plain JSON
-REFUSED = "ip_adapter_refused_cell"  # and the sentence with which its cell was refused
 PREFIX = "[IP-Adapter] "
 # What a change of the field costs beside another checkpoint's 1 and another VAE's 0.7: the dearest axis changes least
 # often. Another model may have to be read, another combination only projected.
@@ -54,7 +52,7 @@ class Axis:
 
     def apply(self, p: Any, value: Any, _values: list[Any]) -> None:
         """Set the field for ``p`` alone, which is a shallow copy of the plot's."""
-        setattr(p, VALUES, {**getattr(p, VALUES, {}), f"{self.number} {self.field}": value})
+        record.opened(p).axis_values[f"{self.number} {self.field}"] = value
         # The copy is shallow: what one cell tells in here, the next would tell, too.
         p.extra_generation_params = dict(p.extra_generation_params)
 
@@ -84,11 +82,11 @@ def _look_up(catalog: Catalog, name: str) -> None:
 
 def _units(p: Any) -> list[object] | None:
     """The units of a plot's job; None where the job does not tell."""
-    runner = getattr(p, "scripts", None)
-    for script in getattr(runner, "alwayson_scripts", ()):
-        if script.title() == "IP-Adapter":
-            return panel.units(tuple(p.script_args[script.args_from : script.args_to]), is_api=host.is_api(p))
-    return None
+    current = host.current()
+    script = current.script(p, "IP-Adapter")
+    if script is None:
+        return None
+    return panel.units(tuple(p.script_args[script.args_from : script.args_to]), is_api=current.is_api(p))
 
 
 def _place(units: list[object], number: int, field: str) -> dict[str, Any]:
@@ -103,10 +101,16 @@ def _place(units: list[object], number: int, field: str) -> dict[str, Any]:
     return unit
 
 
+def _values(p: Any) -> dict[str, Any]:
+    """What the plot sets for p's cell, or for the cell that p is a copy of: {"number field": value}."""
+    job = record.attached(p)
+    return {} if job is None else job.axis_values
+
+
 def applied(p: Any, units: list[object]) -> list[object]:
     """The job's API objects with the values of its cell; the given ones stay as they are."""
     units = list(units)
-    for place, value in getattr(p, VALUES, {}).items():
+    for place, value in _values(p).items():
         number, field = int(place.split()[0]), place.split()[1]
         try:
             units[number - 1] = {**_place(units, number, field), field: value}
@@ -123,38 +127,25 @@ def refuse(p: Any, error: IPAdapterError) -> bool:
 
     Nothing is sampled. False if ``p`` is no cell of an axis of ours.
     """
-    if not getattr(p, VALUES, None):
+    if not _values(p):
         return False
     log.error("%s", error)
-    setattr(p, REFUSED, error.detail)
+    record.opened(p).refused_cell = error
     p.do_not_save_samples = True
     p.extra_generation_params["IP-Adapter refused"] = error.detail
-
-    def sample(*_args: Any, **_kwargs: Any) -> torch.Tensor:
-        width, height = _size(p)
-        channels = getattr(shared.sd_model, "latent_channels", 4)
-        return torch.zeros(len(p.prompts), channels, height // 8, width // 8, device=devices.device)
-
-    p.sample = sample
+    host.current().sample_nothing(p)
     return True
 
 
-def _size(p: Any) -> tuple[int, int]:
-    """Width and height of the pictures that the job would have made."""
-    if not getattr(p, "enable_hr", False):
-        return p.width, p.height
-    return p.hr_upscale_to_x - 8 * p.truncate_x, p.hr_upscale_to_y - 8 * p.truncate_y
-
-
-def finish(p: Any, shown: Any, failure: IPAdapterError | None) -> None:
+def finish(p: Any, shown: Any) -> None:
     """``postprocess_image_after_composite``: a cell that was refused, or has failed, is a picture of the reason.
 
     The plot never closes its cells' jobs, which is how other jobs tell a failure.
     """
-    if getattr(p, VALUES, None):
-        sentence = failure.detail if failure is not None else getattr(p, REFUSED, None)
-        if sentence is not None:
-            shown.image = _written(sentence, shown.image.size)
+    job = record.attached(p)
+    error = None if job is None or not job.axis_values else job.failure or job.refused_cell
+    if error is not None:
+        shown.image = _written(error.detail, shown.image.size)
 
 
 def _written(sentence: str, size: tuple[int, int]) -> Image.Image:
@@ -165,7 +156,7 @@ def _written(sentence: str, size: tuple[int, int]) -> Image.Image:
     for height in range(max(8, min(28, size[0] // 16)), 5, -1):
         letters, line = font(height), 1.3 * height
         columns = max(4, int((size[0] - 2 * margin) / letters.getlength("n")))
-        lines = textwrap.wrap(plain(sentence, letters), columns)
+        lines = textwrap.wrap(in_characters_of(letters, sentence), columns)
         if len(lines) * line <= size[1] - 2 * margin and all(
             letters.getlength(text) <= size[0] - 2 * margin for text in lines
         ):

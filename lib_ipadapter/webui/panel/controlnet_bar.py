@@ -19,7 +19,7 @@ from modules.ui_components import FormRow
 
 from ...encode.picture import decode
 from ...errors import IPAdapterError, UnitError
-from ...generation import Resources
+from ...jobs.resources import Resources
 from ...unit import Unit
 from ..neighbours import controlnet, controlnet_adapters
 from ..neighbours.controlnet import Slot
