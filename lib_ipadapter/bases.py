@@ -106,3 +106,10 @@ def with_blocks(blocks: int) -> Base | None:
 def blocks_of_each() -> str:
     """For sentences: how many transformers the bases have that adapters were published for."""
     return ", ".join(f"{base.blocks} in {base.name}" for base in (SD15, SDXL))
+
+
+def context_of_each() -> str:
+    """For sentences: how wide the bases' text contexts are."""
+    (first, width), *others = [(base.name, base.context_width) for base in BASES]
+    *between, last = [f"{name} {width}" for name, width in others]
+    return f"{', '.join([f'{first} has {width}', *between])} and {last}"

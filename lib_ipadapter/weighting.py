@@ -1,8 +1,8 @@
 """How a unit's weight spreads over the UNet's transformer blocks, and over the steps. Pure functions and tables.
 
-Blocks are counted in forward order, input -> middle -> output, by the index t: 16 in SD1.x and SD2.x, 11 in SDXL. The
-types and their formulas are those of ComfyUI_IPAdapter_plus; the ones marked InstantStyle are those of its authors
-(arXiv 2404.02733 for SDXL, their later figures for SD1.5), which on SD1.x and SD2.x mean other blocks.
+Blocks are counted in forward order, input -> middle -> output, by the index t; ``bases`` knows what each of them
+carries. The types and their formulas are those of ComfyUI_IPAdapter_plus; the ones marked InstantStyle are those of
+its authors, which on SD1.x and SD2.x mean other blocks.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from . import bases
+from .bases import Base
 from .errors import UnitError
 
 Curve = tuple[tuple[float, float], ...]
@@ -39,50 +41,16 @@ class Spread:
         return not any(self.factors.values()) and not any(self.extra.values())
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """The blocks of one kind of UNet by what they carry."""
-
-    count: int
-    middle: int
-    style: frozenset[int]
-    composition: Mapping[int, float]  # with their share of the weight
-    precise: Mapping[int, float]  # the same for what "composition precise" leaves of the other blocks
-    instant_style: frozenset[int]  # InstantStyle's own definitions
-    instant_composition: frozenset[int]
-
-    @property
-    def all(self) -> range:
-        return range(self.count)
-
-
-_SD = Blocks(
-    count=16,
-    middle=6,
-    style=frozenset({*range(4), *range(9, 16)}),
-    composition={4: 0.25, 5: 1.0},
-    precise={**dict.fromkeys((*range(4), *range(9, 16)), 1.0), **dict.fromkeys(range(6, 9), 0.1)},
-    instant_style=frozenset(range(7, 10)),
-    instant_composition=frozenset({4, 5, 6}),
-)
-_SDXL = Blocks(
-    count=11,
-    middle=4,
-    style=frozenset({6}),
-    composition={3: 1.0},
-    precise={6: 1.0, **dict.fromkeys((*range(3), 4, 5, *range(7, 11)), 0.1)},
-    instant_style=frozenset({6}),
-    instant_composition=frozenset({3}),
-)
-LAYOUTS = {blocks.count: blocks for blocks in (_SD, _SDXL)}
+LAYOUTS = {base.blocks: base for base in (bases.SD15, bases.SDXL)}
 
 
 def _everywhere(blocks: int, factor: Callable[[int], float]) -> Spread:
     return Spread({t: factor(t) for t in range(blocks)})
 
 
-def _sections(b: Blocks, inputs: float, middle: float, outputs: float) -> Spread:
-    return _everywhere(b.count, lambda t: inputs if t < b.middle else middle if t == b.middle else outputs)
+def _sections(b: Base, inputs: float, middle: float, outputs: float) -> Spread:
+    factors = {"input": inputs, "middle": middle, "output": outputs}
+    return _everywhere(b.blocks, lambda t: factors[b.section(t)])
 
 
 def _slope(t: int, count: int) -> float:
@@ -104,32 +72,32 @@ _ANY: dict[str, Callable[[int], Spread]] = {
     "reverse in-out": lambda n: _everywhere(n, lambda t: _eased(1 - _slope(t, n))),
 }
 # Types that must know what a block carries; the second number is the composition weight, or the boost.
-_KNOWN: dict[str, Callable[[Blocks, float], Spread]] = {
+_KNOWN: dict[str, Callable[[Base, float], Spread]] = {
     "weak input": lambda b, _: _sections(b, 0.2, 1.0, 1.0),
     "weak middle": lambda b, _: _sections(b, 1.0, 0.2, 1.0),
     "weak output": lambda b, _: _sections(b, 1.0, 1.0, 0.2),
     "strong middle": lambda b, _: _sections(b, 0.2, 1.0, 0.2),
-    "style transfer": lambda b, _: Spread(dict.fromkeys(b.style, 1.0)),
-    "composition": lambda b, _: Spread(b.composition),
-    "strong style transfer": lambda b, _: Spread(dict.fromkeys(set(b.all) - set(b.composition), 1.0)),
+    "style transfer": lambda b, _: Spread(dict.fromkeys(b.style_blocks, 1.0)),
+    "composition": lambda b, _: Spread(b.composition_blocks),
+    "strong style transfer": lambda b, _: Spread(dict.fromkeys(set(b.all_blocks) - set(b.composition_blocks), 1.0)),
     "style and composition": lambda b, second: Spread(
-        dict.fromkeys(b.style, 1.0), {t: share * second for t, share in b.composition.items()}
+        dict.fromkeys(b.style_blocks, 1.0), {t: share * second for t, share in b.composition_blocks.items()}
     ),
     "strong style and composition": lambda b, second: Spread(
-        dict.fromkeys(set(b.all) - set(b.composition), 1.0), dict.fromkeys(b.composition, second)
+        dict.fromkeys(set(b.all_blocks) - set(b.composition_blocks), 1.0), dict.fromkeys(b.composition_blocks, second)
     ),
     "style transfer precise": lambda b, second: Spread(
-        dict.fromkeys(b.style, 1.0), {t: share * second for t, share in b.composition.items()},
-        frozenset(b.composition),
+        dict.fromkeys(b.style_blocks, 1.0), {t: share * second for t, share in b.composition_blocks.items()},
+        frozenset(b.composition_blocks),
     ),
     "composition precise": lambda b, second: Spread(
-        b.composition, {t: share * second for t, share in b.precise.items()},
-        frozenset(set(b.all) - set(b.composition)),
+        b.composition_blocks, {t: share * second for t, share in b.precise_rest.items()},
+        frozenset(set(b.all_blocks) - set(b.composition_blocks)),
     ),
-    "style transfer (InstantStyle)": lambda b, _: Spread(dict.fromkeys(b.instant_style, 1.0)),
-    "composition (InstantStyle)": lambda b, _: Spread(dict.fromkeys(b.instant_composition, 1.0)),
+    "style transfer (InstantStyle)": lambda b, _: Spread(dict.fromkeys(b.instant_style_blocks, 1.0)),
+    "composition (InstantStyle)": lambda b, _: Spread(dict.fromkeys(b.instant_composition_blocks, 1.0)),
     "style and composition (InstantStyle)": lambda b, second: Spread(
-        dict.fromkeys(b.instant_style, 1.0), dict.fromkeys(b.instant_composition, second)
+        dict.fromkeys(b.instant_style_blocks, 1.0), dict.fromkeys(b.instant_composition_blocks, second)
     ),
 }  # fmt: skip
 WEIGHT_TYPES = (*_ANY, *_KNOWN)
@@ -159,20 +127,21 @@ def spread(
     second = composition_weight
     if weight_type in BOOSTS:
         second = BOOSTS[weight_type] if boost is None else boost
-    return _KNOWN[weight_type](_layout(weight_type, blocks), second)
+    return _KNOWN[weight_type](_base(weight_type, blocks), second)
 
 
-def _layout(weight_type: str, blocks: int) -> Blocks:
-    if blocks not in LAYOUTS:
+def _base(weight_type: str, blocks: int) -> Base:
+    base = bases.with_blocks(blocks)
+    if base is None:
         raise UnitError(
             f"weight_type “{weight_type}” is made for SD1.5, SD2.x and SDXL, and this model has {blocks} transformer "
             f"blocks: choose one of {', '.join(_ANY)}, or give layer_weights."
         )
-    return LAYOUTS[blocks]
+    return base
 
 
 def _inverted(weight_type: str, blocks: int) -> frozenset[int]:
-    return _KNOWN[weight_type](_layout(weight_type, blocks), 1.0).inverted if weight_type in INVERTING else frozenset()
+    return _KNOWN[weight_type](_base(weight_type, blocks), 1.0).inverted if weight_type in INVERTING else frozenset()
 
 
 def _factors(layer_weights: LayerWeights, blocks: int) -> dict[int, float]:

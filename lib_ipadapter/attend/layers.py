@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from .. import bases
 from ..errors import MismatchError
-
-BASES = {768: "SD1.5", 1024: "SD2.x", 2048: "SDXL"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def _transformer_of(name: str) -> str:
 
 
 def count_blocks(layers: list[CrossAttention]) -> int:
-    """How many transformers the layers belong to: 16 in SD1.x and SD2.x, 11 in SDXL."""
+    """How many transformers the layers belong to."""
     return len({layer.block for layer in layers})
 
 
@@ -106,9 +105,8 @@ class Topology:
     @property
     def base(self) -> str:
         """ "SD1.5", "SD2.x" or "SDXL" where the usual number of layers stands on the usual context width."""
-        usual = {"SD1.5": 16, "SD2.x": 16, "SDXL": 70}
-        name = BASES.get(self.context_width)
-        return name if name and usual[name] == len(self.layer_widths) else f"an unusual model ({self})"
+        known = bases.of(self.context_width, len(self.layer_widths))
+        return known.name if known else f"an unusual model ({self})"
 
     def __str__(self) -> str:
         widths = ", ".join(f"{n} × {w}" for w, n in sorted(Counter(self.layer_widths).items()))

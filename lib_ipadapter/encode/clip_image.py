@@ -15,30 +15,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from .clip_blocks import Names, arithmetic, call, fill, no_autocast, run_block
+from ..checkpoint.clip_keys import IMAGE_TOWER
+from .clip_blocks import arithmetic, call, fill, no_autocast, run_block
 
 if TYPE_CHECKING:
-    from ..checkpoint.identify import EncoderSpec
+    from ..checkpoint.specs import EncoderSpec
 
 OneSource = Literal["pooled", "penultimate"]
 Source = Literal[OneSource, "both"]
-
-NAMES = Names(
-    file="image encoder",
-    tower="image tower",
-    advice="use a CLIP image encoder such as ViT-H-14",
-    mark=("vision_model.embeddings.class_embedding", "class_embedding"),
-    outside={
-        "class_embedding": "vision_model.embeddings.class_embedding",
-        "positional_embedding": "vision_model.embeddings.position_embedding.weight",
-        "conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-        "ln_pre.": "vision_model.pre_layrnorm.",
-        "ln_post.": "vision_model.post_layernorm.",
-        "proj": "visual_projection.weight",
-    },
-    inside="vision_model.",
-    transposed="proj",
-)
 
 
 @dataclass(frozen=True)
@@ -46,18 +30,18 @@ class Embedding:
     """What an encoder makes of B pictures.
 
     ``pooled`` [B, projection]: transformers' ``image_embeds``. ``penultimate`` [B, 1 + patches, width]:
-    ``hidden_states[-2]``, the input of the last block, without layer norm. None where it was not asked for.
+    ``hidden_states[-2]``, the input of the last block, without layer norm. None where it was not requested.
     """
 
     pooled: Tensor | None
     penultimate: Tensor | None
 
     def of(self, source: OneSource) -> Tensor:
-        """The one that was asked for. Raises ValueError for what was not."""
-        made = self.pooled if source == "pooled" else self.penultimate
-        if made is None:
-            raise ValueError(f"the {source} embedding was not asked for")
-        return made
+        """The embedding of that source. Raises ValueError for one that was not requested."""
+        embedding = self.pooled if source == "pooled" else self.penultimate
+        if embedding is None:
+            raise ValueError(f"the {source} embedding was not requested")
+        return embedding
 
 
 class ImageEncoder:
@@ -78,7 +62,7 @@ class ImageEncoder:
         Raises CheckpointError, with ``state`` unchanged, if a tensor is missing, left over, or of another shape.
         """
         tower = _empty_tower(spec)
-        fill(tower, state, NAMES, spec.kind, dtype)
+        fill(tower, state, IMAGE_TOWER, spec.kind, dtype)
         return cls(spec, tower.eval())
 
     @property
@@ -126,14 +110,6 @@ class ImageEncoder:
                 x = call(tower.ln_post, run_block(last, x)[:, 0])
                 pooled = x @ tower.get_parameter("proj").to(dtype)
         return Embedding(pooled, penultimate)
-
-    def encode_zeros(self, source: Source = "both") -> Embedding:
-        """The unconditional side of the reference implementation: pixels that are zero *after* normalisation, B = 1.
-
-        Adapters on pooled embeddings take a zero vector instead of this embedding's ``pooled``.
-        """
-        size = self.spec.image_size
-        return self.encode(torch.zeros(1, 3, size, size), source)
 
 
 def _empty_tower(spec: EncoderSpec) -> nn.Module:

@@ -1,6 +1,6 @@
 """CLIP's text tower, and what its words do to a picture's embedding.
 
-As in clip.py: sizes from a TextSpec, weights in any published layout, open_clip's modules, a forward pass written out.
+As in clip_image.py: sizes from a TextSpec, weights in any published layout, open_clip's modules, a forward pass written out.
 The tokenizer is open_clip's, whose vocabulary is CLIP's.
 """
 
@@ -14,27 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checkpoint.clip_keys import TEXT_TOWER
 from ..errors import UnitError
-from .clip_blocks import Names, arithmetic, call, fill, no_autocast, run_block
+from .clip_blocks import arithmetic, call, fill, no_autocast, run_block
 
 if TYPE_CHECKING:
-    from ..checkpoint.identify import TextSpec
-
-NAMES = Names(
-    file="text encoder",
-    tower="text tower",
-    advice="use a whole CLIP model, such as open_clip_pytorch_model.bin from laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-    mark=("text_model.embeddings.token_embedding.weight", "token_embedding.weight"),
-    outside={
-        "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
-        "positional_embedding": "text_model.embeddings.position_embedding.weight",
-        "ln_final.": "text_model.final_layer_norm.",
-        "text_projection": "text_projection.weight",
-    },
-    inside="text_model.",
-    transposed="text_projection",
-    among_others=True,
-)
+    from ..checkpoint.specs import TextSpec
 
 
 class TextTower:
@@ -54,7 +39,7 @@ class TextTower:
         Raises CheckpointError, with ``state`` unchanged, if a tensor is missing, left over, or of another shape.
         """
         tower = _empty_tower(spec)
-        fill(tower, state, NAMES, f"a text tower of {spec.layers} layers", dtype)
+        fill(tower, state, TEXT_TOWER, f"a text tower of {spec.layers} layers", dtype)
         return cls(spec, tower.eval())
 
     @property

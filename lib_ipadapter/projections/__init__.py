@@ -1,26 +1,38 @@
 """Embeddings -> image tokens: one class for each published projection architecture.
 
-A projection is built from an adapter's ``image_proj`` tensors; every size is read from their shapes. It computes in
-fp32 wherever the weights are stored, because it runs once per reference and its result decides every step.
+A class holds the layout that recognises its architecture and the computation; adding one is one file here and one
+row in the table. It is built from an adapter's ``image_proj`` tensors; every size is read from their shapes. It
+computes in fp32 wherever the weights are stored, because it runs once per reference and its result decides every
+step. Importing this package imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from .architecture import Architecture, Layout
+from .faceid import FaceIDMLP
+from .faceid_plus import FaceIDPlus
+from .image_proj import ImageProj
+from .mlp_proj import MLPProj
+from .plus import Resampler
 
-from .face import FaceIDMLP, FaceIDPlus
-from .linear import ImageProj, MLPProj
-from .perceiver import Resampler
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Projection = ImageProj | Resampler | MLPProj | FaceIDMLP | FaceIDPlus
-PROJECTIONS: dict[str, type[Projection]] = {
-    cls.__name__: cls for cls in (ImageProj, Resampler, MLPProj, FaceIDMLP, FaceIDPlus)
+# By name; the first that recognises a file's tensors counts. A FaceID-Plus has a FaceID's tensors too, a full-face
+# adapter has proj.0 and proj.2 too.
+PROJECTIONS: dict[str, type[Architecture]] = {
+    "FaceIDPlus": FaceIDPlus,
+    "Resampler": Resampler,
+    "MLPProj": MLPProj,
+    "ImageProj": ImageProj,
+    "FaceIDMLP": FaceIDMLP,
 }
 
 
-def build(projection: str, weights: Mapping[str, Tensor], context_width: int) -> Projection:
+def build(projection: str, weights: Mapping[str, Tensor], context_width: int) -> Architecture:
     """The projection called ``projection`` (``AdapterSpec.projection``) on ``weights`` (keys without prefix).
 
     ``context_width`` is the width of one image token, which a plain MLP's shapes do not tell apart from its count.
@@ -28,4 +40,14 @@ def build(projection: str, weights: Mapping[str, Tensor], context_width: int) ->
     return PROJECTIONS[projection](weights, context_width)
 
 
-__all__ = ["PROJECTIONS", "FaceIDMLP", "FaceIDPlus", "ImageProj", "MLPProj", "Projection", "Resampler", "build"]
+__all__ = [
+    "PROJECTIONS",
+    "Architecture",
+    "FaceIDMLP",
+    "FaceIDPlus",
+    "ImageProj",
+    "Layout",
+    "MLPProj",
+    "Resampler",
+    "build",
+]

@@ -1,23 +1,51 @@
-"""The Perceiver resampler of the "plus" adapters (Flamingo, arXiv 2204.14198, section 3.1.1)."""
+"""The Perceiver resampler (Flamingo, arXiv 2204.14198, section 3.1.1) that several architectures are made of."""
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import re
+from typing import TYPE_CHECKING, ClassVar
 
-from .weights import Weights
+from ..checkpoint.refusals import INSTEAD, RefusedAdapter
+from ..checkpoint.shapes import Shape, Shapes, dims, layer_norm, under
+from .architecture import Architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HEAD_WIDTH = 64  # every published resampler's; the number of heads follows from to_q's rows
 
 
-class Perceiver(Weights):
+class Perceiver(Architecture):
     """Latents that attend to image features, layer after layer. ``prefix`` is where its tensors stand."""
 
-    prefix = ""
+    prefix: ClassVar[str] = ""
+
+    @classmethod
+    def layers(cls, shapes: Shapes, dim: int) -> dict[str, Shape]:
+        """The tensors of layers of width ``dim``; their number, heads and feed-forward width are the file's."""
+        prefix = cls.prefix
+        depth = len({key.split(".")[1] for key in under(shapes, prefix) if re.match(r"layers\.\d+\.", key)})
+        inner, _ = dims(shapes, f"{prefix}layers.0.0.to_q.weight", 2)
+        hidden, _ = dims(shapes, f"{prefix}layers.0.1.1.weight", 2)
+        if inner % HEAD_WIDTH:
+            raise RefusedAdapter(
+                f"This IP-Adapter's attention is {inner} wide, which heads of {HEAD_WIDTH} do not divide: it has an "
+                f"architecture that this version does not know, so {INSTEAD}"
+            )
+        tensors: dict[str, Shape] = {}
+        for i in range(depth):
+            attention, feed_forward = f"{prefix}layers.{i}.0", f"{prefix}layers.{i}.1"
+            tensors |= layer_norm(f"{attention}.norm1", dim) | layer_norm(f"{attention}.norm2", dim)
+            tensors |= {f"{attention}.to_q.weight": (inner, dim), f"{attention}.to_kv.weight": (2 * inner, dim)}
+            tensors |= {f"{attention}.to_out.weight": (dim, inner)} | layer_norm(f"{feed_forward}.0", dim)
+            tensors |= {f"{feed_forward}.1.weight": (hidden, dim), f"{feed_forward}.3.weight": (dim, hidden)}
+        return tensors
 
     def attention(self, name: str, features: Tensor, latents: Tensor) -> Tensor:
         """Latents [B, T, C] attend to features [B, N, C] and to themselves; [B, T, C]."""
+        import torch
+        import torch.nn.functional as F
+
         features = self.layer_norm(f"{name}.norm1", features)
         latents = self.layer_norm(f"{name}.norm2", latents)
         q = self.linear(f"{name}.to_q", latents)
@@ -28,7 +56,7 @@ class Perceiver(Weights):
 
     def feed_forward(self, name: str, x: Tensor) -> Tensor:
         x = self.layer_norm(f"{name}.0", x)
-        return self.linear(f"{name}.3", F.gelu(self.linear(f"{name}.1", x)))
+        return self.linear(f"{name}.3", self.gelu(self.linear(f"{name}.1", x)))
 
     def resample(self, features: Tensor, latents: Tensor) -> Tensor:
         """Features [B, N, E] and latents [B, T, C] -> tokens [B, T, D], fp32."""
@@ -39,15 +67,3 @@ class Perceiver(Weights):
             latents = latents + self.feed_forward(f"{self.prefix}layers.{layer}.1", latents)
             layer += 1
         return self.layer_norm(f"{self.prefix}norm_out", self.linear(f"{self.prefix}proj_out", latents))
-
-
-class Resampler(Perceiver):
-    """Plus, plus-face, composition; with a face embedding as its one feature also portrait-unnorm and InstantID."""
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """[B, N, E] penultimate hidden states, or [B, E] face embeddings -> [B, T, D] image tokens, fp32."""
-        features = features.float()
-        if features.ndim == 2:
-            features = features[:, None]
-        latents = self.tensor("latents", features).expand(len(features), -1, -1)
-        return self.resample(features, latents)

@@ -1,0 +1,113 @@
+"""What files were recognised as, kept in a JSON file across restarts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from .entries import AdapterEntry, EncoderEntry, Entry, UnusableEntry
+from .folders import FoundFile
+from .recognise import recognise
+from .refusals import RefusedAdapter
+from .specs import AdapterSpec, EncoderSpec, TextSpec
+
+LIBRARY = Path(__file__).parents[1]
+RULES = ("bases.py", "checkpoint/*.py", "projections/*.py")  # the files that decide what a file is recognised as
+
+_Record = dict[str, Any]  # what is kept of a file, as it stands in the JSON file
+
+
+class Memory:
+    """(path, size, time) -> what a file was recognised as, in a JSON file where ``path`` is given.
+
+    The rules' own source is part of the key: what an older version recognised is looked at again.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.known = self._read()
+        self.used: dict[str, Any] = {}
+
+    def recall(self, found: FoundFile) -> Entry:
+        """The entry of a file, from memory if it has not changed, else from its header. Its name is yet to come."""
+        if found.problem is not None:
+            return UnusableEntry("", found.path, found.folder, found.size, found.problem)
+        key = str(found.path)
+        try:
+            size, mtime_ns, record = facts = self.known[key]
+            if (size, mtime_ns) == (found.size, found.mtime_ns):
+                entry = _from_record(found, record)
+                self.used[key] = facts
+                return entry
+        except (TypeError, ValueError, KeyError, AttributeError):  # not there, or written by somebody else
+            pass
+        try:
+            spec = recognise(found.path)
+            record = {"kind": "adapter" if isinstance(spec, AdapterSpec) else "encoder", "spec": asdict(spec)}
+        except CheckpointError as error:
+            record = {"problem": error.detail, "refused": isinstance(error, RefusedAdapter)}
+            if isinstance(error.__cause__, OSError):  # permissions can change without a trace in size or time
+                return _from_record(found, record)
+        self.used[key] = [found.size, found.mtime_ns, record]
+        return _from_record(found, record)
+
+    def save(self) -> None:
+        """Keep what was used since the last time, and drop the rest. A disk that cannot be written is no trouble."""
+        changed = self.used != self.known
+        self.known, self.used = self.used, {}
+        if self.path is None or not changed:
+            return
+        temporary = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", dir=self.path.parent, prefix=f".{self.path.name}.", delete=False
+            ) as file:
+                temporary = file.name
+                json.dump({"rules": rules(), "files": self.known}, file, separators=(",", ":"))
+            os.replace(temporary, self.path)
+        except OSError:
+            if temporary is not None and os.path.exists(temporary):
+                os.unlink(temporary)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            memory = json.loads(self.path.read_bytes()) if self.path is not None else {}
+            return dict(memory["files"]) if memory.get("rules") == rules() else {}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return {}
+
+
+@lru_cache(maxsize=1)
+def rules() -> str:
+    """Stands for the code that recognises files."""
+    digest = hashlib.sha256()
+    for pattern in RULES:
+        for file in sorted(LIBRARY.glob(pattern)):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _from_record(found: FoundFile, record: _Record) -> Entry:
+    """The entry of a file. Raises TypeError, ValueError, KeyError or AttributeError for what is no record."""
+    place = ("", found.path, found.folder, found.size)
+    if "problem" in record:
+        return UnusableEntry(*place, str(record["problem"]), bool(record["refused"]))
+    kind = record["kind"]
+    facts: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in record["spec"].items()
+    }
+    if kind == "adapter":
+        return AdapterEntry(*place, AdapterSpec(**facts))
+    if kind != "encoder":
+        raise KeyError(kind)
+    if facts.get("text") is not None:
+        facts["text"] = TextSpec(**facts["text"])
+    return EncoderEntry(*place, EncoderSpec(**facts))

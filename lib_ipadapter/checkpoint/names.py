@@ -1,0 +1,56 @@
+"""What the catalogue's files are called, and which of them a name means."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from ..errors import CheckpointError
+from .entries import Entry
+from .folders import ENDINGS
+
+_Entry = TypeVar("_Entry", bound=Entry)
+
+
+def _names(entry: Entry) -> list[str]:
+    """What a file may be called, from its stem to its whole path."""
+    inside = entry.path.relative_to(entry.folder)
+    names = [inside.stem, inside.with_suffix("").as_posix(), inside.name, inside.as_posix()]
+    above = ""
+    for part in reversed(entry.folder.parts):
+        above = f"{part.strip(os.sep)}/{above}"
+        names.append(f"{above}{inside.with_suffix('').as_posix()}")
+        names.append(f"{above}{inside.as_posix()}")
+    return [name.encode("utf-8", "replace").decode().strip() for name in names]
+
+
+def named(entries: Sequence[_Entry]) -> list[_Entry]:
+    """The entries by name, each under its shortest name that no other has."""
+    choices = [_names(entry) for entry in entries]
+    bearers = Counter(name for names in choices for name in {name.casefold() for name in names})
+    named = []
+    for entry, names in zip(entries, choices, strict=True):
+        unique = next((name for name in names if bearers[name.casefold()] == 1), names[-1])
+        named.append(replace(entry, name=unique))
+    return sorted(named, key=lambda entry: (entry.name.casefold(), entry.name))
+
+
+def matching(entries: Sequence[_Entry], wanted: str) -> _Entry | None:
+    """The entry that ``wanted`` (in lower case) means. CheckpointError if it could be one of several folders'."""
+    for entry in entries:
+        if entry.name.casefold() == wanted:
+            return entry
+    found = [entry for entry in entries if wanted in map(str.casefold, _names(entry))]
+    if len({entry.path.with_suffix("") for entry in found}) > 1:
+        raise CheckpointError(
+            f"{wanted} means several files: choose one of {', '.join(entry.name for entry in found)}."
+        )
+    return min(found, key=lambda entry: ENDINGS.index(entry.path.suffix.lower()), default=None)
+
+
+def shown(name: str) -> str:
+    text = repr(str(name))
+    return text if len(text) <= 100 else f"{text[:97]}…"

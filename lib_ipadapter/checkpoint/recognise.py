@@ -1,0 +1,52 @@
+"""What a file on the disk is: by its content, and by hash, name and dtypes where that leaves two variants open."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import CheckpointError
+from . import containers
+from .identify import identify
+from .keys import PAIRS, PROJ, normalise_keys
+from .specs import AdapterSpec, EncoderSpec, UNetSpec
+from .tensors import TensorEntry
+from .ties import named_variant, tie_break
+
+CHECKPOINT = (
+    "This file is a Stable Diffusion checkpoint, not an adapter: put it into models/Stable-diffusion and choose it as "
+    "the checkpoint."
+)
+
+
+def recognise(path: Path) -> AdapterSpec | EncoderSpec:
+    """The adapter or image encoder that a file holds, from its header. Raises CheckpointError for all others."""
+    entries = containers.read_entries(path)
+    spec = identify({key: entry.shape for key, entry in entries.items()})
+    if isinstance(spec, UNetSpec):
+        raise CheckpointError(CHECKPOINT)
+    spec = replace(spec, image_encoder=containers.read_metadata(path).get("image_encoder"))
+    if isinstance(spec, AdapterSpec) and spec.alternatives:
+        spec = _untied(path, spec, entries)
+    return spec
+
+
+def _untied(path: Path, spec: AdapterSpec, entries: dict[str, TensorEntry]) -> AdapterSpec:
+    """``spec`` with its tie broken by the file's name, dtypes, or hash."""
+    names = normalise_keys(entries)
+    dtypes = [{entries[key].dtype for name, key in names.items() if name.startswith(half)} for half in (PROJ, PAIRS)]
+    # Only a FaceID-Plus whose name says nothing is read whole, once: dtypes tell the other tie's published files apart.
+    silent = spec.projection == "FaceIDPlus" and named_variant(spec, path.stem) is None
+    return tie_break(spec, path.stem, sha256(path) if silent else None, mixed_dtypes=dtypes[0] != dtypes[1])
+
+
+def sha256(path: Path) -> str | None:
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:  # a hash is a hint: do without
+        return None
+    return digest.hexdigest()

@@ -1,0 +1,50 @@
+"""Variants whose files have the same shapes: the likeliest one by hash, name and dtypes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from .specs import AdapterSpec
+
+# SHA-256 of published files whose shapes fit two variants. A copy saved anew has another hash: a hint, no requirement.
+HASHES = {
+    "252fb53e0d018489d9e7f9b9e2001a52ff700e491894011ada7cfb471e0fadf2": "faceid-plus",
+    "26d0d86a1d60d6cc811d3b8862178b461e1eeb651e6fe2b72ba17aa95411e313": "faceid-plus-v2",
+    "220bb86e205393a3d0411631cb473caddbf35fd371be2905ca9008818170db55": "faceid-portrait-unnorm",
+}
+# What a file's name says; the first that fits, and is possible by shape, counts.
+NAMES = (
+    (re.compile(r"plus[-_ ]?v2"), "faceid-plus-v2"),
+    (re.compile(r"plus"), "faceid-plus"),
+    (re.compile(r"unnorm|portrait"), "faceid-portrait-unnorm"),
+    (re.compile(r"instant[-_ ]?id"), "instantid"),
+)
+
+
+def named_variant(spec: AdapterSpec, stem: str) -> str | None:
+    """The variant that a file's name asks for, among those that its shapes leave open."""
+    possible = (spec.variant, *spec.alternatives)
+    return next((variant for name, variant in NAMES if variant in possible and name.search(stem.lower())), None)
+
+
+def tie_break(
+    spec: AdapterSpec, stem: str, sha256: str | None = None, *, mixed_dtypes: bool | None = None
+) -> AdapterSpec:
+    """``spec`` with the likeliest of the variants that its shapes leave open; a spec without ties is returned as is.
+
+    In this order count: the file's hash, its name (``stem``, never its folder), and whether projection and pairs have
+    different dtypes, as the published portrait-unnorm has and InstantID has not. ``alternatives`` of the answer are
+    the variants not chosen, so that a user can still choose one.
+    """
+    if not spec.alternatives:
+        return spec
+    possible = (spec.variant, *spec.alternatives)
+    variant = HASHES.get((sha256 or "").lower())
+    if variant not in possible:
+        variant = named_variant(spec, stem)
+    if variant is None and mixed_dtypes and "faceid-portrait-unnorm" in possible:
+        variant = "faceid-portrait-unnorm"
+    if variant is None:
+        return spec
+    return replace(spec, variant=variant, alternatives=tuple(other for other in possible if other != variant))

@@ -1,0 +1,77 @@
+"""Which published image encoder an adapter is fed by, and where to get it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from .names import shown
+from .specs import AdapterSpec
+
+
+class WantedEncoder(NamedTuple):
+    """An encoder to get: its kind, the file to download, and the name to save it under."""
+
+    kind: str
+    file: str
+    save_as: str
+
+
+_H = WantedEncoder(
+    "ViT-H-14", "models/image_encoder/model.safetensors from h94/IP-Adapter", "CLIP-ViT-H-14.safetensors"
+)
+_BIG_G = WantedEncoder(
+    "ViT-bigG-14", "sdxl_models/image_encoder/model.safetensors from h94/IP-Adapter", "CLIP-ViT-bigG-14.safetensors"
+)
+_L = WantedEncoder("ViT-L-14", "model.safetensors from openai/clip-vit-large-patch14", "CLIP-ViT-L-14.safetensors")
+# Which published encoder puts out embeddings of which source and width.
+PUBLISHED = {
+    ("pooled", 1024): _H,
+    ("pooled", 1280): _BIG_G,
+    ("pooled", 768): _L,
+    ("penultimate", 1280): _H,
+    ("penultimate", 1664): _BIG_G,
+    ("penultimate", 1024): _L,
+}
+# The files that hold a published encoder with its text tower, both in one.
+WITH_TEXT_TOWER = {
+    "ViT-H-14": "open_clip_pytorch_model.bin from laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    "ViT-bigG-14": "open_clip_pytorch_model.bin from laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
+    "ViT-L-14": "model.safetensors from openai/clip-vit-large-patch14",
+    "ViT-L-14-336": "pytorch_model.bin from openai/clip-vit-large-patch14-336",
+}
+
+
+def missing_encoder(width: int, source: str, trained_with: str | None, folder: Path | str) -> str:
+    """The sentence about an encoder that is not there: the file to get, and the folder for it."""
+    wanted = PUBLISHED.get((source, width))
+    if trained_with is not None:
+        return (
+            f"the image encoder {shown(trained_with)}, which the adapter was trained with, is missing: get it from "
+            f"where the adapter came from, put it into {folder}, and refresh the list of models."
+        )
+    if wanted is None:
+        return (
+            f"no image encoder here puts out {source} embeddings {width} wide, and no published one does: put the "
+            f"encoder that the adapter was trained with into {folder} and refresh the list of models."
+        )
+    return (
+        f"the image encoder {wanted.kind} is missing ({source} embeddings {width} wide): download {wanted.file}, put "
+        f"it into {folder} as {wanted.save_as}, and refresh the list of models."
+    )
+
+
+def encoder_wanted(spec: AdapterSpec) -> str:
+    """What an adapter is fed with, in words: "ViT-H-14", "face embedding", …"""
+    if spec.image_encoder is not None:
+        return spec.image_encoder
+
+    def kind(source: str, width: int | None) -> str:
+        published = None if width is None else PUBLISHED.get((source, width))
+        return published.kind if published else f"image encoder {width} wide ({source})"
+
+    if spec.source == "face":
+        return "face embedding"
+    if spec.source == "face+penultimate":
+        return f"face embedding and {kind('penultimate', spec.clip_width)}"
+    return kind(spec.source, spec.embedding_width)
