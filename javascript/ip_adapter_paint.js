@@ -1,12 +1,14 @@
 // A dialog in which a mask is painted over a picture, or taken from a file: white where something counts.
-const ipAdapterPaint = (() => {
-    const LONGEST = 1024; // pixels of the mask's longer side
-    const make = (name, properties = {}, ...children) => {
-        const element = Object.assign(document.createElement(name), properties);
-        element.append(...children);
-        return element;
-    };
-    function loaded(address) {
+(window.ipAdapter ??= {}).paint = (() => {
+    const LONGEST_SIDE = 1024;  // of a mask, in pixels
+    function element(name, properties = {}, ...children) {
+        const made = Object.assign(document.createElement(name), properties);
+        made.append(...children);
+        return made;
+    }
+    const canvasOf = ([width, height]) => element("canvas", {width, height});
+    const clear = (canvas) => canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+    function load(address) {
         return new Promise((resolve, reject) => {
             const image = new Image();
             image.onload = () => resolve(image);
@@ -14,127 +16,141 @@ const ipAdapterPaint = (() => {
             image.src = address;
         });
     }
-    const canvasOf = ([width, height]) => make("canvas", {width, height});
 
-    // A mask is kept as white of any opacity. ``picture``: what is light in it becomes opaque.
-    function fromPicture(canvas, picture) {
-        const pen = canvas.getContext("2d");
-        pen.clearRect(0, 0, canvas.width, canvas.height);
-        pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
-        const pixels = pen.getImageData(0, 0, canvas.width, canvas.height);
-        for (let i = 0; i < pixels.data.length; i += 4) {
-            const [r, g, b, a] = pixels.data.subarray(i, i + 4);
-            pixels.data.set([255, 255, 255, (0.299 * r + 0.587 * g + 0.114 * b) * a / 255], i);
+    // A mask while it is painted: white whose opacity says how much counts. `picture` lies below it, or null. On the
+    // canvas `view` stands what a person sees: the picture, dark where it does not count.
+    class Mask {
+        constructor(shape, picture) {
+            this.picture = picture;
+            this.canvas = canvasOf(shape);
+            this.view = canvasOf(shape);
+            this.pen = this.canvas.getContext("2d");
         }
-        pen.putImageData(pixels, 0, 0);
-    }
-    function inverted(canvas) {
-        const other = canvasOf([canvas.width, canvas.height]), pen = other.getContext("2d");
-        pen.fillStyle = "white";
-        pen.fillRect(0, 0, other.width, other.height);
-        pen.globalCompositeOperation = "destination-out";
-        pen.drawImage(canvas, 0, 0);
-        return other;
-    }
-    function file(mask) {
-        const flat = canvasOf([mask.width, mask.height]), pen = flat.getContext("2d");
-        pen.fillRect(0, 0, flat.width, flat.height);
-        pen.drawImage(mask, 0, 0);
-        return new Promise((resolve) => flat.toBlob(resolve, "image/png"));
-    }
-
-    // ``background``: address of the picture below, or null for an empty one of ``size``; ``start``: address of the
-    // mask as it is, or null. The answer is a PNG, or null if nothing is to change.
-    async function open({title, background, size, start}) {
-        const picture = background ? await loaded(background) : null;
-        const [width, height] = picture ? [picture.naturalWidth, picture.naturalHeight] : size;
-        const scale = Math.min(1, LONGEST / Math.max(width, height));
-        const shape = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
-        const view = canvasOf(shape), mask = canvasOf(shape);
-        if (start) fromPicture(mask, await loaded(start));
-
-        const pen = mask.getContext("2d"), screen = view.getContext("2d");
-        function redraw() {
-            screen.globalCompositeOperation = "source-over";
-            screen.clearRect(0, 0, view.width, view.height);
-            screen.globalAlpha = 0.75; // what does not count lies in the dark
-            screen.fillStyle = "black";
-            screen.fillRect(0, 0, view.width, view.height);
-            screen.globalAlpha = 1;
-            screen.globalCompositeOperation = "destination-out";
-            screen.drawImage(mask, 0, 0);
-            screen.globalCompositeOperation = "destination-over";
-            if (picture) {
-                screen.drawImage(picture, 0, 0, view.width, view.height);
-            } else {
-                screen.fillStyle = "#b9bec8";
-                screen.fillRect(0, 0, view.width, view.height);
-            }
-        }
-
-        const brush = make("input", {type: "range", min: 1, max: 50, value: 12});
-        let erasing = false, last = null;
-        function place(event) {
-            const box = view.getBoundingClientRect();
-            return [(event.clientX - box.left) / box.width * view.width, (event.clientY - box.top) / box.height * view.height];
-        }
-        function stroke(event) {
-            const now = place(event);
-            pen.globalCompositeOperation = erasing ? "destination-out" : "source-over";
-            pen.strokeStyle = "white";
-            pen.lineWidth = brush.value / 100 * Math.min(...shape) * 2;
-            pen.lineCap = pen.lineJoin = "round";
-            pen.beginPath();
-            pen.moveTo(...(last ?? now));
-            pen.lineTo(now[0] + 0.01, now[1]);
-            pen.stroke();
+        drawView() {
+            const {width, height} = this.view, pen = this.view.getContext("2d");
             pen.globalCompositeOperation = "source-over";
-            last = now;
-            redraw();
+            clear(this.view);
+            pen.globalAlpha = 0.75;
+            pen.fillStyle = "black";
+            pen.fillRect(0, 0, width, height);
+            pen.globalAlpha = 1;
+            pen.globalCompositeOperation = "destination-out";
+            pen.drawImage(this.canvas, 0, 0);
+            pen.globalCompositeOperation = "destination-over";
+            pen.fillStyle = "#b9bec8";
+            if (this.picture) pen.drawImage(this.picture, 0, 0, width, height);
+            else pen.fillRect(0, 0, width, height);
         }
-        view.onpointerdown = (event) => { view.setPointerCapture(event.pointerId); last = null; stroke(event); };
-        view.onpointermove = (event) => { if (event.buttons) stroke(event); };
-        function replace(canvas) {
-            pen.clearRect(0, 0, mask.width, mask.height);
-            if (canvas) pen.drawImage(canvas, 0, 0);
-            redraw();
+        // Where the pointer is, in pixels of the mask.
+        pointOf(event) {
+            const {left, top, width, height} = this.view.getBoundingClientRect();
+            return [
+                (event.clientX - left) / width * this.view.width, (event.clientY - top) / height * this.view.height,
+            ];
         }
+        // `share`: the line's width as a share of the mask's shorter side.
+        drawLine(from, to, share, isErasing) {
+            this.pen.globalCompositeOperation = isErasing ? "destination-out" : "source-over";
+            this.pen.strokeStyle = "white";
+            this.pen.lineWidth = share * Math.min(this.canvas.width, this.canvas.height);
+            this.pen.lineCap = this.pen.lineJoin = "round";
+            this.pen.beginPath();
+            this.pen.moveTo(...from);
+            this.pen.lineTo(to[0] + 0.01, to[1]);  // a line without a length would not be drawn
+            this.pen.stroke();
+            this.pen.globalCompositeOperation = "source-over";
+            this.drawView();
+        }
+        // A picture becomes the mask: the lighter it is somewhere, the more counts there.
+        take(picture) {
+            clear(this.canvas);
+            this.pen.drawImage(picture, 0, 0, this.canvas.width, this.canvas.height);
+            const pixels = this.pen.getImageData(0, 0, this.canvas.width, this.canvas.height);
+            for (let i = 0; i < pixels.data.length; i += 4) {
+                const [r, g, b, a] = pixels.data.subarray(i, i + 4);
+                pixels.data.set([255, 255, 255, (0.299 * r + 0.587 * g + 0.114 * b) * a / 255], i);
+            }
+            this.pen.putImageData(pixels, 0, 0);
+            this.drawView();
+        }
+        empty() {
+            clear(this.canvas);
+            this.drawView();
+        }
+        invert() {
+            this.pen.globalCompositeOperation = "source-out";
+            this.pen.fillStyle = "white";
+            this.pen.fillRect(0, 0, this.canvas.width, this.canvas.height);
+            this.pen.globalCompositeOperation = "source-over";
+            this.drawView();
+        }
+        toPng() {
+            const flat = canvasOf([this.canvas.width, this.canvas.height]), pen = flat.getContext("2d");
+            pen.fillRect(0, 0, flat.width, flat.height);
+            pen.drawImage(this.canvas, 0, 0);
+            return new Promise((resolve) => flat.toBlob(resolve, "image/png"));
+        }
+    }
 
-        const chosen = make("input", {type: "file", accept: "image/*", hidden: true});
-        chosen.onchange = async () => {
+    const button = (textContent, title, onclick) => element("button", {type: "button", textContent, title, onclick});
+    function showDialog(title, mask) {
+        const hint = element("small", {textContent: "Paint over what counts. What stays dark does not."});
+        const brush = element("input", {type: "range", min: 1, max: 50, value: 12});
+        let isErasing = false, last = null;
+        const eraser = button("Erase", "Paint with darkness", () => {
+            isErasing = !isErasing;
+            eraser.setAttribute("aria-pressed", isErasing);
+        });
+        eraser.setAttribute("aria-pressed", "false");
+        function stroke(event) {
+            const point = mask.pointOf(event);
+            mask.drawLine(last ?? point, point, brush.value / 50, isErasing);
+            last = point;
+        }
+        mask.view.onpointerdown = (event) => {
+            mask.view.setPointerCapture(event.pointerId);
+            last = null;
+            stroke(event);
+        };
+        mask.view.onpointermove = (event) => { if (event.buttons) stroke(event); };
+        const file = element("input", {type: "file", accept: "image/*", hidden: true});
+        file.onchange = async () => {
             try {
-                fromPicture(mask, await loaded(URL.createObjectURL(chosen.files[0])));
+                mask.take(await load(URL.createObjectURL(file.files[0])));
             } catch {
                 hint.textContent = "This file is no picture: choose a PNG, JPEG or WebP.";
             }
-            redraw();
         };
-        const hint = make("small", {textContent: "Paint over what counts. What stays dark does not."});
-        const button = (textContent, title, onclick) => make("button", {type: "button", textContent, title, onclick});
-        const eraser = button("Erase", "Paint with darkness", () => {
-            erasing = !erasing;
-            eraser.setAttribute("aria-pressed", erasing);
-        });
-        eraser.setAttribute("aria-pressed", "false");
         return new Promise((resolve) => {
-            const dialog = make("dialog", {className: "ip-adapter-painter"});
+            const dialog = element("dialog", {className: "ip-adapter-painter"});
             const finish = (answer) => { dialog.close(); dialog.remove(); resolve(answer); };
+            const use = button("Use this mask", "", async () => finish(await mask.toPng()));
+            use.className = "primary";
             dialog.append(
-                make("strong", {textContent: title}), hint, view,
-                make("div", {}, make("label", {textContent: "Brush "}, brush), eraser,
-                    button("Invert", "Exchange what counts and what does not", () => replace(inverted(mask))),
-                    button("Everything", "All of it counts", () => { replace(null); replace(inverted(mask)); }),
-                    button("Nothing", "None of it counts", () => replace(null)),
-                    button("From a file …", "Take a picture as the mask: white counts", () => chosen.click()), chosen),
-                make("div", {className: "ip-adapter-painter-end"},
-                    button("Cancel", "Leave the mask as it was", () => finish(null)),
-                    Object.assign(button("Use this mask", "", async () => finish(await file(mask))), {className: "primary"})),
+                element("strong", {textContent: title}), hint, mask.view,
+                element("div", {}, element("label", {textContent: "Brush "}, brush), eraser,
+                    button("Invert", "Exchange what counts and what does not", () => mask.invert()),
+                    button("Everything", "All of it counts", () => { mask.empty(); mask.invert(); }),
+                    button("Nothing", "None of it counts", () => mask.empty()),
+                    button("From a file …", "Take a picture as the mask: white counts", () => file.click()), file),
+                element("div", {className: "ip-adapter-painter-end"},
+                    button("Cancel", "Leave the mask as it was", () => finish(null)), use),
             );
             dialog.addEventListener("cancel", (event) => { event.preventDefault(); finish(null); });
             (document.querySelector(".gradio-container") ?? document.body).append(dialog);
-            redraw();
+            mask.drawView();
             dialog.showModal();
         });
     }
-    return open;
+
+    // `background`: the address of the picture below the mask, or null for an empty one of `size`; `start`: the address
+    // of the mask as it is, or null. The answer is a PNG, or null if nothing is to change.
+    return async ({title, background, size, start}) => {
+        const picture = background ? await load(background) : null;
+        const [width, height] = picture ? [picture.naturalWidth, picture.naturalHeight] : size;
+        const scale = Math.min(1, LONGEST_SIDE / Math.max(width, height));
+        const mask = new Mask([width, height].map((side) => Math.max(1, Math.round(side * scale))), picture);
+        if (start) mask.take(await load(start));
+        return showDialog(title, mask);
+    };
 })();

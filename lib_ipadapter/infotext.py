@@ -6,30 +6,39 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from PIL.Image import Image
 
 from .checkpoint.catalog import AdapterEntry
 from .errors import UnitError
-from .jobs.plans import PlannedReference
-from .unit import MAX_UNITS, PICTURES, Unit
-from .weighting import as_text
+from .fields import settings_of
+from .reference import WEIGHT
+from .unit import MAX_UNITS, Unit, conflicts
 
-NEGATIVE, REGION = "negative_images", "region_mask"
+REFERENCES, NEGATIVE, REGION = "references", "negative_images", "region_mask"  # what the entries call pictures
 HASH_LENGTH = 12  # hexadecimal digits of a reference's content hash that are written
 
 
-def _quoted(value: Any) -> str:
-    """A value as it stands in "name: value, name: value"; JSON where it would break that form."""
-    text = as_text(value) if isinstance(value, (float, tuple, Mapping)) else str(value)
-    return json.dumps(text, ensure_ascii=False) if any(c in text for c in ',:"\n') else text
+# Writing
 
 
-class Shown(Protocol):
-    """A unit at work: its number, itself, its adapter's entry in the catalogue, its pictures with their content
-    hashes."""
+class ReferenceAtWork(Protocol):
+    """A reference by its content hash, with its weight and its mask's content hash."""
+
+    @property
+    def content_hash(self) -> str: ...
+
+    @property
+    def weight(self) -> float: ...
+
+    @property
+    def mask_hash(self) -> str | None: ...
+
+
+class UnitAtWork(Protocol):
+    """A unit with its number, its adapter's entry in the catalogue, and its pictures' content hashes."""
 
     @property
     def number(self) -> int: ...
@@ -41,51 +50,59 @@ class Shown(Protocol):
     def adapter(self) -> AdapterEntry: ...
 
     @property
-    def references(self) -> tuple[PlannedReference, ...]: ...
+    def references(self) -> Sequence[ReferenceAtWork]: ...
 
     @property
-    def negatives(self) -> tuple[PlannedReference, ...]: ...
+    def negatives(self) -> Sequence[ReferenceAtWork]: ...
 
     @property
     def region_hash(self) -> str | None: ...
 
 
-def _marks(pictures: Sequence[PlannedReference]) -> str:
-    return " ".join(
-        picture.content_hash[:HASH_LENGTH]
-        + (f"*{picture.weight:g}" if picture.weight != 1 else "")
-        + (f"@{picture.mask_hash[:HASH_LENGTH]}" if picture.mask_hash else "")
-        for picture in pictures
-    )
-
-
-def parameters(plans: Sequence[Shown]) -> dict[str, str]:
+def parameters(units: Sequence[UnitAtWork]) -> dict[str, str]:
     """The entries ``IP-Adapter n`` for ``p.extra_generation_params``: model, fields that differ from their defaults,
     and the pictures' content hashes (with their own weight after a star, their mask's hash after an @)."""
     entries = {}
-    for plan in plans:
-        values = {"model": plan.adapter.name, **plan.unit.changed()}
-        if plan.negatives:
-            values[NEGATIVE] = _marks(plan.negatives)
-        if plan.region_hash:
-            values[REGION] = plan.region_hash[:HASH_LENGTH]
-        values["references"] = _marks(plan.references)
-        entries[f"IP-Adapter {plan.number}"] = ", ".join(f"{k}: {_quoted(v)}" for k, v in values.items())
+    for one in units:
+        settings = settings_of(type(one.unit))
+        values = {"model": one.adapter.name}
+        values |= {name: settings[name].kind.to_text(value) for name, value in one.unit.changed().items()}
+        if one.negatives:
+            values[NEGATIVE] = _hashes(one.negatives)
+        if one.region_hash:
+            values[REGION] = one.region_hash[:HASH_LENGTH]
+        values[REFERENCES] = _hashes(one.references)
+        entries[f"IP-Adapter {one.number}"] = ", ".join(f"{name}: {_quoted(text)}" for name, text in values.items())
     return entries
 
 
-NUMBERS = ("boost",)  # fields that may be None, and are numbers otherwise
+def _quoted(text: str) -> str:
+    """A value as it stands in "name: value, name: value"; JSON where it would break that form."""
+    return json.dumps(text, ensure_ascii=False) if any(c in text for c in ',:"\n') else text
+
+
+def _hashes(references: Sequence[ReferenceAtWork]) -> str:
+    return " ".join(
+        one.content_hash[:HASH_LENGTH]
+        + (f"*{one.weight:g}" if one.weight != 1 else "")
+        + (f"@{one.mask_hash[:HASH_LENGTH]}" if one.mask_hash else "")
+        for one in references
+    )
+
+
+# Reading
+
 _ENTRY = re.compile(r"IP-Adapter (\d{1,2})")
 _PAIR = re.compile(r'\s*(\w+): ?("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
 _REFERENCE = re.compile(r"([0-9a-f]{12,64})(?:\*(-?[0-9.]+(?:e[-+]?\d+)?))?(?:@([0-9a-f]{12,64}))?", re.IGNORECASE)
 
 
-class Mark(NamedTuple):
+class HashedReference(NamedTuple):
     """A picture by its content hash, its weight, and its mask by its content hash."""
 
-    picture: str
+    content_hash: str
     weight: float
-    mask: str | None
+    mask_hash: str | None
 
 
 @dataclass
@@ -94,9 +111,9 @@ class Pasted:
 
     number: int
     settings: dict[str, Any]
-    references: list[Mark]
-    negatives: list[Mark] = field(default_factory=list)
-    region: str | None = None
+    references: list[HashedReference]
+    negatives: list[HashedReference] = field(default_factory=list)
+    region_hash: str | None = None
     problems: list[str] = field(default_factory=list)
 
 
@@ -110,6 +127,23 @@ def entries(params: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def read(params: Mapping[str, Any], unit_class: type[Unit] = Unit) -> list[Pasted]:
+    """The units of a picture's parameters, by number. What cannot be understood is reported, never raised; an entry
+    without any reference is another extension's."""
+    units = []
+    for name, text in entries(params).items():
+        values = _values(text)
+        references = _read_hashes(values.pop(REFERENCES, ""))
+        if not references:
+            continue
+        unit = Pasted(int(name.rpartition(" ")[2]), {"model": values.pop("model", None)}, references)
+        unit.negatives = _read_hashes(values.pop(NEGATIVE, ""))
+        unit.region_hash = next((one.content_hash for one in _read_hashes(values.pop(REGION, ""))), None)
+        _read_settings(values, unit, unit_class)
+        units.append(unit)
+    return sorted(units, key=lambda unit: unit.number)
+
+
 def _values(text: str) -> dict[str, str]:
     values = {}
     for name, value in _PAIR.findall(text):
@@ -118,58 +152,35 @@ def _values(text: str) -> dict[str, str]:
     return values
 
 
-def _typed(name: str, text: str) -> Any:
-    """A field's value from its text. Raises UnitError for a field or value that no unit has."""
-    defaults = {f.name: f.default for f in fields(Unit) if f.name not in ("model", "number", *PICTURES)}
-    if name not in defaults:
-        raise UnitError(f"{name} is not known to this version, so it was left out.")
-    value: Any = text
-    if isinstance(defaults[name], bool):
-        value = {"true": True, "false": False}.get(text.lower(), text)
-    elif isinstance(defaults[name], float) or name in NUMBERS:
-        with contextlib.suppress(ValueError):
-            value = float(text)
-    Unit.parse({"enabled": False, name: value})
-    return value
-
-
-def read(params: Mapping[str, Any]) -> list[Pasted]:
-    """The units of a picture's parameters, by number. What cannot be understood is told, never raised; an entry
-    without any reference is another extension's."""
-    units = []
-    for name, text in entries(params).items():
-        values = _values(text)
-        references = _read_marks(values.pop("references", ""))
-        if not references:
+def _read_settings(texts: Mapping[str, str], unit: Pasted, unit_class: type[Unit]) -> None:
+    """Put what a unit may have into ``unit``'s settings, and sentences on everything else among its problems."""
+    known = {name: setting for name, setting in settings_of(unit_class).items() if setting.kind.is_value}
+    parsed = {name: setting.default for name, setting in known.items()}
+    for name, text in texts.items():
+        if name not in known:
+            unit.problems.append(f"{name} is not known to this version, so it was left out.")
             continue
-        unit = Pasted(
-            int(name.rpartition(" ")[2]), {"model": values.pop("model", None)}, references,
-            _read_marks(values.pop(NEGATIVE, "")), next(iter(_read_marks(values.pop(REGION, ""))), (None,))[0],
-        )  # fmt: skip
-        for key, value in values.items():
-            try:
-                unit.settings[key] = _typed(key, value)
-            except UnitError as error:
-                unit.problems.append(error.detail)
+        value = known[name].kind.from_text(text)
         try:
-            Unit.parse({**unit.settings, "enabled": False})
-        except UnitError as error:  # values that are possible one by one, but not together
+            parsed[name] = known[name].parse({name: value})
+            unit.settings[name] = value
+        except UnitError as error:
             unit.problems.append(error.detail)
-            unit.settings.pop("start", None)
-            unit.settings.pop("end", None)
-        units.append(unit)
-    return sorted(units, key=lambda unit: unit.number)
+    for names, sentence in conflicts(parsed):
+        unit.problems.append(sentence)
+        for name in names:
+            unit.settings.pop(name, None)
 
 
-def _read_marks(text: str) -> list[Mark]:
+def _read_hashes(text: str) -> list[HashedReference]:
     found = (_REFERENCE.fullmatch(word) for word in text.split())
-    return [Mark(one[1].lower(), _weight(one[2]), one[3] and one[3].lower()) for one in found if one]
+    return [HashedReference(one[1].lower(), _weight(one[2]), one[3] and one[3].lower()) for one in found if one]
 
 
 def _weight(text: str | None) -> float:
     if text is not None:
         with contextlib.suppress(ValueError):
-            return min(3.0, max(-1.0, float(text)))
+            return min(WEIGHT.high, max(WEIGHT.low, float(text)))
     return 1.0
 
 
@@ -184,39 +195,39 @@ def restored(
     units: list[dict[str, Any]] = []
     notes = []
     for unit in read(params):
-        told = list(unit.problems)
-        images = _found(unit.references, picture, "reference", told)
-        negatives = _found(unit.negatives, picture, "negative reference", told)
+        missing = list(unit.problems)
+        images = _items(unit.references, picture, "reference", missing)
+        negatives = _items(unit.negatives, picture, "negative reference", missing)
         pictures: dict[str, Any] = {"images": images, **({NEGATIVE: negatives} if negatives else {})}
-        if unit.region is not None:
-            mask = picture(unit.region)
+        if unit.region_hash is not None:
+            mask = picture(unit.region_hash)
             if mask is None:
-                told.append("its region mask cannot be restored from the parameters: draw it again.")
+                missing.append("its region mask cannot be restored from the parameters: draw it again.")
             else:
                 pictures[REGION] = mask
         units += [{"enabled": False}] * (unit.number - 1 - len(units))
         units.append({**unit.settings, **pictures})
-        notes += [f"Unit {unit.number}: {sentence}" for sentence in told]
+        notes += [f"Unit {unit.number}: {sentence}" for sentence in missing]
     return units, notes
 
 
-def _found(
-    marks: Sequence[Mark], picture: Callable[[str], Image | None], kind: str, told: list[str]
+def _items(
+    references: Sequence[HashedReference], picture: Callable[[str], Image | None], kind: str, missing: list[str]
 ) -> list[dict[str, Any]]:
-    """The pictures that are still there as API items; what is missing is ``told``."""
+    """The pictures that are still there as API items; ``missing`` gets sentences on those that are not."""
     items: list[dict[str, Any]] = []
-    for mark in marks:
-        image = picture(mark.picture)
+    for reference in references:
+        image = picture(reference.content_hash)
         if image is None:
             continue
-        items.append({"image": image, "weight": mark.weight})
-        mask = None if mark.mask is None else picture(mark.mask)
+        items.append({"image": image, "weight": reference.weight})
+        mask = None if reference.mask_hash is None else picture(reference.mask_hash)
         if mask is not None:
             items[-1]["mask"] = mask
-        elif mark.mask is not None:
-            told.append(f"the mask of a {kind} cannot be restored from the parameters: draw it again.")
-    gone = len(marks) - len(items)
+        elif reference.mask_hash is not None:
+            missing.append(f"the mask of a {kind} cannot be restored from the parameters: draw it again.")
+    gone = len(references) - len(items)
     if gone:
-        of = f"its {kind}" if len(marks) == 1 else f"{gone} of its {len(marks)} {kind}s"
-        told.append(f"{of} cannot be restored from the parameters: add the picture again.")
+        of = f"its {kind}" if len(references) == 1 else f"{gone} of its {len(references)} {kind}s"
+        missing.append(f"{of} cannot be restored from the parameters: add the picture again.")
     return items

@@ -239,7 +239,8 @@ class Injection:
         for influence in self.measured.values():
             influence.enter(size)
         if self.rows_of_call is not None:
-            self.rows, rule = self.rows_of_call(kwargs, len(x)), RowRule.ANNOUNCED
+            self.rows = self.rows_of_call(kwargs, len(x))
+            rule: RowRule | None = RowRule.ANNOUNCED
         else:
             context = kwargs.get("context", args[2] if len(args) > 2 else None)
             self.rows = self.cursor.take(len(x), context, marked="forward" in vars(unet))

@@ -13,7 +13,7 @@ from ..errors import IPAdapterError
 from . import api, history, job, options, preview, sampling
 from . import influence_pictures as influence
 from .host import current, record
-from .neighbours import adetailer, distributed, xyz
+from .neighbours import adetailer, distributed, xyz, xyz_cells
 from .panel import send_to
 from .panel.controlnet_bar import ControlNetBar
 from .process import resources, store
@@ -30,7 +30,6 @@ def before_process(p: Any, args: tuple[Any, ...]) -> None:
         return
     job.expect(p, args)  # first: if anything below fails, the host goes on
     if not record.is_copy(p):
-        job.take_refusal(p)
         job.end(p)
     job.clean()
     distributed.json_arguments(p)  # a plot's cell: its values have come since ``setup``
@@ -66,7 +65,7 @@ def picture_finished(p: Any, shown: Any) -> None:
     """``postprocess_image_after_composite``: nobody but extensions after us changes the picture any more."""
     if (own := record.own(p)) is not None:
         influence.remember(own, shown.image)
-    xyz.finish(p, shown)
+    xyz_cells.finish(p, shown)
 
 
 def finished(p: Any, processed: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from modules import images
@@ -12,7 +12,11 @@ from torch import Tensor
 
 from .host.record import FinishedPicture
 
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Font: TypeAlias = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
 # From none to most, each lighter than the one before: readable without colour, too.
 COLOURS = ((8, 8, 40), (70, 20, 120), (170, 40, 110), (235, 100, 50), (250, 190, 60), (255, 255, 210))
 SHARE = 0.65  # of the colours; the picture below, without its own colours, has the rest
@@ -21,7 +25,8 @@ PAPER, INK = (24, 24, 27), (244, 244, 245)
 
 def font(size: int) -> Font:
     """The host's font, or Pillow's own, which has one size and plain letters only."""
-    return images.get_font(size) if hasattr(images, "get_font") else ImageFont.load_default()
+    letters: Font = images.get_font(size) if hasattr(images, "get_font") else ImageFont.load_default()
+    return letters
 
 
 def in_characters_of(letters: Font, text: str) -> str:

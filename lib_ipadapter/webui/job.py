@@ -14,7 +14,8 @@ from ..encode.picture import Mask, Picture
 from ..errors import PictureError, errors_name_unit
 from ..jobs.generation import Generation, prepare_generation
 from ..jobs.plans import differ_in_form
-from ..unit import Reference, Unit, parse_units
+from ..reference import Reference
+from ..unit import Unit, parse_units
 from . import host, options
 from .host import record
 from .host.record import Job
@@ -54,7 +55,8 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
 def units_of(p: Any, arguments: tuple[Any, ...]) -> list[Unit]:
     """The units that ``p``'s job asks for, with their numbers and their pictures decoded."""
     objects = distributed.local(panel.units(arguments, is_api=host.current().is_api(p)))
-    units = parse_units(xyz.applied(p, objects))
+    units = parse_units(objects, panel.wording(arguments), later=xyz.axis_fields(p))
+    units = xyz.apply_axis_values(p, units)
     units = [decoded(unit) for unit in controlnet.with_pictures(p, units)]
     distributed.check(p, units)
     return units

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from modules import shared
 
+from ..fields import choices_of, settings_of
 from ..jobs.resources import DEFAULT_ADAPTER_BYTES, DEFAULT_CACHE_BYTES
-from ..unit import CHOICES, MAX_UNITS
+from ..unit import MAX_UNITS, Unit
 
 SECTION = ("ip_adapter", "IP-Adapter")
 TABS, CACHE, ADAPTERS = "ip_adapter_unit_count", "ip_adapter_cache_mb", "ip_adapter_adapters_mb"
@@ -13,6 +14,7 @@ KEEP, FOLDER = "ip_adapter_keep_encoder", "ip_adapter_models_path"
 SAVE, HISTORY = "ip_adapter_save_generations", "ip_adapter_history"
 SAME = "ip_adapter_controlnet_same"
 CROP = "ip_adapter_default_crop"
+CROPS, DEFAULT_CROP = choices_of(Unit, "crop"), settings_of(Unit)["crop"].default
 # Where ControlNet has an IP-Adapter unit of the same adapter and picture; the first is the default.
 SAME_CHOICES = ("add", "skip ours", "take over")
 INNER = "ip_adapter_adetailer"
@@ -37,13 +39,11 @@ def register() -> None:
         KEEP,
         shared.OptionInfo(True, "Keep the image encoder in main memory", section=SECTION)
         .info("1.3 to 7 GB; without it, every new reference waits for the encoder to be read")
-        .js("unload everything now", "ipAdapterUnload"),
+        .js("unload everything now", "ipAdapter.unload"),
     )
     shared.opts.add_option(
         CROP,
-        shared.OptionInfo(
-            CHOICES["crop"][0], "Crop of new units", gr.Dropdown, {"choices": list(CHOICES["crop"])}, section=SECTION
-        )
+        shared.OptionInfo(DEFAULT_CROP, "Crop of new units", gr.Dropdown, {"choices": list(CROPS)}, section=SECTION)
         .info("how a reference that is not square meets the square image encoder")
         .needs_reload_ui(),
     )
@@ -109,8 +109,8 @@ def _bytes(name: str, default: int) -> int:
 
 
 def default_crop() -> str:
-    chosen = getattr(shared.opts, CROP, CHOICES["crop"][0])
-    return chosen if chosen in CHOICES["crop"] else CHOICES["crop"][0]
+    chosen = getattr(shared.opts, CROP, DEFAULT_CROP)
+    return str(chosen) if chosen in CROPS else str(DEFAULT_CROP)
 
 
 def unit_count() -> int:

@@ -15,7 +15,7 @@ from ..errors import IPAdapterError
 from . import host
 from .host import record
 from .host.record import Job
-from .neighbours import xyz
+from .neighbours import xyz_cells
 
 log = logging.getLogger("ip-adapter")
 
@@ -66,7 +66,7 @@ def refusing(p: Any) -> Iterator[None]:
 
 def _keep(p: Any, error: IPAdapterError) -> bool:
     """Whether the job goes on in spite of the error."""
-    if xyz.refuse(p, error):
+    if xyz_cells.refuse(p, error):
         return True
     record.opened(p).refusal = error
     return False

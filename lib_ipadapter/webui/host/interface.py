@@ -65,7 +65,7 @@ class Host(ABC):
 
     @abstractmethod
     def present_topology(self) -> Topology | None:
-        """Of the loaded checkpoint, or else of the one that would be loaded; None if it cannot be told. Loads nothing."""
+        """Of the loaded checkpoint, or else of the one that would be loaded; None if nothing tells. Loads nothing."""
 
     @abstractmethod
     def hires_topology(self, p: Any) -> tuple[str, Topology] | None:

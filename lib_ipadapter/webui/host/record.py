@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +54,8 @@ class Job(Private):
 
     def forget_run(self) -> None:
         """The run is over, or begins anew."""
-        self.arguments, self.units, self.generation, self.check, self.outer = None, [], None, None, None
+        self.arguments, self.units, self.generation, self.check = None, [], None, None
+        self.outer, self.refusal = None, None
         self.finished.clear()
         if self.failure is None and not self.axis_values:
             vars(self.owner).pop(ATTRIBUTE, None)
@@ -80,6 +81,12 @@ def opened(p: Any) -> Job:
         job = Job(p, {} if of_original is None else dict(of_original.axis_values))
         setattr(p, ATTRIBUTE, job)
     return job
+
+
+def axis_values(p: Any) -> Mapping[str, Any]:
+    """What a plot sets for the cell that ``p`` is, or is a copy of: {"number field": value}."""
+    job = attached(p)
+    return {} if job is None else job.axis_values
 
 
 def is_copy(p: Any) -> bool:

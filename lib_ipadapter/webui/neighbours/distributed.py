@@ -77,11 +77,11 @@ def json_arguments(p: Any) -> None:
         return
     arguments = list(p.script_args)
     values = arguments[ours.args_from : ours.args_to]
-    places, (pasted, tick, *rest) = values[: panel.SLOTS], values[panel.SLOTS :]
+    places, (pasted, tick, *rest) = values[: panel.API_PLACES], values[panel.API_PLACES :]
     try:
         objects = _resolved(p, local(panel.units(tuple(values), is_api=current.is_api(p))))
         places = [_json_unit(one) for one in objects]
-        places += [panel.NOT_SENT] * (panel.SLOTS - len(places))
+        places += [panel.NOT_SENT] * (panel.API_PLACES - len(places))
         pasted, tick = ("", False) if objects else (pasted, bool(tick))
     except IPAdapterError:
         places = [_json(place) for place in places]

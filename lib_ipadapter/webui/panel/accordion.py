@@ -15,17 +15,18 @@ from modules.ui_components import InputAccordion
 from ... import infotext
 from ...errors import IPAdapterError, UnitError
 from ...jobs.resources import Resources
+from ...kinds import Wording
 from ...presets.store import Store
 from ...unit import MAX_UNITS
-from .. import options
-from .. import process as kept
-from . import panel_state as sheet
+from .. import options, process
+from . import panel_state
 from .controlnet_bar import ControlNetBar
 from .editor import QUIET, Editor, hidden, note
 from .preset_bar import PresetBar
 
-NOT_SENT = "(no unit)"  # what an API slot holds when no client has put a unit there
-SLOTS = MAX_UNITS + 1  # one more than allowed, so that an eleventh unit is noticed, not cut off by the host
+NOT_SENT = "(no unit)"  # what stands in a place of the API where no client has put a unit
+API_PLACES = MAX_UNITS + 1  # one more than allowed, so that an eleventh unit is noticed, not cut off by the host
+SLOTS = API_PLACES
 
 
 # Values -> units
@@ -39,16 +40,27 @@ def units(args: tuple[Any, ...], *, is_api: bool = False) -> list[object]:
     has sent as ``infotext`` (in the page, pasted parameters go into the panel). Raises UnitError where none has a
     reference, or where one's pictures are not there.
     """
-    slots, (pasted, tick, *values) = args[:SLOTS], args[SLOTS:]
-    sent = [i for i, slot in enumerate(slots) if slot != NOT_SENT]
-    if sent:
-        return list(slots[: sent[-1] + 1])
+    if sent := _sent(args):
+        return sent
+    pasted, tick, *values = args[API_PLACES:]
     if tick is not True:
         return _restored(pasted) if is_api else []
-    found = sheet.objects(*values)
-    if not any(unit["images"] for unit in found):
+    shown = panel_state.objects(*values)
+    if not any(unit["images"] for unit in shown):
         raise UnitError("IP-Adapter is ticked, but no unit has a reference picture: add one, or untick the panel.")
-    return [unit if unit["images"] and unit["enabled"] else {"enabled": False} for unit in found]
+    return [unit if unit["images"] and unit["enabled"] else {"enabled": False} for unit in shown]
+
+
+def wording(args: tuple[Any, ...]) -> Wording:
+    """Whose words sentences about the units of ``units(args)`` use: the panel's if it holds them."""
+    return Wording.PANEL if not _sent(args) and args[API_PLACES + 1] is True else Wording.API
+
+
+def _sent(args: tuple[Any, ...]) -> list[object]:
+    """What a client has sent, up to the last place that it has filled."""
+    places = args[:API_PLACES]
+    filled = [i for i, place in enumerate(places) if place != NOT_SENT]
+    return list(places[: filled[-1] + 1]) if filled else []
 
 
 def presets_units(values: tuple[Any, ...]) -> list[dict[str, Any]]:
@@ -56,15 +68,15 @@ def presets_units(values: tuple[Any, ...]) -> list[dict[str, Any]]:
 
     Raises UnitError where a unit's pictures are not there.
     """
-    found = sheet.objects(*values, complete=True)
-    while found and not found[-1]["images"] and "model" not in found[-1]:
-        found.pop()
-    return found
+    units = panel_state.objects(*values, complete=True)
+    while units and not units[-1]["images"] and "model" not in units[-1]:
+        units.pop()
+    return units
 
 
 def _restored(pasted: str) -> list[object]:
     """The units of pasted parameters, whole. Raises UnitError for what cannot be restored."""
-    units, notes = _from_parameters(pasted, kept.store())
+    units, notes = _from_parameters(pasted, process.store())
     if notes:
         raise UnitError(f"IP-Adapter: the infotext's units cannot be restored as they were. {' '.join(notes)}")
     return list(units)
@@ -73,9 +85,9 @@ def _restored(pasted: str) -> list[object]:
 def _from_parameters(pasted: str, store: Store) -> tuple[list[dict[str, Any]], list[str]]:
     """As ``infotext.restored``, from what ``Panel._read`` has written; nothing yet is no unit."""
 
-    def picture(mark: str) -> Any:
+    def picture(content_hash: str) -> Any:
         try:
-            return store.picture(mark)
+            return store.picture(content_hash)
         except IPAdapterError:
             return None
 
@@ -86,7 +98,7 @@ def _from_parameters(pasted: str, store: Store) -> tuple[list[dict[str, Any]], l
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltPanel:
     """What the script wants of the panel: its arguments, what pasted parameters go to, and what goes along when the
     WebUI sends a picture with its parameters from tab to tab."""
 
@@ -98,7 +110,7 @@ class Built:
 class Panel:
     def __init__(self, tab: str, resources: Callable[[], Resources], store: Callable[[], Store]) -> None:
         self.tab, self.resources, self.store = tab, resources, store
-        self.slots = [gr.State(NOT_SENT)] * SLOTS  # one component is enough: the page never sets it
+        self.api_places = [gr.State(NOT_SENT)] * API_PLACES  # one component is enough: the page never sets it
         with InputAccordion(False, label="IP-Adapter", elem_id=f"{tab}_ip_adapter") as self.tick:
             self.bar = PresetBar(tab, store)
             self.editor = Editor(tab, options.unit_count(), resources, self.bar.note)
@@ -157,17 +169,17 @@ class Panel:
     def _nothing() -> None:
         gr.Warning("There is no picture to send: make or choose one first.")
 
-    def built(self) -> Built:
+    def built(self) -> BuiltPanel:
         names = ["ticked", "sheet", "pictures", *self.editor.controls]
         travelling = dict(zip((f"IP-Adapter panel {name}" for name in names), self.targets, strict=True))
         fields = [PasteField(component, name) for name, component in travelling.items()]
-        return Built(
-            [*self.slots, self.pasted, self.tick, *self.editor.arguments],
+        return BuiltPanel(
+            [*self.api_places, self.pasted, self.tick, *self.editor.arguments],
             [PasteField(self.pasted, self._read), *fields],
             list(travelling),
         )
 
 
-def build(tab: str, resources: Callable[[], Resources], store: Callable[[], Store]) -> Built:
+def build(tab: str, resources: Callable[[], Resources], store: Callable[[], Store]) -> BuiltPanel:
     """Build the panel in ``tab`` ("txt2img" or "img2img")."""
     return Panel(tab, resources, store).built()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 
 from ...errors import IPAdapterError
-from ...weighting import LAYOUTS, LayerWeights, Spread, spread
+from ...unit import Unit
+from ...weighting import LAYOUTS, Spread, peak, spread
 
 WIDTH, HEIGHT, GAP = 12, 48, 3  # of one bar, in pixels
 SECTIONS = ("input", "middle", "output")
@@ -20,12 +21,12 @@ def _section(block: int, middle: int) -> str:
     return SECTIONS[(block >= middle) + (block > middle)]
 
 
-def svg(made: Spread, blocks: int, weight: float) -> str:
+def svg(strengths_of: Spread, blocks: int, weight: float) -> str:
     """One bar for each block, upwards for strengths above 0; striped where the reference counts against the picture.
 
     Its height is the strength, in shares of the strongest bar or of 1, whichever is more.
     """
-    strengths = [made.at(t, weight) for t in range(blocks)]
+    strengths = [strengths_of.at(t, weight) for t in range(blocks)]
     most = max(1.0, *map(abs, strengths))
     low = min(0.0, *strengths) / most
     high = max(0.0, *strengths) / most
@@ -36,9 +37,9 @@ def svg(made: Spread, blocks: int, weight: float) -> str:
     for t, strength in enumerate(strengths):
         height = max(abs(strength) / most * scale, 1.0)
         top = zero - height if strength >= 0 else zero
-        kind = "ip-adapter-bar-inverted" if t in made.inverted and strength else "ip-adapter-bar"
+        kind = "ip-adapter-bar-inverted" if t in strengths_of.inverted and strength else "ip-adapter-bar"
         where = f"{_section(t, layout.middle)} block" if layout else "block"
-        title = f"{where} {t}: {strength:.3g}" + (", against" if t in made.inverted and strength else "")
+        title = f"{where} {t}: {strength:.3g}" + (", against" if t in strengths_of.inverted and strength else "")
         bars.append(
             f"<rect class='{kind}' x='{t * (WIDTH + GAP)}' y='{top:.1f}' width='{WIDTH}' height='{height:.1f}'>"
             f"<title>{html.escape(title)}</title></rect>"
@@ -50,17 +51,11 @@ def svg(made: Spread, blocks: int, weight: float) -> str:
     )
 
 
-def drawn(
-    base: str | None,
-    weight: float,
-    weight_type: str,
-    composition_weight: float,
-    boost: float | None,
-    layer_weights: LayerWeights | None,
-) -> str:
+def drawn(base: str | None, unit: Unit) -> str:
     """The bars of a unit's settings; the reason as text where they make none."""
     blocks = blocks_of(base)
     try:
-        return svg(spread(weight_type, blocks, composition_weight, boost, layer_weights), blocks, weight)
+        strengths = spread(unit.weight_type, blocks, unit.composition_weight, unit.boost, unit.layer_weights)
     except IPAdapterError as error:
         return f"<div class='ip-adapter-problem'>⚠ {html.escape(error.detail)}</div>"
+    return svg(strengths, blocks, peak(unit.weight))

@@ -20,10 +20,13 @@ from modules.ui_components import FormRow
 from ...encode.picture import decode
 from ...errors import IPAdapterError, UnitError
 from ...jobs.resources import Resources
+from ...kinds import Wording
 from ...unit import Unit
-from ..neighbours import controlnet, controlnet_adapters
-from ..neighbours.controlnet import Slot
-from . import panel_state as sheet
+from .. import host
+from ..neighbours.controlnet import ControlNetUnitView
+from ..neighbours.controlnet.exports import exported
+from ..neighbours.controlnet.imports import imported
+from . import panel_state
 from .editor import QUIET, Editor, in_page, note
 from .reference_cards import Pictures, controlnet_name
 
@@ -42,14 +45,14 @@ ENDINGS = {
 
 
 @dataclass(frozen=True)
-class Made:
-    """How ControlNet makes one of its units: ``function`` of the values of ``inputs``."""
+class ReadableUnit:
+    """How one of ControlNet's units can be read: ``function`` of the values of ``inputs``."""
 
     function: Callable[..., Any]
     inputs: list[Any]
 
     @classmethod
-    def of(cls, unit: Any) -> Made | None:
+    def of(cls, unit: Any) -> ReadableUnit | None:
         """``unit``: the component that is an argument of ControlNet's script."""
         for event in Context.root_block.fns:
             if event.fn is not None and len(event.outputs) == 1 and event.outputs[0] is unit:
@@ -66,7 +69,7 @@ def _runner(tab: str) -> Any:
 
 def _script(tab: str) -> Any | None:
     """ControlNet's script in a tab, None where it is absent."""
-    module = controlnet.api()
+    module = host.current().controlnet()
     return None if module is None else module.find_cn_script(_runner(tab))
 
 
@@ -103,7 +106,7 @@ class ControlNetBar:
                 "To ControlNet", "to", "Puts the unit that is shown into this ControlNet unit, as an IP-Adapter."
             )
         self.number.do_not_save_to_config = True
-        self.units: list[Made | None] = []
+        self.units: list[ReadableUnit | None] = []
         self.waiting[tab] = self
 
     @staticmethod
@@ -120,26 +123,26 @@ class ControlNetBar:
     def connect(self) -> None:
         script = _script(self.tab)
         assert script is not None  # it has just made the component that this waits for
-        self.units = [Made.of(one) for one in _runner(self.tab).inputs[script.args_from : script.args_to]]
+        self.units = [ReadableUnit.of(one) for one in _runner(self.tab).inputs[script.args_from : script.args_to]]
         self.names = [controlnet_name(number).removeprefix("ControlNet ") for number in range(1, len(self.units) + 1)]
         self.number.choices, self.number.value = self.names, next(iter(self.names), None)
-        self.use.click(None, self.number, None, **in_page(self.tab, "useControlNet"))
-        inputs = [one for made in self.units if made is not None for one in made.inputs]
+        self.use.click(None, self.number, None, **in_page(self.tab, "references.answerControlNet"))
+        inputs = [one for readable in self.units if readable is not None for one in readable.inputs]
         self.bring.click(
-            self._bring, [self.number, self.editor.sheet, self.editor.pictures, *inputs],
+            self._bring, [self.number, self.editor.state, self.editor.pictures, *inputs],
             [self.notes, *self.editor.targets], queue=False, **QUIET,
         )  # fmt: skip
         self.send.click(
             self._send, [self.number, *self.editor.arguments], [self.notes, *self._places()], queue=False, **QUIET
         )
 
-    def _chosen(self, name: str) -> tuple[int, Made]:
+    def _chosen(self, name: str) -> tuple[int, ReadableUnit]:
         """The number of the unit that is chosen, and how it is made. Raises UnitError where it cannot be read."""
         number = self.names.index(name) + 1 if name in self.names else 0
-        made = self.units[number - 1] if number else None
-        if made is None:
+        readable = self.units[number - 1] if number else None
+        if readable is None:
             raise UnitError("This version of ControlNet keeps its panel's values to itself: set the unit by hand.")
-        return number, made
+        return number, readable
 
     # from there
 
@@ -147,32 +150,32 @@ class ControlNetBar:
         try:
             number, chosen = self._chosen(name)
             at = 0
-            for made in self.units[: number - 1]:
-                at += len(made.inputs) if made is not None else 0
+            for readable in self.units[: number - 1]:
+                at += len(readable.inputs) if readable is not None else 0
             unit = self._read(number, chosen, values[at : at + len(chosen.inputs)])
-            found = controlnet_adapters.imported(unit, self.resources().catalog)
+            found = imported(unit, self.resources().catalog)
             shown, notes = self.editor.refilled(found.settings, text, pictures)
         except IPAdapterError as error:
             return [note(error.detail), *[gr.update()] * len(self.editor.targets)]
         return [note(f"Taken from {controlnet_name(number)}.", *found.notes, *notes), *shown]
 
     @staticmethod
-    def _read(number: int, made: Made, values: tuple[Any, ...]) -> Slot:
+    def _read(number: int, readable: ReadableUnit, values: tuple[Any, ...]) -> ControlNetUnitView:
         try:
-            unit = made.function(*values)
+            unit = readable.function(*values)
         except Exception as error:  # ControlNet's own word on what its panel holds
             raise UnitError(f"{controlnet_name(number)} cannot be read: {error}") from None
-        return Slot(number, unit, None)
+        return ControlNetUnitView(number, unit, None)
 
     # and there
 
     def _places(self) -> list[Any]:
         """Of each of its units that can be read, the components of ENDINGS that are there."""
-        return [one for made in self.units if made is not None for one in self._place(made).values()]
+        return [one for readable in self.units if readable is not None for one in self._place(readable).values()]
 
     @staticmethod
-    def _place(made: Made) -> dict[str, Any]:
-        found = {field: made.component(field) for field in ENDINGS}
+    def _place(readable: ReadableUnit) -> dict[str, Any]:
+        found = {field: readable.component(field) for field in ENDINGS}
         return {field: one for field, one in found.items() if one is not None}
 
     def _send(self, name: str, *values: Any) -> list[Any]:
@@ -181,28 +184,28 @@ class ControlNetBar:
             number, chosen = self._chosen(name)
             if len(self._place(chosen)) < len(ENDINGS):
                 raise UnitError("This version of ControlNet has other controls in its panel: set the unit by hand.")
-            given, notes = self._unit(sheet.Sheet.parse(values[0]).shown, number, values)
+            given, notes = self._unit(panel_state.PanelState.parse(values[0]).shown, number, values)
         except IPAdapterError as error:
             return [note(error.detail), *nothing]
         updates = [
-            gr.update(value=given[field]) if made is chosen and field in given else gr.update()
-            for made in self.units if made is not None
-            for field in self._place(made)
+            gr.update(value=given[field]) if readable is chosen and field in given else gr.update()
+            for readable in self.units if readable is not None
+            for field in self._place(readable)
         ]  # fmt: skip
         return [note(f"Put into {controlnet_name(number)}: disable the unit here, or both act.", *notes), *updates]
 
     def _unit(self, shown: int, number: int, values: tuple[Any, ...]) -> tuple[dict[str, Any], list[str]]:
         """The shown unit as values of ControlNet's components, and sentences on what could not come along."""
-        settings = {**sheet.objects(*values, complete=True)[shown - 1], "enabled": True}
+        settings = {**panel_state.objects(*values, complete=True)[shown - 1], "enabled": True}
         try:
-            unit = Unit.parse(settings)
+            unit = Unit.parse(settings, wording=Wording.PANEL)
             if any(reference.controlnet is not None for reference in unit.references):
                 raise UnitError("it takes a picture from ControlNet: put the picture itself into the unit.")
             entry = self.resources().catalog.find(unit.model)
-            made = controlnet_adapters.exported(unit, entry.spec, entry.path)
+            translated = exported(unit, entry.spec, entry.path)
         except IPAdapterError as error:
             raise error.in_unit(shown) from None
-        notes, given = list(made.notes), dict(made.settings)
+        notes, given = list(translated.notes), dict(translated.settings)
         given["image"] = np.asarray(decode(unit.references[0].image))
         if len(unit.references) > 1:
             notes.append(f"The first of its {len(unit.references)} references is there: add the others by hand.")

@@ -1,196 +1,165 @@
-"""The panel's controls: one row of the table for each field of a unit that has one.
+"""The panel's controls: at least one for each field of a unit that is declared with a place in the panel.
 
 A control shows its field's value in a form that the page knows; ``read`` and ``show`` translate, and nothing else
-does. In the page, and in the sheet that keeps all units (sheet.py), values have that form.
+does. In the page, and in the text that keeps all units (panel_state.py), values have that form.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from ...unit import CHOICES, Unit
+from ...fields import PanelPlace, Setting, settings_of
+from ...kinds import BlockFactors, Choice, Flag, Kind, ModelName, Number, Text, Weight
+from ...reference import WEIGHT
+from ...unit import Unit
 from ...weighting import as_text
-from . import html_controls as plain
+from . import html_controls
 
 NO_MODEL = "None"
-NARROW, WIDE = (0, 1), (-1, 3)  # ranges of the weight's slider
+CURVE = "curve"  # a weight that changes over the steps, where there is one; it stands in the place of the weight
+NARROW, WIDE = (0, 1), (WEIGHT.low, WEIGHT.high)  # ranges of the weight's slider
+PLACES = ("model", "weight", "advanced")
+# Gradio's settings of the components in sight, beside those that follow from a field's kind.
+LAYOUT: Mapping[str, Mapping[str, Any]] = {
+    "model": {"choices": [NO_MODEL], "scale": 4, "min_width": 160},
+    "enabled": {"scale": 1, "min_width": 90, "elem_classes": "ip-adapter-enabled"},
+    "weight": {"minimum": NARROW[0], "maximum": NARROW[1], "scale": 4, "min_width": 160},
+}
 
 
-def named(model: str | None) -> str | None:
-    return None if model in (None, "", NO_MODEL) else model
+def model_name(shown: str | None) -> str | None:
+    """The name of an adapter that is chosen in the list of models; None for none."""
+    return None if shown in (None, "", NO_MODEL) else shown
 
 
 def _same(value: Any) -> Any:
     return value
 
 
+def _stripped(text: str | None) -> str | None:
+    """What stands in a box of text, None for nothing."""
+    return (text or "").strip() or None
+
+
+def _line(value: Any) -> str:
+    return "" if value is None else as_text(value)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the panel shows a kind of fields: the HTML and the component that do (None where it is never of that sort),
+    their settings, and how values are read and shown."""
+
+    html: Callable[..., str] | None
+    component: Any
+    settings: Callable[[Any, PanelPlace], Mapping[str, Any]]
+    read: Callable[[Any, Any], Any] = lambda kind, value: value
+    show: Callable[[Any], Any] = _same
+
+
+def _limits(kind: Number, place: PanelPlace) -> dict[str, Any]:
+    return {"minimum": kind.low, "maximum": kind.high, "step": place.step}
+
+
+def _placeholder(kind: Kind, place: PanelPlace) -> dict[str, Any]:
+    return {"placeholder": place.placeholder}
+
+
+def _number(kind: Number, text: str | None) -> Any:
+    """A number from a box that may be empty; what is none is left to be refused by the unit."""
+    return kind.from_text(text or "")
+
+
+SLIDER = Form(html_controls.slider, gr.Slider, _limits)
+LINE = Form(html_controls.text, None, _placeholder, lambda kind, text: _stripped(text), _line)
+FORMS: Mapping[type[Kind], Form] = {
+    Number: SLIDER,
+    Weight: SLIDER,
+    Choice: Form(html_controls.choice, None, lambda kind, place: {"choices": list(kind.choices)}),
+    Flag: Form(html_controls.tick, gr.Checkbox, lambda kind, place: {}),
+    Text: Form(html_controls.text, None, _placeholder),
+    BlockFactors: LINE,
+    ModelName: Form(
+        None, gr.Dropdown, lambda kind, place: {}, lambda kind, name: model_name(name), lambda name: name or NO_MODEL
+    ),
+}
+OPTIONAL_NUMBER = Form(html_controls.text, None, _placeholder, _number, _line)
+
+
+def _form(setting: Setting, key: str) -> Form:
+    if key == CURVE:
+        return LINE
+    if isinstance(setting.kind, Number) and setting.kind.empty is not None:
+        return OPTIONAL_NUMBER
+    return FORMS[type(setting.kind)]
+
+
 @dataclass(frozen=True)
 class Control:
-    """``place``: the row it stands in ("model" and "weight" are in sight and gradio's, "advanced" is folded and plain
-    HTML). ``settings`` go to the component's class, or the function that writes the HTML, as they are. ``variant``:
-    of the adapters that have this field, where not all have it; plain ones are in sight for these only."""
+    """One control. ``field`` is its name, which is its field's but for the curve."""
 
     field: str
-    place: str
-    component: Callable[..., Any]
-    label: str
-    tip: str
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    read: Callable[[Any], Any] = _same
-    show: Callable[[Any], Any] = _same
-    variant: str | None = None
+    setting: Setting
+    at: PanelPlace
+    form: Form
 
     @property
-    def is_plain(self) -> bool:
+    def place(self) -> str:
+        return self.at.place
+
+    @property
+    def is_html(self) -> bool:
+        """Whether it is HTML of ours and no component of gradio's, with which the page would open more slowly."""
         return self.place == "advanced"
 
     @property
     def default(self) -> Any:
         """As the page shows it."""
-        return self.show(_DEFAULTS[self.field])
+        return self.show(None if self.field == CURVE else self.setting.default)
+
+    def read(self, value: Any) -> Any:
+        """What the page has of the field -> what a unit is parsed from, None for nothing."""
+        return self.form.read(self.setting.kind, value)
+
+    def show(self, value: Any) -> Any:
+        """A unit's value as the page has it."""
+        return self.form.show(value)
 
     def build(self, elem_id: str, **settings: Any) -> Any:
         """The component, of the field's default."""
-        given = {"value": self.default, **self.settings, **settings}
-        return self.component(label=self.label, elem_id=elem_id, tooltip=self.tip, **given)
+        layout = LAYOUT.get(self.field, {"scale": 2, "min_width": 100})
+        given = {"value": self.default, **self.form.settings(self.setting.kind, self.at), **layout, **settings}
+        return self.form.component(label=self.at.label, elem_id=elem_id, tooltip=self.at.tooltip, **given)
 
-    def drawn(self, elem_id: str) -> str:
-        """The HTML of one that is plain; the page fills in its value."""
-        about = {"id": elem_id, "title": self.tip, "data_field": self.field, "data_default": json.dumps(self.default)}
-        if self.variant:
-            about["data_variant"] = self.variant
-        shown = self.component(self.label, **self.settings)
-        return f"<div class='ip-adapter-control'{plain.attributes(**about)}>{shown}</div>"
-
-
-CURVE = "curve"  # a weight that changes over the steps, where there is one; it stands in the place of the weight
-_DEFAULTS = {f.name: None if f.default is MISSING else f.default for f in fields(Unit)} | {CURVE: None}
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else as_text(value)
+    def html(self, elem_id: str) -> str:
+        """The HTML of one that is no component; the page fills in its value. One of a field that only some adapters
+        have is in sight for these."""
+        about = {"id": elem_id, "title": self.at.tooltip, "data_field": self.field}
+        about["data_default"] = json.dumps(self.default)
+        if self.setting.variant:
+            about["data_variant"] = self.setting.variant
+        assert self.form.html is not None
+        shown = self.form.html(self.at.label, **self.form.settings(self.setting.kind, self.at))
+        return f"<div class='ip-adapter-control'{html_controls.attributes(**about)}>{shown}</div>"
 
 
-def _written(text: Any) -> Any:
-    """What stands in a box of text, None for nothing."""
-    return (text or "").strip() or None
+def controls_of(unit_class: type[Unit]) -> tuple[Control, ...]:
+    """The controls for a class of units, by their places in the panel."""
+    found = [
+        Control(at.key or name, setting, at, _form(setting, at.key))
+        for name, setting in settings_of(unit_class).items()
+        for at in setting.panel
+    ]
+    return tuple(sorted(found, key=lambda control: (PLACES.index(control.place), control.at.order)))
 
 
-def _number(text: Any) -> Any:
-    """A number from a box that may be empty; what is none is left to be told by the unit."""
-    try:
-        return None if _written(text) is None else float(text)
-    except ValueError:
-        return text
-
-
-def _slider(low: float, high: float, step: float, **layout: Any) -> dict[str, Any]:
-    return {"minimum": low, "maximum": high, "step": step, **layout}
-
-
-def _choice(name: str) -> dict[str, Any]:
-    return {"choices": list(CHOICES[name])}
-
-
-CONTROLS = (
-    Control(
-        "model", "model", gr.Dropdown, "Model", "The IP-Adapter that carries the references into the picture.",
-        {"choices": [NO_MODEL], "scale": 4, "min_width": 160}, read=named, show=lambda model: model or NO_MODEL,
-    ),
-    Control(
-        "enabled", "model", gr.Checkbox, "Enabled", "Whether this unit takes part; its settings stay either way.",
-        {"scale": 1, "min_width": 90, "elem_classes": "ip-adapter-enabled"},
-    ),
-    Control(
-        "weight", "weight", gr.Slider, "Weight", "How strongly the references steer the picture beside the prompt.",
-        _slider(*NARROW, 0.05, scale=4, min_width=160),
-    ),
-    Control(
-        "start", "weight", gr.Slider, "Start", "The share of the sampling steps after which the unit begins to act.",
-        _slider(0, 1, 0.01, scale=2, min_width=100),
-    ),
-    Control(
-        "end", "weight", gr.Slider, "End", "The share of the sampling steps after which the unit acts no more.",
-        _slider(0, 1, 0.01, scale=2, min_width=100),
-    ),
-    Control(
-        "weight_type", "advanced", plain.choice, "Weight type",
-        "Which of the model's blocks get how much of the weight: all alike, or those of style or composition.",
-        _choice("weight_type"),
-    ),
-    Control(
-        "crop", "advanced", plain.choice, "Crop",
-        "How a reference that is not square meets the square encoder; “tile” shows all of it in several squares.",
-        _choice("crop"),
-    ),
-    Control(
-        "combine", "advanced", plain.choice, "Combine references",
-        "Whether several references act side by side, or as one embedding made of theirs.", _choice("combine"),
-    ),
-    Control(
-        "subtract_prompt", "advanced", plain.text, "Subtract prompt",
-        "Words whose meaning is taken out of the references; needs an image encoder with its text encoder.",
-        {"placeholder": "what should not come along"},
-    ),
-    Control(
-        "composition_weight", "advanced", plain.slider, "Composition weight",
-        "The strength at the composition's blocks, for the weight types “… style and composition”.",
-        _slider(-1, 3, 0.05),
-    ),
-    Control(
-        "noise", "advanced", plain.slider, "Noise",
-        "How much of the references' shuffled colours the negative side gets: less copying, less burn.",
-        _slider(0, 1, 0.01),
-    ),
-    Control(
-        CURVE, "advanced", plain.text, "Weight over the steps",
-        "Points step:weight in the place of the weight, both as shares: 0:1 0.6:0.2 falls until six tenths.",
-        {"placeholder": "0:1 0.6:0.2"}, read=_written, show=_text,
-    ),
-    Control(
-        "layer_weights", "advanced", plain.text, "Layer weights",
-        "A factor for each block (16 in SD1.5, 11 in SDXL), or for some, as 5:0.4 6:1; the others get nothing then.",
-        {"placeholder": "5:0.4 6:1"}, read=_written, show=_text,
-    ),
-    Control(
-        "embeds_scaling", "advanced", plain.choice, "Embeds scaling",
-        "What the weight multiplies; “K+V w/ C penalty” keeps strong references from burning the picture.",
-        _choice("embeds_scaling"),
-    ),
-    Control(
-        "boost", "advanced", plain.text, "Boost of precise types",
-        "How strongly the “precise” weight types turn against the other half; empty: the type's own.",
-        {"placeholder": "the type's own"}, read=_number, show=_text,
-    ),
-    Control(
-        "region_feather", "advanced", plain.slider, "Region feather",
-        "How soft the edge of the region mask is, as a share of the picture's shorter side.", _slider(0, 1, 0.01),
-    ),
-    Control(
-        "batch", "advanced", plain.choice, "References in a batch",
-        "Whether each picture of a batch sees all references, or the first sees the first, and so on.",
-        _choice("batch"),
-    ),
-    Control(
-        "hires", "advanced", plain.choice, "Passes of hires fix",
-        "The passes of a hires-fix run in which the unit acts.", _choice("hires"),
-    ),
-    Control(
-        "keypoints_weight", "advanced", plain.slider, "Keypoints strength",
-        "How strictly InstantID keeps the face where it is in the reference.", _slider(0, 2, 0.05), variant="instantid",
-    ),
-    Control(
-        "influence_map", "advanced", plain.tick, "Influence map",
-        "Adds a picture of where the references weighed how much.",
-    ),
-)  # fmt: skip
+CONTROLS = controls_of(Unit)
 BY_FIELD = {control.field: control for control in CONTROLS}
-COMPONENTS = tuple(control for control in CONTROLS if not control.is_plain)  # gradio's
-PLAIN = tuple(control for control in CONTROLS if control.is_plain)
-UNSAVED = ("model", "enabled")  # the WebUI's list of default values does not take these, nor what is plain
+COMPONENTS = tuple(control for control in CONTROLS if not control.is_html)  # gradio's
+HTML_CONTROLS = tuple(control for control in CONTROLS if control.is_html)
+UNSAVED = ("model", "enabled")  # the WebUI's list of default values takes neither these nor what is HTML

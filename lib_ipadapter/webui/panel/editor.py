@@ -1,6 +1,6 @@
 """The editor: one set of controls for all units of a tab, and the choice of the unit that they show.
 
-What happens at a mere switch of units happens in the page alone (ip_adapter.js), in one go with the sheet (sheet.py).
+What happens at a mere switch of units happens in the page's script alone, in one go with the state (panel_state.py).
 The server takes pictures in, and draws what depends on them and on files: cards, and the lines about the model.
 """
 
@@ -17,19 +17,18 @@ from modules.ui_components import ToolButton
 
 from ...errors import IPAdapterError
 from ...jobs.resources import Resources
+from ...kinds import Wording
 from ...unit import Unit
-from ...weighting import peak
 from .. import options
-from . import block_strengths as bars
-from . import model_line as about_model
-from . import panel_state as sheet
-from . import reference_cards as refs
-from .controls import BY_FIELD, COMPONENTS, NARROW, NO_MODEL, PLAIN, UNSAVED, WIDE, named
-from .panel_state import Sheet
+from . import block_strengths, model_line, panel_state, reference_cards
+from .controls import BY_FIELD, COMPONENTS, HTML_CONTROLS, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
+from .panel_entry import entry
+from .panel_state import REGION, PanelState
 from .reference_cards import Pictures
 
 QUIET = {"show_progress": "hidden"}
-SPREAD = ("weight", "weight_type", "composition_weight", "boost", "layer_weights")  # what the bars show
+# What the picture of the blocks' strengths shows.
+SPREAD = ("weight", "weight_type", "composition_weight", "boost", "layer_weights")
 
 
 def models(resources: Resources) -> list[str]:
@@ -49,7 +48,7 @@ def hidden(elem_id: str, value: str = "", *, is_long: bool = False) -> gr.Textbo
 
 def in_page(tab: str, function: str) -> dict[str, str]:
     """Settings of an event that the page's script answers: by ``function``, from its inputs' values."""
-    return {"_js": f"(...values) => ipAdapter.{function}({tab!r}, values)"}
+    return {"_js": f"(...values) => ipAdapter.{function}(ipAdapter.page.tabs.{tab}, values)"}
 
 
 def note(sentence: str, *more: str) -> str:
@@ -57,9 +56,12 @@ def note(sentence: str, *more: str) -> str:
     return "".join(f"<div>{html.escape(text)}</div>" for text in (sentence, *more) if text)
 
 
+_DEFAULT_UNIT = Unit.parse({"enabled": False})
+
+
 class Editor:
-    """``arguments`` are what the script gets at a press of Generate, and ``sheet.objects`` wants; ``targets`` is what
-    ``filled`` speaks to; ``boxes`` are not rendered."""
+    """``arguments`` are what the script gets at a press of Generate, and ``panel_state.objects`` wants; ``targets`` is
+    what ``filled`` speaks to; ``boxes`` are not rendered."""
 
     def __init__(self, tab: str, count: int, resources: Callable[[], Resources], notes: gr.HTML) -> None:
         self.tab, self.count, self.resources, self.notes = tab, count, resources, notes
@@ -68,11 +70,11 @@ class Editor:
 
     @property
     def arguments(self) -> list[Any]:
-        return [self.sheet, self.inbox, self.pictures, *self.controls.values()]
+        return [self.state, self.inbox, self.pictures, *self.controls.values()]
 
     @property
     def targets(self) -> list[Any]:
-        return [self.sheet, self.pictures, *self.controls.values()]
+        return [self.state, self.pictures, *self.controls.values()]
 
     def _id(self, name: str) -> str:
         return f"{self.tab}_ip_adapter_{name}"
@@ -83,7 +85,7 @@ class Editor:
         self.controls: dict[str, Any] = {}
         gr.HTML(self._tabs(), elem_id=self._id("units"))
         with gr.Row(elem_classes="ip-adapter-pictures"):
-            gr.HTML(_slot(self.tab), elem_id=self._id("slot"), elem_classes="ip-adapter-slot-column")
+            gr.HTML(_drop_area(self.tab), elem_id=self._id("slot"), elem_classes="ip-adapter-slot-column")
             self.cards = gr.HTML("", elem_id=self._id("references"), elem_classes="ip-adapter-references")
         with gr.Row(elem_classes="ip-adapter-model"):
             self._add("model", "model", choices=models(self.resources()))
@@ -92,25 +94,25 @@ class Editor:
         self.details = gr.HTML("", elem_id=self._id("details"), elem_classes="ip-adapter-details")
         with gr.Row(elem_classes="ip-adapter-weight"):
             self._add("weight", "weight")
-            self.wide = ToolButton("↔", elem_id=self._id("wide"), tooltip="Weights from −1 to 3 instead of 0 to 1.")
+            self.wide = ToolButton("↔", elem_id=self._id("wide"), tooltip=_ranges())
             self._add("weight")
         with gr.Accordion("Advanced", open=False, elem_id=self._id("advanced")):
-            drawn = (control.drawn(self._id(control.field)) for control in PLAIN)
-            gr.HTML(f"<div class='ip-adapter-grid'>{''.join(drawn)}</div>")
+            controls = (control.html(self._id(control.field)) for control in HTML_CONTROLS)
+            gr.HTML(f"<div class='ip-adapter-grid'>{''.join(controls)}</div>")
             with gr.Row(elem_classes="ip-adapter-where"):
-                self.region = gr.HTML(refs.region(None), elem_id=self._id("region"))
-                self.bars = gr.HTML(bars.drawn(None, 1.0, "linear", 1.0, None, None), elem_id=self._id("bars"))
+                self.region = gr.HTML(reference_cards.region(None), elem_id=self._id("region"))
+                self.bars = gr.HTML(block_strengths.drawn(None, _DEFAULT_UNIT), elem_id=self._id("bars"))
         self.controls = {control.field: self.controls[control.field] for control in COMPONENTS}  # in the table's order
-        self.sheet = hidden(self._id("sheet"), self._blank(self.count).text())
+        self.state = hidden(self._id("sheet"), self._blank(self.count).text())
         self.inbox = hidden(self._id("inbox"), is_long=True)
         self.stamp, self.spread = hidden(self._id("stamp")), hidden(self._id("spread"))
-        self.boxes = [self.sheet, self.inbox, self.stamp, self.spread]
+        self.boxes = [self.state, self.inbox, self.stamp, self.spread]
         self.pictures = gr.State({})
         self.show, self.take = (gr.Button(name, visible=False, elem_id=self._id(name)) for name in ("show", "take"))
 
     @staticmethod
-    def _blank(count: int) -> Sheet:
-        return Sheet.blank(count, crop=options.default_crop())
+    def _blank(count: int) -> PanelState:
+        return PanelState.blank(count, crop=options.default_crop())
 
     def _add(self, place: str, field: str | None = None, **settings: Any) -> None:
         """The components of a place that are not there yet, or the one of ``field``."""
@@ -133,107 +135,111 @@ class Editor:
     def _connect(self) -> None:
         own, script = list(self.controls.values()), partial(in_page, self.tab)
         model, weight, enabled = (self.controls[name] for name in ("model", "weight", "enabled"))
-        self.show.click(None, [self.sheet, *own], [self.sheet, *own], **script("shown"))
-        self.wide.click(None, [self.sheet, weight], [self.sheet, weight], **script("widened"))
-        for event in (self.sheet.change, enabled.change):
-            event(None, [self.sheet, enabled], weight, **script("changed"))
-        model.change(None, None, None, **script("draw"))
+        self.show.click(None, [self.state, *own], [self.state, *own], **script("units.answerShow"))
+        self.wide.click(None, [self.state, weight], [self.state, weight], **script("units.answerWide"))
+        for event in (self.state.change, enabled.change):
+            event(None, [self.state, enabled], weight, **script("units.answerChange"))
+        model.change(None, None, None, **script("drawings.answerModel"))
         for component in (model, weight):
-            component.change(None, None, None, **script("weighed"))
+            component.change(None, None, None, **script("drawings.answerStrength"))
         self.spread.change(
-            self._bars, [self.sheet, model, weight], self.bars, queue=False, **QUIET
-        ).then(None, None, None, **script("barsDrawn"))  # fmt: skip
+            self._bars, [self.state, model, weight], self.bars, queue=False, **QUIET
+        ).then(None, None, None, **script("drawings.answerBars"))  # fmt: skip
         self.stamp.change(
-            self._drawn, [self.stamp, self.sheet, self.pictures, model],
+            self._drawn, [self.stamp, self.state, self.pictures, model],
             [self.cards, self.region, self.details], queue=False, **QUIET,
-        ).then(None, None, None, **script("drawn"))  # fmt: skip
+        ).then(None, None, None, **script("drawings.answerCards"))  # fmt: skip
         self.take.click(
-            self._taken, [self.inbox, self.sheet, self.pictures], [self.inbox, self.pictures, self.notes],
+            self._taken, [self.inbox, self.state, self.pictures], [self.inbox, self.pictures, self.notes],
             queue=False, **QUIET,
-        ).then(None, self.inbox, None, **script("taken"))  # fmt: skip
-        self.refresh.click(self._look_again, [self.sheet, model], model).then(None, None, None, **script("draw"))
+        ).then(None, self.inbox, None, **script("pictures.answerTaken"))  # fmt: skip
+        self.refresh.click(self._look_again, [self.state, model], model).then(
+            None, None, None, **script("drawings.answerModel")
+        )
 
-    def _drawn(self, mark: str, text: str, pictures: Pictures, model: str | None) -> tuple[Any, ...]:
+    def _drawn(self, stamp: str, text: str, pictures: Pictures, model: str | None) -> tuple[Any, ...]:
         """What depends on pictures and files, newly drawn."""
-        catalog, pictures, page = self.resources().catalog, pictures or {}, Sheet.parse(text)
-        look = refs.Look(refs.encoder_size(named(model), catalog), page.unit.get("crop", refs.Look.crop))
-        cards = refs.cards(page.items, pictures, look, mark)
-        key = page.unit.get(sheet.REGION)
-        region = refs.region(pictures.get(key) if key else None, missing=bool(key))
+        catalog, pictures, page = self.resources().catalog, pictures or {}, PanelState.parse(text)
+        size = reference_cards.encoder_size(model_name(model), catalog)
+        look = reference_cards.Look(size, page.unit.get("crop", reference_cards.Look.crop))
+        cards = reference_cards.cards(page.items, pictures, look, stamp)
+        key = page.unit.get(REGION)
+        region = reference_cards.region(pictures.get(key) if key else None, missing=bool(key))
         return cards, region, self.describe(model)
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:
         """The picture of the blocks' strengths; the reason while what is written down makes none."""
-        shown, adapter = {**Sheet.parse(text).unit, "weight": weight}, named(model)
+        shown, adapter = {**PanelState.parse(text).unit, "weight": weight}, model_name(model)
         settings = {name: BY_FIELD[name].read(shown.get(name, BY_FIELD[name].default)) for name in SPREAD}
         try:
-            unit = Unit.parse({"enabled": False, **settings})
+            unit = Unit.parse({"enabled": False, **settings}, wording=Wording.PANEL)
             base = self.resources().catalog.find(adapter).spec.base if adapter else None
         except IPAdapterError as error:
-            return about_model.problem(error.detail)
-        return bars.drawn(
-            base, peak(unit.weight), unit.weight_type, unit.composition_weight, unit.boost, unit.layer_weights
-        )  # fmt: skip
+            return model_line.problem(error.detail)
+        return block_strengths.drawn(base, unit)
 
     @staticmethod
     def _taken(inbox: str, text: str, pictures: Pictures) -> tuple[Any, ...]:
         try:
-            key, kept = sheet.take(text, inbox, pictures)
-            return sheet.receipt(key), kept, gr.update()
+            key, still_used = panel_state.take(text, inbox, pictures)
+            return panel_state.receipt(key), still_used, gr.update()
         except IPAdapterError as error:
-            return sheet.receipt(None), pictures, note(error.detail)
+            return panel_state.receipt(None), pictures, note(error.detail)
 
     def _look_again(self, text: str, model: str | None) -> Any:
         """The list of models after another look at the disk. Those in use stay in it even if they are gone."""
         self.resources().catalog.refresh()
-        return gr.update(choices=self._choices([model, *(unit.get("model") for unit in Sheet.parse(text).units)]))
+        return gr.update(choices=self._choices([model, *(unit.get("model") for unit in PanelState.parse(text).units)]))
 
     def _choices(self, used: Sequence[str | None]) -> list[str]:
         there = models(self.resources())
-        return [*there, *dict.fromkeys(name for name in map(named, used) if name and name not in there)]
+        return [*there, *dict.fromkeys(name for name in map(model_name, used) if name and name not in there)]
 
     def describe(self, model: str | None) -> str:
-        return about_model.about(named(model), self.resources().catalog)
+        return model_line.about(model_name(model), self.resources().catalog)
 
     # units put into them
 
     def filled(self, units: Sequence[Mapping[str, Any] | None]) -> tuple[list[Any], list[str]]:
         """Values for ``targets`` that show these API objects and nothing else, and sentences on what cannot be shown.
         The first unit with a reference is shown."""
-        made = self._blank(max(self.count, len(units)))
-        kept: Pictures = {}
+        state = self._blank(max(self.count, len(units)))
+        all_pictures: Pictures = {}
         notes: list[str] = []
         for number, unit in enumerate(units, 1):
-            given, pictures, more = sheet.entry(unit, self.resources().catalog)
-            made.units[number - 1].update(given)
-            kept |= pictures
+            given, pictures, more = entry(unit, self.resources().catalog)
+            state.units[number - 1].update(given)
+            all_pictures |= pictures
             notes += [f"Unit {number}: {sentence}" for sentence in more]
-        made.shown = next((number for number, unit in enumerate(made.units, 1) if unit.get("images")), 1)
-        return self._values(made, kept), notes
+        state.shown = next((number for number, unit in enumerate(state.units, 1) if unit.get("images")), 1)
+        return self._values(state, all_pictures), notes
 
-    def refilled(
-        self, unit: Mapping[str, Any], text: str, pictures: Pictures, *values: Any
-    ) -> tuple[list[Any], list[str]]:
+    def refilled(self, unit: Mapping[str, Any], text: str, pictures: Pictures) -> tuple[list[Any], list[str]]:
         """As ``filled``, but only the unit that is shown becomes ``unit``. ``text``, ``pictures``: the page's."""
-        made = Sheet.parse(text)
-        made.units[made.shown - 1], more, notes = sheet.entry(unit, self.resources().catalog)
-        kept = {key: picture for key, picture in (pictures or {}).items() if key in made.used()}
-        return self._values(made, {**kept, **more}), notes
+        state = PanelState.parse(text)
+        state.units[state.shown - 1], more, notes = entry(unit, self.resources().catalog)
+        still_used = {key: picture for key, picture in (pictures or {}).items() if key in state.used()}
+        return self._values(state, {**still_used, **more}), notes
 
-    def _values(self, made: Sheet, pictures: Pictures) -> list[Any]:
-        shown = made.unit
+    def _values(self, state: PanelState, pictures: Pictures) -> list[Any]:
+        shown = state.unit
         values = {name: shown.get(name, component.value) for name, component in self.controls.items()}
-        choices = self._choices([unit.get("model") for unit in made.units])
+        choices = self._choices([unit.get("model") for unit in state.units])
         low, high = WIDE if shown.get("wide") else NARROW
         updates = {
             **values,
             "model": gr.update(choices=choices, value=values["model"]),
             "weight": gr.update(value=values["weight"], minimum=low, maximum=high),
         }
-        return [made.text(), pictures, *updates.values()]
+        return [state.text(), pictures, *updates.values()]
 
 
-def _slot(tab: str) -> str:
+def _ranges() -> str:
+    wide, narrow = (" to ".join(f"{limit:g}".replace("-", "−") for limit in limits) for limits in (WIDE, NARROW))
+    return f"Weights from {wide} instead of {narrow}."
+
+
+def _drop_area(tab: str) -> str:
     return (
         f"<div class='ip-adapter-slot' data-tab='{tab}' role='button' tabindex='0' aria-label='Add references' "
         "title='Drop, paste or click: the pictures become references of the unit that is shown.'>"

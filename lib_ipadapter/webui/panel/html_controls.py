@@ -1,6 +1,6 @@
 """Controls as plain HTML, for those that are rarely used: the page opens faster than with as many of gradio's.
 
-The page's script (ip_adapter.js) gives them their values, and takes up what is done there.
+The page's script gives them their values, and takes up what is done there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def slider(label: str, *, minimum: float, maximum: float, step: float) -> str:
 
 
 def choice(label: str, *, choices: Sequence[str]) -> str:
-    """One of some names. Each is told as a value, too: what is shown may be translated in the page."""
+    """One of some names. Each is given as a value, too: what is shown may be translated in the page."""
     options = "".join(f"<option{attributes(value=name)}>{html.escape(name)}</option>" for name in choices)
     return f"<label><span>{html.escape(label)}</span><select>{options}</select></label>"
 
@@ -52,12 +52,12 @@ def tool(sign: str, elem_id: str, tip: str, order: Mapping[str, Any] | None) -> 
 def question(elem_id: Callable[[str], str], text: str, button: str, order: Mapping[str, Any], *, is_named: bool) -> str:
     """A line that asks, with the button that gives the order and one that does not. ``is_named``: for its ``name``."""
     field = attributes(id=elem_id("name"), value=order["name"], placeholder="Name", aria_label=text)
-    asked = attributes(id=elem_id("asked"))
+    span = attributes(id=elem_id("asked"))
     yes = attributes(id=elem_id("yes"), title=text)  # without a title, the WebUI would give a button "Save" its own
     no = attributes(id=elem_id("no"), title="Leave everything as it is")
     return (
         f"<form class='ip-adapter-question'{attributes(data_order=json.dumps(order))}>"
-        f"<span{asked}>{html.escape(text)}</span>"
+        f"<span{span}>{html.escape(text)}</span>"
         + (f"<input type='text' autocomplete='off' spellcheck='false'{field}>" if is_named else "")
         + f"<button type='submit'{yes}>{html.escape(button)}</button><button type='button'{no}>Cancel</button></form>"
     )

@@ -7,9 +7,9 @@ import html
 from ...checkpoint.catalog import Catalog
 from ...errors import IPAdapterError
 from ...jobs.fit import check_fit, encoder_for
-from ..api import encoder_wanted
 from .. import host
-from . import html_controls as plain
+from ..api import encoder_wanted
+from . import html_controls
 
 
 def size(count: int) -> str:
@@ -18,7 +18,8 @@ def size(count: int) -> str:
 
 
 def _line(css: str, text: str, sign: str = "", **attributes: str) -> str:
-    return f"<div class='{css}'{plain.attributes(**attributes)}>{sign}{html.escape(text[:1].upper() + text[1:])}</div>"
+    shown = html.escape(text[:1].upper() + text[1:])
+    return f"<div class='{css}'{html_controls.attributes(**attributes)}>{sign}{shown}</div>"
 
 
 def problem(sentence: str) -> str:

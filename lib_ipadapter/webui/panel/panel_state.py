@@ -1,9 +1,9 @@
-"""The panel's sheet: the settings of all units as one text in the page, and how it becomes API objects and back.
+"""The panel's state: the settings of all units as one text in the page, and how it becomes API objects.
 
 The page has one set of controls for all units (editor.py). Those that are gradio's components hold the values of the
-unit that is shown; everything else is in the sheet, which also says which one is shown. The page sets both in one go,
+unit that is shown; everything else is in the state, which also says which one is shown. The page sets both in one go,
 so that a press of *Generate* at any moment finds them together. Pictures stay on the server, in the session, under
-keys; the sheet has the keys.
+keys; the state has the keys.
 
 ``{"shown": 1, "units": [{"images": [item, …], field: its control's value, …}, …]}``; what a unit lacks is at its
 default. ``"images"`` are its references and its negative references, ``"region"`` is its region mask's key. ``"wide"``
@@ -17,13 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...checkpoint.catalog import Catalog
-from ...encode.picture import decode, decode_mask
+from ...encode.picture import decode
 from ...errors import IPAdapterError, UnitError
-from ...unit import MAX_REFERENCES, MAX_UNITS, NOT_YET, Unit
-from ...weighting import peak
-from . import reference_cards as refs
-from .controls import BY_FIELD, COMPONENTS, CONTROLS, CURVE, NARROW, named
+from ...kinds import is_number
+from ...reference import MAX_REFERENCES, WEIGHT
+from ...unit import MAX_UNITS
+from .controls import COMPONENTS, CONTROLS, CURVE
 from .reference_cards import Item, Pictures
 
 REGION = "region"  # a unit's entry: the key of its region mask
@@ -36,17 +35,17 @@ WAITING = "a reference is still on its way: wait until its picture is shown, or 
 
 
 @dataclass
-class Sheet:
+class PanelState:
     shown: int = 1
     units: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def blank(cls, count: int, **settings: Any) -> Sheet:
+    def blank(cls, count: int, **settings: Any) -> PanelState:
         """Units with these ``settings`` only."""
         return cls(1, [dict(settings) for _ in range(count)])
 
     @classmethod
-    def parse(cls, text: str) -> Sheet:
+    def parse(cls, text: str) -> PanelState:
         """Raises UnitError for what no page of ours has written."""
         try:
             found = json.loads(text)
@@ -84,7 +83,7 @@ def _keys(unit: Mapping[str, Any]) -> set[str]:
 
 
 def _item(one: Any) -> Item:
-    item = {"key": str(one["key"]), "weight": _weight(one.get("weight", 1.0))}
+    item = {"key": str(one["key"]), "weight": reference_weight(one.get("weight", 1.0))}
     if one.get("mask"):
         item["mask"] = str(one["mask"])
     if one.get("negative"):
@@ -96,9 +95,9 @@ def _item(one: Any) -> Item:
     return item
 
 
-def _weight(value: Any) -> float:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if number and -1 <= value <= 3 else 1.0
+def reference_weight(value: Any) -> float:
+    """A reference's weight; 1 for what is none."""
+    return float(value) if is_number(value, WEIGHT.low, WEIGHT.high) else 1.0
 
 
 # The page's values -> API objects
@@ -127,12 +126,12 @@ def objects(
     value. Raises UnitError (unit named) where a picture is not there, which does not matter for a unit that is
     disabled, unless all is to be ``complete``.
     """
-    sheet, arriving = Sheet.parse(text), Arriving.parse(inbox)
-    sheet.unit.update(zip((control.field for control in COMPONENTS), values, strict=True))
+    state, arriving = PanelState.parse(text), Arriving.parse(inbox)
+    state.unit.update(zip((control.field for control in COMPONENTS), values, strict=True))
     found = []
-    for number, unit in enumerate(sheet.units, 1):
-        settings = {c.field: c.read(unit.get(c.field, c.default)) for c in CONTROLS}
-        settings = {name: value for name, value in settings.items() if value is not None}
+    for number, unit in enumerate(state.units, 1):
+        values_read = {control.field: control.read(unit.get(control.field, control.default)) for control in CONTROLS}
+        settings = {name: value for name, value in values_read.items() if value is not None}
         if CURVE in settings:
             settings["weight"] = settings.pop(CURVE)
         try:
@@ -196,7 +195,7 @@ def _images(items: Sequence[Item], session: _Session) -> list[dict[str, Any]]:
     return images
 
 
-# API objects -> the page's values
+# Pictures that come in
 
 
 def take(text: str, inbox: str, pictures: Pictures | None) -> tuple[str, Pictures]:
@@ -204,96 +203,18 @@ def take(text: str, inbox: str, pictures: Pictures | None) -> tuple[str, Picture
 
     Raises IPAdapterError for what is no usable picture, and for one too many in a unit.
     """
-    sheet, arriving = Sheet.parse(text), Arriving.parse(inbox)
+    state, arriving = PanelState.parse(text), Arriving.parse(inbox)
     if arriving is None:
         raise UnitError(DAMAGED)
-    unit = next((unit for unit in sheet.units if arriving.key in _keys(unit)), None)
-    kept = {key: picture for key, picture in (pictures or {}).items() if key in sheet.used()}
+    unit = next((unit for unit in state.units if arriving.key in _keys(unit)), None)
+    still_used = {key: picture for key, picture in (pictures or {}).items() if key in state.used()}
     if unit is None:  # removed before it was here
-        return arriving.key, kept
+        return arriving.key, still_used
     if arriving.key in [item["key"] for item in unit["images"][MAX_REFERENCES:]]:
         raise IPAdapterError(f"A unit has at most {MAX_REFERENCES} references: remove one first.")
-    return arriving.key, {**kept, arriving.key: decode(arriving.data)}
+    return arriving.key, {**still_used, arriving.key: decode(arriving.data)}
 
 
 def receipt(key: str | None) -> str:
     """What is left in the inbox for the page: the key of the picture that was taken out, None if it was refused."""
     return json.dumps({"taken": key})
-
-
-def entry(unit: Mapping[str, Any] | None, catalog: Catalog) -> tuple[dict[str, Any], Pictures, list[str]]:
-    """An API object (None: an empty unit) as it stands in the sheet, its pictures, and sentences on what cannot be
-    shown. Its pictures are PIL images or anything else that ``decode`` takes."""
-    if not unit or set(unit) <= {"enabled"}:
-        return {}, {}, []
-    items, pictures, notes = _items(unit)
-    made: dict[str, Any] = {control.field: control.default for control in CONTROLS}
-    for name in unit:
-        if name in ("model", "image", "images", "negative_images", "region_mask"):
-            continue
-        if name in BY_FIELD:
-            try:
-                value = getattr(Unit.parse({"enabled": False, **_pair(unit, name)}), name)
-                if name == "weight" and isinstance(value, tuple):
-                    made[CURVE], value = BY_FIELD[CURVE].show(value), peak(value)
-                made[name] = BY_FIELD[name].show(value)
-            except UnitError as error:
-                notes.append(error.detail)
-        elif unit[name] != NOT_YET.get(name):
-            notes.append(f"{name} has no place in this panel and was left out.")
-    made["enabled"] = unit.get("enabled", True) is not False
-    made["model"] = BY_FIELD["model"].show(_listed(unit.get("model"), catalog))
-    made["images"] = items
-    if unit.get("region_mask") is not None:
-        try:
-            made[REGION] = refs.new_key()
-            pictures[made[REGION]] = decode_mask(unit["region_mask"]).convert("RGB")
-        except IPAdapterError as error:
-            del made[REGION]
-            notes.append(f"the region mask was left out. {error}")
-    if not NARROW[0] <= made["weight"] <= NARROW[1]:
-        made["wide"] = True
-    return made, pictures, notes
-
-
-def _listed(model: Any, catalog: Catalog) -> str | None:
-    """A model as the list calls it; one that is not here stays, and the line below the list says so."""
-    if not isinstance(model, str) or not named(model):
-        return None
-    try:
-        return catalog.find(model).name
-    except IPAdapterError:
-        return model
-
-
-def _pair(unit: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A field with those that only make sense together with it."""
-    together = ("start", "end") if name in ("start", "end") else (name,)
-    return {key: unit[key] for key in together if key in unit and key != "enabled"}
-
-
-def _items(unit: Mapping[str, Any]) -> tuple[list[Item], Pictures, list[str]]:
-    given = unit.get("images")
-    given = [unit["image"]] if given is None and unit.get("image") is not None else given or []
-    items: list[Item] = []
-    pictures: Pictures = {}
-    notes = []
-    both = [(one, False) for one in given] + [(one, True) for one in unit.get("negative_images") or ()]
-    for one, is_negative in both:
-        one = one if isinstance(one, Mapping) else {"image": one}
-        item: Item = {"key": refs.new_key(), "weight": _weight(one.get("weight", 1.0))}
-        if is_negative:
-            item["negative"] = True
-        try:
-            if one.get("mask") is not None:
-                mask = decode_mask(one["mask"]).convert("RGB")
-                item["mask"] = refs.new_key()
-                pictures[item["mask"]] = mask
-            if one.get("controlnet") is not None:
-                item["controlnet"] = int(one["controlnet"])
-            else:
-                pictures[item["key"]] = decode(one.get("image"))
-            items.append(item)
-        except (IPAdapterError, ValueError, TypeError) as error:
-            notes.append(f"a reference was left out. {error}")
-    return items, pictures, notes

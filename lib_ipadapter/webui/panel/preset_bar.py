@@ -1,7 +1,7 @@
 """The bar over the units: presets and kept generations are chosen, loaded, saved, renamed, deleted, exported and
 imported here. What needs a name or a yes is asked for in the line of notes below the bar.
 
-Buttons and questions are plain HTML. The page's script (ip_adapter.js) writes what is wanted into a hidden box:
+Buttons and questions are plain HTML. The page's script writes what is wanted into a hidden box:
 ``{"ask": action}`` for a question, ``{"do": action, "name": …, "about": …}`` for what is answered with a yes, and
 ``{"do": "load"}``, ``"export"`` or ``"cancel"``, each with a stamp that makes it another text than the one before.
 """
@@ -19,7 +19,7 @@ import gradio as gr
 
 from ...errors import IPAdapterError
 from ...presets.store import PresetExists, Store
-from . import html_controls as plain
+from . import html_controls
 from .editor import QUIET, hidden, in_page, note
 
 RECENT = "Recent / "  # before a kept generation's name in the list; no name can have that slash
@@ -60,7 +60,7 @@ class PresetBar:
             self.chosen = gr.Dropdown(
                 [], value=None, label="Preset", elem_id=self._id("chosen"), scale=4, min_width=160
             )
-            tools = (plain.tool(sign, self._id(name), tip, order) for sign, name, order, tip in TOOLS)
+            tools = (html_controls.tool(sign, self._id(name), tip, order) for sign, name, order, tip in TOOLS)
             gr.HTML(f"<div class='ip-adapter-tools'>{''.join(tools)}</div>", elem_classes="ip-adapter-tools-column")
         # What comes and goes as a file; without a kind of component that the page does not have anyway.
         self.file = gr.File(visible=False, interactive=True, file_types=[".zip"], elem_id=self._id("file"))
@@ -94,8 +94,8 @@ class PresetBar:
         ``about`` is the preset that there is, ``name`` the one that there will be."""
         text, button = QUESTIONS[action]
         order = {"do": action, "about": about, "name": name}
-        asked = text.format(about=about, name=name)
-        return plain.question(self._id, asked, button, order, is_named=action in NAMED) + note(problem)
+        question = text.format(about=about, name=name)
+        return html_controls.question(self._id, question, button, order, is_named=action in NAMED) + note(problem)
 
     def _ask(self, action: str, chosen: str | None) -> str:
         if action == "save":
@@ -114,23 +114,27 @@ class PresetBar:
         units: Callable[[], list[dict[str, Any]]],
     ) -> list[Any]:
         """What was answered with a yes. Returns values for the note, the list of presets and the file."""
-        stays, keep = chosen, gr.update()
+        choice, file_stays = chosen, gr.update()
         try:
             if action in ("save", "overwrite"):
-                said, stays = self._saved(name, units(), action == "overwrite"), name
+                answer, choice = self._saved(name, units(), action == "overwrite"), name
             elif action in ("rename", "rename over"):
                 self.store().rename(about, name, overwrite=action == "rename over")
-                said, stays = f"Renamed to “{name}”.", name
+                answer, choice = f"Renamed to “{name}”.", name
             elif action == "delete":
                 self.store().delete(about)
-                said, stays = f"Deleted “{about}”.", None
+                answer, choice = f"Deleted “{about}”.", None
             else:
-                said, keep = self._imported(file, True), None
+                answer, file_stays = self._imported(file, True), None
         except PresetExists:
-            return [self._question("overwrite" if action == "save" else "rename over", about, name), gr.update(), keep]
+            return [
+                self._question("overwrite" if action == "save" else "rename over", about, name),
+                gr.update(),
+                file_stays,
+            ]
         except (IPAdapterError, OSError) as error:
-            return [self._question(action, about, name, str(error)), gr.update(), keep]
-        return [note(said), self._list(stays), keep]
+            return [self._question(action, about, name, str(error)), gr.update(), file_stays]
+        return [note(answer), self._list(choice), file_stays]
 
     def _saved(self, name: str, units: list[dict[str, Any]], overwrite: bool) -> str:
         if not units:
@@ -174,13 +178,13 @@ class PresetBar:
         self.order.change(
             self.follow, [self.order, self.chosen, self.file, *inputs],
             [self.note, self.chosen, self.file, *outputs], queue=False, **QUIET,
-        ).then(None, None, self.file, **script("followed"))  # fmt: skip
+        ).then(None, None, self.file, **script("presets.answerOrder"))  # fmt: skip
         self.file.upload(
             self._import, [self.file, self.chosen], [self.note, self.chosen, self.file], queue=False, **QUIET
-        ).then(None, None, None, **script("noted"))
+        ).then(None, None, None, **script("presets.answerNote"))
         # gradio shows new choices only when the list is opened again.
         self.chosen.focus(self._refresh, None, [self.chosen, self.listed], queue=False, **QUIET).then(
-            None, self.listed, None, **script("reopen")
+            None, self.listed, None, **script("presets.answerNames")
         )
 
     def follow(self, order: str, chosen: str | None, file: Any, *values: Any) -> list[Any]:
@@ -193,11 +197,11 @@ class PresetBar:
         if action == "cancel":
             return ["", same, None, *self.nothing]
         if action == "load":
-            said, shown = self._load(chosen)
-            return [said, same, same, *shown]
+            answer, shown = self._load(chosen)
+            return [answer, same, same, *shown]
         if action == "export":
-            said, path = self._export(chosen)
-            return [said, same, path, *self.nothing]
+            answer, path = self._export(chosen)
+            return [answer, same, path, *self.nothing]
         name = wanted["name"].strip()
         return [*self._do(action, wanted["about"], name, chosen, file, lambda: self.units(values)), *self.nothing]
 

@@ -21,6 +21,7 @@ from ...checkpoint.catalog import Catalog
 from ...encode.picture import decode, decode_mask, views
 from ...errors import IPAdapterError
 from ...jobs.fit import encoder_for
+from ...reference import WEIGHT
 from ...unit import Unit
 
 Item = dict[str, Any]
@@ -119,7 +120,7 @@ def _buttons(number: int, item: Item, pictures: Mapping[str, Image.Image]) -> st
 
 def _card(number: int, item: Item, pictures: Mapping[str, Image.Image], look: Look) -> str:
     number_field = (
-        f"<input type='number' min='-1' max='3' step='0.05' value='{item['weight']:g}' "
+        f"<input type='number' min='{WEIGHT.low:g}' max='{WEIGHT.high:g}' step='0.05' value='{item['weight']:g}' "
         f"aria-label='Weight of reference {number}'>"
     )
     return (
@@ -132,7 +133,7 @@ def _card(number: int, item: Item, pictures: Mapping[str, Image.Image], look: Lo
 
 def cards(items: Sequence[Item], pictures: Mapping[str, Image.Image], look: Look, stamp: str = "") -> str:
     """HTML: for each reference the picture, what the encoder sees of it, its weight, and buttons: negative, mask,
-    remove. The page's script (ip_adapter.js) puts into the sheet what is done there; it looks for ``stamp``.
+    remove. The page's script puts into the panel's state what is done there; it looks for ``stamp``.
     """
     shown = "".join(_card(number, one, pictures, look) for number, one in enumerate(items, 1))
     if len(items) > 1:

@@ -8,7 +8,7 @@ import gradio as gr
 from modules.ui_components import ToolButton
 
 LABEL = "Send to IP-Adapter"
-# elem_id of the host's last button in a row -> where the page finds the picture (ip_adapter.js)
+# elem_id of the host's last button in a row -> where the page's script finds the picture
 AFTER = {f"{tab}_send_to_extras": tab for tab in ("txt2img", "img2img", "extras")}
 PNG_INFO, PNG_INFO_PICTURE = "extras_tab", "pnginfo_image"
 
@@ -35,4 +35,4 @@ class Buttons:
 
     @staticmethod
     def _connect(button: gr.Button, source: str) -> None:
-        button.click(None, None, None, _js=f"() => ipAdapterSend({source!r})")
+        button.click(None, None, None, _js=f"() => ipAdapter.pictures.send({source!r})")

@@ -8,7 +8,8 @@ from typing import Any
 
 from ....encode.picture import Mask, Picture
 from ....errors import IPAdapterError, UnitError, errors_name_unit
-from ....unit import MAX_REFERENCES, Reference, Unit
+from ....reference import MAX_REFERENCES, Reference
+from ....unit import Unit
 from .units import ControlNetPicture, unit_of
 
 

@@ -1,0 +1,100 @@
+// What the server draws of the shown unit: the cards of its references, with the region mask and the line about the
+// model, and the bars that show how strongly the unit acts on each block; and when the server is asked for them.
+(window.ipAdapter ??= {}).drawings = (() => {
+    // Cards. The server is asked through a stamp, which comes back with them; where it was too busy to hear, it is
+    // asked again.
+
+    function lookOf(sheet) {
+        const {images, region, crop} = ipAdapter.shownUnit(sheet);
+        const references = (images ?? []).map(({key, waiting, negative, mask}) => [key, waiting, negative, mask]);
+        return JSON.stringify([sheet.shown, references, region, references.length ? crop : null]);
+    }
+    function noteLook(tab, sheet) {
+        tab.cards.look = lookOf(sheet);
+    }
+    function followReferences(tab, sheet) {
+        if (lookOf(sheet) === tab.cards.look) return;
+        noteLook(tab, sheet);
+        tab.element("references").classList.add("ip-adapter-stale");
+        drawCards(tab);
+    }
+    function drawCards(tab, failures = 0) {
+        tab.cards.failures = failures;
+        tab.cards.stamp = ipAdapter.newKey();
+        tab.writeBox("stamp", tab.cards.stamp);
+    }
+
+    // The model has changed, or the list of models.
+    function answerModel(tab) {
+        drawCards(tab);
+        return [];
+    }
+    async function answerCards(tab) {
+        const column = tab.element("references");
+        const isOnView = () => column.querySelector(".ip-adapter-cards")?.dataset.stamp === tab.cards.stamp;
+        if (await ipAdapter.waitUntil(isOnView, 500)) {
+            column.classList.remove("ip-adapter-stale");
+            ipAdapter.units.showVariantsControls(tab);
+            fillWeights(tab, column);
+        } else if (tab.cards.failures < 5) {
+            drawCards(tab, tab.cards.failures + 1);
+        }
+        return [];
+    }
+    function fillWeights(tab, column) {
+        const weights = Object.fromEntries((tab.shownUnit.images ?? []).map(({key, weight}) => [key, weight]));
+        for (const card of column.querySelectorAll(".ip-adapter-card")) {
+            const field = card.querySelector("input");
+            if (field !== document.activeElement) field.value = weights[card.dataset.key] ?? field.value;
+        }
+    }
+
+    // The line below a model says whether it fits the checkpoint.
+    function onCheckpoint() {
+        const {page} = ipAdapter;
+        if (opts.sd_model_checkpoint === undefined) return;
+        const checkpoint = `${opts.sd_model_checkpoint} ${opts.sd_checkpoint_hash}`;
+        if (page.checkpoint !== undefined && page.checkpoint !== checkpoint) {
+            Object.values(page.tabs).forEach((tab) => drawCards(tab));
+        }
+        page.checkpoint = checkpoint;
+    }
+
+    // Bars. The server is asked when a slider has come to rest, and not before it has answered the request before.
+
+    const strengthOf = (tab, unit) => JSON.stringify(tab.facts.spread.map((field) => unit[field] ?? null));
+    function noteStrength(tab, unit) {
+        tab.bars.strength = strengthOf(tab, unit);
+    }
+    function followStrength(tab, unit) {
+        if (strengthOf(tab, unit) !== tab.bars.strength) drawBarsAtRest(tab);
+        noteStrength(tab, unit);
+    }
+    function drawBarsAtRest(tab) {
+        clearTimeout(tab.bars.timer);
+        tab.bars.timer = setTimeout(() => drawBars(tab), 150);
+    }
+    function drawBars(tab) {
+        tab.bars.isOutdated = tab.bars.isAwaited;
+        tab.bars.isAwaited = true;
+        if (!tab.bars.isOutdated) tab.writeBox("spread", ipAdapter.newKey());
+    }
+
+    // The model or the weight has changed.
+    function answerStrength(tab) {
+        drawBarsAtRest(tab);
+        return [];
+    }
+    function answerBars(tab) {
+        tab.bars.isAwaited = false;
+        if (tab.bars.isOutdated) drawBars(tab);
+        return [];
+    }
+
+    onUiLoaded(onCheckpoint);
+    onOptionsChanged(onCheckpoint);
+    return {
+        noteLook, noteStrength, followReferences, followStrength, drawCards,
+        answerModel, answerCards, answerStrength, answerBars,
+    };
+})();

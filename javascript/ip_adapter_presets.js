@@ -1,0 +1,92 @@
+// Presets: an order goes into a box (preset_bar.py); the answer, which may be a question, stands in the line of notes.
+(window.ipAdapter ??= {}).presets = (() => {
+    const isBusy = (tab) => tab.presets.order !== null;
+    async function give(tab, order) {
+        if (!await ipAdapter.waitUntil(() => !isBusy(tab), 60_000)) return;
+        tab.presets.order = order;
+        tab.writeBox("preset_order", JSON.stringify({...order, stamp: ipAdapter.newKey()}));
+    }
+
+    // An order has been carried out, or has failed.
+    async function answerOrder(tab) {
+        await ipAdapter.pause(0);  // the answer is on view
+        const isExport = tab.presets.order?.do === "export";
+        if (isExport) await saveExport(tab);
+        tab.presets.order = null;
+        answerNote(tab);
+        return [isExport ? null : {__type__: "update"}];
+    }
+    function answerNote(tab) {
+        const question = tab.element("note").querySelector(".ip-adapter-question");
+        if (question) {
+            ipAdapter.translate(question);
+            const field = question.querySelector("input, [type=button]");  // Enter, pressed twice, does not overwrite
+            field.focus();
+            field.select?.();
+        } else if (document.activeElement === document.body) {
+            tab.presets.button?.focus({preventScroll: true});
+        }
+        return [];
+    }
+
+    // Buttons and questions
+
+    function onButton(event) {
+        const button = event.target.closest?.(".ip-adapter-tools button");
+        if (!button) return;
+        const tab = ipAdapter.tabOf(button), order = JSON.parse(button.dataset.order);
+        tab.presets.button = button;
+        if (order) give(tab, order);
+        else chooseFile(tab);
+    }
+    function onCancel(event) {
+        const button = event.target.closest?.(".ip-adapter-question [type=button]");
+        const tab = button && ipAdapter.tabOf(button);
+        if (button && !isBusy(tab)) give(tab, {do: "cancel"});  // what is being done cannot be called off
+    }
+    function onAnswer(event) {
+        const question = event.target.closest(".ip-adapter-question");
+        if (!question) return;
+        event.preventDefault();
+        const tab = ipAdapter.tabOf(question), order = JSON.parse(question.dataset.order);
+        if (!isBusy(tab)) give(tab, {...order, name: question.querySelector("input")?.value ?? order.name});
+    }
+
+    // Files
+
+    async function chooseFile(tab) {
+        const field = () => tab.element("preset_file").querySelector("input[type=file]");
+        if (!field()) {  // a file is there already, maybe with a question that has not been answered
+            await give(tab, {do: "cancel"});
+            await ipAdapter.waitUntil(field, 5000);
+        }
+        field()?.click();
+    }
+    async function saveExport(tab) {
+        const link = () => tab.element("preset_file").querySelector("a[href]");
+        if (!await ipAdapter.waitUntil(link, 500)) return;
+        const copy = document.createElement("a");
+        Object.assign(copy, {href: link().href, download: "ip-adapter-presets.zip"});
+        document.body.append(copy);
+        copy.click();
+        copy.remove();
+    }
+
+    // The list was opened with the names that it had before: open it again, unless somebody is searching in it.
+    function answerNames(tab, [text]) {
+        const list = tab.element("preset_chosen"), input = list.querySelector("input");
+        const items = [...list.querySelectorAll("ul.options li")];
+        const names = items.map((item) => item.dataset.value ?? item.textContent.replace("✓", "").trim());
+        const isCurrent = JSON.stringify(names) === JSON.stringify(JSON.parse(text || "[]"));
+        if (input !== document.activeElement || isCurrent) return [];
+        if (items.length && input.value && !names.includes(input.value)) return [];
+        input.blur();
+        setTimeout(() => input.focus(), 50);
+        return [];
+    }
+
+    document.addEventListener("click", onButton);
+    document.addEventListener("click", onCancel);
+    document.addEventListener("submit", onAnswer);
+    return {answerOrder, answerNote, answerNames};
+})();

@@ -1,0 +1,82 @@
+// References: what is done with them on their cards, and masks: of a reference, and of the region where a unit acts.
+(window.ipAdapter ??= {}).references = (() => {
+    const CARD = ".ip-adapter-card";
+
+    function changeAll(tab, changeList) {
+        tab.changeSheet((sheet) => {
+            for (const unit of sheet.units) if (unit.images) unit.images = changeList(unit.images);
+        });
+    }
+    function change(tab, key, changeOne) {
+        changeAll(tab, (references) => references.map((one) => one.key === key ? changeOne(one) : one));
+    }
+    function remove(tab, key) {
+        changeAll(tab, (references) => references.filter((one) => one.key !== key));
+    }
+    function onWeight(event) {
+        const card = event.target.matches?.(`${CARD} input`) && event.target.closest(CARD);
+        if (!card) return;
+        const text = event.target.value, weight = text === "" ? 1 : Math.min(3, Math.max(-1, Number(text)));
+        change(ipAdapter.tabOf(card), card.dataset.key, (reference) => ({...reference, weight}));
+    }
+    // "Use its picture": the picture of a unit of ControlNet becomes a reference.
+    function answerControlNet(tab, [name]) {
+        const number = Number(/\d+/.exec(name ?? "")?.[0]);
+        if (Number.isNaN(number)) return [];
+        const reference = {key: ipAdapter.newKey(), weight: 1, controlnet: number + 1};
+        tab.changeShownUnit((unit) => { unit.images = [...(unit.images ?? []), reference]; });
+        return [];
+    }
+
+    // Masks are painted in a dialog (ip_adapter_paint.js), and go to the session as pictures do.
+
+    async function paintReference(tab, card) {
+        const {key} = card.dataset, start = card.querySelector(".ip-adapter-mask").dataset.mask ?? null;
+        const background = card.querySelector("img").src;
+        const file = await ipAdapter.paint({title: "Mask of the reference", background, start});
+        if (!file) return;
+        const mask = ipAdapter.newKey();
+        change(tab, key, (reference) => ({...reference, mask}));
+        ipAdapter.pictures.addMask(tab, file, mask);
+    }
+    async function paintRegion(tab, button) {
+        const number = tab.sheet.shown, start = button.dataset.mask ?? null;
+        const side = (name) => Number(ipAdapter.byId(`${tab.name}_${name}`)?.querySelector("input")?.value) || 512;
+        const size = [side("width"), side("height")];
+        const background = ipAdapter.pictures.pictureIn(tab.name) ?? null;
+        const file = await ipAdapter.paint({title: "Where the unit acts", background, size, start});
+        if (!file) return;
+        const mask = ipAdapter.newKey();
+        tab.changeSheet((sheet) => { sheet.units[number - 1].region = mask; });
+        ipAdapter.pictures.addMask(tab, file, mask);
+    }
+    function forgetMask(tab, mask) {
+        tab.changeSheet((sheet) => sheet.units.forEach((unit) => {
+            if (unit.region === mask) delete unit.region;
+            unit.images?.forEach((reference) => { if (reference.mask === mask) delete reference.mask; });
+        }));
+    }
+
+    function onClick(event) {
+        const button = event.target.closest?.("button"), card = button?.closest(CARD);
+        if (!button) return;
+        const tab = ipAdapter.tabOf(button);
+        if (card && button.matches(".ip-adapter-negate")) {
+            const negate = (reference) => ({...reference, negative: reference.negative ? undefined : true});
+            change(tab, card.dataset.key, negate);
+        } else if (card && button.matches(".ip-adapter-mask")) {
+            paintReference(tab, card);
+        } else if (card && button.matches(".ip-adapter-remove")) {
+            remove(tab, card.dataset.key);
+        } else if (button.matches(".ip-adapter-region-draw")) {
+            paintRegion(tab, button);
+        } else if (button.matches(".ip-adapter-region-clear")) {
+            tab.changeShownUnit((unit) => { delete unit.region; });
+        } else if (button.matches(".ip-adapter-clear")) {
+            tab.changeShownUnit((unit) => { unit.images = []; });
+        }
+    }
+    document.addEventListener("input", onWeight);
+    document.addEventListener("click", onClick);
+    return {change, remove, forgetMask, answerControlNet};
+})();

@@ -1,0 +1,133 @@
+// Units: the row in which one of them is chosen, the switch to it, what follows a change of any unit, and those of a
+// unit's controls that are HTML of our own.
+(window.ipAdapter ??= {}).units = (() => {
+    async function show(tab, number) {
+        tab.requestedUnit = number;
+        tab.press("show");
+        // gradio applies the answer before anything else happens, but not before this code goes on.
+        await ipAdapter.pause(0);
+        await ipAdapter.waitUntil(() => tab.sheet.shown === number, 5000);
+    }
+    function answerShow(tab, [text, ...values]) {
+        const {fields} = tab.facts, sheet = JSON.parse(text);
+        Object.assign(ipAdapter.shownUnit(sheet), Object.fromEntries(fields.map((field, i) => [field, values[i]])));
+        if (tab.requestedUnit >= 1 && tab.requestedUnit <= sheet.units.length) sheet.shown = tab.requestedUnit;
+        const unit = ipAdapter.shownUnit(sheet);
+        for (const field of fields) unit[field] ??= ipAdapter.page.initialValues[`${tab.name}_ip_adapter_${field}`];
+        const updates = fields.map((field) => {
+            return field === "weight" ? {...weightRange(tab, unit), value: unit.weight} : unit[field];
+        });
+        return [JSON.stringify(sheet), ...updates];
+    }
+
+    // The range of the weight's slider, as gradio wants an update of it.
+    function weightRange(tab, unit) {
+        const [minimum, maximum] = tab.facts[unit.wide ? "wide" : "narrow"];
+        return {minimum, maximum, __type__: "update"};
+    }
+    function answerWide(tab, [text, weight]) {
+        const sheet = JSON.parse(text), unit = ipAdapter.shownUnit(sheet);
+        unit.wide = !unit.wide;
+        const range = weightRange(tab, unit);
+        const value = Math.min(range.maximum, Math.max(range.minimum, weight));
+        return [JSON.stringify(sheet), {...range, value}];
+    }
+
+    // The sheet has changed, or whether the shown unit is enabled.
+    function answerChange(tab, [text, isEnabled]) {
+        const sheet = JSON.parse(text), unit = ipAdapter.shownUnit(sheet);
+        drawRow(tab, sheet, isEnabled);
+        fillControls(tab, unit);
+        ipAdapter.drawings.followStrength(tab, unit);
+        tab.element("slot").parentElement.classList.toggle("ip-adapter-filled", Boolean(unit.images?.length));
+        ipAdapter.drawings.followReferences(tab, sheet);
+        setTimeout(() => {
+            const field = (type) => tab.element("weight").querySelector(`input[type=${type}]`);
+            field("range").value = field("number").value;
+        });
+        return [weightRange(tab, unit)];
+    }
+
+    // The row of units
+
+    function drawRow(tab, sheet, isShownEnabled) {
+        const row = tab.element("units").querySelector(".ip-adapter-units"), {units} = sheet;
+        const hadFocus = row.contains(document.activeElement);
+        while (row.children.length > units.length) row.lastChild.remove();
+        while (row.children.length < units.length) {
+            const textContent = `Unit ${row.children.length + 1}`;
+            row.append(Object.assign(document.createElement("button"), {type: "button", role: "tab", textContent}));
+        }
+        [...row.children].forEach((button, i) => {
+            const unit = units[i], isShown = i + 1 === sheet.shown;
+            const isEnabled = isShown ? isShownEnabled : unit.enabled !== false;
+            const takesPart = Boolean(unit.images?.some((reference) => !reference.negative)) && isEnabled;
+            button.tabIndex = isShown ? 0 : -1;
+            button.setAttribute("aria-selected", isShown);
+            button.classList.toggle("ip-adapter-used", takesPart);
+            button.title = takesPart
+                ? "This unit takes part." : "This unit takes no part: it has no reference, or is not enabled.";
+        });
+        if (hadFocus) row.children[sheet.shown - 1].focus();
+    }
+    function onRowClick(event) {
+        const button = event.target.closest?.(".ip-adapter-units > button");
+        if (button) show(ipAdapter.tabOf(button), [...button.parentElement.children].indexOf(button) + 1);
+    }
+    function onRowKey(event) {
+        const row = event.target.closest?.(".ip-adapter-units");
+        if (!row) return;
+        const tab = ipAdapter.tabOf(row), count = row.children.length, {shown} = tab.sheet;
+        const before = (shown + count - 2) % count + 1, after = shown % count + 1;
+        const number = {ArrowLeft: before, ArrowRight: after, Home: 1, End: count}[event.key];
+        if (!number) return;
+        event.preventDefault();
+        show(tab, number);
+    }
+
+    // Controls that are no components of gradio (html_controls.py): the sheet has their values.
+
+    const CONTROL = ".ip-adapter-control";
+    function fillControls(tab, unit) {
+        for (const control of tab.element("advanced").querySelectorAll(CONTROL)) {
+            const value = unit[control.dataset.field] ?? JSON.parse(control.dataset.default);
+            for (const field of control.querySelectorAll("input, select")) {
+                if (field.type === "checkbox") field.checked = value;
+                else if (field !== document.activeElement) field.value = value;
+            }
+        }
+    }
+
+    // A field's value, within its limits; null for a number that is not there.
+    function valueOf(field) {
+        if (field.type === "checkbox") return field.checked;
+        if (!["number", "range"].includes(field.type)) return field.value;
+        return field.value === "" ? null : Math.min(field.max, Math.max(field.min, field.value));
+    }
+    function onControl(event) {
+        const control = event.target.closest?.(CONTROL), value = control ? valueOf(event.target) : null;
+        if (value !== null) {
+            ipAdapter.tabOf(control).changeShownUnit((unit) => { unit[control.dataset.field] = value; });
+        }
+    }
+
+    // A field that is left shows the value that counts: within its limits, or what has come from elsewhere meanwhile.
+    function onControlLeft(event) {
+        const control = event.target.closest?.(CONTROL), tab = control && ipAdapter.tabOf(control);
+        if (tab) setTimeout(() => fillControls(tab, tab.shownUnit));
+    }
+
+    // Some controls are for adapters of one variant only; the line about the model says which one it is.
+    function showVariantsControls(tab) {
+        const variant = tab.element("details").querySelector("[data-variant]")?.dataset.variant;
+        for (const control of tab.element("advanced").querySelectorAll("[data-variant]")) {
+            control.hidden = control.dataset.variant !== variant;
+        }
+    }
+
+    document.addEventListener("click", onRowClick);
+    document.addEventListener("keydown", onRowKey);
+    document.addEventListener("input", onControl);
+    document.addEventListener("focusout", onControlLeft);
+    return {show, drawRow, fillControls, showVariantsControls, answerShow, answerWide, answerChange};
+})();

@@ -1,0 +1,106 @@
+"""Reference: one of a unit's pictures, with its weight and its mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import UnitError
+from .kinds import Kind, Number, PictureKind, Wording
+
+MAX_REFERENCES = 64  # of one unit: their tokens meet in every attention layer
+WEIGHT = Number(-1, 3)  # what the weight of a unit or of a reference may be
+MASK = PictureKind()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One reference picture: base64 text from the API, a picture from the panel, or a decoded one.
+
+    ``mask``: None, or a picture that is white where the reference counts. ``controlnet``: the number of the ControlNet
+    unit whose picture it takes when a job begins; ``image`` is None then.
+    """
+
+    image: Any
+    weight: float = 1.0
+    controlnet: int | None = None
+    mask: Any = None
+
+    @classmethod
+    def parse(cls, item: object, where: str) -> Reference:
+        """``item``: a picture, ``{"image": …, "weight": 1.0, "mask": …}``, or ``{"controlnet": 1, "weight": 1.0}``.
+
+        ``where`` begins the sentence of an error.
+        """
+        if not isinstance(item, Mapping):
+            item = {"image": item}
+        unknown = sorted(map(str, set(item) - {"image", "controlnet", "weight", "mask"}))
+        if unknown:
+            name = Wording.API.shown(unknown[0])
+            raise UnitError(f"{where}unknown field {name}: a reference has image (or controlnet), weight and mask.")
+        image, weight = item.get("image"), WEIGHT.parse(item.get("weight", 1.0), f"{where}weight")
+        assert weight is not None
+        mask = MASK.parse(item.get("mask"), f"{where}mask")
+        if item.get("controlnet") is not None:
+            return cls(None, weight, cls._controlnet(item["controlnet"], image, where), mask)
+        if image is None or (isinstance(image, str) and not image.strip()):
+            raise UnitError(f"{where}the picture is missing: give a PNG, JPEG or WebP as base64.")
+        return cls(image, weight, None, mask)
+
+    @staticmethod
+    def _controlnet(number: Any, image: Any, where: str) -> int:
+        if image is not None:
+            raise UnitError(f"{where}image and controlnet are both given: leave one out.")
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            shown = Wording.API.shown(number)
+            raise UnitError(f"{where}controlnet is {shown}: give the number of a ControlNet unit, from 1 on.")
+        return number
+
+    def to_item(self) -> Any:
+        """What ``parse`` makes this reference of."""
+        parts = {"image": self.image, "controlnet": self.controlnet, "mask": self.mask}
+        given = {name: value for name, value in parts.items() if value is not None}
+        if self.weight != 1:
+            given["weight"] = self.weight
+        return self.image if set(given) == {"image"} else given
+
+
+@dataclass(frozen=True)
+class References(Kind):
+    """A list of references; the API calls it ``plural``, and a lone picture ``single`` where one may come alone, and
+    where an enabled unit must have one."""
+
+    is_value = False
+    plural: str
+    single: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The API's names, those of a lone picture first."""
+        return (self.single, self.plural) if self.single else (self.plural,)
+
+    def parse_all(self, settings: Mapping[str, Any], enabled: bool) -> tuple[Reference, ...]:
+        """The references in an API object, none of a unit that is not enabled. Raises UnitError."""
+        plural, single = self.plural, self.single
+        lone = settings.get(single) if single else None
+        items = settings.get(plural, None if single else [])
+        if lone is not None and items is not None:
+            raise UnitError(f"{single} and {plural} are both given: put every picture into {plural}.")
+        is_lone = bool(single) and items is None
+        if is_lone:
+            items = [] if lone is None else [lone]
+        if not isinstance(items, (list, tuple)):
+            more = f", or a single one as {single}" if single else ""
+            raise UnitError(f"{plural} is {Wording.API.shown(items)}: give a list of pictures{more}.")
+        if single and not items and enabled:
+            raise UnitError(f"it has no reference picture: add one to {plural}, or disable the unit.")
+        if len(items) > MAX_REFERENCES:
+            raise UnitError(f"{plural} holds {len(items)} pictures: give at most {MAX_REFERENCES}.")
+        if not enabled:
+            return ()
+        return tuple(Reference.parse(item, "" if is_lone else f"{plural}[{i}]: ") for i, item in enumerate(items))
+
+    @property
+    def values(self) -> str:
+        return 'base64 pictures, or `{"image": …, "weight": 1.0, "mask": …}`'

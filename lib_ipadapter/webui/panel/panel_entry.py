@@ -1,0 +1,106 @@
+"""API objects as entries of the panel's state: presets, parameters and ControlNet's units that go into the panel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...checkpoint.catalog import Catalog
+from ...encode.picture import decode, decode_mask
+from ...errors import IPAdapterError, UnitError
+from ...unit import NOT_YET, WINDOW, conflicts
+from ...weighting import peak
+from . import reference_cards
+from .controls import BY_FIELD, CONTROLS, CURVE, NARROW, model_name
+from .panel_state import REGION, reference_weight
+from .reference_cards import Item, Pictures
+
+ELSEWHERE = ("model", "image", "images", "negative_images", "region_mask")  # fields that are no mere values
+
+
+def entry(unit: Mapping[str, Any] | None, catalog: Catalog) -> tuple[dict[str, Any], Pictures, list[str]]:
+    """An API object (None: an empty unit) as it stands in the panel's state, its pictures, and sentences on what cannot
+    be shown. Its pictures are PIL images or anything else that ``decode`` takes."""
+    if not unit or set(unit) <= {"enabled"}:
+        return {}, {}, []
+    items, pictures, notes = _items(unit)
+    shown = _shown_values(unit, notes)
+    shown["enabled"] = unit.get("enabled", True) is not False
+    shown["model"] = BY_FIELD["model"].show(_listed(unit.get("model"), catalog))
+    shown["images"] = items
+    if unit.get("region_mask") is not None:
+        try:
+            mask = decode_mask(unit["region_mask"]).convert("RGB")
+            shown[REGION] = reference_cards.new_key()
+            pictures[shown[REGION]] = mask
+        except IPAdapterError as error:
+            notes.append(f"the region mask was left out. {error}")
+    if not NARROW[0] <= shown["weight"] <= NARROW[1]:
+        shown["wide"] = True
+    return shown, pictures, notes
+
+
+def _shown_values(unit: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """Every control's value for a unit; ``notes`` gets sentences on what cannot be shown."""
+    shown: dict[str, Any] = {control.field: control.default for control in CONTROLS}
+    parsed = {name: control.setting.default for name, control in BY_FIELD.items()}
+    for name, value in unit.items():
+        if name in ELSEWHERE or name == "enabled":
+            continue
+        if name == CURVE or name not in BY_FIELD:
+            if value != NOT_YET.get(name):
+                notes.append(f"{name} has no place in this panel and was left out.")
+            continue
+        try:
+            parsed[name] = BY_FIELD[name].setting.parse({name: value})
+        except UnitError as error:
+            notes.append(error.detail)
+    for names, sentence in conflicts(parsed):
+        if names == WINDOW:  # what else does not go together can be seen in the panel
+            notes.append(sentence)
+            parsed |= {name: BY_FIELD[name].setting.default for name in names}
+    for name, value in parsed.items():
+        if name == "weight" and isinstance(value, tuple):
+            shown[CURVE], value = BY_FIELD[CURVE].show(value), peak(value)
+        if name != CURVE:
+            shown[name] = BY_FIELD[name].show(value)
+    return shown
+
+
+def _listed(model: Any, catalog: Catalog) -> str | None:
+    """A model as the list calls it; one that is not here stays, and the line below the list says so."""
+    if not isinstance(model, str) or not model_name(model):
+        return None
+    try:
+        return catalog.find(model).name
+    except IPAdapterError:
+        return model
+
+
+def _items(unit: Mapping[str, Any]) -> tuple[list[Item], Pictures, list[str]]:
+    """A unit's references and negative references, their pictures and masks by keys, and sentences on what cannot be
+    shown."""
+    given = unit.get("images")
+    given = [unit["image"]] if given is None and unit.get("image") is not None else given or []
+    items: list[Item] = []
+    pictures: Pictures = {}
+    notes = []
+    both = [(one, False) for one in given] + [(one, True) for one in unit.get("negative_images") or ()]
+    for one, is_negative in both:
+        one = one if isinstance(one, Mapping) else {"image": one}
+        item: Item = {"key": reference_cards.new_key(), "weight": reference_weight(one.get("weight", 1.0))}
+        if is_negative:
+            item["negative"] = True
+        try:
+            if one.get("mask") is not None:
+                mask = decode_mask(one["mask"]).convert("RGB")
+                item["mask"] = reference_cards.new_key()
+                pictures[item["mask"]] = mask
+            if one.get("controlnet") is not None:
+                item["controlnet"] = int(one["controlnet"])
+            else:
+                pictures[item["key"]] = decode(one.get("image"))
+            items.append(item)
+        except (IPAdapterError, ValueError, TypeError) as error:
+            notes.append(f"a reference was left out. {error}")
+    return items, pictures, notes
