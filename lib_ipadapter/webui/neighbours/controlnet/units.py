@@ -15,7 +15,7 @@ from ....errors import UnitError
 from ... import host
 
 # Names by which older clients call a field of a unit that they send as an object.
-ALIASES = {"image": "input_image", "mask": "mask_image", "guidance_end": "guidance", "low_vram": "lowvram"}
+ALIASES = {"image": "input_image", "mask": "mask_image", "guidance_end": "guidance"}
 UNPAINTED = 5  # ControlNet takes a mask without any lighter spot for none
 
 
