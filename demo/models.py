@@ -14,6 +14,7 @@ import importlib.util
 import io
 import json
 import math
+import os
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -265,8 +266,13 @@ class Tokenizer:
             symbols = [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
             words = symbols + [s + "</w>" for s in symbols] + ["".join(rule.split()) for rule in rules]
             words += ["<|startoftext|>", "<|endoftext|>"]
-            vocabulary.write_text(json.dumps({word: i for i, word in enumerate(words)}), encoding="utf8")
-            merges.write_text("\n".join(["#version: 0.2", *rules]), encoding="utf8")
+            for file, text in (
+                (vocabulary, json.dumps({word: i for i, word in enumerate(words)})),
+                (merges, "\n".join(["#version: 0.2", *rules])),
+            ):  # at one stroke each: another process may be looking
+                part = file.with_name(f"{file.name}.{os.getpid()}")
+                part.write_text(text, encoding="utf8")
+                part.replace(file)
         self.clip = CLIPTokenizer(str(vocabulary), str(merges))
 
     def __call__(self, texts: list[str]) -> list[list[int]]:

@@ -271,6 +271,10 @@ class ModelName(Kind):
     is_value = False
     axis = str
 
+    @property
+    def values(self) -> str:
+        return "the name of an adapter"
+
     def parse(self, value: Any, name: str, wording: Wording = Wording.API) -> str:
         remedy = (
             "name an adapter as the list of models shows it"

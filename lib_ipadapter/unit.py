@@ -38,7 +38,7 @@ class Unit:
     model: str = field(metadata=declared(
         ModelName(),
         PanelPlace("Model", "The IP-Adapter that carries the references into the picture.", "model"),
-        about="a name from `GET /ip-adapter/models`; file ending optional, any case",
+        about="as `GET /ip-adapter/models` lists it; file ending optional, any case",
     ))
     references: tuple[Reference, ...] = field(metadata=declared(
         References("images", "image"),
@@ -280,16 +280,16 @@ class Unit:
         """The API object that ``parse`` makes this unit of, without what is at its default. Pictures are as they are
         here, decoded or not."""
         own = settings_of(type(self))
-        made: dict[str, Any] = {} if self.enabled else {"enabled": False}
-        made["model"] = self.model
-        made |= {name: own[name].kind.to_json(value) for name, value in self.changed().items()}
+        written: dict[str, Any] = {} if self.enabled else {"enabled": False}
+        written["model"] = self.model
+        written |= {name: own[name].kind.to_json(value) for name, value in self.changed().items()}
         for name, setting in own.items():
             value = getattr(self, name)
             if isinstance(setting.kind, References) and (value or setting.is_required):
-                made[setting.kind.plural] = [reference.to_item() for reference in value]
+                written[setting.kind.plural] = [reference.to_item() for reference in value]
             elif isinstance(setting.kind, PictureKind) and value is not None:
-                made[name] = value
-        return made
+                written[name] = value
+        return written
 
 
 def _is_blank(value: object) -> bool:
@@ -332,6 +332,15 @@ def conflicts(values: Mapping[str, Any], wording: Wording = Wording.API) -> Iter
             f"{called('weight_type')} is “{weight_type}” and {called('layer_weights')} are given too, which take its "
             "place: leave one out."
         )  # fmt: skip
+
+
+def to_objects(units: Sequence[Unit], count: int = 0) -> list[dict[str, Any]]:
+    """Units -> API objects in the places that the units' numbers say, at least ``count``; the other places are disabled
+    units."""
+    objects: list[dict[str, Any]] = [{"enabled": False}] * max([count, *(unit.number for unit in units)])
+    for unit in units:
+        objects[unit.number - 1] = unit.to_object()
+    return objects
 
 
 def parse_units(

@@ -1,4 +1,4 @@
-"""Presets in one file, for other machines: a zip archive of ``presets.json`` and ``pictures/<fingerprint>.png``."""
+"""Presets in one file, for other machines: a zip archive of ``presets.json`` and ``pictures/<content hash>.png``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..encode.picture import decode, fingerprint
+from ..encode.picture import content_hash, decode
 from .document import VERSION, PresetError, checked_document, key, to_json
 
 MANIFEST = "presets.json"
@@ -42,16 +42,16 @@ class Writer:
         self._zip.close()
 
     def add(self, document: dict[str, Any], pictures: dict[str, tuple[bytes, Image.Image]]) -> None:
-        """A document and the files of its pictures, {fingerprint: (PNG file, the picture in it)}."""
-        self._documents.append({name: value for name, value in document.items() if name != "kept"})
-        for mark in sorted(pictures.keys() - self._pictures):
-            data, image = pictures[mark]
+        """A document and the files of its pictures, {content hash: (PNG file, the picture in it)}."""
+        self._documents.append({field: value for field, value in document.items() if field != "kept"})
+        for name in sorted(pictures.keys() - self._pictures):
+            data, image = pictures[name]
             self._size += len(data)
             self._pixels += image.width * image.height
             if self._size > MAX_ARCHIVE - 2 * MAX_MANIFEST or self._pixels > MAX_PIXELS:
                 raise PresetError("The pictures are too large for one file: export fewer presets at once.")
-            self._zip.writestr(f"pictures/{mark}.png", data)
-            self._pictures.add(mark)
+            self._zip.writestr(f"pictures/{name}.png", data)
+            self._pictures.add(name)
 
     def file(self) -> bytes:
         manifest = to_json({"version": VERSION, "presets": self._documents})
@@ -117,14 +117,14 @@ class Reader:
                 raise PresetError(f"The file holds two presets “{document['name']}”: rename one, and export again.")
         return list(documents.values())
 
-    def picture(self, mark: str) -> Image.Image:
-        name = f"pictures/{mark}.png"
+    def picture(self, picture_hash: str) -> Image.Image:
+        name = f"pictures/{picture_hash}.png"
         if name not in self._names:
             raise PresetError("The file lacks pictures of its presets: export the presets again and import that file.")
         data = self._read(name, MAX_PICTURE_FILE)
         with self._damage():
             image = decode(data)
-            if fingerprint(image) != mark:
+            if content_hash(image) != picture_hash:
                 raise ValueError("not the picture that it was")
         self._pixels -= image.width * image.height
         if self._pixels < 0:

@@ -1,9 +1,9 @@
-"""What a preset looks like on the disk and in an export: names, and documents with marks in the place of pictures.
+"""What a preset looks like on the disk and in an export: names, and documents with hashes in the place of pictures.
 
 A document is ``{"version", "needs", "name", "units"}``, and ``"kept"``, a running number, if it is a generation's.
 ``needs`` is the oldest version of this format whose readers understand it; what they do not know they keep. In the
-place of each picture stands ``sha256:<fingerprint>``, which no base64 text can be; this will be so in every version,
-because it is by these marks that an older one knows which pictures a newer one's presets need.
+place of each picture stands ``sha256:<content hash>``, which no base64 text can be; this will be so in every version,
+because it is by these hashes that an older one knows which pictures a newer one's presets need.
 """
 
 from __future__ import annotations
@@ -17,20 +17,18 @@ from typing import Any
 
 from PIL import Image
 
-from ..encode.picture import decode, decode_mask, fingerprint
+from ..encode.picture import content_hash, decode, decode_mask
 from ..errors import IPAdapterError, PictureError
-from ..unit import MAX_UNITS
+from ..unit import MAX_UNITS, Unit
 
 VERSION = 1
-# {version: document of that version -> document of the next one}
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 MAX_NAME = 100
 MAX_DOCUMENT = 32 << 20  # bytes of one preset, pictures aside
 
-MARK = "sha256:"
-_MARK = re.compile(MARK + "[0-9a-f]{64}")
-_MARK_IN_FILE = re.compile(MARK.encode() + b"([0-9a-f]{64})")
+HASH_PREFIX = "sha256:"
+_HASH = re.compile(HASH_PREFIX + "[0-9a-f]{64}")
+_HASH_IN_FILE = re.compile(HASH_PREFIX.encode() + b"([0-9a-f]{64})")
 _FORBIDDEN = re.compile("[/\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # controls, line ends, half characters
 
 
@@ -116,33 +114,35 @@ def with_pictures(unit: Mapping[str, Any], change: Callable[[Any, str], Any]) ->
     return changed
 
 
-def taken_apart(name: str, units: Sequence[object]) -> tuple[dict[str, Any], dict[str, Callable[[], Image.Image]]]:
-    """The document of ``units``, and its pictures by their fingerprints. Raises PresetError and PictureError with the
-    unit's number."""
+def document_of(name: str, units: Sequence[object]) -> tuple[dict[str, Any], dict[str, Callable[[], Image.Image]]]:
+    """The document of ``units`` (API objects, or units), and its pictures by their content hashes. Raises PresetError
+    and PictureError with the unit's number."""
     if not isinstance(units, (list, tuple)):
         raise PresetError("The units of a preset are missing: give a list of units.")
     if len(units) > MAX_UNITS:
         raise PresetError(f"A preset of {len(units)} units is too long: give at most {MAX_UNITS}.")
     pictures: dict[str, Callable[[], Image.Image]] = {}
 
-    def mark(value: Any, where: str) -> str:
+    def hashed(value: Any, where: str) -> str:
         try:
             image = decode_mask(value).convert("RGB") if where.endswith(MASKS) else decode(value)
         except PictureError as error:
             raise PictureError(f"{where}: {error.detail}") from None
-        found = fingerprint(image)
-        pictures[found] = lambda: image
-        return MARK + found
+        name = content_hash(image)
+        pictures[name] = lambda: image
+        return HASH_PREFIX + name
 
-    marked = []
+    written_units = []
     for number, unit in enumerate(units, 1):
         try:
+            if isinstance(unit, Unit):
+                unit = unit.to_object()
             if not isinstance(unit, Mapping):
                 raise PresetError("it is no object with model, images and so on: give one.")
-            marked.append(with_pictures(unit, mark))
+            written_units.append(with_pictures(unit, hashed))
         except IPAdapterError as error:
             raise error.in_unit(number) from None
-    return {"version": VERSION, "needs": VERSION, "name": name, "units": marked}, pictures
+    return {"version": VERSION, "needs": VERSION, "name": name, "units": written_units}, pictures
 
 
 def to_json(value: Any) -> bytes:
@@ -173,7 +173,7 @@ def understood(raw: bytes, name: str) -> dict[str, Any]:
 
 
 def checked_document(document: Any, shown: str) -> dict[str, Any]:
-    """``document``, migrated, with a good name and with units whose pictures are marks. ``shown``: for errors."""
+    """``document``, with a good name and with units whose pictures are content hashes. ``shown``: for errors."""
     damaged = PresetError(
         f"Preset {shown} is damaged: put its file back from a backup, or delete the preset and save it again."
     )
@@ -189,12 +189,10 @@ def checked_document(document: Any, shown: str) -> dict[str, Any]:
     if needs > VERSION:
         raise newer
     try:
-        for old in range(version, VERSION):
-            document = {**MIGRATIONS[old](document), "version": old + 1, "needs": old + 1}
         name, units = checked_name(document["name"]), document["units"]
         if not isinstance(units, list) or len(units) > MAX_UNITS or not all(isinstance(u, dict) for u in units):
             raise ValueError("units")
-        units = [with_pictures(unit, _checked_mark) for unit in units]
+        units = [with_pictures(unit, _checked_hash) for unit in units]
     except (LookupError, TypeError, ValueError, AttributeError, PresetError):
         raise (newer if version > VERSION else damaged) from None
     return {**document, "name": name, "units": units}
@@ -206,18 +204,18 @@ def versions(document: Mapping[str, Any]) -> tuple[int, int]:
     return version if type(version) is int else 0, needs if type(needs) is int else 0
 
 
-def _checked_mark(value: Any, _where: str) -> str:
-    if not isinstance(value, str) or not _MARK.fullmatch(value):
-        raise ValueError("no mark of a picture")
+def _checked_hash(value: Any, _where: str) -> str:
+    if not isinstance(value, str) or not _HASH.fullmatch(value):
+        raise ValueError("no content hash of a picture")
     return value
 
 
-def marks(document: Mapping[str, Any]) -> set[str]:
-    """The fingerprints of a checked document's pictures."""
+def content_hashes(document: Mapping[str, Any]) -> set[str]:
+    """The content hashes of a checked document's pictures."""
     found = set()
 
     def see(value: str, _where: str) -> str:
-        found.add(value[len(MARK) :])
+        found.add(value[len(HASH_PREFIX) :])
         return value
 
     for unit in document["units"]:
@@ -225,6 +223,6 @@ def marks(document: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def fingerprints(raw: bytes) -> set[str]:
-    """The marked fingerprints in a document of any version, or in what is left of one."""
-    return {found.decode() for found in _MARK_IN_FILE.findall(raw)}
+def content_hashes_in(raw: bytes) -> set[str]:
+    """The content hashes in a document of any version, or in what is left of one."""
+    return {found.decode() for found in _HASH_IN_FILE.findall(raw)}

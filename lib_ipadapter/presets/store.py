@@ -1,7 +1,7 @@
 """Presets: units under a name, references included, as files that a kill at any moment leaves whole.
 
     <folder>/presets/<hash of the name>.json     one preset or kept generation
-    <folder>/pictures/<fingerprint>.png          one reference or mask, however many presets use it
+    <folder>/pictures/<content hash>.png          one reference or mask, however many presets use it
     <folder>/lock                                held while something changes
 
 Readers take no lock. A writer encodes its pictures first, then, alone, publishes them, the document after them, and
@@ -11,65 +11,46 @@ at last sweeps what nothing refers to any more.
 from __future__ import annotations
 
 import contextlib
-import io
-import json
-import os
-import re
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ..encode.picture import decode, fingerprint
-from ..errors import PictureError
+from ..encode.picture import content_hash, decode
 from . import archive as preset_archive
 from . import atomic
-from . import document as preset_format
 from .archive import MAX_ARCHIVE
 from .document import (
-    MARK,
+    HASH_PREFIX,
     MAX_NAME,
     PresetError,
     PresetExists,
     StorageError,
     UnknownPreset,
     already_there,
-    checked_document,
     checked_name,
-    fingerprints,
+    content_hashes,
+    content_hashes_in,
+    document_of,
     key,
-    marks,
-    taken_apart,
     tamed_name,
     understood,
-    versions,
     with_pictures,
     written,
 )
+from .listing import Listing
+from .pictures import StagedPictures, files_in, read_picture, stored_hash
 
 __all__ = [
     "MAX_ARCHIVE", "MAX_NAME", "PresetError", "PresetExists", "StorageError", "Store", "UnknownPreset", "checked_name",
 ]  # fmt: skip
 
-MIN_PREFIX = 12  # hexadecimal digits of a fingerprint
 _LOOSE = 24 * 3600.0  # seconds that a picture stays which no preset refers to
 _ABANDONED = 3600.0  # seconds after which an unpublished file is nobody's any more
-_SETTLED = 3_000_000_000  # nanoseconds: a file changed later than this may change again without its time showing it
-_PNG = (b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82")
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """What one file in the folder of presets says of itself. A ``name`` of None: nothing that could be listed."""
-
-    name: str | None
-    kept: int | None
-    fingerprints: frozenset[str]
 
 
 class _PictureGone(Exception):
@@ -90,58 +71,42 @@ class Store:
         self.history = history
         self._presets = self.folder / "presets"
         self._pictures = self.folder / "pictures"
-        self._seen: dict[str, tuple[tuple[int, ...], _Entry]] = {}
+        self._listing = Listing(self._presets)
         self._swept = False
 
     # Pictures
 
     def put_picture(self, image: Image.Image) -> str:
-        """Store ``image`` and return its fingerprint. Without a preset that refers to it, it stays for a day."""
+        """Store ``image`` and return its content hash. Without a preset that refers to it, it stays for a day."""
         image = decode(image)
-        name = fingerprint(image)
+        name = content_hash(image)
         with self._errors(), self._staged({name: lambda: image}) as staged, self._alone() as alone:
             staged.publish()
             self._sweep(alone)
         return name
 
-    def picture(self, fingerprint: str) -> Image.Image | None:
-        """The picture with this fingerprint, or with the only one that begins so (12 digits at least), else None."""
-        data = self._picture_file(self._completed(fingerprint))
+    def picture(self, start: str) -> Image.Image | None:
+        """The picture with this content hash, or the only one whose hash begins so (12 digits at least), else None."""
+        data = self._picture_file(stored_hash(self._pictures, start))
         return data[1] if data else None
 
-    def _completed(self, start: str) -> str:
-        """The one stored fingerprint that begins with ``start``, "" if there is none."""
-        start = start.strip().lower()
-        if not MIN_PREFIX <= len(start) <= 64 or not re.fullmatch("[0-9a-f]+", start):
-            return ""
-        if len(start) == 64:
-            return start
-        found = [file.name[:64] for file, _ in _files(self._pictures, ".png") if file.name.startswith(start)]
-        return found[0] if len(found) == 1 else ""
-
     def _picture_file(self, name: str) -> tuple[bytes, Image.Image] | None:
-        """The stored file and the picture in it, None if it is not there or no longer what it was."""
-        if len(name) != 64:
-            return None
-        try:
-            data = atomic.read(self._pictures / f"{name}.png")
-            image = decode(data)
-        except (OSError, PictureError):
-            return None
-        return (data, image) if fingerprint(image) == name else None
+        return read_picture(self._pictures, name)
 
     # Reading
 
     def names(self) -> list[str]:
         """The names of people's presets, sorted without regard to case. Damaged files are left out."""
         with self._errors("read"):
-            names = [entry.name for entry in self._entries() if entry.name is not None and entry.kept is None]
+            names = [entry.name for entry in self._listing.entries() if entry.name is not None and entry.kept is None]
         return sorted(names, key=lambda name: (name.casefold(), name))
 
     def recent(self) -> list[str]:
         """The names of kept generations, newest first."""
         with self._errors("read"):
-            kept = [(entry.kept, entry.name) for entry in self._entries() if entry.kept is not None and entry.name]
+            kept = [
+                (entry.kept, entry.name) for entry in self._listing.entries() if entry.kept is not None and entry.name
+            ]
         return [name for _, name in sorted(kept, reverse=True)]
 
     def load(self, name: str) -> list[dict[str, Any]]:
@@ -157,14 +122,14 @@ class Store:
         pictures: dict[str, Any] = {}
 
         def picture(value: Any, _where: str) -> Any:
-            """For one mark of the document."""
-            mark = value[len(MARK) :]
-            if mark not in pictures:
-                file = self._picture_file(mark)
+            """For one content hash of the document."""
+            name = value[len(HASH_PREFIX) :]
+            if name not in pictures:
+                file = self._picture_file(name)
                 if file is None:
                     raise _PictureGone
-                pictures[mark] = form(file)
-            value = pictures[mark]
+                pictures[name] = form(file)
+            value = pictures[name]
             return value.copy() if isinstance(value, Image.Image) else value
 
         raw = self._raw(name)
@@ -191,27 +156,6 @@ class Store:
         except OSError as error:
             raise StorageError(f"Preset “{name}” cannot be read ({error}): check the file's permissions.") from error
 
-    def _entries(self, strict: bool = False) -> Iterable[_Entry]:
-        """One entry for each file. Files that have not changed are not read again. ``strict``: raises OSError for a
-        file that cannot be read, and may refer to anything, instead of leaving it out."""
-        seen, now = {}, time.time_ns()
-        for file, status in _files(self._presets, ".json"):
-            signature = (status.st_mtime_ns, status.st_size, status.st_ino)
-            known = self._seen.get(file.name)
-            if known is None or known[0] != signature:
-                try:
-                    entry = _entry(atomic.read(file.path), file.name[: -len(".json")])
-                except FileNotFoundError:
-                    continue
-                except OSError:
-                    if strict:
-                        raise
-                    continue
-                known = (signature if now - status.st_mtime_ns > _SETTLED else (), entry)
-            seen[file.name] = known
-        self._seen = seen
-        return [entry for _, entry in seen.values()]
-
     # Writing
 
     def save(self, name: str, units: Sequence[object], *, overwrite: bool = False) -> None:
@@ -220,7 +164,7 @@ class Store:
         with self._errors():
             if not overwrite and self._file(name).exists():  # told before the work; asked again when we are alone
                 raise already_there([name])
-            document, pictures = taken_apart(name, units)
+            document, pictures = document_of(name, units)
             with self._staged(pictures) as staged, self._alone() as alone:
                 staged.publish()
                 self._sweep(alone, self._publish([document], overwrite))
@@ -234,10 +178,10 @@ class Store:
         if self.history < 1:
             return ""
         with self._errors():
-            document, pictures = taken_apart(tamed_name(name), units)
+            document, pictures = document_of(tamed_name(name), units)
             with self._staged(pictures) as staged, self._alone() as alone:
                 staged.publish()
-                kept = sorted((e.kept, e.name) for e in self._entries() if e.kept is not None and e.name)
+                kept = sorted((e.kept, e.name) for e in self._listing.entries() if e.kept is not None and e.name)
                 document["kept"] = kept[-1][0] + 1 if kept else 1
                 document["name"] = name = self._free(document["name"])
                 self._publish([document], overwrite=False)
@@ -287,9 +231,9 @@ class Store:
         return atomic.one_writer(self.folder / "lock")
 
     @contextlib.contextmanager
-    def _staged(self, pictures: Mapping[str, Callable[[], Image.Image]]) -> Iterator[_Staged]:
+    def _staged(self, pictures: Mapping[str, Callable[[], Image.Image]]) -> Iterator[StagedPictures]:
         """The pictures that are not stored yet, encoded and written; what is not published is taken back."""
-        staged = _Staged(self._pictures, pictures)
+        staged = StagedPictures(self._pictures, pictures)
         try:
             for name in pictures:
                 staged.add(name)
@@ -298,7 +242,7 @@ class Store:
             staged.discard()
 
     def _publish(self, documents: Sequence[dict[str, Any]], overwrite: bool) -> set[str]:
-        """Write the documents, all or none; returns the fingerprints that the overwritten ones referred to.
+        """Write the documents, all or none; returns the content hashes that the overwritten ones referred to.
 
         Raises PresetExists where a name is taken that may not be overwritten.
         """
@@ -320,8 +264,8 @@ class Store:
                 else:
                     atomic.publish(part, path)
                 done.append((path, before))
-                self._seen.pop(path.name, None)
-                gone |= fingerprints(before or b"")
+                self._listing.forget(path)
+                gone |= content_hashes_in(before or b"")
         except BaseException as error:
             for path, before in reversed(done):
                 with contextlib.suppress(OSError):
@@ -339,14 +283,14 @@ class Store:
         return gone
 
     def _removed(self, name: str) -> set[str]:
-        """Remove a preset's file; returns the fingerprints that it referred to."""
+        """Remove a preset's file; returns the content hashes that it referred to."""
         path = self._file(name)
         try:
-            gone = fingerprints(atomic.read(path))
+            gone = content_hashes_in(atomic.read(path))
         except FileNotFoundError:
             return set()
         atomic.remove(path)
-        self._seen.pop(path.name, None)
+        self._listing.forget(path)
         return gone
 
     def _free(self, name: str) -> str:
@@ -368,21 +312,21 @@ class Store:
             return
         self._swept = True
         with contextlib.suppress(OSError):  # what stays, stays till the next time
-            used = frozenset().union(*(entry.fingerprints for entry in self._entries(strict=True)))
+            used = frozenset().union(*(entry.content_hashes for entry in self._listing.entries(strict=True)))
             now = time.time()
-            for file, status in _files(self._pictures, ".png"):
+            for file, status in files_in(self._pictures, ".png"):
                 name, age = file.name[: -len(".png")], now - status.st_mtime
                 if len(name) == 64 and name not in used and (age > _LOOSE or (alone and gone and name in gone)):
                     atomic.remove(Path(file.path))
             for folder in (self._pictures, self._presets):
-                for file, status in _files(folder, atomic.PART):
+                for file, status in files_in(folder, atomic.PART):
                     if now - status.st_mtime > _ABANDONED:
                         atomic.remove(Path(file.path))
 
     # Export and import
 
     def export(self, names: Sequence[str] | None = None) -> bytes:
-        """Presets as one file, a zip archive of ``presets.json`` and ``pictures/<fingerprint>.png``.
+        """Presets as one file, a zip archive of ``presets.json`` and ``pictures/<content hash>.png``.
 
         ``names``: None for all of people's. Raises PresetError where one of them cannot be exported whole.
         """
@@ -397,9 +341,9 @@ class Store:
         pictures: dict[str, tuple[bytes, Image.Image]] = {}
 
         def form(file: tuple[bytes, Image.Image]) -> str:
-            mark = fingerprint(file[1])
-            pictures[mark] = file
-            return MARK + mark
+            name = content_hash(file[1])
+            pictures[name] = file
+            return HASH_PREFIX + name
 
         units = self._load(name, form)
         return {**understood(self._raw(name), name), "units": units}, pictures
@@ -419,90 +363,11 @@ class Store:
                 if taken:
                     raise already_there(taken)
             with self._staged({}) as staged:
-                for mark in sorted(set().union(*map(marks, documents))):
-                    image = archive.picture(mark)  # every one is checked, also those that are stored already
-                    staged.pictures[mark] = partial(archive.picture, mark)
-                    staged.add(mark, image)
+                for name in sorted(set().union(*map(content_hashes, documents))):
+                    image = archive.picture(name)  # every one is checked, also those that are stored already
+                    staged.pictures[name] = partial(archive.picture, name)
+                    staged.add(name, image)
                 with self._alone() as alone:
                     staged.publish()
                     self._sweep(alone, self._publish(documents, overwrite))
         return [document["name"] for document in documents]
-
-
-class _Staged:
-    """Pictures on their way into the store: written first, published when the writer is alone."""
-
-    def __init__(self, folder: Path, pictures: Mapping[str, Callable[[], Image.Image]]) -> None:
-        self.folder = folder
-        self.pictures = dict(pictures)
-        self._parts: dict[str, Path] = {}
-
-    def add(self, name: str, image: Image.Image | None = None) -> None:
-        """Encode and write the picture ``name``, unless it is stored."""
-        if name in self._parts or _is_png(self.folder / f"{name}.png"):
-            return
-        buffer = io.BytesIO()
-        # Photographs hardly become smaller with more effort, only slower.
-        (image or self.pictures[name]()).save(buffer, "PNG", compress_level=1)
-        self._parts[name] = atomic.stage(self.folder, buffer.getvalue())
-
-    def publish(self) -> None:
-        for name in self.pictures:
-            path = self.folder / f"{name}.png"
-            if _is_png(path):
-                with contextlib.suppress(OSError):
-                    os.utime(path)  # it is used again: its day begins anew
-                continue
-            self.add(name)  # where another writer has swept it since
-            atomic.publish(self._parts.pop(name), path)
-
-    def discard(self) -> None:
-        for part in self._parts.values():
-            with contextlib.suppress(OSError):
-                atomic.remove(part)
-
-
-def _entry(raw: bytes, stem: str) -> _Entry:
-    """What is listed of a file named ``stem``. One from the future is, so that loading can say why not."""
-    name = kept = None
-    try:
-        document = json.loads(raw)
-        version, needs = versions(document)
-        if needs <= preset_format.VERSION:
-            document = checked_document(document, "")
-        elif version > 0:
-            document["name"] = checked_name(document["name"])
-        if key(document["name"]) == stem:
-            name, kept = document["name"], document.get("kept")
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, PresetError):
-        pass
-    return _Entry(name, kept if type(kept) is int else None, frozenset(fingerprints(raw)))
-
-
-# Files
-
-
-def _files(folder: Path, ending: str) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
-    """The files of ``folder`` with this ending; none if there is no such folder. Raises OSError."""
-    try:
-        files = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for file in files:
-        if file.name.endswith(ending):
-            try:
-                status = file.stat()
-            except FileNotFoundError:  # gone since
-                continue
-            yield file, status
-
-
-def _is_png(path: Path) -> bool:
-    """Whether a whole PNG file is there, as far as its two ends show."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(len(_PNG[0]))
-            file.seek(-len(_PNG[1]), os.SEEK_END)
-            return (head, file.read()) == _PNG
-    except OSError:
-        return False

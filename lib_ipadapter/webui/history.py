@@ -26,7 +26,7 @@ def keep(job: Job, processed: Any) -> None:
     name = Path(saved).stem if saved else time.strftime(f"%Y-%m-%d %H.%M.%S, seed {processed.seed}")
     units: list[object] = [{"enabled": False}] * job.units[-1].number
     for unit in job.units:
-        units[unit.number - 1] = unit.to_object()
+        units[unit.number - 1] = unit
     try:
         store().history = options.history()
         store().keep(name, units)

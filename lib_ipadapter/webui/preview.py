@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,18 +11,15 @@ from ..checkpoint.catalog import Catalog
 from ..errors import IPAdapterError, UnitError
 from ..unit import Unit
 from .panel.reference_cards import seen
+from .picture_text import base64_of
 
 
 def preview(settings: object, catalog: Catalog) -> dict[str, list[str]]:
     """One unit as an API object -> PNGs in base64, one for each reference. Raises IPAdapterError."""
-    unit, pictures = Unit.parse(settings), []
+    unit = Unit.parse(settings)
     if any(reference.controlnet is not None for reference in unit.references):
         raise UnitError("ControlNet's pictures are only known while a picture is made: give the picture itself.")
-    for picture in seen(unit, catalog):
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        pictures.append(base64.b64encode(buffer.getvalue()).decode())
-    return {"images": pictures}
+    return {"images": [base64_of(picture) for picture in seen(unit, catalog)]}
 
 
 def add_preview_route(app: FastAPI, catalog: Callable[[], Catalog], guards: Sequence[Any]) -> None:

@@ -75,8 +75,7 @@ def test_every_rule_has_its_name() -> None:
 
 
 def test_a_host_that_announces_rows_is_believed_and_nobody_else(caplog) -> None:
-    unet, injection = UNet(), None
-    seen = []
+    unet, seen = UNet(), []
 
     def rows_of_call(options, n):
         kinds = options["transformer_options"]["cond_or_uncond"]

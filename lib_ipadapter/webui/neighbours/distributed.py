@@ -7,9 +7,7 @@ would send: units whose pictures are base64.
 
 from __future__ import annotations
 
-import base64
 import copy
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +21,7 @@ from ...errors import IPAdapterError, UnitError
 from ...unit import Unit, parse_units
 from .. import host
 from ..panel import accordion as panel
+from ..picture_text import base64_of
 from . import controlnet, xyz
 
 THEIRS, OURS = "Distribute", "IP-Adapter"  # titles of scripts
@@ -91,13 +90,12 @@ def json_arguments(p: Any) -> None:
 
 def _resolved(p: Any, objects: Sequence[object]) -> list[object]:
     """The API objects with what only this machine knows: a plot's values, ControlNet's pictures."""
-    objects = xyz.applied(p, list(objects))
     try:
-        units = parse_units(objects)
+        units = parse_units(objects, later=xyz.axis_fields(p))
     except UnitError:
-        return objects  # for the job to refuse
+        return list(objects)  # for the job to refuse
     resolved: list[object] = [{"enabled": False}] * len(objects)
-    for unit in controlnet.with_pictures(p, units):
+    for unit in controlnet.with_pictures(p, xyz.apply_axis_values(p, units)):
         resolved[unit.number - 1] = unit.to_object()
     return resolved
 
@@ -131,6 +129,4 @@ def _base64(picture: Image.Image | NDArray[Any]) -> str:
         picture = ImageOps.exif_transpose(picture)
     if not isinstance(picture, Image.Image) or picture.mode not in AS_THEY_ARE:
         picture = decode(picture)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64_of(picture, compress_level=1)

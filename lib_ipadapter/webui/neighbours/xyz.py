@@ -114,17 +114,6 @@ def axis_fields(p: Any) -> Mapping[int, Collection[str]]:
     return {number: tuple(values) for number, values in _values(p).items()}
 
 
-def applied(p: Any, objects: list[object]) -> list[object]:
-    """As ``apply_axis_values``, for API objects that go to other machines; the given ones stay as they are."""
-    objects = list(objects)
-    for number, values in _values(p).items():
-        try:
-            objects[number - 1] = {**_in_use(objects, number, next(iter(values))), **values}
-        except UnitError as error:
-            raise error.in_unit(number) from None
-    return objects
-
-
 def apply_axis_values(p: Any, units: list[Unit]) -> list[Unit]:
     """The job's units with the values of its cell. Raises UnitError (unit named) for a unit that is not in use, and for
     values that it may not have."""

@@ -153,11 +153,11 @@ class ControlNetBar:
             for readable in self.units[: number - 1]:
                 at += len(readable.inputs) if readable is not None else 0
             unit = self._read(number, chosen, values[at : at + len(chosen.inputs)])
-            found = imported(unit, self.resources().catalog)
-            shown, notes = self.editor.refilled(found.settings, text, pictures)
+            translated = imported(unit, self.resources().catalog)
+            shown, notes = self.editor.refilled(translated.settings, text, pictures)
         except IPAdapterError as error:
             return [note(error.detail), *[gr.update()] * len(self.editor.targets)]
-        return [note(f"Taken from {controlnet_name(number)}.", *found.notes, *notes), *shown]
+        return [note(f"Taken from {controlnet_name(number)}.", *translated.notes, *notes), *shown]
 
     @staticmethod
     def _read(number: int, readable: ReadableUnit, values: tuple[Any, ...]) -> ControlNetUnitView:
@@ -175,8 +175,8 @@ class ControlNetBar:
 
     @staticmethod
     def _place(readable: ReadableUnit) -> dict[str, Any]:
-        found = {field: readable.component(field) for field in ENDINGS}
-        return {field: one for field, one in found.items() if one is not None}
+        components = {field: readable.component(field) for field in ENDINGS}
+        return {field: one for field, one in components.items() if one is not None}
 
     def _send(self, name: str, *values: Any) -> list[Any]:
         nothing = [gr.update()] * len(self._places())

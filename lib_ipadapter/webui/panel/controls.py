@@ -150,12 +150,12 @@ class Control:
 
 def controls_of(unit_class: type[Unit]) -> tuple[Control, ...]:
     """The controls for a class of units, by their places in the panel."""
-    found = [
+    controls = [
         Control(at.key or name, setting, at, _form(setting, at.key))
         for name, setting in settings_of(unit_class).items()
         for at in setting.panel
     ]
-    return tuple(sorted(found, key=lambda control: (PLACES.index(control.place), control.at.order)))
+    return tuple(sorted(controls, key=lambda control: (PLACES.index(control.place), control.at.order)))
 
 
 CONTROLS = controls_of(Unit)

@@ -48,13 +48,13 @@ class PanelState:
     def parse(cls, text: str) -> PanelState:
         """Raises UnitError for what no page of ours has written."""
         try:
-            found = json.loads(text)
-            units = [{**unit, "images": [_item(one) for one in unit.get("images", ())]} for unit in found["units"]]
-            if not (isinstance(found["shown"], int) and 1 <= found["shown"] <= len(units) <= MAX_UNITS):
-                raise ValueError(found["shown"])
+            state = json.loads(text)
+            units = [{**unit, "images": [_item(one) for one in unit.get("images", ())]} for unit in state["units"]]
+            if not (isinstance(state["shown"], int) and 1 <= state["shown"] <= len(units) <= MAX_UNITS):
+                raise ValueError(state["shown"])
         except (ValueError, TypeError, KeyError, AttributeError):
             raise UnitError(DAMAGED) from None
-        return cls(found["shown"], units)
+        return cls(state["shown"], units)
 
     def text(self) -> str:
         return json.dumps({"shown": self.shown, "units": self.units}, ensure_ascii=False)
@@ -113,8 +113,8 @@ class Arriving:
     @classmethod
     def parse(cls, text: str | None) -> Arriving | None:
         try:
-            found = json.loads(text or "{}")
-            return cls(str(found["key"]), str(found["data"])) if "data" in found else None
+            content = json.loads(text or "{}")
+            return cls(str(content["key"]), str(content["data"])) if "data" in content else None
         except (ValueError, TypeError, KeyError):
             raise UnitError(DAMAGED) from None
 
@@ -128,7 +128,7 @@ def objects(
     """
     state, arriving = PanelState.parse(text), Arriving.parse(inbox)
     state.unit.update(zip((control.field for control in COMPONENTS), values, strict=True))
-    found = []
+    objects = []
     for number, unit in enumerate(state.units, 1):
         values_read = {control.field: control.read(unit.get(control.field, control.default)) for control in CONTROLS}
         settings = {name: value for name, value in values_read.items() if value is not None}
@@ -140,8 +140,8 @@ def objects(
             if settings["enabled"] or complete:
                 raise error.in_unit(number) from None
             settings["images"] = []
-        found.append(settings)
-    return found
+        objects.append(settings)
+    return objects
 
 
 @dataclass(frozen=True)
@@ -158,21 +158,21 @@ class _Session:
         return self.pictures.get(key)
 
     def mask(self, key: str, of: str) -> Any:
-        found = self.get(key)
-        if found is None:
+        mask = self.get(key)
+        if mask is None:
             raise UnitError(f"the mask of {of} is not on the server: wait a moment, or draw it again.")
-        return found
+        return mask
 
 
 def _pictures(unit: Mapping[str, Any], session: _Session) -> dict[str, Any]:
     """The fields of an API object that hold pictures."""
     items = unit.get("images", [])
-    found = {"images": _images([item for item in items if not item.get("negative")], session)}
+    fields = {"images": _images([item for item in items if not item.get("negative")], session)}
     if negatives := _images([item for item in items if item.get("negative")], session):
-        found["negative_images"] = negatives
+        fields["negative_images"] = negatives
     if unit.get(REGION):
-        found["region_mask"] = session.mask(unit[REGION], "the region")
-    return found
+        fields["region_mask"] = session.mask(unit[REGION], "the region")
+    return fields
 
 
 def _images(items: Sequence[Item], session: _Session) -> list[dict[str, Any]]:

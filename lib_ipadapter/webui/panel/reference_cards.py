@@ -7,9 +7,7 @@ reference, ``"waiting"`` says that the page is about to send the picture.
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from ...errors import IPAdapterError
 from ...jobs.fit import encoder_for
 from ...reference import WEIGHT
 from ...unit import Unit
+from ..picture_text import data_url
 
 Item = dict[str, Any]
 Pictures = dict[str, Image.Image]  # RGB
@@ -48,11 +47,11 @@ def seen(unit: Unit, catalog: Catalog) -> list[Image.Image]:
     Raises IPAdapterError for an adapter or encoder that is not there, and for what is no usable picture.
     """
     size = encoder_for(catalog.find(unit.model), catalog).spec.image_size
-    found = []
+    shown: list[Image.Image] = []
     for reference in unit.references:
         mask = None if reference.mask is None else decode_mask(reference.mask)
-        found += views(decode(reference.image), size, unit.crop, mask)
-    return found
+        shown += views(decode(reference.image), size, unit.crop, mask)
+    return shown
 
 
 def controlnet_name(number: int) -> str:
@@ -63,24 +62,16 @@ def controlnet_name(number: int) -> str:
 # Cards
 
 
-def _jpeg(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _png(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 @dataclass(frozen=True)
 class Look:
     """How references are seen: by an encoder of ``size`` pixels (None where none is known), under ``crop``."""
 
     size: int | None = None
     crop: str = "center"
+
+
+def _shown(picture: Image.Image) -> str:
+    return data_url(picture, "JPEG", quality=85)
 
 
 def _face(number: int, item: Item, pictures: Mapping[str, Image.Image], look: Look) -> str:
@@ -96,17 +87,17 @@ def _face(number: int, item: Item, pictures: Mapping[str, Image.Image], look: Lo
     else:
         whole = picture.copy()
         whole.thumbnail((CARD * 2, CARD), Image.Resampling.BICUBIC, reducing_gap=2.0)
-        text = f"<img src='{_jpeg(whole)}' alt='Reference {number}' title='Reference {number}'>"
+        text = f"<img src='{_shown(whole)}' alt='Reference {number}' title='Reference {number}'>"
         if look.size is not None:
             mask = None if mask is None else decode_mask(mask)
             for view in views(picture, look.size, look.crop, mask):
-                text += f"<img src='{_jpeg(view)}' alt='{SEEN}' title='{SEEN}' class='ip-adapter-seen'>"
+                text += f"<img src='{_shown(view)}' alt='{SEEN}' title='{SEEN}' class='ip-adapter-seen'>"
     return f"<span>{text}</span>"
 
 
 def _buttons(number: int, item: Item, pictures: Mapping[str, Image.Image]) -> str:
     masked, negative = "mask" in item, "negative" in item
-    mask = f" data-mask='{_png(pictures[item['mask']])}'" if masked and item["mask"] in pictures else ""
+    mask = f" data-mask='{data_url(pictures[item['mask']])}'" if masked and item["mask"] in pictures else ""
     paintable = "" if item["key"] in pictures else " disabled"
     return (
         f"<button type='button' class='ip-adapter-negate' aria-pressed='{str(negative).lower()}' "
@@ -148,7 +139,7 @@ def region(mask: Image.Image | None, missing: bool = False) -> str:
     if mask is not None:
         small = mask.copy()
         small.thumbnail((CARD, CARD // 2))
-        shown, data = f"<img src='{_png(small)}' alt='Region mask'>", f" data-mask='{_png(mask)}'"
+        shown, data = f"<img src='{data_url(small)}' alt='Region mask'>", f" data-mask='{data_url(mask)}'"
     elif missing:
         shown = "<em class='ip-adapter-problem'>⚠ not there any more: draw it again</em>"
     clear = "" if mask is None and not missing else (

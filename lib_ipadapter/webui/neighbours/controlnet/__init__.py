@@ -25,4 +25,3 @@ __all__ = [
     "units_of",
     "with_pictures",
 ]
-api, slots, off = lambda: __import__("sys").modules.get("internal_controlnet.external_code"), units_of, disabled

@@ -1,0 +1,233 @@
+"""What all sections work with: the device, the time left, UNets with their inputs, and image prompts."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from lib_ipadapter.attend.inject import Injection
+from lib_ipadapter.attend.layers import cross_attention_layers
+from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
+from lib_ipadapter.attend.regions import Region
+from lib_ipadapter.attend.rows import Rows, layout
+
+from . import unets
+from .measure import Spread
+
+BASE, PLUS, FULL_FACE = 4, 16, 257  # image tokens of the published adapters
+
+
+class OutOfTime(BaseException):
+    """The time for a part is over. Not an Exception, so that nothing takes it for a fault of what is measured."""
+
+
+class Bench:
+    """The device, and until when. ``small``: narrow models, few repeats."""
+
+    def __init__(self, device: torch.device, *, small: bool = False, budget: float = 480.0) -> None:
+        self.device, self.small = device, small
+        self.deadline = time.monotonic() + budget
+        self.until = self.deadline  # of the present section
+        if self.is_card:
+            # fp32 is the reference of all deviations, so nothing may shorten it; TF32 has a row of its own.
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+    def __enter__(self) -> Bench:
+        """What there is until now is left out of the CPU's count of tensors, which would take long over it."""
+        if not self.is_card:
+            gc.collect()
+            gc.freeze()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if not self.is_card:
+            gc.unfreeze()
+
+    @property
+    def is_card(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def left(self) -> float:
+        """Seconds left to the present section."""
+        return self.until - time.monotonic()
+
+    @property
+    def half(self) -> torch.dtype:
+        """What a host computes in here: fp16 on a card, fp32 on the CPU."""
+        return torch.float16 if self.is_card else torch.float32
+
+    def sync(self) -> None:
+        """Wait until the card has done what it was given."""
+        if self.is_card:
+            torch.cuda.synchronize(self.device)
+
+    def tidy(self) -> None:
+        """Let go of what nothing refers to, and give the card's unused memory back."""
+        gc.collect()
+        if self.is_card:
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+
+    def allocated(self) -> int:
+        """Bytes that tensors take on the device. On the CPU, a stand-in: the tensors that Python can see and that were
+        made since the bench was entered."""
+        gc.collect()
+        if self.is_card:
+            self.sync()
+            return torch.cuda.memory_allocated(self.device)
+        storages = {}
+        for thing in gc.get_objects():
+            if type(thing) in (Tensor, nn.Parameter) and thing.device.type == "cpu":
+                storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+        return sum(storages.values())
+
+    def seconds(self, call: Callable[[], object], repeats: int = 1) -> float:
+        """What one call takes, from an idle device to an idle device, as the mean of ``repeats`` in a row."""
+        self.sync()
+        started = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        self.sync()
+        return (time.perf_counter() - started) / repeats
+
+    def scene(self, sizes: unets.Sizes, dtype: torch.dtype | None = None, *, all_layers: bool = False) -> Scene:
+        """A UNet of these sizes with inputs of one picture, both its rows; in small runs a shallow UNet, or a narrow
+        one with ``all_layers``, which an adapter's file must be for."""
+        if self.small:
+            sizes = replace(sizes.narrow(), latent=8) if all_layers else sizes.shallow()
+        return Scene.draw(self, unets.build(sizes, self.device, dtype or self.half), sizes)
+
+    def pairs(
+        self, scene: Scene, prompts: Sequence[ImagePrompt], seconds: float, most: int = 40, calls: int = 2
+    ) -> Pairs:
+        """Steps of ``scene`` without and with ``prompts``, in turns, for at most ``seconds``; ``calls`` in a row each.
+
+        Turns are reversed in every other pair (ABBA), so that what drifts evens out.
+        """
+        found, until = Pairs(), time.monotonic() + min(seconds, self.left)
+        most, calls, least = (1, 1, 1) if self.small else (most, calls, 3)
+        if not self.small:
+            self.seconds(scene.plain)
+
+        def with_it() -> float:
+            with scene.injected(prompts) as step:
+                found.first.append(self.seconds(step))
+                return self.seconds(step, calls)
+
+        while len(found.ratios) < most and (len(found.ratios) < least or time.monotonic() < until):
+            if len(found.ratios) % 2:
+                taken, plain = with_it(), self.seconds(scene.plain, calls)
+            else:
+                plain, taken = self.seconds(scene.plain, calls), with_it()
+            found.plain.append(plain)
+            found.ratios.append(taken / plain)
+        return found
+
+
+@dataclass
+class Pairs:
+    """Measured steps. ``first``: a job's first step, in which keys and values go to the device."""
+
+    plain: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> Spread:
+        return Spread.of(self.ratios)
+
+    @property
+    def gathering(self) -> float:
+        """What the first step takes longer than a plain one, in seconds."""
+        return Spread.of(self.first).median - Spread.of(self.plain).median
+
+
+@dataclass
+class Scene:
+    """A UNet and what a step gives it: rows are [cond of all pictures, uncond of all pictures]."""
+
+    unet: nn.Module
+    sizes: unets.Sizes
+    x: Tensor  # [rows, 4, latent, latent]
+    t: Tensor  # [rows]
+    text: Tensor  # [rows, 77, context]
+    y: Tensor | None  # [rows, vector] of SDXL
+    rows: Rows
+
+    @classmethod
+    def draw(cls, bench: Bench, unet: nn.Module, sizes: unets.Sizes, pictures: int = 1) -> Scene:
+        n, dtype = 2 * pictures, next(unet.parameters()).dtype
+
+        def draw(*shape: int, seed: int) -> Tensor:
+            return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(bench.device, dtype)
+
+        return cls(
+            unet, sizes, draw(n, 4, sizes.latent, sizes.latent, seed=1),
+            torch.full((n,), 500.0, device=bench.device), draw(n, 77, sizes.context, seed=2),
+            None if sizes.vector is None else draw(n, sizes.vector, seed=3), layout([1] * pictures, n),
+        )  # fmt: skip
+
+    def of_pictures(self, bench: Bench, pictures: int) -> Scene:
+        """The same UNet with a batch of that many pictures."""
+        return Scene.draw(bench, self.unet, self.sizes, pictures)
+
+    def on(self, unet: nn.Module, dtype: torch.dtype) -> Scene:
+        """The same step on another UNet, its inputs in ``dtype``."""
+        y = None if self.y is None else self.y.to(dtype)
+        return Scene(unet, self.sizes, self.x.to(dtype), self.t, self.text.to(dtype), y, self.rows)
+
+    @torch.no_grad()
+    def plain(self) -> Tensor:
+        """One call of the UNet, [rows, 4, latent, latent]."""
+        more = {} if self.y is None else {"y": self.y}
+        return self.unet(self.x, self.t, context=self.text, **more)
+
+    def announce(self, injection: Injection) -> None:
+        injection.begin(self.rows, 0, 1, size=(self.x.shape[-2], self.x.shape[-1]))
+
+    @contextmanager
+    def injected(self, prompts: Sequence[ImagePrompt]) -> Iterator[Callable[[], Tensor]]:
+        """What makes one step with ``prompts``; the hooks are there until the end of the context."""
+        with Injection(self.unet, cross_attention_layers(self.unet), prompts) as injection:
+
+            def step() -> Tensor:
+                self.announce(injection)
+                return self.plain()
+
+            yield step
+
+    def with_prompts(self, prompts: Sequence[ImagePrompt]) -> Tensor:
+        with self.injected(prompts) as step:
+            return step()
+
+    @property
+    def hooks(self) -> int:
+        """How many modules of the UNet have hooks."""
+        return sum(bool(m._forward_hooks or m._forward_pre_hooks) for m in self.unet.modules())
+
+
+def image_prompt(
+    unet: nn.Module, tokens: int = BASE, weight: float = 0.7, seed: int = 5, region: Region | None = None
+) -> ImagePrompt:
+    """A unit's image prompt with random keys and values near 1, as layer-normed tokens become; in main memory."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw() -> tuple[Tensor, ...]:
+        widths = (layer.width for layer in cross_attention_layers(unet))
+        return tuple(torch.randn(2, tokens, width, generator=generator) for width in widths)
+
+    return ImagePrompt(KeysValues(draw(), draw()), weight, region=region)
+
+
+def left_half(side: int) -> Region:
+    """A region of the picture's left half, as a mask of ``side`` x ``side``."""
+    mask = torch.zeros(side, side)
+    mask[:, : side // 2] = 1.0
+    return Region(mask)

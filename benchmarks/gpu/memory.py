@@ -1,0 +1,89 @@
+"""Device memory of a step, and what is left of it when the hooks are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from functools import partial
+
+import torch
+
+from lib_ipadapter.attend.inject import Injection
+from lib_ipadapter.attend.layers import cross_attention_layers
+from lib_ipadapter.attend.prompt import ImagePrompt
+
+from . import unets
+from .bench import Bench, Scene
+from .job import jobs
+from .measure import Row, nbytes
+from .run import Part
+from .steps import CASES, SDXL_CASES, Make
+
+UNTOLD = "not told on the CPU"
+FEW = ("4 base units", "1 base unit in a region", "1 base unit, influence measured")  # each keeps something of its own
+
+
+def parts(bench: Bench) -> Generator[Part, None, None]:
+    yield from _of(bench, "SD1.5", unets.SD15, ("plain", *(FEW if bench.small else CASES)))
+    bench.tidy()
+    yield from _of(bench, "SDXL", unets.SDXL, FEW[:1] if bench.small else ("plain", *SDXL_CASES))
+
+
+def _of(bench: Bench, name: str, sizes: unets.Sizes, cases: Sequence[str]) -> Generator[Part, None, None]:
+    scene = bench.scene(sizes, all_layers=name == "SD1.5")
+    for case in cases:
+        yield Part(f"{name}, {case}", partial(_case, bench, scene, f"{name}, {case}", CASES.get(case)))
+    if name == "SD1.5":
+        yield Part("SD1.5, a whole job", partial(_job, bench, scene), needs=10)
+
+
+def _case(bench: Bench, scene: Scene, figure: str, make: Make | None) -> Iterator[Row]:
+    yield from _step(bench, scene, figure, [] if make is None else make(scene))
+
+
+def _step(bench: Bench, scene: Scene, figure: str, prompts: Sequence[ImagePrompt]) -> Iterator[Row]:
+    """Two steps, because the second shows what is kept from the first. Everything that the job owns in Python stays
+    alive while the rest is counted, as it does in a host until the next job."""
+    if bench.is_card:
+        scene.plain()  # so that the card's own workspaces are there
+    before = bench.allocated()
+    injection = Injection(scene.unet, cross_attention_layers(scene.unet), prompts).attach()
+    peak = 0
+    try:
+        if bench.is_card:
+            torch.cuda.reset_peak_memory_stats(bench.device)
+        for _ in range(2):
+            scene.announce(injection)
+            scene.plain()
+        between = bench.allocated() - before
+        if bench.is_card:
+            peak = torch.cuda.max_memory_allocated(bench.device) - before
+    finally:
+        injection.detach()
+    after = bench.allocated() - before
+    during = nbytes(peak) if bench.is_card else UNTOLD
+    yield Row(f"{figure}: during a step, at most", during, f"kept between steps {nbytes(between)}")
+    yield Row(f"{figure}: after detaching", nbytes(after), "it should be 0 B" if after else "as it should be")
+
+
+def _job(bench: Bench, scene: Scene) -> Iterator[Row]:
+    with jobs(bench, scene) as made:
+        resources = made.resources()
+        job = made.generation(resources)  # once before, so that the card's own workspaces are there
+        made.step(job)
+        job.detach()
+        resources.unload()
+        del job
+        before = bench.allocated()
+        if bench.is_card:
+            torch.cuda.reset_peak_memory_stats(bench.device)
+        job = made.generation(resources)
+        ready = bench.allocated() - before
+        peak = nbytes(torch.cuda.max_memory_allocated(bench.device) - before) if bench.is_card else UNTOLD
+        made.step(job)
+        job.detach()
+        after = bench.allocated() - before
+        # On the CPU main memory is the device, so the encoder and the adapter that stay there count.
+        note = "encoder, adapter and embeddings stay in main memory" if bench.is_card else "main memory is the device"
+        yield Row("SD1.5, a whole job: encoding and projecting, at most", peak, "ViT-H, 1 picture")
+        yield Row("SD1.5, a whole job: on the device before its first step", nbytes(ready), note)
+        yield Row("SD1.5, a whole job: on the device between jobs", nbytes(after), note)

@@ -1,0 +1,106 @@
+"""Sections one after the other within the time: what fails or finds no time becomes a row, and the run goes on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import FrameType
+
+from .bench import Bench, OutOfTime
+from .measure import Row, reason
+
+
+@dataclass(frozen=True)
+class Part:
+    """A few rows that are measured together. ``needs``: seconds below which it is not begun."""
+
+    figure: str
+    run: Callable[[], Iterable[Row]]
+    needs: float = 1.0
+
+
+@dataclass(frozen=True)
+class Section:
+    """``seconds``: what is set aside for it of a budget of 480; it may have more where others leave time."""
+
+    name: str
+    about: str
+    seconds: float
+    parts: Callable[[Bench], Generator[Part, None, None]]
+
+
+def run(bench: Bench, sections: Sequence[Section], budget: float, tell: Callable[[Section, Row], None]) -> None:
+    """Run ``sections`` in order. Every row goes to ``tell`` as soon as it is there."""
+    total = sum(section.seconds for section in sections)
+    for i, section in enumerate(sections):
+        reserved = budget * sum(later.seconds for later in sections[i + 1 :]) / total
+        bench.until = bench.deadline - reserved
+        parts = section.parts(bench)
+        for row in _rows(bench, section, parts):
+            tell(section, row)
+        parts.close()  # a section that was cut short takes its files away
+        bench.tidy()
+
+
+def _rows(bench: Bench, section: Section, parts: Generator[Part, None, None]) -> Iterator[Row]:
+    while True:
+        part = None  # its UNet is let go of before the next part's is made
+        if bench.left < 1:
+            yield Row(f"{section.about}, the rest", "left out: no time left")
+            return
+        coming: list[Part] = []
+        yield from _guarded(bench, f"{section.about}, making its models", partial(_take, parts, coming))
+        if not coming:
+            return
+        part = coming.pop()
+        if bench.left < (0 if bench.small else part.needs):
+            yield Row(part.figure, f"left out: no time left (it needs {part.needs:.0f} s)")
+            continue
+        yield from _guarded(bench, part.figure, part.run)
+
+
+def _take(parts: Iterator[Part], into: list[Part]) -> Iterable[Row]:
+    """Put the next part, if there is one, into a list. Making it may make a UNet, and so fail; it gives no rows."""
+    into.extend(part for part in (next(parts, None),) if part is not None)
+    return ()
+
+
+def _guarded(bench: Bench, figure: str, measure: Callable[[], Iterable[Row]]) -> list[Row]:
+    """The rows that ``measure`` gives, with one more that says why it stopped where it stopped early."""
+    rows: list[Row] = []
+    started = time.monotonic()
+    try:
+        with _stopped_after(bench.left):
+            for row in measure():
+                rows.append(row)  # noqa: PERF402 - those before a fault count
+        return rows
+    except OutOfTime:
+        failure = f"left out: stopped after {time.monotonic() - started:.0f} s, no time left"
+    except Exception as error:
+        failure = f"failed: {reason(error)}"
+    bench.tidy()  # after the exception, which holds frames and so tensors, is gone
+    return [*rows, Row(figure, failure)]
+
+
+@contextmanager
+def _stopped_after(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime in here after ``seconds``, where the system can (not on Windows, only in the main thread)."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(_number: int, _frame: FrameType | None) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,78 @@
+"""What a step costs with units, beside the same step without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
+
+from lib_ipadapter.attend.influence import Influence
+from lib_ipadapter.attend.prompt import ImagePrompt
+
+from . import unets
+from .bench import FULL_FACE, PLUS, Bench, Scene, image_prompt, left_half
+from .measure import Row, Spread, effect, ms, nbytes, ratio
+from .run import Part
+
+Make = Callable[[Scene], list[ImagePrompt]]
+
+
+def _measured(scene: Scene) -> list[ImagePrompt]:
+    prompt = image_prompt(scene.unet)
+    prompt.influence = Influence()
+    return [prompt]
+
+
+def _curved(scene: Scene) -> list[ImagePrompt]:
+    prompt = image_prompt(scene.unet)
+    prompt.weight = ((0.0, 0.9), (1.0, 0.5))
+    return [prompt]
+
+
+CASES: dict[str, Make] = {
+    "1 base unit": lambda scene: [image_prompt(scene.unet)],
+    "4 base units": lambda scene: [image_prompt(scene.unet, seed=seed) for seed in range(4)],
+    "1 plus unit (16 tokens)": lambda scene: [image_prompt(scene.unet, PLUS)],
+    "1 full-face unit (257 tokens)": lambda scene: [image_prompt(scene.unet, FULL_FACE)],
+    "1 base unit in a region": lambda scene: [image_prompt(scene.unet, region=left_half(512))],
+    "1 base unit, influence measured": _measured,
+    "1 base unit, weight over the steps": _curved,
+}
+SDXL_CASES = ("1 base unit", "4 base units", "1 plus unit (16 tokens)", "1 base unit in a region")
+
+
+def parts(bench: Bench) -> Generator[Part, None, None]:
+    yield from _of(bench, "SD1.5", unets.SD15, tuple(CASES))
+    bench.tidy()
+    yield from _of(bench, "SDXL", unets.SDXL, SDXL_CASES[:1] if bench.small else SDXL_CASES)
+
+
+def _of(bench: Bench, base: str, sizes: unets.Sizes, cases: Sequence[str]) -> Generator[Part, None, None]:
+    scene = bench.scene(sizes)
+    name = f"{base} {str(bench.half).removeprefix('torch.')}, latent {scene.sizes.latent}²"
+    yield Part(f"{name}, plain step", partial(_plain, bench, scene, f"{name}, plain step"))
+    for case in cases:
+        yield Part(f"{name}, {case}", partial(_with, bench, scene, f"{name}, {case}", CASES[case]), needs=3)
+    if base == "SD1.5" and not bench.small:
+        batch, figure = scene.of_pictures(bench, 4), f"{name}, 4 pictures"
+        yield Part(f"{figure}, plain step", partial(_plain, bench, batch, f"{figure}, plain step"))
+        yield Part(
+            f"{figure}, 1 base unit", partial(_with, bench, batch, f"{figure}, 1 base unit", CASES["1 base unit"])
+        )
+
+
+def _plain(bench: Bench, scene: Scene, figure: str) -> Iterator[Row]:
+    for _ in range(0 if bench.small else 5):
+        scene.plain()
+    taken = Spread.of([bench.seconds(scene.plain) for _ in range(2 if bench.small else 20)])
+    yield Row(figure, ms(taken.median), taken.said(ms), taken.count)
+
+
+def _with(bench: Bench, scene: Scene, figure: str, make: Make) -> Iterator[Row]:
+    prompts = make(scene)
+    if not effect(scene.with_prompts(prompts), scene.plain()) > 1e-3:
+        yield Row(figure, "failed: NO EFFECT, so there is no cost to measure")
+        return
+    found = bench.pairs(scene, prompts, seconds=5)
+    yield Row(f"{figure}: with / without", ratio(found.ratio.median), found.ratio.said(ratio), found.ratio.count)
+    kept = sum(prompt.kv.nbytes for prompt in prompts)
+    yield Row(f"{figure}: first step longer by", ms(found.gathering), f"K and V of {nbytes(kept)} in main memory")

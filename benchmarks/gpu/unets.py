@@ -1,0 +1,263 @@
+"""The UNets of SD1.5 and SDXL in plain torch modules, named as in the published checkpoints.
+
+Key names are ldm's (``input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight``), so a state dict of ldm's own UNet
+loads and gives the same output. Attention is torch's ``scaled_dot_product_attention``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What tells one UNet from another. ``depths``: transformer blocks behind each ResBlock, by level."""
+
+    channels: int = 320
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    depths: tuple[int, ...] = (1, 1, 1, 0)
+    middle_depth: int = 1
+    context: int = 768
+    heads: int | None = 8  # None: as many as are 64 channels wide
+    linear: bool = False  # whether transformers begin and end with linear layers (else 1 x 1 convolutions)
+    vector: int | None = None  # width of SDXL's extra conditioning, added to the time's embedding
+    res_blocks: int = 2
+    latent: int = 64  # side of the latent that the UNet was trained on
+
+    def narrow(self) -> Sizes:
+        """The same topology with a tenth of the channels, for a latent of 16 x 16."""
+        return replace(self, channels=32, heads=self.heads and 4, vector=self.vector and 64, latent=16)
+
+    def shallow(self) -> Sizes:
+        """A tenth of the channels and fewer layers, for a latent of 8 x 8: as quick as a UNet of this form can be."""
+        depths = tuple(min(depth, 2) for depth in self.depths)
+        return replace(self.narrow(), depths=depths, middle_depth=min(self.middle_depth, 2), res_blocks=1, latent=8)
+
+
+SD15 = Sizes()
+SDXL = Sizes(
+    multipliers=(1, 2, 4), depths=(0, 2, 10), middle_depth=10, context=2048, heads=None, linear=True, vector=2816,
+    latent=128,
+)  # fmt: skip
+
+
+class CrossAttention(nn.Module):
+    """Attention of [B, L, width] to a context [B, T, context], or to itself without one."""
+
+    def __init__(self, width: int, context: int | None, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(context or width, width, bias=False)
+        self.to_v = nn.Linear(context or width, width, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(width, width), nn.Dropout(0.0))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        context = x if context is None else context
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
+        q, k, v = (z.unflatten(-1, (self.heads, -1)).transpose(1, 2) for z in (q, k, v))
+        return self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class GEGLU(nn.Module):
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, 2 * inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, gate = self.proj(x).chunk(2, dim=-1)
+        return x * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(width, 4 * width), nn.Dropout(0.0), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class BasicTransformerBlock(nn.Module):
+    def __init__(self, width: int, context: int, heads: int) -> None:
+        super().__init__()
+        self.attn1 = CrossAttention(width, None, heads)
+        self.ff = FeedForward(width)
+        self.attn2 = CrossAttention(width, context, heads)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        x = self.attn1(self.norm1(x)) + x
+        x = self.attn2(self.norm2(x), context) + x
+        return self.ff(self.norm3(x)) + x
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the places of [B, width, height, width]."""
+
+    def __init__(self, width: int, depth: int, sizes: Sizes) -> None:
+        super().__init__()
+        heads = sizes.heads or width // 64
+        self.linear = sizes.linear
+        self.norm = nn.GroupNorm(32, width, eps=1e-6)
+        self.proj_in = nn.Linear(width, width) if sizes.linear else nn.Conv2d(width, width, 1)
+        self.transformer_blocks = nn.ModuleList(
+            BasicTransformerBlock(width, sizes.context, heads) for _ in range(depth)
+        )
+        self.proj_out = nn.Linear(width, width) if sizes.linear else nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        form, hidden = x.shape[-2:], self.norm(x)
+        if self.linear:
+            hidden = self.proj_in(hidden.flatten(2).transpose(1, 2))
+        else:
+            hidden = self.proj_in(hidden).flatten(2).transpose(1, 2)
+        for block in self.transformer_blocks:
+            hidden = block(hidden, context)
+        if self.linear:
+            return self.proj_out(hidden).transpose(1, 2).unflatten(2, form) + x
+        return self.proj_out(hidden.transpose(1, 2).unflatten(2, form)) + x
+
+
+class ResBlock(nn.Module):
+    def __init__(self, width: int, out: int, time: int) -> None:
+        super().__init__()
+        self.in_layers = nn.Sequential(nn.GroupNorm(32, width), nn.SiLU(), nn.Conv2d(width, out, 3, padding=1))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time, out))
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(32, out), nn.SiLU(), nn.Dropout(0.0), nn.Conv2d(out, out, 3, padding=1)
+        )
+        self.skip_connection = nn.Identity() if width == out else nn.Conv2d(width, out, 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        hidden = self.in_layers(x) + self.emb_layers(emb)[..., None, None]
+        return self.out_layers(hidden) + self.skip_connection(x)
+
+
+class Downsample(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(width, width, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class Stage(nn.Sequential):
+    """One of input, middle or output blocks: its modules one after the other, each with what it takes."""
+
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
+        for module in self:
+            if isinstance(module, ResBlock):
+                x = module(x, emb)
+            elif isinstance(module, SpatialTransformer):
+                x = module(x, context)
+            else:
+                x = module(x)
+        return x
+
+
+def time_embedding(t: Tensor, width: int) -> Tensor:
+    """[B] steps -> [B, width] cosines and sines, fp32 (Transformer, arXiv 1706.03762, section 3.5)."""
+    half = width // 2
+    rates = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = t[:, None].float() * rates
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class UNet(nn.Module):
+    """A latent-diffusion UNet, called as the host calls its own."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        width, time = sizes.channels, 4 * sizes.channels
+        self.time_embed = _mlp(width, time)
+        if sizes.vector is not None:
+            self.label_emb = nn.Sequential(_mlp(sizes.vector, time))
+
+        def transformers(width: int, depth: int) -> list[nn.Module]:
+            return [SpatialTransformer(width, depth, sizes)] if depth else []
+
+        levels = list(zip(sizes.multipliers, sizes.depths, strict=True))
+        down, skips = [Stage(nn.Conv2d(4, width, 3, padding=1))], [width]
+        for level, (multiplier, depth) in enumerate(levels):
+            for _ in range(sizes.res_blocks):
+                out = multiplier * sizes.channels
+                down.append(Stage(ResBlock(width, out, time), *transformers(out, depth)))
+                width = out
+                skips.append(width)
+            if level + 1 < len(levels):
+                down.append(Stage(Downsample(width)))
+                skips.append(width)
+        middle = Stage(
+            ResBlock(width, width, time), *transformers(width, sizes.middle_depth), ResBlock(width, width, time)
+        )
+        up = []
+        for level, (multiplier, depth) in reversed(list(enumerate(levels))):
+            for i in range(sizes.res_blocks + 1):
+                out = multiplier * sizes.channels
+                modules: list[nn.Module] = [ResBlock(width + skips.pop(), out, time), *transformers(out, depth)]
+                width = out
+                if level and i == sizes.res_blocks:
+                    modules.append(Upsample(width))
+                up.append(Stage(*modules))
+        self.input_blocks, self.middle_block, self.output_blocks = nn.ModuleList(down), middle, nn.ModuleList(up)
+        self.out = nn.Sequential(nn.GroupNorm(32, width), nn.SiLU(), nn.Conv2d(width, 4, 3, padding=1))
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None = None) -> Tensor:
+        """[B, 4, H, W] latents, [B] steps, [B, T, context] texts and, for SDXL, [B, vector]; [B, 4, H, W]."""
+        emb = self.time_embed(time_embedding(timesteps, self.sizes.channels).to(x.dtype))
+        if y is not None:
+            emb = emb + self.label_emb(y)
+        skips = []
+        for stage in self.input_blocks:
+            x = stage(x, emb, context)
+            skips.append(x)
+        x = self.middle_block(x, emb, context)
+        for stage in self.output_blocks:
+            x = stage(torch.cat([x, skips.pop()], dim=1), emb, context)
+        return self.out(x)
+
+
+def _mlp(width: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, out), nn.SiLU(), nn.Linear(out, out))
+
+
+def randomise(module: nn.Module, seed: int) -> nn.Module:
+    """Seeded weights for every parameter, on the device where it is; none is zero, so every layer matters.
+
+    Scaled by what a weight takes in, so that hidden states stay near 1 from first layer to last, as trained ones do.
+    """
+    generators: dict[torch.device, torch.Generator] = {}
+    for _, parameter in sorted(module.named_parameters()):
+        if parameter.device not in generators:
+            generators[parameter.device] = torch.Generator(parameter.device).manual_seed(seed)
+        draw = parameter.data.normal_(generator=generators[parameter.device])
+        draw.mul_(0.1 if parameter.ndim < 2 else parameter[0].numel() ** -0.5)
+    for part in module.modules():
+        if isinstance(part, (nn.GroupNorm, nn.LayerNorm)):
+            part.weight.data.add_(1.0)
+    return module
+
+
+def build(sizes: Sizes, device: torch.device, dtype: torch.dtype = torch.float32, seed: int = 1) -> UNet:
+    """A UNet of these sizes with random weights, made on ``device``; drawn in ``dtype``."""
+    with torch.device("meta"):
+        unet = UNet(sizes).to(dtype)
+    randomise(unet.to_empty(device=device), seed)
+    return unet.eval().requires_grad_(False)

@@ -1,0 +1,20 @@
+"""Pictures as text: base64 for clients, addresses with the picture in them for the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+from PIL import Image
+
+
+def base64_of(picture: Image.Image, file_format: str = "PNG", **settings: Any) -> str:
+    """The picture's file as base64; ``settings`` are those of PIL's ``save``."""
+    buffer = io.BytesIO()
+    picture.save(buffer, file_format, **settings)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def data_url(picture: Image.Image, file_format: str = "PNG", **settings: Any) -> str:
+    return f"data:image/{file_format.lower()};base64,{base64_of(picture, file_format, **settings)}"

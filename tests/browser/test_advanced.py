@@ -1,0 +1,98 @@
+"""Regions, masks and the other advanced settings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.helpers.files import picture
+from tests.helpers.page import Page, accept, advanced, paint
+
+pytestmark = pytest.mark.host("page")
+
+
+def test_a_region_is_painted_over_the_last_picture(page: Page) -> None:
+    page.small()
+    page.add(picture(0))
+    page.choose("model", "demo-sd15")
+    whole = page.generate()
+    advanced(page)
+    page.find("region").locator(".ip-adapter-region-draw").click()
+    paint(page, (-0.2, 0.2))
+    accept(page)
+    page.wait(lambda: page.find("region").locator("img").count() == 1)
+    painted = page.generate()
+    assert np.abs(painted - whole).mean() > 0.1
+    page.find("region").locator(".ip-adapter-region-draw").click()
+    page.page.locator(".ip-adapter-painter button", has_text="Everything").click()
+    accept(page)
+    page.wait(lambda: not page.find("references").evaluate("e => e.classList.contains('ip-adapter-stale')"))
+    page.wait(lambda: np.abs(page.generate() - whole).mean() == 0)
+    page.find("region").locator(".ip-adapter-region-draw").click()
+    page.page.locator(".ip-adapter-painter").wait_for()
+    page.page.keyboard.press("Escape")
+    page.page.locator(".ip-adapter-painter").wait_for(state="detached")
+    page.find("region").locator(".ip-adapter-region-clear").click()
+    page.wait(lambda: page.find("region").locator("img").count() == 0)
+    assert np.abs(page.generate() - whole).mean() == 0
+
+
+def test_a_reference_gets_a_mask_and_turns_negative(page: Page) -> None:
+    page.small()
+    page.add(picture(0))
+    page.choose("model", "demo-sd15")
+    whole = page.generate()
+    page.cards().first.locator(".ip-adapter-mask").click()
+    paint(page)
+    accept(page)
+    page.wait(lambda: page.cards().first.locator("[aria-pressed=true]").count() == 1 and page.drawn(1))
+    page.wait(lambda: page.cards().first.locator("[data-mask]").count() == 1)
+    assert np.abs(page.generate() - whole).mean() > 0.1
+    page.cards().first.locator(".ip-adapter-negate").click()
+    page.wait(lambda: page.cards().first.locator("[aria-pressed=true]").count() == 2 and page.drawn(1))
+    assert page.used() == []
+    assert "no unit has a reference picture" in page.generate()
+
+
+def test_advanced_settings_act_and_travel_with_presets(page: Page) -> None:
+    page.small()
+    page.add(picture(0))
+    page.choose("model", "demo-sd15")
+    plain = page.generate()
+    advanced(page)
+    before = page.find("bars").inner_html()
+    page.find("weight_type").locator("select").select_option("style transfer")
+    page.wait(lambda: page.find("bars").inner_html() != before)
+    assert page.find("bars").locator("rect").count() == 16
+    styled = page.generate()
+    assert np.abs(styled - plain).mean() > 0.1
+    page.find("layer_weights").locator("input").fill("5:0.4 6")
+    assert "IP-Adapter unit 1: layer_weights is '5:0.4 6'" in page.generate()
+    page.find("layer_weights").locator("input").fill("")
+    page.find("influence_map").locator("input").check()
+    assert page.number("composition_weight", 7) == page.number("composition_weight", 3) == 3
+    page.find("composition_weight").locator("input[type=range]").fill("0.5")
+    assert page.number("composition_weight") == 0.5
+    page.unit(2)
+    assert page.number("composition_weight") == 1 and not page.find("influence_map").locator("input").is_checked()
+    page.wait(lambda: page.find("weight_type").locator("select").input_value() == "linear")
+    page.unit(1)
+    page.wait(lambda: page.find("weight_type").locator("select").input_value() == "style transfer")
+    assert page.number("composition_weight") == 0.5 and page.find("influence_map").locator("input").is_checked()
+    page.find("influence_map").locator("input").uncheck()
+    assert np.abs(page.generate() - styled).mean() == 0
+
+
+def test_the_strength_of_keypoints_is_instantids(page: Page) -> None:
+    advanced(page)
+    page.choose("model", "demo-sd15")
+    page.wait(lambda: "Base" in page.find("details").inner_text())
+    assert not page.find("keypoints_weight").is_visible()
+    page.choose("model", "instant-id")
+    page.wait(page.find("keypoints_weight").is_visible)
+    page.number("keypoints_weight", 0.5)
+    page.unit(2)
+    page.wait(lambda: not page.find("keypoints_weight").is_visible())
+    page.unit(1)
+    page.wait(page.find("keypoints_weight").is_visible)
+    assert page.number("keypoints_weight") == 0.5

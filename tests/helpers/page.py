@@ -1,0 +1,184 @@
+"""The panel of a page in Chromium, as a person uses it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from demo.start import Host
+from tests.helpers.files import base64_of, png
+
+
+class Page:
+    """The panel of one browser tab."""
+
+    def __init__(self, browser: Any, host: Host, width: int = 1280, theme: str = "light") -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
+        self.context.set_default_timeout(60_000)
+        self.page = self.context.new_page()
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), lambda route: route.abort())
+        self.page.goto(f"{host.address}/?__theme={theme}")
+        self.page.wait_for_selector("#txt2img_ip_adapter")
+        self.wait(lambda: self.page.locator("#txt2img_ip_adapter .input-accordion-checkbox").count() == 1)
+
+    def wait(self, condition: Callable[[], Any], seconds: float = 40) -> Any:
+        end = time.monotonic() + seconds
+        while not (result := condition()):
+            assert time.monotonic() < end, "it did not happen"
+            self.page.wait_for_timeout(50)
+        return result
+
+    def find(self, name: str, tab: str = "txt2img") -> Any:
+        return self.page.locator(f"[id='{tab}_ip_adapter_{name}']").first
+
+    def open(self, tab: str = "txt2img") -> None:
+        self.page.locator(f"#{tab}_ip_adapter > .label-wrap").click()
+        self.wait(self.find("model", tab).is_visible)
+
+    def cards(self, tab: str = "txt2img") -> Any:
+        return self.find("references", tab).locator(".ip-adapter-card")
+
+    def drawn(self, count: int, tab: str = "txt2img") -> bool:
+        """Whether the shown unit's cards are on view, and as many, all pictures on the server."""
+        if '"waiting"' in self.sheet(tab):
+            return False
+        stale = self.page.locator(f"[id='{tab}_ip_adapter_references'].ip-adapter-stale").count()
+        return not stale and self.cards(tab).count() == count
+
+    def add(self, image: Image.Image) -> None:
+        before = self.cards().count()
+        data = {"name": "reference.png", "mimeType": "image/png", "buffer": png(image)}
+        self.find("slot").locator("input[type=file]").set_input_files(data)
+        self.wait(lambda: self.drawn(before + 1))
+
+    def tabs(self, tab: str = "txt2img") -> Any:
+        return self.find("units", tab).locator("button")
+
+    def unit(self, number: int, tab: str = "txt2img") -> None:
+        self.tabs(tab).nth(number - 1).click()
+        self.wait(lambda: self.shown(tab) == number)
+
+    def shown(self, tab: str = "txt2img") -> int:
+        selected = self.tabs(tab).evaluate_all("all => all.map((one) => one.getAttribute('aria-selected'))")
+        return selected.index("true") + 1
+
+    def used(self, tab: str = "txt2img") -> list[int]:
+        """The units that are marked as in use."""
+        marks = self.tabs(tab).evaluate_all("all => all.map((one) => one.matches('.ip-adapter-used'))")
+        return [number for number, mark in enumerate(marks, 1) if mark]
+
+    def pictures(self, tab: str = "txt2img") -> list[int]:
+        """How many references each unit has."""
+        return [len(unit.get("images", ())) for unit in json.loads(self.sheet(tab))["units"]]
+
+    def sheet(self, tab: str = "txt2img") -> str:
+        return self.find("sheet", tab).locator("textarea, input").input_value()
+
+    def choose(self, name: str, value: str) -> None:
+        stamp, new = self.stamps()[0], self.find(name).locator("input").input_value() != value
+        self.find(name).locator("input").click()
+        self.find(name).locator("ul.options li").filter(has_text=value).first.dispatch_event("mousedown")
+        self.wait(lambda: self.find(name).locator("input").input_value() == value)
+        if name == "model" and new:  # the cards are drawn anew: nothing may be typed into one that goes
+            self.wait(lambda: (now := self.stamps())[0] == now[1] != stamp)
+
+    def stamps(self) -> tuple[str, str | None]:
+        """Of the cards that are asked for, and of those that are on view."""
+        cards = self.find("references").locator(".ip-adapter-cards")
+        shown = cards.get_attribute("data-stamp") if cards.count() else None
+        return self.find("stamp").locator("input, textarea").input_value(), shown
+
+    def model(self) -> str:
+        return self.find("model").locator("input").input_value()
+
+    def number(self, name: str, value: float | None = None) -> float:
+        field = self.find(name).locator("input[type=number]")
+        if value is not None:
+            field.fill(f"{value:g}")
+            field.blur()
+        return float(field.input_value())
+
+    def generate(self) -> np.ndarray | str:
+        """The picture's pixels, or the error's sentence."""
+        from modules.progress import tasks
+
+        error = self.page.locator("#html_log_txt2img .error").first
+        shown = self.page.locator("#txt2img_gallery img").first
+        done = list(tasks.done)
+        before = shown.get_attribute("src") if shown.count() else None
+        self.page.locator("#txt2img_generate").click()
+        self.wait(lambda: list(tasks.done) != done)
+        self.page.wait_for_timeout(200)  # until what was answered is shown
+        self.wait(lambda: error.count() or (shown.count() and shown.get_attribute("src") != before))
+        if error.count():
+            return error.inner_text()
+        answer = self.page.request.get(shown.get_attribute("src"))
+        return np.asarray(Image.open(io.BytesIO(answer.body())).convert("RGB")).astype(int)
+
+    def small(self) -> None:
+        """A job that takes no time."""
+        for name, value in (("width", "64"), ("height", "64"), ("steps", "3")):
+            self.page.locator(f"#txt2img_{name} input[type=number]").first.fill(value)
+        self.page.locator("#txt2img_seed input").first.fill("1")
+        self.page.locator("#txt2img_prompt textarea").fill("a cat")
+
+    def note(self) -> str:
+        return self.find("note").inner_text()
+
+    def focused(self) -> str:
+        return self.page.evaluate("document.activeElement.id.replace('txt2img_ip_adapter_', '')")
+
+    def preset(self, button: str) -> None:
+        self.find(f"preset_{button}").click()
+
+
+def drop(page: Page, images: list[Image.Image], event: str = "drop") -> None:
+    """Let the page's slot get pictures as a person's hand would: dropped on it, or pasted while it is pointed at."""
+    page.find("slot").hover()
+    page.find("slot").locator("[role=button]").evaluate(
+        """(target, [pictures, kind]) => {
+            const data = new DataTransfer();
+            for (const text of pictures) {
+                const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+                data.items.add(new File([bytes], "picture.png", {type: "image/png"}));
+            }
+            const common = {bubbles: true, cancelable: true};
+            const field = target;
+            if (kind === "drop") field.dispatchEvent(new DragEvent("drop", {...common, dataTransfer: data}));
+            else document.body.dispatchEvent(new ClipboardEvent("paste", {...common, clipboardData: data}));
+        }""",
+        [[base64_of(image) for image in images], event],
+    )
+    page.wait(lambda: page.drawn(len(images)) and page.pictures()[0] == len(images))
+
+
+def advanced(page: Page) -> None:
+    page.find("advanced").locator(".label-wrap").click()
+    page.wait(page.find("weight_type").is_visible)
+
+
+def paint(page: Page, across: tuple[float, float] = (0.0, 0.5)) -> None:
+    """A stroke over the part of the open picture between two shares of its width, as broad as the picture is high."""
+    dialog = page.page.locator(".ip-adapter-painter")
+    dialog.wait_for()
+    dialog.locator("input[type=range]").fill("50")
+    box = dialog.locator("canvas").bounding_box()
+    left, right = (box["x"] + share * box["width"] for share in across)
+    page.page.mouse.move(left, box["y"] + box["height"] / 2)
+    page.page.mouse.down()
+    page.page.mouse.move(right, box["y"] + box["height"] / 2, steps=4)
+    page.page.mouse.up()
+
+
+def accept(page: Page) -> None:
+    page.page.locator(".ip-adapter-painter button.primary").click()
+    page.page.locator(".ip-adapter-painter").wait_for(state="detached")

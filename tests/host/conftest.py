@@ -1,0 +1,101 @@
+"""The miniature WebUI, and what must be as it was after a test."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from demo.start import Host
+from tests.conftest import setup_of
+from tests.helpers import controlnet
+from tests.helpers.files import unit
+from tests.helpers.host import FAR, Hosts, difference, hooks, make
+
+
+@pytest.fixture
+def host(request: pytest.FixtureRequest, hosts: Hosts) -> Host:
+    """The host in the setup of the test's mark: ``pytest.mark.host("controlnet")``."""
+    return hosts.get(setup_of(request.node))
+
+
+@pytest.fixture
+def folder(hosts: Hosts) -> Path:
+    return hosts.adapters()
+
+
+@pytest.fixture
+def plain(host: Host, hosts: Hosts) -> Iterator[list[np.ndarray]]:
+    """The plain picture. The test must leave the host so that it comes out the same, bit for bit."""
+    before = hosts.reference()
+    yield before
+    assert difference(make(host), before) == 0
+    assert hooks() == []
+    from modules import shared
+
+    assert shared.state.textinfo is None
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The host's presets are in a folder of the test's own."""
+    from lib_ipadapter.presets.store import Store
+    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui import process as kept
+
+    made = Store(tmp_path / "ip-adapter")
+    for module in (kept, callbacks):
+        monkeypatch.setattr(module, "store", lambda: made)
+    return made
+
+
+@pytest.fixture
+def near(host: Host, hosts: Hosts) -> Iterator[Any]:
+    """The stand-ins of other extensions. Afterwards a plain picture and one with a reference must be what they were,
+    bit for bit."""
+    before = hosts.reference(), hosts.reference(unit())
+    assert difference(*before) > FAR
+    yield sys.modules["neighbours_stand_in"]
+    assert difference(make(host, unit()), before[1]) == 0
+    assert difference(make(host), before[0]) == 0
+    assert hooks() == []
+
+
+@pytest.fixture
+def clean(host: Host, hosts: Hosts) -> Iterator[np.ndarray]:
+    """The plain picture beside ControlNet. Afterwards it must come out the same, with nothing moved on the shared
+    runner."""
+    from modules import scripts
+
+    def places() -> list[tuple[str, int, int]]:
+        return [(s.title(), s.args_from, s.args_to) for s in scripts.scripts_txt2img.alwayson_scripts]
+
+    (before,), where = hosts.reference(steps=2), places()
+    yield before
+    assert difference(controlnet.make(host), before) == 0
+    assert places() == where
+    assert controlnet.its_script().seen[-1] == []
+    assert hooks() == []
+
+
+@pytest.fixture
+def log(host: Host) -> list[tuple]:
+    """What the probe has noted."""
+    host.probe.LOG.clear()
+    return host.probe.LOG
+
+
+@pytest.fixture
+def rows(host: Host) -> Iterator[list[int]]:
+    """Rows of each call of the UNet, as a forward pre-hook sees them."""
+    from modules import shared
+
+    seen: list[int] = []
+    unet = shared.sd_model.model.diffusion_model
+    hook = unet.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    yield seen
+    hook.remove()

@@ -1,0 +1,180 @@
+"""Influence maps in the WebUI: for which picture, and how they are shown."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from demo.start import Host
+from tests.helpers.files import base64_of, picture, unit
+from tests.helpers.host import ask, pixels
+from tests.helpers.tensors import close
+
+
+def mapped(seeds: tuple[int, ...] = (0,), **settings) -> dict:
+    return unit(seeds=seeds, **{"influence_map": True, **settings})
+
+
+LONG = "a photo of a cat on a red sofa beside a window, " * 9  # more than 75 tokens
+
+
+@pytest.fixture
+def drawn(host, monkeypatch) -> list[tuple[int, int, torch.Tensor]]:
+    """(picture, unit, map) of everything that is painted."""
+    from lib_ipadapter.webui import influence_pictures as influence
+
+    seen, paint = [], influence.paint
+
+    def spy(finished, found, number):
+        seen.append((finished.index, number, found))
+        return paint(finished, found, number)
+
+    monkeypatch.setattr(influence, "paint", spy)
+    return seen
+
+
+def make(host: Host, *units, **payload):
+    return ask(host, *units, **{"width": 128, **payload})
+
+
+def texts(answer) -> list[str]:
+    info = answer.info
+    return (json.loads(info) if isinstance(info, str) else info)["infotexts"]
+
+
+@pytest.mark.parametrize("grid", [False, True])
+def test_maps_follow_the_pictures(grid: bool, host, drawn, monkeypatch) -> None:
+    from modules import images, shared
+
+    monkeypatch.setattr(images, "save_image", lambda *args, **kwargs: None)
+    monkeypatch.setitem(shared.opts.data, "return_grid", True)
+    batch = {"batch_size": 2, "n_iter": 2, "save_images": grid}  # which the API makes the grid depend on, too
+    plain = make(host, mapped(influence_map=False), **batch)
+    answer = make(host, mapped(), mapped(seeds=(2,), weight=0.3), **batch)
+    alone = make(host, mapped(influence_map=False), mapped(seeds=(2,), weight=0.3, influence_map=False), **batch)
+    first = 1 if grid else 0
+    assert len(plain.images) == len(alone.images) == first + 4
+    assert len(answer.images) == len(texts(answer)) == first + 4 + 8
+    for shown, expected in zip(answer.images[: first + 4], alone.images, strict=True):
+        assert np.array_equal(pixels([shown])[0], pixels([expected])[0])
+    assert [(index, number) for index, number, _ in drawn] == [(i, n) for i in range(4) for n in (1, 2)]
+    assert all(tuple(found.shape) == (8, 16) for *_, found in drawn)
+    for i, (index, number, found) in enumerate(drawn):
+        image, text = answer.images[first + 4 + i], texts(answer)[first + 4 + i]
+        assert image.width == 128
+        assert image.height > 64
+        assert f"Influence of IP-Adapter {number}: {float(found.mean()):.4g} (up to {float(found.max()):.4g})" in text
+        assert text.startswith(texts(answer)[first + index].split("Steps:")[0])
+        assert "influence_map: True" in text
+    assert not close(drawn[0][2], drawn[2][2], 1e-3)
+    make(host, mapped(), seed=5)
+    picture_alone = drawn[-1][2]
+    make(host, mapped(), seed=3, batch_size=3)
+    assert close(drawn[-1][2], picture_alone, 1e-3)
+
+
+PATTERNS = {
+    "batched": {},
+    "uneven": {"prompt": LONG},
+    "uneven batch": {"prompt": LONG, "batch_size": 2},
+    "AND": {"prompt": f"a cat AND {LONG} :0.5"},
+    "CFG 1": {"cfg_scale": 1},
+    "second order": {"sampler_name": "Heun"},
+}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_rows_together_and_apart(pattern: str, host, drawn) -> None:
+    payload = {"seed": 1, **PATTERNS[pattern]}
+    make(host, mapped(seeds=(0, 1), batch="per image"), **payload)
+    together = [found for *_, found in drawn]
+    drawn.clear()
+    make(host, mapped(seeds=(0, 1), batch="per image"), **payload, override_settings={"batch_cond_uncond": False})
+    assert len(together) == len(drawn) == payload.get("batch_size", 1)
+    for found, (*_, apart) in zip(together, drawn, strict=True):
+        assert found.mean() > 0
+        assert close(found, apart, 1e-3)
+
+
+def test_hires_pass(host, drawn) -> None:
+    settings = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6, "batch_size": 2}
+    answer = make(host, mapped(), mapped(hires="base"), **settings)
+    assert [tuple(found.shape) for *_, found in drawn] == [(16, 32), (8, 16)] * 2
+    assert [image.size[0] for image in answer.images] == [256] * 6
+    assert {image.height > 128 for image in answer.images[2:]} == {True}
+
+
+def test_inpainting_a_part_colours_that_part(host, drawn) -> None:
+    mask = Image.new("L", (128, 128))
+    mask.paste(255, (0, 0, 32, 32))
+    options = {"init_images": [base64_of(picture(1).resize((128, 128)))], "mask": base64_of(mask), "mask_blur": 0,
+               "inpaint_full_res": True, "inpaint_full_res_padding": 0, "denoising_strength": 0.7,
+               "width": 64, "height": 64, "inpainting_fill": 1}  # fmt: skip
+    image, painted = make(host, mapped(), path="img2img", **options).images
+    changed = np.abs(pixels([image])[0] - pixels([painted])[0][:128]).sum(-1) > 0
+    assert changed[:32, :32].mean() > 0.9
+    assert not changed[64:, 64:].any()
+    assert tuple(drawn[0][2].shape) == (8, 8)
+
+
+def test_saved_only_if_the_setting_says_so(host, monkeypatch) -> None:
+    from modules import images, paths, shared
+
+    saved = []
+    monkeypatch.setattr(paths, "default_output_dir", "anywhere", raising=False)
+    monkeypatch.setitem(shared.opts.data, "samples_save", True)
+    monkeypatch.setattr(images, "save_image", lambda *args, suffix="", **kwargs: saved.append(suffix))
+    make(host, mapped(), save_images=True)
+    assert saved == [""]
+    monkeypatch.setitem(shared.opts.data, "ip_adapter_save_influence_maps", True)
+    make(host, mapped(), save_images=True)
+    assert saved == ["", "", "-influence-1"]
+    make(host, mapped())
+    assert len(saved) == 3
+
+
+def test_pictures_of_others_get_a_text(host) -> None:
+    """Places of pictures and texts stay the same where an extension has added a picture without text."""
+    from types import SimpleNamespace
+
+    from lib_ipadapter.webui import influence_pictures as influence
+    from lib_ipadapter.webui.host.record import Job
+
+    p = SimpleNamespace(iteration=0, batch_size=1, batch_index=0)
+    maps = SimpleNamespace(units=[1])
+    generation = SimpleNamespace(maps=maps, influence=lambda i: {1: torch.ones(2, 2), 2: None})
+    job = Job(p, generation=generation)
+    own = picture(1).convert("RGB")
+    influence.remember(job, own)
+    processed = SimpleNamespace(images=[own, picture(2)], infotexts=["one"], index_of_first_image=0, comments="before")
+    influence.append(job, processed)
+    assert len(processed.images) == 3
+    assert processed.infotexts == ["one", "one", "one, Influence of IP-Adapter 1: 1 (up to 1)"]
+    assert processed.comments.startswith("before\nIP-Adapter unit 2: there is no influence map")
+
+
+@pytest.mark.parametrize("size", [(64, 64), (128, 256), (1024, 700)])
+def test_the_picture_of_a_map(host, size: tuple[int, int]) -> None:
+    from lib_ipadapter.webui.drawing import COLOURS, caption, paint
+    from lib_ipadapter.webui.host.record import FinishedPicture
+
+    found = torch.linspace(0, 0.5, 8).expand(4, 8)
+    grey = Image.new("RGB", size, (90, 90, 90))
+    painted = paint(FinishedPicture(0, grey, (0, 0, *size)), found, 2)
+    assert caption(2, found) == "IP-Adapter 2: influence 0 … 0.50"
+    assert painted.width == size[0]
+    levels = pixels([painted])[0][size[1] // 2].sum(-1)
+    assert np.all(np.diff(levels) >= -2)  # but for rounding
+    left, right = pixels([painted])[0][size[1] // 2, [0, -1]]
+    assert np.abs(left - (0.65 * np.array(COLOURS[0]) + 0.35 * 90)).max() < 12
+    assert np.abs(right - (0.65 * np.array(COLOURS[-1]) + 0.35 * 90)).max() < 12
+    below = pixels([painted])[0][size[1] :]
+    assert (below.max(-1) > 200).any()
+    assert np.array_equal(
+        pixels(paint(FinishedPicture(0, grey, (0, 0, *size)), 0 * found, 2))[0, 0],
+        np.array(left - left + (0.65 * np.array(COLOURS[0]) + 0.35 * 90).round()).astype(int),
+    )

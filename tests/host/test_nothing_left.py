@@ -1,0 +1,137 @@
+"""Whatever ends a job, and whoever works inside of it: nothing of it is left in the host."""
+
+from __future__ import annotations
+
+import pytest
+
+from demo.start import Host
+from tests.helpers.files import unit
+from tests.helpers.host import FAR, SAME, difference, hooks, make, ours, pixels
+from tests.helpers.panel import panel_args
+
+
+def test_undo_after_an_error_during_sampling(host: Host, plain, monkeypatch) -> None:
+    from modules import shared
+
+    unet = shared.sd_model.model.diffusion_model
+    calls = []
+
+    def explode(*_args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("out of memory")
+
+    handle = unet.output_blocks[3].register_forward_pre_hook(explode)
+    try:
+        assert host.post("txt2img", {"steps": 3, "alwayson_scripts": ours(unit())}).status_code == 500
+    finally:
+        handle.remove()
+    assert hooks() == []
+
+
+def test_undo_after_an_interrupt(host: Host, plain) -> None:
+    from modules import script_callbacks, shared
+
+    steps = []
+
+    def interrupt(params):
+        steps.append(params.denoiser.step)
+        if steps[-1] == 1:
+            shared.state.interrupt()
+
+    script_callbacks.on_cfg_denoiser(interrupt)
+    try:
+        make(host, unit(), steps=5)
+    finally:
+        script_callbacks.remove_callbacks_for_function(interrupt)
+    assert steps == [0, 1]
+
+
+def test_an_interrupt_ends_the_encoding(host: Host, plain, monkeypatch) -> None:
+    from modules import shared
+
+    from lib_ipadapter.encode.clip_image import ImageEncoder
+
+    calls, encode = [], ImageEncoder.encode
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        shared.state.interrupt()
+        return encode(self, *args, **kwargs)
+
+    monkeypatch.setattr(ImageEncoder, "encode", interrupted)
+    assert make(host, unit(seeds=(61, 62, 63))) == []
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("room", [1, 2])
+def test_undo_when_the_checkpoint_changes(room: int, host: Host, plain, monkeypatch) -> None:
+    """With room for one model its object gets the other's weights, or ends on the meta device; else both stay."""
+    from modules import shared
+
+    monkeypatch.setitem(shared.opts.data, "sd_checkpoints_limit", room)
+    for checkpoint, adapter in (("demo-sd15-b", "base"), ("demo-sd2", "two"), ("demo-sd15", "base")):
+        override = {"override_settings": {"sd_model_checkpoint": checkpoint}}
+        bare = make(host, **override)
+        assert difference(make(host, unit(adapter), **override), bare) > FAR / 2
+        assert difference(make(host, **override), bare) == 0
+
+
+@pytest.mark.parametrize("with_scripts", [False, True])
+def test_a_foreign_pass_inside_a_job_is_left_alone(with_scripts: bool, host: Host, plain) -> None:
+    """Another extension generates a picture inside ours, on the same UNet, between two of our steps."""
+    from modules import processing, script_callbacks, scripts, shared
+
+    inner: list = []
+
+    def nested(params):
+        if shared.state.sampling_steps == 4 and not inner:
+            inner.append(None)
+            p = processing.StableDiffusionProcessingTxt2Img(
+                sd_model=shared.sd_model, prompt="a cat", negative_prompt="blurry", seed=1, steps=3, width=64,
+                height=64, sampler_name="Euler", do_not_save_samples=True, do_not_save_grid=True,
+            )  # fmt: skip
+            if with_scripts:
+                runner = scripts.scripts_txt2img
+                script = next(s for s in runner.alwayson_scripts if s.title() == "IP-Adapter")
+                args = [0, *[None] * (len(runner.inputs) - 1)]
+                args[script.args_from : script.args_to] = panel_args(host, {}, {}, {}, tick=False)
+                p.is_api, p.scripts, p.script_args = True, runner, args
+            step = shared.state.sampling_step, shared.state.sampling_steps
+            inner[0] = pixels(processing.process_images(p))
+            shared.state.sampling_step, shared.state.sampling_steps = step
+
+    expected = make(host, unit(), prompt="outer", steps=4)
+    assert difference(expected, make(host, prompt="outer", steps=4)) > FAR
+    script_callbacks.on_cfg_after_cfg(nested)
+    try:
+        outer = make(host, unit(), prompt="outer", steps=4)
+    finally:
+        script_callbacks.remove_callbacks_for_function(nested)
+    assert difference(inner[0], plain) == 0
+    assert difference(outer, expected) < SAME
+
+
+def test_a_script_that_samples_by_itself_is_followed(host: Host, plain, monkeypatch) -> None:
+    """The host announces a pass only from its own ``sample``; some scripts replace that."""
+    from modules import scripts
+
+    expected = make(host, unit())
+    monkeypatch.setattr(scripts.ScriptRunner, "process_before_every_sampling", lambda self, p, **kwargs: None)
+    assert difference(make(host, unit()), expected) == 0
+
+
+def test_progress_is_told_and_taken_back(host: Host, plain, monkeypatch) -> None:
+    from modules import shared
+
+    from lib_ipadapter.encode.clip_image import ImageEncoder
+
+    said, encode = [], ImageEncoder.encode
+
+    def watched(self, *args, **kwargs):
+        said.append(shared.state.textinfo)
+        return encode(self, *args, **kwargs)
+
+    monkeypatch.setattr(ImageEncoder, "encode", watched)
+    make(host, unit(seeds=(41, 42)))
+    assert said == ["IP-Adapter: encoding reference 1 of 2", "IP-Adapter: encoding reference 2 of 2"]

@@ -1,0 +1,76 @@
+"""Orders that the page gives to the bar of presets."""
+
+from __future__ import annotations
+
+import html
+import json
+
+from demo.start import Host
+from tests.helpers.panel import panel_of, put_in
+
+
+def test_orders_of_the_preset_bar(host: Host, store, monkeypatch, tmp_path) -> None:
+    """What is said, asked, shown in the list and kept of the file, after each order that the page can give."""
+    from types import SimpleNamespace
+
+    import gradio as gr
+
+    from lib_ipadapter.presets.store import StorageError
+
+    made = panel_of(host)
+    values, _ = put_in(made, [{"model": "base", "weight": 0.5}])
+    nothing, _ = put_in(made, [])
+
+    def give(chosen: str | None = None, file=None, units=values, **order):
+        said, chosen, kept, *shown = made.bar.follow(json.dumps(order), chosen, file, *units)
+        asked = json.loads(html.unescape(said.split("data-order='")[1].split("'")[0])) if "data-order" in said else None
+        return html.unescape(said), asked, chosen.get("value", "as it was"), kept, shown
+
+    def full(*_args, **_more) -> None:
+        raise StorageError("The disk is full: make room.")
+
+    untouched = gr.update()
+    said, asked, chosen, kept, shown = give(ask="save")
+    assert asked == {"do": "save", "about": "", "name": ""} and "Save all units as" in said
+    assert (chosen, kept) == ("as it was", untouched) and all(value == untouched for value in shown)
+    said, asked, *_ = give(do="save", about="", name="", units=nothing)
+    assert "nothing to save" in said and asked["do"] == "save" and store.names() == []
+    assert give(do="save", about="", name=" <b>'One' ")[1:3] == (None, "<b>'One'")
+    assert store.load("<b>'One'")[0]["weight"] == 0.5
+
+    said, asked, chosen, *_ = give(do="save", about="", name="<B>'one'")
+    assert "“<B>'one'” exists. Overwrite it?" in said and asked["do"] == "overwrite" and chosen == "as it was"
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save", full)
+        said, again, *_ = give(**asked)
+        assert "The disk is full" in said and again == asked  # the name is not to be typed again
+    other, _ = put_in(made, [{"model": "base", "weight": 0.25}])
+    assert "Saved" in give(**asked, units=other)[0] and store.load("<b>'One'")[0]["weight"] == 0.25
+
+    for order in ({"ask": "rename"}, {"ask": "delete"}, {"do": "load"}):
+        assert "Choose a preset first." in give(**order)[0]
+    store.save("Two", [{"model": "base"}])
+    asked = give("Two", ask="rename")[1]
+    assert asked == {"do": "rename", "about": "Two", "name": "Two"}
+    asked = give("Two", **{**asked, "name": "<b>'one'"})[1]
+    assert asked["do"] == "rename over" and asked["about"] == "Two"
+    assert give("Two", **asked)[2] == "<b>'one'" and store.names() == ["<b>'one'"]
+
+    exported = give("<b>'one'", do="export")[3]
+    file = SimpleNamespace(name=exported)
+    said, chosen, kept = made.bar._import(file, None)
+    assert "Overwrite them?" in said and kept == untouched
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "import_", full)
+        said, asked, _, kept, _ = give(do="import over", about="", name="", file=file)
+        assert "The disk is full" in said and asked["do"] == "import over" and kept == untouched
+    assert give(do="import over", about="", name="", file=None)[0].count("import it again") == 1
+    said, _, _, kept, _ = give(do="import over", about="", name="", file=file)
+    assert "Imported “<b>'one'”." in said and kept is None
+    (tmp_path / "bad.zip").write_bytes(b"PK")
+    assert "no export of presets" in made.bar._import(SimpleNamespace(name=str(tmp_path / "bad.zip")), None)[0]
+
+    assert give("<b>'one'", do="cancel")[:4] == ("", None, "as it was", None)
+    said, _, _, _, shown = give("<b>'one'", do="load")
+    assert "Loaded “<b>'one'”." in said and len(shown) == len(made.targets) and shown[0] is True
+    assert give("<b>'one'", do="delete", about="<b>'one'", name="")[2] is None and store.names() == []

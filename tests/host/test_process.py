@@ -1,0 +1,44 @@
+"""Every generation is kept as a preset."""
+
+from __future__ import annotations
+
+from demo.start import Answer, Host
+from lib_ipadapter.encode.picture import fingerprint
+from tests.helpers.files import base64_of, picture
+from tests.helpers.host import ours
+
+
+def made(host: Host, *units: dict, **payload) -> Answer:
+    payload = {"prompt": "a cat", "steps": 1, "width": 64, "height": 64, **payload}
+    return host.txt2img(**payload, alwayson_scripts=ours(*units))
+
+
+def test_every_generation_is_kept(host: Host, store, monkeypatch) -> None:
+    from modules import shared
+
+    made(host, {"model": "base", "images": [base64_of(picture(0))]}, {"enabled": False})
+    (name,) = store.recent()
+    (unit, off) = store.load(name)
+    assert unit["model"] == "base" and fingerprint(unit["images"][0]) == fingerprint(picture(0))
+    assert off == {"enabled": False}
+    made(host)
+    made(host, {"enabled": False})
+    assert store.recent() == [name]
+    monkeypatch.setitem(shared.opts.data, "ip_adapter_save_generations", False)
+    made(host, {"model": "base", "images": [base64_of(picture(0))]})
+    assert store.recent() == [name]
+    monkeypatch.setitem(shared.opts.data, "ip_adapter_save_generations", True)
+    monkeypatch.setitem(shared.opts.data, "ip_adapter_history", 1)
+    made(host, {"model": "base", "images": [base64_of(picture(1))]})
+    assert len(store.recent()) == 1 and store.recent() != [name]
+
+
+def test_a_store_that_cannot_be_written_costs_no_picture(host: Host, store, monkeypatch, caplog) -> None:
+    from lib_ipadapter.presets.store import StorageError
+
+    def full(*_args) -> str:
+        raise StorageError("The disk is full: make room.")
+
+    monkeypatch.setattr(store, "keep", full)
+    assert made(host, {"model": "base", "images": [base64_of(picture(0))]}).images
+    assert "The disk is full" in caplog.text

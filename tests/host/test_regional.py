@@ -1,0 +1,115 @@
+"""Beside Regional Prompter and Tiled Diffusion: parts of the picture, called apart."""
+
+from __future__ import annotations
+
+import pytest
+
+from demo.start import Host
+from tests.helpers.files import unit
+from tests.helpers.host import FAR, SAME, ask, difference, make
+from tests.helpers.neighbours import APART, TWICE, X, Y
+
+pytestmark = pytest.mark.host("neighbours")
+
+# Regional Prompter
+
+
+def test_regions_of_the_same_text_are_one_prompt(host: Host, near) -> None:
+    """In every region the reference acts as it does in the whole."""
+    whole = make(host, unit())
+    with near.acting(regional={}):
+        assert difference(make(host, unit(), **TWICE), whole) < SAME
+        assert difference(make(host, unit(), **TWICE, negative_prompt=f"{Y} BREAK {Y}"), whole) < SAME
+        assert difference(make(host, unit(), **TWICE, **APART), whole) < SAME
+        other = make(host, unit(), prompt=f"{X} BREAK a blue lake")
+        assert difference(other, whole) > FAR / 10
+        assert difference(other, make(host, prompt=f"{X} BREAK a blue lake")) > FAR
+
+
+@pytest.mark.parametrize("payload", [{}, {"batch_size": 2}, {"sampler_name": "DDIM"}])
+def test_regions_beside_one_negative_prompt_of_the_same_length(payload: dict, host: Host, near) -> None:
+    """The two halves of a call are worked on one after the other, the first one twice."""
+    payload = {**payload, "negative_prompt": f"{Y} BREAK {Y}"}
+    whole = make(host, unit(), **payload)
+    with near.acting(regional={"negative": 1}):
+        assert difference(make(host, unit(), **TWICE, **payload), whole) < SAME
+        assert difference(make(host, **TWICE, **payload), whole) > FAR
+
+
+@pytest.mark.parametrize("payload", [{}, {"batch_size": 2}, {"batch_size": 2, "n_iter": 2}])
+def test_latent_regions_of_the_same_text_are_one_prompt(payload: dict, host: Host, near) -> None:
+    units = [unit(), unit(seeds=(0, 3), batch="per image", weight=0.7)]
+    whole = make(host, *units, **payload)
+    with near.acting(latent={}):
+        assert difference(make(host, *units, prompt=f"{X} AND {X}", **payload), whole) < SAME
+        assert difference(make(host, prompt=f"{X} AND {X}", **payload), whole) > FAR
+    if payload:
+        swapped = [units[0], unit(seeds=(3, 0), batch="per image", weight=0.7)]
+        assert difference(make(host, *swapped, **payload), whole) > FAR / 10
+
+
+# Tiled Diffusion
+
+
+WHOLE = (0, 0, 8, 8)
+WIDE, TILES = {"width": 128}, [(0, 0, 8, 8), (0, 4, 8, 8), (0, 8, 8, 8)]
+PATTERNS = {
+    "even": {},
+    "uneven": TWICE,
+    "uneven negative": {"negative_prompt": f"{Y} BREAK {Y}"},
+    "apart": APART,
+    "AND": {"prompt": f"{X} AND {X} BREAK {X}"},
+    "two pictures, uneven": {"batch_size": 2, **TWICE},
+    "DDIM, uneven": {"sampler_name": "DDIM", **TWICE},
+    "second order, apart": {"sampler_name": "Heun", **APART},
+}
+
+
+@pytest.mark.parametrize(("together", "below"), [(1, False), (2, True), (3, False)])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_tiles_of_the_whole_are_the_whole(pattern: str, together: int, below: bool, host: Host, near) -> None:
+    units = [unit(), unit(seeds=(0, 3), batch="per image", weight=0.7)]
+    whole = make(host, *units, **PATTERNS[pattern])
+    with near.acting(tiled={"boxes": [WHOLE] * 4, "together": together, "below": below}):
+        assert difference(make(host, *units, **PATTERNS[pattern]), whole) < SAME
+    assert difference(make(host, **PATTERNS[pattern]), whole) > FAR
+
+
+@pytest.mark.parametrize("together", [1, 2, 4])
+def test_tiles_are_the_same_whatever_their_order(together: int, host: Host, near) -> None:
+    with near.acting(tiled={"boxes": TILES, "together": 4}):
+        even, plain = make(host, unit(), **WIDE), make(host, **WIDE)
+        assert difference(even, plain) > FAR / 2
+        assert difference(make(host, unit(weight=0), **WIDE), plain) == 0
+    with near.acting(tiled={"boxes": TILES, "together": together}):
+        for pattern in ("even", "uneven", "uneven negative", "apart"):
+            assert difference(make(host, unit(), **WIDE, **PATTERNS[pattern]), even) < SAME
+
+
+@pytest.mark.parametrize("below", [False, True])
+@pytest.mark.parametrize("pattern", ["even", "uneven", "uneven negative", "apart", "two pictures, uneven"])
+def test_regions_with_their_own_text_have_the_reference(pattern: str, below: bool, host: Host, near) -> None:
+    """Whole-picture regions of the main prompt are the picture without regions; of another text they have it, too,
+    whatever its length."""
+    payload, lake = PATTERNS[pattern], "a blue lake"
+    whole = make(host, unit(), **{**payload, "prompt": X, "negative_prompt": Y})
+
+    def regions(*texts: str, **more) -> dict:
+        return {"tiled": {"regions": [(WHOLE, text, Y) for text in texts], "below": below, **more}}
+
+    for texts in ((X, X), (X, f"{X} BREAK {X}"), (f"{X} BREAK {X}",)):
+        with near.acting(**regions(*texts)):
+            assert difference(make(host, unit(), **payload), whole) < SAME
+        with near.acting(**regions(*texts, boxes=[WHOLE] * 3)):
+            assert difference(make(host, unit(), **payload), whole) < SAME
+    with near.acting(**regions(lake, boxes=TILES)):
+        short = make(host, unit(), **WIDE, **payload)
+        assert difference(short, make(host, **WIDE, **payload)) > FAR / 2
+    with near.acting(**regions(f"{lake} BREAK {lake}", boxes=TILES)):
+        assert difference(make(host, unit(), **WIDE, **payload), short) < SAME
+
+
+def test_a_map_of_tiles_is_not_invented(host: Host, near) -> None:
+    with near.acting(tiled={"boxes": TILES}):
+        assert len(ask(host, unit(influence_map=True), **WIDE).images) == 1
+    assert len(ask(host, unit(influence_map=True), **WIDE).images) == 2

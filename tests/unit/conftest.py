@@ -1,0 +1,51 @@
+"""What tests without a host share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from demo.start import HOST
+from lib_ipadapter.checkpoint.catalog import Catalog
+from lib_ipadapter.jobs.resources import Resources
+from lib_ipadapter.presets.store import Store
+from tests.helpers.files import write_adapter, write_encoder
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory, unet) -> Path:
+    """A folder with an adapter of each kind, and their encoder."""
+    folder = tmp_path_factory.mktemp("models")
+    for kind in ("base", "plus", "full-face", "faceid"):
+        write_adapter(folder / f"{kind}.safetensors", unet, kind)
+    write_adapter(folder / "other.safetensors", unet, "base", seed=6)
+    write_encoder(folder / "encoder.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def resources(folder: Path) -> Resources:
+    catalog = Catalog([folder], [])
+    catalog.refresh()
+    return Resources(catalog)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "data" / "ip-adapter")
+
+
+@pytest.fixture
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of many presets: what they are about is not the disk."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def modules(own_data) -> None:
+    """The miniature host's modules can be imported; none is started."""
+    if str(HOST) not in sys.path:
+        sys.path.insert(0, str(HOST))

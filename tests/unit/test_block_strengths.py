@@ -1,0 +1,47 @@
+"""The bar picture of a unit's blocks: as many bars as blocks, as high as the strengths."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+
+def bars(text: str) -> list[tuple[str, float, float, str]]:
+    """Class, top, height and title of each bar."""
+    found = re.findall(r"<rect class='([\w-]+)' .*?y='([-\d.]+)' .*?height='([\d.]+)'><title>(.*?)</title>", text)
+    return [(kind, float(top), float(height), title) for kind, top, height, title in found]
+
+
+def drawn(base="SD1.5", weight=1.0, weight_type="linear", composition_weight=1.0, boost=None, layer_weights=None):
+    from lib_ipadapter.webui.panel.block_strengths import drawn
+
+    return bars(drawn(base, weight, weight_type, composition_weight, boost, layer_weights))
+
+
+def test_as_many_bars_as_blocks_as_high_as_they_are_strong() -> None:
+    assert (len(drawn()), len(drawn("SDXL"))) == (16, 11)
+    heights = [height for _, _, height, _ in drawn(weight_type="ease in")]
+    assert heights == sorted(heights, reverse=True)
+    assert heights[0] == pytest.approx(48)
+    assert heights[8] == pytest.approx(48 * 0.525, abs=0.1)
+    titles = [title for *_, title in drawn(weight=0.5)]
+    assert (titles[0], titles[6], titles[15]) == ("input block 0: 0.5", "middle block 6: 0.5", "output block 15: 0.5")
+
+
+def test_what_is_turned_around_is_marked() -> None:
+    kinds = [kind for kind, *_ in drawn(weight_type="style transfer precise")]
+    assert [t for t, kind in enumerate(kinds) if "inverted" in kind] == [4, 5]
+
+
+def test_negative_strengths_hang_below_the_line() -> None:
+    found = drawn(layer_weights={3: 1.0, 5: -1.0})
+    assert found[3][1] + found[3][2] == pytest.approx(found[5][1])
+    assert found[3][2] == found[5][2] == pytest.approx(24)
+
+
+def test_what_makes_no_bars_says_why() -> None:
+    from lib_ipadapter.webui.panel import block_strengths as bars
+
+    text = bars.drawn("SDXL", 1.0, "linear", 1.0, None, (1.0,) * 16)
+    assert "holds 16 numbers, but this model has 11 transformer blocks" in text

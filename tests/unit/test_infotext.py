@@ -1,0 +1,52 @@
+"""Units read back from a picture's parameters."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib_ipadapter import infotext
+from tests.helpers.files import picture
+
+
+def test_what_is_missing_or_unknown_is_told() -> None:
+    params = {
+        "IP-Adapter 1": "model: m, weight: 9, swirl: 1, references: 0123456789ab ffffffffffff*0.5",
+        "IP-Adapter 3": "model: n, start: 0.9, end: 0.2, references: 0123456789ab",
+        "IP-Adapter 4": "somebody else's",
+        "IP-Adapter 0": "references: 0123456789ab",
+        "IP-Adapter 99": "references: 0123456789ab",
+        "IP-Adapter Model 1": "references: 0123456789ab",
+    }
+    units, notes = infotext.restored(params, lambda mark: picture(0) if mark == "0123456789ab" else None)
+    assert [unit.get("model") for unit in units] == ["m", None, "n"]
+    assert set(units[0]) == {"model", "images"} and len(units[0]["images"]) == 1
+    assert units[2].keys() == {"model", "images"}
+    assert notes == [
+        "Unit 1: weight is 9.0: give a number from -1 to 3, or a curve of such over the steps, such as "
+        "[[0, 1.0], [0.6, 0.2]].",
+        "Unit 1: swirl is not known to this version, so it was left out.",
+        "Unit 1: 1 of its 2 references cannot be restored from the parameters: add the picture again.",
+        "Unit 3: start is 0.9 and end is 0.2: no step lies between; make start less than end.",
+    ]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([f"IP-Adapter {n}" for n in range(12)]) | st.text(), st.text() | st.none() | st.integers()
+    )
+)
+def test_no_parameters_break_the_paste(params: dict) -> None:
+    from lib_ipadapter.unit import Unit
+
+    units, _ = infotext.restored(params, lambda mark: None)
+    assert len(units) <= 10
+    for unit in units:
+        Unit.parse({**unit, "enabled": False})
+
+
+@given(st.text(min_size=1).map(str.strip).filter(bool))
+def test_any_name_survives_the_parameters(name: str) -> None:
+    text = f"model: {infotext._quoted(name)}, references: 0123456789ab"
+    (unit,) = infotext.read({"IP-Adapter 1": text})
+    assert unit.settings["model"] == name

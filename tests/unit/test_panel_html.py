@@ -1,0 +1,44 @@
+"""What the panel draws as plain HTML: cards of references, plain controls."""
+
+from __future__ import annotations
+
+import html
+
+from tests.helpers.files import half, picture
+
+
+def test_cards() -> None:
+    from lib_ipadapter.webui.panel import reference_cards as references
+
+    items = [{"key": "a", "weight": 1.0}, {"key": "b", "weight": 0.5}]
+    look, none = references.Look(42), references.Look()
+    html = references.cards(items, {"a": picture(0), "b": picture(1)}, look, "stamp")
+    assert html.count("<img") == 4 and "value='0.5'" in html and "data-stamp='stamp'" in html
+    assert "Remove all" in html and "Remove all" not in references.cards(items[:1], {}, look)
+    assert references.cards(items, {"a": picture(0), "b": picture(1)}, none).count("<img") == 2
+    assert "not there any more" in references.cards(items, {"a": picture(0)}, none)
+    assert "on its way" in references.cards([{**items[0], "waiting": True}], {}, none)
+    assert "ControlNet Unit 1<" in references.cards([{**items[0], "controlnet": 2}], {}, none)
+    long = picture(0, (126, 42))
+    assert references.cards(items[:1], {"a": long}, references.Look(42, "tile")).count("ip-adapter-seen") == 3
+    masked = references.cards([{**items[0], "mask": "m", "negative": True}], {"a": picture(0), "m": MASK}, look)
+    assert masked.count("aria-pressed='true'") == 2 and "data-mask='data:image/png;base64," in masked
+    assert html.count("aria-pressed='true'") == 0 and "data-mask" not in html
+    assert "not there any more" in references.region(None, missing=True)
+    assert "data-mask" in references.region(MASK) and "the whole picture" in references.region(None)
+
+
+MASK = half("left", (8, 8)).convert("RGB")
+
+
+def test_plain_controls_know_their_values_whatever_the_page_shows() -> None:
+    """The WebUI translates texts in the page; the names of choices are values all the same."""
+    from lib_ipadapter.unit import CHOICES
+    from lib_ipadapter.webui.panel.controls import PLAIN
+
+    assert {control.field for control in PLAIN} >= set(CHOICES)
+    for control in PLAIN:
+        drawn = control.drawn("an-id")
+        assert f"title='{html.escape(control.tip)}'" in drawn and f"<span>{html.escape(control.label)}</span>" in drawn
+        for name in CHOICES.get(control.field, ()):
+            assert f"<option value='{html.escape(name)}'>{html.escape(name)}</option>" in drawn

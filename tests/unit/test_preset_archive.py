@@ -1,0 +1,144 @@
+"""Presets in one file, out and in."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lib_ipadapter.encode.picture import fingerprint
+from lib_ipadapter.presets import archive as preset_archive
+from lib_ipadapter.presets import atomic
+from lib_ipadapter.presets.store import PresetError, PresetExists, StorageError, Store, UnknownPreset
+from tests.helpers.files import picture, png
+from tests.helpers.presets import archive, document, files, mask, prints, shown, stored, the_file, with_pictures
+
+
+def test_presets_travel_in_one_file(store: Store, tmp_path: Path) -> None:
+    store.save("Ä", [with_pictures(0, 1, extra={"x": 1}), {}])
+    store.save("b", [with_pictures(1, region_mask=mask(2))])
+    store.keep("kept", [with_pictures(3)])
+    other = Store(tmp_path / "other")
+    assert other.import_(store.export()) == ["b", "Ä"]
+    assert other.names() == store.names()
+    assert all(shown(other.load(name)) == shown(store.load(name)) for name in store.names())
+    assert stored(other) == prints(0, 1) | {fingerprint(mask(2))}
+    third = Store(tmp_path / "third")
+    assert third.import_(store.export(["KEPT", "b", "B"])) == ["kept", "b"]
+    assert (third.names(), third.recent()) == (["b", "kept"], [])
+    assert other.import_(Store(tmp_path / "none").export()) == []
+    with pytest.raises(UnknownPreset):
+        store.export(["b", "nobody"])
+
+
+def test_an_import_is_all_or_nothing(store: Store, tmp_path: Path, monkeypatch) -> None:
+    for name in "abc":
+        store.save(name, [with_pictures(ord(name))])
+    data = store.export()
+    other = Store(tmp_path / "other")
+    other.save("B", [with_pictures(0)])
+    before = files(other)
+    with pytest.raises(PresetExists, match="“b” already"):
+        other.import_(data)
+    assert files(other) == before
+
+    published, publish = [], atomic.publish
+
+    def fails_at_the_third(part: Path, path: Path) -> None:
+        if path.suffix == ".json" and not published.append(path) and len(published) == 3:
+            raise OSError(28, "No space left on device")
+        publish(part, path)
+
+    monkeypatch.setattr(atomic, "publish", fails_at_the_third)
+    with pytest.raises(StorageError, match="No space left on device.*make room") as caught:
+        other.import_(data, overwrite=True)
+    assert caught.value.status_code == 500
+    assert (other.names(), shown(other.load("b"))) == (["B"], shown([with_pictures(0)]))
+    monkeypatch.undo()
+    assert other.import_(data, overwrite=True) == ["a", "b", "c"]
+    assert shown(other.load("b")) == shown([with_pictures(ord("b"))])
+    assert stored(other) == prints(*map(ord, "abc"))
+    assert not list(other.folder.rglob("*.part"))
+
+
+ONE = fingerprint(picture(1))
+GOOD = archive([document("a", ONE)], {f"pictures/{ONE}.png": png(picture(1))})
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", "no export of presets"),
+        (b"\x89PNG", "no export of presets"),
+        (GOOD[:-30], "no export of presets"),
+        (GOOD.replace(b"IDAT", b"IDOT"), "no export of presets"),
+        (archive({"a": 1}), "no export of presets"),
+        (archive([document("a", ONE)], pack=zipfile.ZIP_LZMA), "no export of presets"),
+        (archive([document("a", ONE)]), "lacks pictures"),
+        (archive([document("a", ONE)], {f"pictures/{ONE}.png": png(picture(2))}), "no export of presets"),
+        (archive([document("a", ONE)], {f"pictures/{ONE}.png": b"<svg/>"}), "no export of presets"),
+        (archive([document("a"), document("A")]), "two presets “A”"),
+        (archive([document("../a")]), "is damaged"),
+        (archive([document("a", "../" + ONE)]), "is damaged"),
+        (archive([document("a"), 5]), "is damaged"),
+        (archive([document("a"), document("b", version=7, needs=7)]), "newer version"),
+        (archive([document("a", units=[{}] * 11)]), "is damaged"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",  # the archives themselves bear the time of day
+)  # fmt: skip
+def test_what_cannot_be_imported_changes_nothing(data: bytes, sentence: str, store: Store) -> None:
+    store.save("x", [with_pictures(0)])
+    before = files(store)
+    with pytest.raises(PresetError, match=sentence) as caught:
+        store.import_(data)
+    assert caught.value.status_code == 422
+    assert files(store) == before
+
+
+def test_only_what_presets_refer_to_is_taken_out_of_a_file(store: Store, tmp_path: Path) -> None:
+    first, second = png(picture(1)), png(picture(2))
+    evil = {f"pictures/{ONE}.png": first, "../../evil.png": second, "/tmp/evil": b"x", "presets/x.json": b"{}",
+            f"pictures/../{ONE}.png": second, f"pictures/{fingerprint(picture(2))}.png": second}  # fmt: skip
+    assert store.import_(archive([document("a", ONE)], evil)) == ["a"]
+    assert stored(store) == {ONE}
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
+        "lock", f"{ONE}.png", the_file(store).name,
+    }  # fmt: skip
+
+
+def test_imports_are_bounded_before_they_are_unpacked(store: Store, monkeypatch) -> None:
+    def refused(data: bytes, sentence: str) -> None:
+        with pytest.raises(PresetError, match=sentence):
+            store.import_(data)
+        assert (store.names(), stored(store)) == ([], set())
+
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("presets.json", b" " * (65 << 20))
+    assert len(bomb.getvalue()) < 100_000
+    refused(bomb.getvalue(), "unpacks to more than is allowed")
+    # A file that lies about its sizes is not unpacked further than it says.
+    lying = bomb.getvalue().replace((65 << 20).to_bytes(4, "little"), (100).to_bytes(4, "little"))
+    refused(lying, "no export of presets")
+    monkeypatch.setattr(preset_archive, "MAX_PIXELS", picture(1).width * picture(1).height - 1)
+    refused(GOOD, "too large together")
+    monkeypatch.setattr(preset_archive, "MAX_PRESETS", 0)
+    refused(archive([document("a")]), "more than 0 presets")
+    monkeypatch.setattr(preset_archive, "MAX_ENTRIES", 1)
+    refused(archive([document("a")], {"x": b""}), "too many entries")
+    monkeypatch.setattr(preset_archive, "MAX_ARCHIVE", 100)
+    refused(GOOD, "larger than")
+
+
+def test_an_export_is_never_larger_than_an_import_takes(store: Store, monkeypatch) -> None:
+    store.save("a", [with_pictures(0)])
+    for bound, value in (("MAX_PIXELS", 100), ("MAX_MANIFEST", 20), ("MAX_PRESETS", 0)):
+        with monkeypatch.context() as patch:
+            patch.setattr(preset_archive, bound, value)
+            with pytest.raises(PresetError, match="export fewer"):
+                store.export()
+    next(store.folder.glob("pictures/*")).unlink()
+    with pytest.raises(PresetError, match="“a” has lost a picture"):
+        store.export()

@@ -1,0 +1,86 @@
+"""Presets that are damaged, or of another version."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lib_ipadapter.presets import document as preset_format
+from lib_ipadapter.presets.store import PresetError, PresetExists, Store
+from tests.helpers.presets import shown, the_file, with_pictures
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"\0\0", b"{", b"[]", b"null", b'"x"', b'{"version": 1}', b'{"version": 1, "name": "a"}', b"[" * 100_000,
+        b'{"version": 1, "name": "a", "units": {}}', b'{"version": 1, "name": "a", "units": [1]}',
+        b'{"version": "1", "name": "a", "units": []}', b'{"version": 0, "name": "a", "units": []}',
+        b'{"name": "a", "units": []}',
+        b'{"version": 1, "name": "a", "units": [{"images": ["sha256:12"]}]}',
+        b'{"version": 1, "name": "a", "units": [{"image": "../../x"}]}', b'{"version": 1, "name": "a/b", "units": []}',
+    ],
+)  # fmt: skip
+def test_damaged_files_are_left_out_and_told_when_loaded(data: bytes, store: Store) -> None:
+    store.save("a", [with_pictures(0)])
+    the_file(store).write_bytes(data)
+    store.save("b", [])
+    assert store.names() == ["b"]
+    with pytest.raises(PresetError, match="Preset “a” is damaged: put .* or delete"):
+        store.load("a")
+    with pytest.raises(PresetError):
+        store.rename("a", "c")
+    with pytest.raises(PresetExists):
+        store.save("a", [])
+    store.save("a", [with_pictures(1)], overwrite=True)
+    assert shown(store.load("a")) == shown([with_pictures(1)])
+    the_file_of_a = store._file("a")
+    the_file_of_a.write_bytes(data)
+    store.delete("a")
+    assert store.names() == ["b"]
+
+
+def test_a_preset_under_a_foreign_file_name_is_not_listed(store: Store) -> None:
+    store.save("a", [])
+    the_file(store).rename(store.folder / "presets" / "copy of a.json")
+    assert store.names() == []
+
+
+def test_a_newer_preset_is_used_if_it_can_be(store: Store) -> None:
+    store.save("a", [with_pictures(0)])
+    document = json.loads(the_file(store).read_bytes())
+    the_file(store).write_text(json.dumps({**document, "version": 7, "colour": "red"}))
+    assert shown(store.load("a")) == shown([with_pictures(0)])
+    store.rename("a", "b")
+    assert json.loads(the_file(store).read_bytes())["colour"] == "red"
+    assert shown(store.load("b")) == shown([with_pictures(0)])
+
+
+@pytest.mark.parametrize("change", [{"needs": 7}, {"needs": 7, "units": None}, {"units": {"first": {}}}])
+def test_a_newer_preset_says_why_it_cannot_be_used(change: dict, store: Store) -> None:
+    store.save("a", [with_pictures(0)])
+    document = json.loads(the_file(store).read_bytes())
+    the_file(store).write_text(json.dumps({**document, "version": 7, **change}))
+    if "needs" in change:
+        assert store.names() == ["a"]  # listed, so that people learn why
+    with pytest.raises(PresetError, match=r"newer version .* \(format 7, this one reads up to 1\): update"):
+        store.load("a")
+
+
+def test_an_older_preset_is_migrated(store: Store, monkeypatch) -> None:
+    store.save("a", [with_pictures(0)])
+    old = Store(store.folder).export()
+    monkeypatch.setattr(preset_format, "VERSION", 3)
+    monkeypatch.setitem(preset_format.MIGRATIONS, 1, lambda d: {**d, "units": [{**u, "weight": 2} for u in d["units"]]})
+    monkeypatch.setitem(
+        preset_format.MIGRATIONS, 2, lambda d: {**d, "units": [{**u, "weight": u["weight"] + 1} for u in d["units"]]}
+    )
+    wanted = shown([with_pictures(0, weight=3)])
+    assert store.names() == ["a"]
+    assert shown(store.load("a")) == wanted
+    store.rename("a", "b")
+    assert json.loads(the_file(store).read_bytes())["version"] == 3
+    assert shown(store.load("b")) == wanted
+    assert store.import_(old) == ["a"]
+    assert shown(store.load("a")) == wanted

@@ -1,0 +1,362 @@
+"""The store of presets: what is saved is loaded, under its name; and what nothing uses goes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lib_ipadapter.encode.picture import decode_mask, fingerprint
+from lib_ipadapter.errors import IPAdapterError
+from lib_ipadapter.presets import atomic
+from lib_ipadapter.presets import document as preset_format
+from lib_ipadapter.presets.store import PresetError, PresetExists, StorageError, Store, UnknownPreset
+from tests.helpers.files import base64_of, picture
+from tests.helpers.paths import ROOT
+from tests.helpers.presets import age, files, mask, prints, shown, stored, the_file, with_pictures
+
+# Saving and loading
+
+
+def test_everything_comes_back(store: Store) -> None:
+    units = [
+        with_pictures(0, 1, weight=0.5, start=0.1, hires="base"),
+        {
+            "model": "plus", "enabled": False, "weight": -0.25, "layer_weights": {"5": 0.4}, "from later": [1, None],
+            "images": [
+                {"image": picture(2), "weight": 0.5, "mask": mask(3)}, {"embeddings": "bm90IGEgcGljdHVyZQ=="}, None,
+            ],
+            "region_mask": mask(4), "negative_images": [picture(5), {"image": picture(6), "weight": 2}],
+        },
+        {"image": {"image": picture(7), "weight": 0.5}, "region_mask": None},
+        {"image": picture(0)},
+        {"enabled": False},
+        {},
+    ]  # fmt: skip
+    before = shown(units)
+    store.save("All kinds", units)
+    assert shown(store.load("All kinds")) == before
+    assert shown(units) == before  # what was handed in is as it was
+    assert shown(Store(store.folder).load("All kinds")) == before
+    assert stored(store) == prints(0, 1, 2, 5, 6, 7) | {fingerprint(mask(seed)) for seed in (3, 4)}
+
+
+def test_a_mask_is_kept_as_what_it_means(store: Store) -> None:
+    """Strokes on a transparent layer, or colours: their lightness."""
+    layer = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
+    layer.paste((255, 255, 255, 255), (0, 0, 4, 8))
+    store.save("a", [with_pictures(0, region_mask=layer)])
+    kept = store.load("a")[0]["region_mask"]
+    assert fingerprint(decode_mask(kept)) == fingerprint(decode_mask(layer))
+    assert decode_mask(kept).getextrema() == (0, 255)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_references_come_as_base64_too(kind: str, store: Store) -> None:
+    buffer = io.BytesIO()
+    picture(1).save(buffer, kind, lossless=True)
+    text = base64.b64encode(buffer.getvalue()).decode()
+    store.save("a", [{"images": [text, {"image": f"data:image/png;base64,{text}", "mask": text}]}])
+    images = store.load("a")[0]["images"]
+    assert {fingerprint(images[0]), fingerprint(images[1]["image"])} == prints(1)
+    assert fingerprint(images[1]["mask"]) == fingerprint(mask(1))
+    [unit] = store.load_base64("a")
+    image = Image.open(io.BytesIO(base64.b64decode(unit["images"][0])))
+    assert image.format == "PNG"
+    assert fingerprint(image) == fingerprint(picture(1))
+
+
+def test_a_picture_is_stored_once_without_what_its_file_said_of_it(store: Store) -> None:
+    image = picture(0)
+    image.info["parameters"] = "somebody's prompt"
+    store.save("a", [{"images": [image, image]}])
+    store.save("b", [{"images": [base64_of(picture(0))]}])
+    [path] = store.folder.glob("pictures/*")
+    assert path.name == f"{fingerprint(picture(0))}.png"
+    assert b"prompt" not in path.read_bytes()
+
+
+def test_loaded_pictures_are_the_callers_own(store: Store) -> None:
+    store.save("a", [with_pictures(0, 0)])
+    first, second = store.load("a")[0]["images"]
+    first.paste("red", (0, 0, 9, 9))
+    assert fingerprint(second) == fingerprint(picture(0))
+
+
+def test_nothing_is_created_by_looking(store: Store) -> None:
+    assert (store.names(), store.recent(), store.picture("0" * 64)) == ([], [], None)
+    for action in (store.load, store.delete, lambda name: store.rename(name, "y")):
+        with pytest.raises(UnknownPreset, match=r"no preset “x”: choose"):
+            action("x")
+    assert not store.folder.exists()
+
+
+def test_overwriting_is_asked_for(store: Store) -> None:
+    store.save("a", [with_pictures(0)])
+    with pytest.raises(PresetExists, match=r"a preset “A” already: choose another name, or overwrite") as caught:
+        store.save("A", [with_pictures(1)])
+    assert (caught.value.status_code, stored(store)) == (409, prints(0))
+    store.save("A", [with_pictures(1)], overwrite=True)
+    assert (store.names(), shown(store.load("a"))) == (["A"], shown([with_pictures(1)]))
+    assert stored(store) == prints(1)
+    store.save("new", [], overwrite=True)
+    assert store.load("new") == []
+
+
+@pytest.mark.parametrize(
+    ("units", "sentence"),
+    [
+        ([{}, {"images": ["bm8="]}], r"^IP-Adapter unit 2: images\[0\]: The picture is text"),
+        ([{"region_mask": "C:/mask.png"}], r"^IP-Adapter unit 1: region_mask: The mask is not valid base64"),
+        ([{"images": [{"image": picture(), "mask": 3}]}], r"^IP-Adapter unit 1: images\[0\]: mask: The mask is mis"),
+        ([{"image": "sha256:" + "0" * 64}], r"^IP-Adapter unit 1: image: The picture is not valid base64"),
+        (["base"], r"^IP-Adapter unit 1: it is no object"),
+        ([{}] * 11, r"11 units is too long: give at most 10"),
+        ("units", r"give a list of units"),
+        ({"model": "base"}, r"give a list of units"),
+        ([{"weight": float("nan")}], r"cannot be stored"),
+        ([{"model": object()}], r"cannot be stored"),
+        ([{"model": "\ud800"}], r"cannot be stored"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_kept_changes_nothing(units: Any, sentence: str, store: Store) -> None:
+    store.save("a", [with_pictures(0)])
+    before = files(store)
+    for save in (lambda: store.save("a", units, overwrite=True), lambda: store.keep("b", units)):
+        with pytest.raises(IPAdapterError, match=sentence):
+            save()
+    assert {path: data for path, data in files(store).items() if path.endswith("json")} == {
+        path: data for path, data in before.items() if path.endswith("json")
+    }
+    assert not list(store.folder.rglob("*.part"))
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["a", "名前 ☂ 👩‍👩‍👧", "a" * 100, "con", 'a:b*?"<>|', "...", "~", "é" * 100])
+def test_names_are_free_text_and_reach_no_path(name: str, store: Store) -> None:
+    store.save(name, [with_pictures(0)])
+    assert store.names() == [name]
+    assert shown(store.load(name)) == shown([with_pictures(0)])
+    assert len(the_file(store).stem) == 64
+    assert set(the_file(store).stem) <= set("0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", " ", ".", "..", " .. ", "a/b", "a\\b", "../x", "a\0", "a\n", "\x7f", "a\x85", "\u2028", "\ud800", "a" * 101,
+        None, 5,
+    ],
+)  # fmt: skip
+def test_what_is_no_name(name: Any, store: Store) -> None:
+    actions = [
+        lambda: store.save(name, []), lambda: store.load(name), lambda: store.delete(name),
+        lambda: store.rename("a", name), lambda: store.rename(name, "a"), lambda: store.export([name]),
+    ]  # fmt: skip
+    for action in actions:
+        with pytest.raises(PresetError, match="1 to 100 characters") as caught:
+            action()
+        assert caught.value.status_code == 422
+    assert not store.folder.exists()
+
+
+def test_case_and_unicode_form_make_no_difference(store: Store) -> None:
+    composed, apart = unicodedata.normalize("NFC", "Café"), unicodedata.normalize("NFD", "Café")
+    assert composed != apart
+    store.save(f" {apart} ", [with_pictures(0)])
+    assert store.names() == [composed]
+    for name in (composed, apart, "CAFÉ", "café "):
+        assert shown(store.load(name)) == shown([with_pictures(0)])
+        with pytest.raises(PresetExists):
+            store.save(name, [])
+    store.rename(composed, "CAFÉ")
+    assert store.names() == ["CAFÉ"]
+
+
+def test_names_are_sorted_as_people_do(store: Store) -> None:
+    for name in ("b", "C", "a", "B2"):
+        store.save(name, [])
+    assert store.names() == ["a", "b", "B2", "C"]
+
+
+# Renaming, deleting, sweeping
+
+
+def test_renaming(store: Store) -> None:
+    store.save("a", [with_pictures(0)])
+    store.save("b", [with_pictures(1)])
+    with pytest.raises(PresetExists, match="“B”"):
+        store.rename("a", "B")
+    store.rename("a", "c")
+    assert store.names() == ["b", "c"]
+    store.rename("c", "b", overwrite=True)
+    assert (store.names(), shown(store.load("b")), stored(store)) == (["b"], shown([with_pictures(0)]), prints(0))
+    with pytest.raises(UnknownPreset):
+        store.rename("a", "d")
+
+
+def test_pictures_go_with_the_last_preset_that_uses_them(store: Store) -> None:
+    store.save("a", [with_pictures(0, 1)])
+    store.save("b", [with_pictures(1, 2)])
+    store.delete("A")
+    assert (store.names(), stored(store)) == (["b"], prints(1, 2))
+    store.delete("b")
+    assert (store.names(), stored(store)) == ([], set())
+    assert not list(store.folder.glob("*/*"))
+
+
+def test_what_dead_processes_left_is_swept_when_it_is_old(store: Store) -> None:
+    store.save("a", [with_pictures(0)])
+    loose = store.put_picture(picture(1))
+    part = atomic.stage(store.folder / "pictures", b"half a picture")
+    foreign = store.folder / "pictures" / "holiday.png"
+    foreign.write_bytes(b"somebody else's")
+    store.save("b", [])
+    store.delete("b")
+    assert part.exists()
+    assert stored(store) >= {loose}
+    age(store, 25 * 3600)
+    Store(store.folder).save("b", [])  # a new process does not wait for the first deletion
+    assert not part.exists()
+    assert stored(store) == prints(0) | {"holiday"}
+
+
+def test_a_picture_that_is_used_again_is_not_swept(store: Store) -> None:
+    store.put_picture(picture(0))
+    store.put_picture(picture(1))
+    age(store, 25 * 3600)
+    assert store.put_picture(picture(0)) == fingerprint(picture(0))
+    other = Store(store.folder)
+    other.save("a", [])
+    assert stored(store) == prints(0)
+
+
+def test_pictures_of_files_that_cannot_be_understood_stay(store: Store) -> None:
+    store.save("a", [with_pictures(0)])
+    whole = the_file(store).read_bytes()
+    the_file(store).write_bytes(whole[:-5])  # damaged
+    future = {"version": 9, "needs": 9, "name": "f", "parts": {"sha256:" + fingerprint(picture(1)): 1}}
+    store.put_picture(picture(1))
+    (store.folder / "presets" / f"{preset_format.key('f')}.json").write_text(json.dumps(future))
+    age(store, 25 * 3600)
+    store.save("b", [with_pictures(0, 1, 2)])
+    store.delete("b")
+    assert stored(store) == prints(0, 1)
+
+
+def test_nothing_is_swept_while_a_preset_cannot_be_read(store: Store, monkeypatch) -> None:
+    store.save("a", [with_pictures(0)])
+    store.save("b", [with_pictures(1)])
+    hidden, read = Path(store._file("a")), atomic.read
+
+    def refused(path):
+        if Path(path) == hidden:
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(atomic, "read", refused)
+    age(store, 25 * 3600)
+    fresh = Store(store.folder)
+    fresh.delete("b")
+    assert fresh.names() == []
+    assert stored(store) == prints(0, 1)
+    with pytest.raises(StorageError, match="cannot be read"):
+        fresh.load("a")
+
+
+# Pictures by their fingerprint
+
+
+def test_pictures_are_found_by_the_beginning_of_their_fingerprint(store: Store) -> None:
+    full = store.put_picture(picture(0))
+    assert full == fingerprint(picture(0))
+    for start in (full, full[:12], full[:40].upper(), f" {full[:12]} "):
+        assert fingerprint(store.picture(start)) == full
+    for start in (full[:11], full + "0", "", "../" + full, full[:12] + "*", "z" * 12, "0" * 64):
+        assert store.picture(start) is None
+    twin = store.folder / "pictures" / f"{full[:12]}{'0' * 52}.png"
+    twin.write_bytes(b"")
+    assert store.picture(full[:12]) is None
+    assert fingerprint(store.picture(full[:13])) == full
+
+
+def test_a_damaged_picture_is_told_and_healed_by_saving(store: Store) -> None:
+    store.save("a", [with_pictures(0)])
+    [path] = store.folder.glob("pictures/*")
+    whole = path.read_bytes()
+    for data in (b"", whole[: len(whole) // 2]):
+        path.write_bytes(data)
+        assert store.picture(path.stem) is None
+        with pytest.raises(PresetError, match=r"“a” has lost a picture.*delete the preset"):
+            store.load("a")
+        store.save("b", [with_pictures(0)], overwrite=True)
+        assert shown(store.load("a")) == shown([with_pictures(0)])
+    image = io.BytesIO()
+    picture(1).save(image, "PNG")
+    path.write_bytes(image.getvalue())
+    assert store.picture(path.stem) is None  # another picture under this name
+    assert store.names() == ["a", "b"]
+
+
+# Kept generations
+
+
+def test_generations_are_kept_newest_first_and_bounded(tmp_path: Path) -> None:
+    store = Store(tmp_path, history=3)
+    store.save("00002-7", [with_pictures(9)])
+    for number in range(5):
+        assert store.keep(f"0000{number}-7", [with_pictures(number)]) == f"0000{number}-7" + " (2)" * (number == 2)
+    assert store.recent() == ["00004-7", "00003-7", "00002-7 (2)"]
+    assert store.names() == ["00002-7"]
+    assert stored(store) == prints(2, 3, 4, 9)
+    assert shown(store.load("00002-7 (2)")) == shown([with_pictures(2)])
+    store.history = 1
+    store.keep("last", [])
+    assert store.recent() == ["last"]
+    store.history = 0
+    assert store.keep("none", []) == ""
+    assert store.recent() == ["last"]
+
+
+def test_a_kept_generation_becomes_a_preset(tmp_path: Path) -> None:
+    store = Store(tmp_path, history=2)
+    for name in ("a", "b"):
+        store.keep(name, [with_pictures(0)])
+    store.rename("a", "mine")
+    assert (store.names(), store.recent()) == (["mine"], ["b"])
+    store.rename("b", "b")
+    assert (store.names(), store.recent()) == (["b", "mine"], [])
+    store.keep("c", [])
+    with pytest.raises(PresetExists):
+        store.save("C", [])
+    store.save("C", [], overwrite=True)
+    assert (store.names(), store.recent()) == (["b", "C", "mine"], [])
+    store.keep("d", [])
+    store.delete("d")
+    assert store.recent() == []
+
+
+@pytest.mark.parametrize("name", ["2024/05\\x", "..", "", "a" * 300, "\ud800\n"])
+def test_no_generation_is_refused_for_its_name(name: str, store: Store) -> None:
+    kept = [store.keep(name, [with_pictures(0)]) for _ in range(3)]
+    assert store.recent() == kept[::-1]
+    assert len(set(kept)) == 3
+    assert all(shown(store.load(one)) == shown([with_pictures(0)]) for one in kept)
+
+
+def test_the_module_needs_no_webui() -> None:
+    code = (
+        "import sys; import lib_ipadapter.presets.store; "
+        "sys.exit(any(name.split('.')[0] in ('gradio', 'modules', 'fastapi') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,0 +1,97 @@
+"""Every projection against diffusers' class on the same random weights (fp32, max abs difference 1e-5)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers.loaders.unet import UNet2DConditionLoadersMixin
+
+from lib_ipadapter.projections import build
+from tests.helpers.checkpoint_shapes import linear, norm
+from tests.helpers.projections import face_mlp, perceiver, resampler, tensors
+from tests.helpers.tensors import draw
+
+
+def reference(weights: dict[str, torch.Tensor]):
+    """What diffusers makes of the same tensors."""
+    mixin = UNet2DConditionLoadersMixin()
+    return mixin._convert_ip_adapter_image_proj_to_diffusers(dict(weights)).float().eval()
+
+
+def worst(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    assert ours.shape == theirs.shape
+    assert theirs.abs().mean() > 0.1  # else equality would say nothing
+    return (ours - theirs).abs().max().item()
+
+
+@pytest.mark.parametrize(("features", "width"), [(1024, 768), (1280, 768), (1024, 1024), (1280, 2048), (768, 768)])
+def test_image_proj(features: int, width: int) -> None:
+    weights = tensors({**linear("proj", 4 * width, features), **norm("norm", width)})
+    pooled = draw(3, features, seed=9)
+    assert worst(build("ImageProj", weights, width)(pooled), reference(weights)(pooled)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("dim", "features", "width"), [(768, 1280, 768), (1280, 1280, 2048), (128, 64, 1024)], ids=["sd15", "wide", "small"]
+)
+def test_resampler(dim: int, features: int, width: int) -> None:
+    weights = tensors(resampler(dim, 4, 16, features, width))
+    penultimate = draw(2, 20, features, seed=9)
+    assert worst(build("Resampler", weights, width)(penultimate), reference(weights)(penultimate)) <= 1e-5
+
+
+def test_resampler_takes_a_face_embedding_as_its_one_feature() -> None:
+    weights = tensors(resampler(128, 4, 16, 512, 768))
+    face = draw(2, 512, seed=9)
+    assert worst(build("Resampler", weights, 768)(face), reference(weights)(face[:, None])) <= 1e-5
+
+
+def test_full_face() -> None:
+    weights = tensors({**linear("proj.0", 1280, 1280), **linear("proj.2", 768, 1280), **norm("proj.3", 768)})
+    penultimate = draw(2, 257, 1280, seed=9)
+    assert worst(build("MLPProj", weights, 768)(penultimate), reference(weights)(penultimate)) <= 1e-5
+
+
+@pytest.mark.parametrize(("tokens", "width"), [(4, 768), (16, 768), (4, 2048)])
+def test_face_id(tokens: int, width: int) -> None:
+    weights = tensors(face_mlp(tokens, width))
+    face = draw(2, 512, seed=9)
+    theirs = UNet2DConditionLoadersMixin()._convert_ip_adapter_image_proj_to_diffusers
+    ours = build("FaceIDMLP", weights, width)(face)
+    if tokens == 4:  # diffusers knows four tokens only
+        assert worst(ours, theirs(dict(weights)).float()(face)) <= 1e-5
+    else:
+        from diffusers.models.embeddings import IPAdapterFaceIDImageProjection
+
+        module = IPAdapterFaceIDImageProjection(512, width, mult=2, num_tokens=tokens)
+        names = {"proj.0": "ff.net.0.proj", "proj.2": "ff.net.2", "norm": "norm"}
+        module.load_state_dict({f"{names[k.rsplit('.', 1)[0]]}.{k.rsplit('.', 1)[1]}": v for k, v in weights.items()})
+        assert worst(ours, module(face)) <= 1e-5
+
+
+@pytest.mark.parametrize("shortcut", [False, True], ids=["v1", "v2"])
+def test_face_id_plus(shortcut: bool) -> None:
+    width = 768
+    weights = tensors({**face_mlp(4, width), **perceiver("perceiver_resampler.", width, 4, 1280, width)})
+    face, penultimate = draw(2, 512, seed=8), draw(2, 257, 1280, seed=9)
+    module = reference(weights)
+    module.clip_embeds, module.shortcut, module.shortcut_scale = penultimate[:, None], shortcut, 0.7
+    ours = build("FaceIDPlus", weights, width)(face, penultimate, shortcut=shortcut, scale=0.7)
+    assert worst(ours, module(face).reshape(ours.shape)) <= 1e-5
+
+
+def test_sixteen_bit_weights_compute_in_fp32() -> None:
+    weights = tensors({**linear("proj", 4 * 32, 64), **norm("norm", 32)})
+    half = {name: tensor.half() for name, tensor in weights.items()}
+    widened = {name: tensor.float() for name, tensor in half.items()}
+    pooled = draw(2, 64, seed=9)
+    ours = build("ImageProj", half, 32)(pooled)
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours, build("ImageProj", widened, 32)(pooled))
+
+
+def test_projecting_draws_nothing_from_the_global_generator() -> None:
+    weights = tensors(resampler(128, 1, 16, 64, 96))
+    before = torch.get_rng_state()
+    build("Resampler", weights, 96)(draw(1, 5, 64, seed=9))
+    assert torch.equal(before, torch.get_rng_state())
