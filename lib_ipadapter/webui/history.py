@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import IPAdapterError
-from . import host, options
+from . import host, options, process
 from .host.record import Job
-from .process import store
 
 log = logging.getLogger("ip-adapter")
 
@@ -27,8 +26,9 @@ def keep(job: Job, processed: Any) -> None:
     units: list[object] = [{"enabled": False}] * job.units[-1].number
     for unit in job.units:
         units[unit.number - 1] = unit
+    store = process.store()
     try:
-        store().history = options.history()
-        store().keep(name, units)
+        store.history = options.history()
+        store.keep(name, units)
     except IPAdapterError as error:  # the pictures are made all the same
         log.warning("IP-Adapter: this generation's units are not kept. %s", error.detail)
