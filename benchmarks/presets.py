@@ -39,7 +39,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from lib_ipadapter.encode.picture import fingerprint
+from lib_ipadapter.encode.picture import content_hash
 from lib_ipadapter.errors import IPAdapterError
 from lib_ipadapter.presets import store as presets
 from lib_ipadapter.presets.store import Store
@@ -57,7 +57,7 @@ def picture(number: int) -> Image.Image:
 
 @functools.cache
 def pool() -> dict[str, int]:
-    return {fingerprint(picture(number)): number for number in range(POOL)}
+    return {content_hash(picture(number)): number for number in range(POOL)}
 
 
 def units(seed: int, references: int = 2) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ def told(units: list[dict[str, Any]]) -> Any:
 
     def shown(value: Any) -> Any:
         if isinstance(value, Image.Image):
-            return pool()[fingerprint(value)]
+            return pool()[content_hash(value)]
         if isinstance(value, dict):
             return {key: shown(part) for key, part in value.items()}
         return [shown(part) for part in value] if isinstance(value, list) else value

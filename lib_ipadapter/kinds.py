@@ -9,6 +9,7 @@ from enum import Enum
 from itertools import pairwise
 from typing import Any, ClassVar
 
+from .bases import blocks_of_each
 from .errors import UnitError
 from .weighting import Curve, LayerWeights, as_text
 
@@ -191,7 +192,7 @@ class BlockFactors(Kind):
         return [[factor] for factor in value]
 
     def _remedy(self, wording: Wording) -> str:
-        numbers = f"a number from {self.low:g} to {self.high:g} for each transformer block (16 in SD1.5, 11 in SDXL)"
+        numbers = f"a number from {self.low:g} to {self.high:g} for each transformer block ({blocks_of_each()})"
         if wording is Wording.API:
             return f'give a list with {numbers}, or some of them as {{"5": 0.4, "6": 1.0}}'
         return f"give {numbers}, or for some of them, as 5:0.4 6:1"
@@ -207,7 +208,7 @@ class BlockFactors(Kind):
     @property
     def values(self) -> str:
         limits = f"{_limit(self.low)} to {_limit(self.high)}"
-        numbers = f"a list of 16 (SD1.5, SD2.x) or 11 (SDXL) numbers from {limits}"
+        numbers = f"a list with a number from {limits} for each block ({blocks_of_each()})"
         return f'{numbers}, some of them as `{{"5": 0.4}}`, or `null`'
 
 

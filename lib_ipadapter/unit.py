@@ -6,6 +6,7 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .bases import blocks_of_each
 from .errors import UnitError
 from .fields import PanelPlace, declared, settings_of
 from .kinds import BlockFactors, Choice, Flag, ModelName, Number, PictureKind, Text, Weight, Wording
@@ -82,8 +83,7 @@ class Unit:
         BlockFactors(-5, 5),
         PanelPlace(
             "Layer weights",
-            "A factor for each block (16 in SD1.5, 11 in SDXL), or for some, as 5:0.4 6:1; the others get nothing "
-            "then.",
+            f"A factor for each block ({blocks_of_each()}), or for some, as 5:0.4 6:1; the others get nothing then.",
             order=8, placeholder="5:0.4 6:1",
         ),
         about="a factor of the weight for each block, in the place of `weight_type`; blocks that are not named get "

@@ -11,6 +11,7 @@ from pathlib import Path
 from . import __doc__ as about
 
 MEASURED = Path(__file__).parents[2] / "docs" / "measured.md"
+PACKAGES = {"numpy": "numpy", "PIL": "pillow"}  # what the library imports beside torch, by their packages
 NO_CARD = (
     "No CUDA card was found by torch, so there is nothing to measure: run this on a machine with one and a CUDA build "
     "of torch, or test the run itself with --device cpu --small."
@@ -48,9 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.write and (options.small or device.type != "cuda"):
         report.complain("--write is for whole models on a card: leave it out, or leave out --small and --device cpu.")
         return 2
-    for name, package in (("numpy", "numpy"), ("PIL", "pillow")):
-        if importlib.util.find_spec(name) is None:
-            report.complain(f"{name} is not installed, so sections with pictures fail: python -m pip install {package}")
+    lacking = [package for name, package in PACKAGES.items() if importlib.util.find_spec(name) is None]
+    if lacking:
+        some = " ".join(lacking)
+        report.complain(f"{some} not installed, so what needs pictures fails: python -m pip install {some}")
     if device.type == "cpu":
         torch.set_num_threads(1)  # narrow models are too small for threads, which only wait for each other
     bench = Bench(device, small=options.small, budget=options.budget)

@@ -102,7 +102,7 @@ class Bench:
         one with ``all_layers``, which an adapter's file must be for."""
         if self.small:
             sizes = replace(sizes.narrow(), latent=8) if all_layers else sizes.shallow()
-        return Scene.draw(self, unets.build(sizes, self.device, dtype or self.half), sizes)
+        return Scene.draw(self, unets.build(sizes, self.device, dtype or self.half))
 
     def pairs(
         self, scene: Scene, prompts: Sequence[ImagePrompt], seconds: float, most: int = 40, calls: int = 2
@@ -153,7 +153,7 @@ class Pairs:
 class Scene:
     """A UNet and what a step gives it: rows are [cond of all pictures, uncond of all pictures]."""
 
-    unet: nn.Module
+    unet: unets.UNet  # or what a compiler made of one
     sizes: unets.Sizes
     x: Tensor  # [rows, 4, latent, latent]
     t: Tensor  # [rows]
@@ -162,8 +162,8 @@ class Scene:
     rows: Rows
 
     @classmethod
-    def draw(cls, bench: Bench, unet: nn.Module, sizes: unets.Sizes, pictures: int = 1) -> Scene:
-        n, dtype = 2 * pictures, next(unet.parameters()).dtype
+    def draw(cls, bench: Bench, unet: unets.UNet, pictures: int = 1) -> Scene:
+        n, sizes, dtype = 2 * pictures, unet.sizes, next(unet.parameters()).dtype
 
         def draw(*shape: int, seed: int) -> Tensor:
             return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(bench.device, dtype)
@@ -176,9 +176,9 @@ class Scene:
 
     def of_pictures(self, bench: Bench, pictures: int) -> Scene:
         """The same UNet with a batch of that many pictures."""
-        return Scene.draw(bench, self.unet, self.sizes, pictures)
+        return Scene.draw(bench, self.unet, pictures)
 
-    def on(self, unet: nn.Module, dtype: torch.dtype) -> Scene:
+    def on(self, unet: unets.UNet, dtype: torch.dtype) -> Scene:
         """The same step on another UNet, its inputs in ``dtype``."""
         y = None if self.y is None else self.y.to(dtype)
         return Scene(unet, self.sizes, self.x.to(dtype), self.t, self.text.to(dtype), y, self.rows)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 def make(bench: Bench) -> ImageEncoder:
     """The encoder in fp32 on the device, random weights."""
-    from lib_ipadapter.checkpoint.identify import EncoderSpec, identify
+    from lib_ipadapter.checkpoint.identify import identify
+    from lib_ipadapter.checkpoint.specs import EncoderSpec
     from lib_ipadapter.encode.clip_image import ImageEncoder
 
     sizes = tower.SMALL if bench.small else tower.VIT_H

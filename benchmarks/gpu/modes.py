@@ -6,7 +6,6 @@ The adapter adds no error of its own where both deviations are alike. fp32 here 
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from lib_ipadapter.attend.layers import cross_attention_layers
 
 from . import unets
 from .bench import BASE, FULL_FACE, Bench, Scene, image_prompt
-from .measure import Deviation, Row, effect, effect_said, ms, ratio
+from .measure import Deviation, Row, Spread, effect, effect_said, ms, ratio
 from .run import Part
 
 
@@ -39,7 +38,7 @@ class Mode:
         """``reference``, whose UNet is fp32, in this mode; its UNet is left as it is."""
         unet = reference.unet
         if self.dtype != torch.float32 or self.fp8 or self.last:
-            unet = copy.deepcopy(unet).to(self.dtype)
+            unet = unets.twin(unet, self.dtype)
         if self.fp8:
             store_in_fp8(unet)
         scene = reference.on(unet, self.dtype)
@@ -134,20 +133,21 @@ def _of(bench: Bench, name: str, sizes: unets.Sizes, wanted: list[Mode]) -> Iter
         figure, scene = f"{name}, {mode.name}", mode.scene(reference)
         with mode.entered(bench):
             own, seen = _plain_noting_queries(scene)
+            acts = True
             for unit, prompts in units.items():
                 out = scene.with_prompts(prompts)
-                off, found, wanted = Deviation.of(out, acting[unit]), effect(out, own), effect(acting[unit], plain)
+                off, found, full = Deviation.of(out, acting[unit]), effect(out, own), effect(acting[unit], plain)
                 # Without a finite effect there is nothing to compare: the deviations say NaN then.
-                said = effect_said(found, wanted) if off.finite else "no effect to tell"
+                said = effect_said(found, full) if off.finite else "no effect to tell"
                 beside = f"plain {Deviation.of(own, plain)}; {said}; query {seen}"
                 yield Row(f"{figure}, {unit}: off fp32 by", str(off), beside)
-            if off.finite and "NO EFFECT" not in said and (not bench.small or mode.name == "fp32"):
-                pairs = bench.pairs(scene, prompts[:1], seconds=1.5, most=20)
-                spread = pairs.ratio
-                yield Row(
-                    f"{figure}, {unit}: with / without", ratio(spread.median),
-                    f"{spread.said(ratio)}; plain {ms(sorted(pairs.plain)[len(pairs.plain) // 2])}", spread.count,
-                )  # fmt: skip
+                acts &= off.finite and "NO EFFECT" not in said
+            if acts and (not bench.small or mode.name == "fp32"):
+                unit, prompts = next(iter(units.items()))
+                pairs = bench.pairs(scene, prompts, seconds=1.5, most=20)
+                spread, own_time = pairs.ratio, Spread.of(pairs.plain).median
+                beside = f"{spread.said(ratio)}; plain {ms(own_time)}"
+                yield Row(f"{figure}, {unit}: with / without", ratio(spread.median), beside, spread.count)
 
     for mode in wanted:
         yield Part(f"{name}, {mode.name}", partial(run, mode), needs=3)

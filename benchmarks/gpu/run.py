@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -17,11 +18,13 @@ from .measure import Row, reason
 
 @dataclass(frozen=True)
 class Part:
-    """A few rows that are measured together. ``needs``: seconds below which it is not begun."""
+    """A few rows that are measured together. ``needs``: seconds below which it is not begun; ``most``: seconds after
+    which it is stopped."""
 
     figure: str
     run: Callable[[], Iterable[Row]]
     needs: float = 1.0
+    most: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def _rows(bench: Bench, section: Section, parts: Generator[Part, None, None]) ->
         if bench.left < (0 if bench.small else part.needs):
             yield Row(part.figure, f"left out: no time left (it needs {part.needs:.0f} s)")
             continue
-        yield from _guarded(bench, part.figure, part.run)
+        yield from _guarded(bench, part.figure, part.run, part.most)
 
 
 def _take(parts: Iterator[Part], into: list[Part]) -> Iterable[Row]:
@@ -70,17 +73,17 @@ def _take(parts: Iterator[Part], into: list[Part]) -> Iterable[Row]:
     return ()
 
 
-def _guarded(bench: Bench, figure: str, measure: Callable[[], Iterable[Row]]) -> list[Row]:
+def _guarded(bench: Bench, figure: str, measure: Callable[[], Iterable[Row]], most: float = math.inf) -> list[Row]:
     """The rows that ``measure`` gives, with one more that says why it stopped where it stopped early."""
     rows: list[Row] = []
     started = time.monotonic()
     try:
-        with _stopped_after(bench.left):
+        with _stopped_after(min(bench.left, most)):
             for row in measure():
                 rows.append(row)  # noqa: PERF402 - those before a fault count
         return rows
     except OutOfTime:
-        failure = f"left out: stopped after {time.monotonic() - started:.0f} s, no time left"
+        failure = f"left out: stopped after {time.monotonic() - started:.0f} s, its time was over"
     except Exception as error:
         failure = f"failed: {reason(error)}"
     bench.tidy()  # after the exception, which holds frames and so tensors, is gone

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from lib_ipadapter.checkpoint.identify import EncoderSpec
+    from lib_ipadapter.checkpoint.specs import EncoderSpec
 
 
 class LayerNorm(nn.LayerNorm):

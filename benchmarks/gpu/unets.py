@@ -255,6 +255,14 @@ def randomise(module: nn.Module, seed: int) -> nn.Module:
     return module
 
 
+def twin(unet: UNet, dtype: torch.dtype) -> UNet:
+    """A UNet of its own with the same weights in ``dtype``; never more than both are on the device."""
+    with torch.device("meta"):
+        other = UNet(unet.sizes).to(dtype)
+    other.to_empty(device=next(unet.parameters()).device).load_state_dict(unet.state_dict())
+    return other.eval().requires_grad_(False)
+
+
 def build(sizes: Sizes, device: torch.device, dtype: torch.dtype = torch.float32, seed: int = 1) -> UNet:
     """A UNet of these sizes with random weights, made on ``device``; drawn in ``dtype``."""
     with torch.device("meta"):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from demo.family import world
 from lib_ipadapter.attend.inject import image_attention
 from lib_ipadapter.attend.layers import CrossAttention, cross_attention_layers
-from lib_ipadapter.encode.picture import MEAN, STD
+from lib_ipadapter.encode.crops import MEAN, STD
 from lib_ipadapter.projections import build
 
 CONTEXT, POOLED, SCALE = 768, 1024, 0.18215

@@ -31,7 +31,7 @@ class TowerKeys:
 
     ``names`` are open_clip's names of what is not in a block, with transformers' names; a name that ends with a dot
     stands for all that begin so. ``inside`` is what transformers' names begin with, those in ``names`` that do not
-    aside. ``told_by`` is open_clip's name of a tensor that only such a tower has, ``transposed`` that of the
+    aside. ``recognised_by`` is open_clip's name of a tensor that only such a tower has, ``transposed`` that of the
     projection, which is [W, P] in open_clip's layout and [P, W] in transformers'. ``beside_others``: open_clip's
     layout has this tower's keys beside the other tower's, with nothing before them.
     """
@@ -41,7 +41,7 @@ class TowerKeys:
     advice: str
     names: Mapping[str, str]
     inside: str
-    told_by: str
+    recognised_by: str
     transposed: str | None
     beside_others: bool = False
 
@@ -67,9 +67,9 @@ class TowerKeys:
         """The tower of this kind among these keys, without other towers and position ids; None if there is none."""
         keys = list(keys)
         for layout in LAYOUTS:
-            (told_by,) = self.called(self.told_by, layout)
-            ends = (key for key in keys if key == told_by or key.endswith(f".{told_by}"))
-            prefix = next((key.removesuffix(told_by) for key in ends), None)
+            (recognised_by,) = self.called(self.recognised_by, layout)
+            ends = (key for key in keys if key == recognised_by or key.endswith(f".{recognised_by}"))
+            prefix = next((key.removesuffix(recognised_by) for key in ends), None)
             if prefix is not None:
                 inside = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
                 begin = self.begin_with(layout)
@@ -117,7 +117,7 @@ IMAGE_TOWER = TowerKeys(
         "proj": "visual_projection.weight",
     },
     inside="vision_model.",
-    told_by="class_embedding",
+    recognised_by="class_embedding",
     transposed="proj",
 )
 TEXT_TOWER = TowerKeys(
@@ -131,7 +131,7 @@ TEXT_TOWER = TowerKeys(
         "text_projection": "text_projection.weight",
     },
     inside="text_model.",
-    told_by="token_embedding.weight",
+    recognised_by="token_embedding.weight",
     transposed="text_projection",
     beside_others=True,
 )

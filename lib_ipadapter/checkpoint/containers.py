@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from ..errors import CheckpointError
 from .pickles import Stub, TensorsOnly, flat
-from .tensors import AGAIN, DTYPES, TensorEntry, contiguous, is_sizes
+from .tensor_table import AGAIN, DTYPES, TensorEntry, contiguous, is_sizes
 
 HEADER_LIMIT = 100_000_000  # bytes; safetensors' own limit
 PICKLE_LIMIT = 64_000_000  # bytes; a whole SDXL checkpoint's is below 1 MB
@@ -73,6 +73,7 @@ def opened(path: str | Path) -> Iterator[BufferedReader]:
 
 
 def entries_in(file: BinaryIO) -> dict[str, TensorEntry]:
+    """{key: TensorEntry} of every tensor in an open file. Raises like ``read_shapes``."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     start = file.read(32)
@@ -82,10 +83,10 @@ def entries_in(file: BinaryIO) -> dict[str, TensorEntry]:
     # The first eight bytes of a safetensors file are a number and may look like anything; its ninth is no other's.
     read: _Reader = _safetensors
     if start[8:9] != b"{":
-        for mark, sentence in IMPOSTORS.items():
-            if start.startswith(mark):
+        for first_bytes, sentence in IMPOSTORS.items():
+            if start.startswith(first_bytes):
                 raise CheckpointError(sentence)
-        of_torch = next((reader for mark, reader in READERS.items() if start.startswith(mark)), None)
+        of_torch = next((reader for first, reader in READERS.items() if start.startswith(first)), None)
         if of_torch is None:
             raise CheckpointError(NOT_TORCH)
         read = of_torch

@@ -5,16 +5,12 @@ from __future__ import annotations
 from ..errors import CheckpointError
 from . import foreign
 from .adapters import adapter
-from .clip_keys import IMAGE_TOWER, TEXT_TOWER
 from .encoders import encoder
-from .keys import normalise_key, normalise_keys
+from .keys import normalise_keys
 from .refusals import INSTEAD, RefusedAdapter
 from .shapes import Shapes, some
-from .specs import AdapterSpec, EncoderSpec, TextSpec, UNetSpec
-from .ties import HASHES, tie_break
+from .specs import AdapterSpec, EncoderSpec, UNetSpec
 from .unets import unet
-
-vision_tower, text_tower = IMAGE_TOWER.find, TEXT_TOWER.find
 
 Spec = AdapterSpec | EncoderSpec | UNetSpec
 
@@ -42,16 +38,4 @@ def identify(shapes: Shapes) -> Spec:
     )
 
 
-__all__ = [
-    "HASHES",
-    "AdapterSpec",
-    "EncoderSpec",
-    "RefusedAdapter",
-    "TextSpec",
-    "UNetSpec",
-    "identify",
-    "normalise_key",
-    "text_tower",
-    "tie_break",
-    "vision_tower",
-]
+__all__ = ["AdapterSpec", "EncoderSpec", "UNetSpec", "identify"]

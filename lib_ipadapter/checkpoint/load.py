@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
 from .clip_keys import IMAGE_TOWER, TEXT_TOWER, TowerKeys
-from .containers import entries_in, opened, read_metadata, read_shapes
-from .containers import read_entries as read_slots
+from .containers import entries_in, opened, read_shapes
 from .identify import identify
 from .keys import PAIRS, PROJ, normalise_keys
 from .specs import AdapterSpec
-from .tensors import AGAIN, TensorEntry
+from .tensor_table import AGAIN, TensorEntry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,8 +152,7 @@ __all__ = [
     "load_adapter",
     "load_encoder_state",
     "load_text_state",
-    "read_metadata",
     "read_shapes",
-    "read_slots",
+    "read_tensor",
     "same_image_tower",
 ]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 from ..errors import CheckpointError
-from .tensors import AGAIN, DTYPES, is_sizes
+from .tensor_table import AGAIN, DTYPES, is_sizes
 
 NAMES_LIMIT = 100_000  # entries of all dicts in a pickle
 KEY_LIMIT = 500  # characters

@@ -11,7 +11,7 @@ from . import containers
 from .identify import identify
 from .keys import PAIRS, PROJ, normalise_keys
 from .specs import AdapterSpec, EncoderSpec, UNetSpec
-from .tensors import TensorEntry
+from .tensor_table import TensorEntry
 from .ties import named_variant, tie_break
 
 CHECKPOINT = (

@@ -1,7 +1,7 @@
 """CLIP's text tower, and what its words do to a picture's embedding.
 
-As in clip_image.py: sizes from a TextSpec, weights in any published layout, open_clip's modules, a forward pass written out.
-The tokenizer is open_clip's, whose vocabulary is CLIP's.
+As in clip_image.py, sizes come from a TextSpec, weights from a state dict in any published layout, modules from
+open_clip, and the forward pass is written out. The tokenizer is open_clip's, whose vocabulary is CLIP's.
 """
 
 from __future__ import annotations

@@ -36,6 +36,26 @@ def combine(embeddings: Sequence[Tensor], mode: str, weights: Sequence[float]) -
     Raises UnitError for an unknown mode, no reference, weights that are not one finite number for each reference, or
     an average of weights that are all 0; MismatchError for embeddings of different shapes.
     """
+    _check(embeddings, mode, weights)
+    e = torch.stack([embedding.float() * weight for embedding, weight in zip(embeddings, weights, strict=True)])
+    if mode == "average":
+        result = e.sum(0) / sum(abs(weight) for weight in weights)
+    elif len(e) == 1:
+        result = e[0]
+    elif mode == "add":
+        result = e.sum(0)
+    elif mode == "subtract":
+        result = e[0] - e[1:].mean(0)
+    elif mode == "norm average":
+        norm = e.norm(dim=0)
+        result = (e / norm.where(norm > 0, torch.ones_like(norm))).mean(0)
+    else:
+        result = e.amax(0) if mode == "max" else e.amin(0)
+    return result.to(embeddings[0].dtype)
+
+
+def _check(embeddings: Sequence[Tensor], mode: str, weights: Sequence[float]) -> None:
+    """Raises what ``combine`` says it does."""
     if mode not in COMBINE_MODES:
         raise UnitError(f"combine “{mode}” is unknown; choose one of {', '.join(COMBINE_MODES)}.")
     if not embeddings:
@@ -51,22 +71,5 @@ def combine(embeddings: Sequence[Tensor], mode: str, weights: Sequence[float]) -
                 f"the references' embeddings differ in shape ({list(first.shape)} and {list(other.shape)}), so they "
                 "cannot be combined; encode all of them with the same image encoder."
             )
-    total = sum(abs(weight) for weight in weights)
-    if mode == "average" and total == 0:
+    if mode == "average" and not any(weights):
         raise UnitError("all references have weight 0, which has no average; give one of them another weight.")
-
-    e = torch.stack([embedding.float() * weight for embedding, weight in zip(embeddings, weights, strict=True)])
-    if mode == "average":
-        result = e.sum(0) / total
-    elif len(e) == 1:
-        result = e[0]
-    elif mode == "add":
-        result = e.sum(0)
-    elif mode == "subtract":
-        result = e[0] - e[1:].mean(0)
-    elif mode == "norm average":
-        norm = e.norm(dim=0)
-        result = (e / norm.where(norm > 0, torch.ones_like(norm))).mean(0)
-    else:
-        result = e.amax(0) if mode == "max" else e.amin(0)
-    return result.to(first.dtype)

@@ -38,7 +38,7 @@ class Architecture:
     generator, and a 16-bit file is widened one layer at a time instead of as a whole.
     """
 
-    told_by: ClassVar[str]  # the tensor that gives the architecture away
+    recognised_by: ClassVar[str]  # the tensor that gives the architecture away
     as_wide_as_a_token: ClassVar[str]  # a tensor with one number for each channel of an image token
 
     def __init__(self, weights: Mapping[str, Tensor], context_width: int) -> None:
@@ -52,7 +52,7 @@ class Architecture:
         ``context_width`` is the width of what the attention pairs take, ``has_lora`` whether a LoRA lies beside them.
         Raises RefusedAdapter for tensors of this architecture that contradict each other.
         """
-        if cls.told_by not in shapes:
+        if cls.recognised_by not in shapes:
             return None
         token_width = dims(shapes, cls.as_wide_as_a_token, 1)[0]
         if token_width != context_width:

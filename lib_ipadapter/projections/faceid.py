@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class FaceIDMLP(Identity):
     """FaceID and portrait: the identity tokens as they are."""
 
-    told_by = "proj.0.weight"
+    recognised_by = "proj.0.weight"
 
     @classmethod
     def layout(cls, shapes: Shapes, context_width: int, has_lora: bool) -> Layout:

@@ -22,7 +22,7 @@ class FaceIDPlus(Identity, Perceiver):
     """
 
     prefix = "perceiver_resampler."
-    told_by = f"{prefix}proj_in.weight"
+    recognised_by = f"{prefix}proj_in.weight"
 
     @classmethod
     def layout(cls, shapes: Shapes, context_width: int, has_lora: bool) -> Layout:

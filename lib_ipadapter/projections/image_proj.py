@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class ImageProj(Architecture):
     """Base adapters: ``tokens = LayerNorm(Linear(pooled))`` (IP-Adapter, arXiv 2308.06721, section 3.2)."""
 
-    told_by = "proj.weight"
+    recognised_by = "proj.weight"
     as_wide_as_a_token = "norm.weight"
 
     @classmethod

@@ -16,7 +16,7 @@ TOKENS = 257  # as many as ViT-H has: one image token of each
 class MLPProj(Architecture):
     """Full-face: an MLP on every token of the encoder's penultimate layer, so 257 image tokens for a ViT-H."""
 
-    told_by = "proj.3.weight"
+    recognised_by = "proj.3.weight"
     as_wide_as_a_token = "proj.3.weight"
 
     @classmethod

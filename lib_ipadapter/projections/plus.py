@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Resampler(Perceiver):
     """Plus, plus-face, composition; with a face embedding as its one feature also portrait-unnorm and InstantID."""
 
-    told_by = "latents"
+    recognised_by = "latents"
     as_wide_as_a_token = "norm_out.weight"
 
     @classmethod

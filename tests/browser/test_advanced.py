@@ -67,10 +67,10 @@ def test_advanced_settings_act_and_travel_with_presets(page: Page) -> None:
     styled = page.generate()
     assert np.abs(styled - plain).mean() > 0.1
     page.find("layer_weights").locator("input").fill("5:0.4 6")
-    assert "IP-Adapter unit 1: layer_weights is '5:0.4 6'" in page.generate()
+    assert "IP-Adapter unit 1: “Layer weights” is “5:0.4 6”" in page.generate()
     page.find("layer_weights").locator("input").fill("")
     page.find("influence_map").locator("input").check()
-    assert page.number("composition_weight", 7) == page.number("composition_weight", 3) == 3
+    assert page.number("composition_weight", 7) == page.number("composition_weight", 5) == 5
     page.find("composition_weight").locator("input[type=range]").fill("0.5")
     assert page.number("composition_weight") == 0.5
     page.unit(2)

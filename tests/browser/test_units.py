@@ -125,8 +125,8 @@ def test_every_control_has_its_sentence(page: Page) -> None:
     from lib_ipadapter.webui.panel.controls import CONTROLS
 
     for control in CONTROLS:
-        assert page.find(control.field).get_attribute("title") == control.tip
-        assert control.tip.endswith(".") and ". " not in control.tip
+        assert page.find(control.field).get_attribute("title") == control.at.tooltip
+        assert control.at.tooltip.endswith(".") and ". " not in control.at.tooltip
     for name in ("refresh", "wide", "preset_load", "preset_save", "preset_rename", "preset_delete"):
         assert page.find(name).get_attribute("title")
     assert page.find("slot").locator("[role=button]").get_attribute("title")

@@ -5,7 +5,7 @@ import functools
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from lib_ipadapter.checkpoint.identify import EncoderSpec
+from lib_ipadapter.checkpoint.specs import EncoderSpec
 
 
 def make_spec(width=64, layers=3, heads=2, mlp_width=None, patch=14, image_size=42, projection=24, quick_gelu=False):

@@ -32,7 +32,7 @@ def panel_args(host: Host, *units: dict, tick: object = True, shown: int = 1, in
         entries.append({**settings, **stale, "images": images})
     components = [units[shown - 1].get(control.field, control.default) for control in COMPONENTS]
     sheet = json.dumps({"shown": shown, "units": entries})
-    return [*[panel.NOT_SENT] * panel.SLOTS, "", tick, sheet, inbox, pictures, *components]
+    return [*[panel.NOT_SENT] * panel.API_PLACES, "", tick, sheet, inbox, pictures, *components]
 
 
 def from_panel(host: Host, *tabs: dict, tick: bool = True, **fields) -> list[np.ndarray]:

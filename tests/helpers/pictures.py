@@ -10,8 +10,7 @@ import torch
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib_ipadapter.encode import views
-from lib_ipadapter.encode.picture import MEAN, STD
+from lib_ipadapter.encode.crops import MEAN, STD, views
 
 
 def noise(width, height, channels=3, seed=0):

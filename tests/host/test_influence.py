@@ -175,6 +175,6 @@ def test_the_picture_of_a_map(host, size: tuple[int, int]) -> None:
     below = pixels([painted])[0][size[1] :]
     assert (below.max(-1) > 200).any()
     assert np.array_equal(
-        pixels(paint(FinishedPicture(0, grey, (0, 0, *size)), 0 * found, 2))[0, 0],
+        pixels([paint(FinishedPicture(0, grey, (0, 0, *size)), 0 * found, 2)])[0][0, 0],
         np.array(left - left + (0.65 * np.array(COLOURS[0]) + 0.35 * 90).round()).astype(int),
     )

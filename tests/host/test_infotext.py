@@ -69,12 +69,12 @@ def test_pasted_parameters_count_in_requests_only(host: Host, store) -> None:
     """In the page they are in the panel, which may have been changed or unticked since."""
     from lib_ipadapter.webui.panel import accordion as panel
 
-    made = panel_of(host)
     text = made(host, {"model": "base", "images": [base64_of(picture(0))]}).infotext
+    in_panel = panel_of(host)
     from modules.infotext_utils import parse_generation_parameters
 
-    pasted = made._read(parse_generation_parameters(text))["value"]
-    args = (*[panel.NOT_SENT] * panel.SLOTS, pasted, False, *put_in(made, [])[0])
+    pasted = in_panel._read(parse_generation_parameters(text))["value"]
+    args = (*[panel.NOT_SENT] * panel.API_PLACES, pasted, False, *put_in(in_panel, [])[0])
     assert panel.units(args) == []
     (unit,) = panel.units(args, is_api=True)
     assert unit["model"] == "base" and fingerprint(unit["images"][0]["image"]) == fingerprint(picture(0))

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from demo.start import Host
-from lib_ipadapter.encode.picture import fingerprint, views
+from lib_ipadapter.encode.crops import views
+from lib_ipadapter.encode.picture import fingerprint
 from tests.helpers.files import base64_of, half, picture
 from tests.helpers.panel import panel_of, put_in
 
@@ -122,7 +123,7 @@ def test_new_units_have_the_crop_of_the_settings(host: Host, monkeypatch) -> Non
 
     monkeypatch.setitem(shared.opts.data, options.CROP, "pad")
     made = panel_of(host)
-    assert [unit["crop"] for unit in json.loads(made.editor.sheet.value)["units"]] == ["pad"] * 3
+    assert [unit["crop"] for unit in json.loads(made.editor.state.value)["units"]] == ["pad"] * 3
     values, _ = put_in(made, [])
     assert panel.presets_units(tuple(values)) == []
     assert {unit["crop"] for unit in sheet.objects(*values)} == {"pad"}

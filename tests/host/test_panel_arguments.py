@@ -22,7 +22,7 @@ def test_the_panels_units(host: Host) -> None:
     units = ({}, {"pictures": [one, two], "model": "base", "weight": 0.5}, {"pictures": [one], "model": "plus"})
     for shown in (1, 2, 3):
         found = parse_units(panel.units(tuple(panel_args(host, *units, shown=shown))))
-        assert [(number, unit.model, unit.weight, len(unit.references)) for number, unit in found] == [
+        assert [(unit.number, unit.model, unit.weight, len(unit.references)) for unit in found] == [
             (2, "base", 0.5, 2),
             (3, "plus", 1.0, 1),
         ]
@@ -55,10 +55,10 @@ def test_pictures_that_are_not_there(host: Host) -> None:
         units({}, unit={"enabled": False})
     args = panel_args(host, {}, {"enabled": False, "images": [{"key": "k"}]})
     with pytest.raises(IPAdapterError, match="unit 2"):  # nothing is left out of a preset
-        panel.presets_units(tuple(args[panel.SLOTS + 2 :]))
+        panel.presets_units(tuple(args[panel.API_PLACES + 2 :]))
     for damaged in ("", "null", "[]", '{"shown": 3, "units": [{}]}', '{"shown": 1, "units": [{"images": 3}]}'):
         args = panel_args(host, {})
-        args[panel.SLOTS + 2] = damaged
+        args[panel.API_PLACES + 2] = damaged
         with pytest.raises(IPAdapterError, match="reload the page"):
             panel.units(tuple(args))
 
@@ -95,6 +95,6 @@ def test_the_panel_costs_few_components(host: Host) -> None:
 
     with gr.Blocks() as blocks:
         components = panel.build("txt2img", callbacks.resources, callbacks.store).components
-    assert len(components) == panel.SLOTS + 2 + 3 + len(COMPONENTS)
+    assert len(components) == panel.API_PLACES + 2 + 3 + len(COMPONENTS)
     assert not any(isinstance(block, gr.Image) for block in blocks.blocks.values())  # the page takes 15 ms for each
     assert len(blocks.blocks) <= 46, len(blocks.blocks)

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from lib_ipadapter.unit import Unit
+
 
 def bars(text: str) -> list[tuple[str, float, float, str]]:
     """Class, top, height and title of each bar."""
@@ -13,10 +15,14 @@ def bars(text: str) -> list[tuple[str, float, float, str]]:
     return [(kind, float(top), float(height), title) for kind, top, height, title in found]
 
 
-def drawn(base="SD1.5", weight=1.0, weight_type="linear", composition_weight=1.0, boost=None, layer_weights=None):
+def drawn(base="SD1.5", **settings):
     from lib_ipadapter.webui.panel.block_strengths import drawn
 
-    return bars(drawn(base, weight, weight_type, composition_weight, boost, layer_weights))
+    return bars(drawn(base, unit(**settings)))
+
+
+def unit(**settings) -> Unit:
+    return Unit.parse({"enabled": False, **settings})
 
 
 def test_as_many_bars_as_blocks_as_high_as_they_are_strong() -> None:
@@ -43,5 +49,5 @@ def test_negative_strengths_hang_below_the_line() -> None:
 def test_what_makes_no_bars_says_why() -> None:
     from lib_ipadapter.webui.panel import block_strengths as bars
 
-    text = bars.drawn("SDXL", 1.0, "linear", 1.0, None, (1.0,) * 16)
+    text = bars.drawn("SDXL", unit(layer_weights=[1.0] * 16))
     assert "holds 16 numbers, but this model has 11 transformer blocks" in text

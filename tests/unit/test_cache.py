@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lib_ipadapter.encode import ByteCache
+from lib_ipadapter.encode.cache import ByteCache
 
 
 def test_drops_what_was_not_used_for_longest():

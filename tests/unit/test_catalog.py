@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib_ipadapter.checkpoint import catalog as catalog_module
-from lib_ipadapter.checkpoint import identify as rules
-from lib_ipadapter.checkpoint.catalog import AdapterEntry, Catalog
+from lib_ipadapter.checkpoint import recognise, ties
+from lib_ipadapter.checkpoint.catalog import Catalog
+from lib_ipadapter.checkpoint.entries import AdapterEntry
+from lib_ipadapter.checkpoint.identify import identify
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.checkpoint_files import BASE, FACEID_PLUS, INSTANT, KOLORS, LORA, WIDE, listed, names, write
 from tests.helpers.checkpoint_shapes import SD_UNET, open_clip_tower, transformers_tower, unet
@@ -41,7 +42,7 @@ def test_files_are_listed_by_content_from_all_folders(tmp_path):
     apple = catalog.adapters[0]
     assert (apple.path, apple.folder) == (a / "deep" / "er" / "Apple.SAFETENSORS", a)
     assert apple.size == apple.path.stat().st_size
-    assert apple.spec == rules.identify(BASE)
+    assert apple.spec == identify(BASE)
     assert isinstance(apple, AdapterEntry)
 
 
@@ -115,7 +116,7 @@ def test_a_file_that_may_not_be_read_is_tried_again(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:  # root may read everything, so chmod would not do
-        patch.setattr("lib_ipadapter.checkpoint.load.open", refuse, raising=False)
+        patch.setattr("lib_ipadapter.checkpoint.containers.open", refuse, raising=False)
         catalog = listed(tmp_path, memory=memory)
         assert "cannot be read (Permission denied): check" in catalog.problems[0].problem
     catalog.refresh()
@@ -168,10 +169,10 @@ def test_only_a_faceid_plus_whose_name_says_nothing_is_hashed(tmp_path, monkeypa
     write(tmp_path / "faceid-plus.safetensors", FACEID_PLUS)
     write(tmp_path / "instant.safetensors", INSTANT)
     write(tmp_path / "base.safetensors", BASE)
-    monkeypatch.setitem(rules.HASHES, hashlib.sha256(silent.read_bytes()).hexdigest(), "faceid-plus-v2")
+    monkeypatch.setitem(ties.HASHES, hashlib.sha256(silent.read_bytes()).hexdigest(), "faceid-plus-v2")
     hashed = []
-    real = catalog_module._sha256
-    monkeypatch.setattr(catalog_module, "_sha256", lambda path: hashed.append(path) or real(path))
+    real = recognise.sha256
+    monkeypatch.setattr(recognise, "sha256", lambda path: hashed.append(path) or real(path))
     assert listed(tmp_path, memory=tmp_path / "memory.json").find("mine").spec.variant == "faceid-plus-v2"
     assert listed(tmp_path, memory=tmp_path / "memory.json").find("mine").spec.variant == "faceid-plus-v2"
     assert hashed == [silent]

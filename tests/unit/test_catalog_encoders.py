@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib_ipadapter.checkpoint import identify as rules
+from lib_ipadapter.checkpoint.identify import identify
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.checkpoint_files import SMALL, WIDE, listed, save, write
 from tests.helpers.checkpoint_shapes import open_clip_tower, open_clip_words, transformers_tower, transformers_words
@@ -69,8 +69,8 @@ def test_a_missing_encoder_is_named_with_its_file_and_folder(tmp_path):
         f"models/image_encoder/model.safetensors from h94/IP-Adapter, put it into {tmp_path / 'clip_vision'} as "
         "CLIP-ViT-H-14.safetensors, and refresh the list of models."
     )
-    with pytest.raises(CheckpointError, match="ViT-bigG-14 .*sdxl_models/image_encoder.*put it into /here as"):
-        catalog.find_encoder(1280, "pooled", "/here")
+    with pytest.raises(CheckpointError, match="ViT-bigG-14 .*sdxl_models/image_encoder.*put it into .*/clip_vision as"):
+        catalog.find_encoder(1280, "pooled")
     with pytest.raises(CheckpointError, match="pooled embeddings 33 wide, and no published one does: put the encoder"):
         catalog.find_encoder(33, "pooled")
     with pytest.raises(CheckpointError, match=f"put it into {tmp_path / 'adapters'} as"):
@@ -83,7 +83,7 @@ def test_an_encoder_with_its_words_is_its_own_text_tower(tmp_path):
     for _ in range(2):  # read from the files, then from memory
         catalog = listed(encoders=[tmp_path], memory=tmp_path / "memory.json")
         for entry in catalog.encoders:
-            assert entry.spec == rules.identify(SMALL | transformers_words(64, 1, 100, 24))
+            assert entry.spec == identify(SMALL | transformers_words(64, 1, 100, 24))
             assert entry.spec.text is not None
             assert catalog.find_text_tower(entry) == entry
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lib_ipadapter.checkpoint import catalog as catalog_module
+from lib_ipadapter.checkpoint import containers
+from lib_ipadapter.checkpoint import memory as memory_module
 from lib_ipadapter.checkpoint.catalog import Catalog
 from tests.helpers.checkpoint_files import BASE, INSTANT, KOLORS, LORA, WIDE, listed, names, write
 
@@ -18,13 +19,13 @@ from tests.helpers.checkpoint_files import BASE, INSTANT, KOLORS, LORA, WIDE, li
 def reads(monkeypatch):
     """The files whose headers have been read."""
     seen = []
-    real = catalog_module.load.read_slots
+    real = containers.read_entries
 
     def counting(path):
         seen.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(catalog_module.load, "read_slots", counting)
+    monkeypatch.setattr(containers, "read_entries", counting)
     return seen
 
 
@@ -53,7 +54,7 @@ def test_only_changed_files_are_read_again(tmp_path, reads):
 def test_memory_is_dropped_when_the_rules_change(tmp_path, reads, monkeypatch):
     write(tmp_path / "x.safetensors", BASE)
     listed(tmp_path, memory=tmp_path / "memory.json")
-    monkeypatch.setattr(catalog_module, "_rules", lambda: "newer")
+    monkeypatch.setattr(memory_module, "rules", lambda: "newer")
     listed(tmp_path, memory=tmp_path / "memory.json")
     assert reads == ["x.safetensors"] * 2
 
@@ -78,9 +79,9 @@ def test_a_damaged_memory_is_ignored_and_mended(tmp_path, content, reads):
     path, memory = write(tmp_path / "x.safetensors", BASE), tmp_path / "memory.json"
     stat = path.stat()
     if not isinstance(content, bytes):
-        text = json.dumps({"rules": catalog_module._rules(), "files": {str(path): content}})
+        text = json.dumps({"rules": memory_module.rules(), "files": {str(path): content}})
         content = text.replace('"SIZE"', str(stat.st_size)).replace('"TIME"', str(stat.st_mtime_ns)).encode()
-    memory.write_bytes(content.replace(b"RULES", catalog_module._rules().encode()))
+    memory.write_bytes(content.replace(b"RULES", memory_module.rules().encode()))
     for _ in range(2):
         assert names(listed(tmp_path, memory=memory).adapters) == ["x"]
     assert reads == ["x.safetensors"]
@@ -103,8 +104,8 @@ def test_a_later_process_reads_no_header_again(tmp_path, monkeypatch):
     def fail(path):
         raise AssertionError(f"{path} was read again")
 
-    monkeypatch.setattr(catalog_module.load, "read_slots", fail)
-    catalog_module._rules.cache_clear()  # as in a new process
+    monkeypatch.setattr(containers, "read_entries", fail)
+    memory_module.rules.cache_clear()  # as in a new process
     again = listed(tmp_path / "models", memory=tmp_path / "memory.json")
     assert (again.adapters, again.problems) == (first.adapters, first.problems)
     assert (len(again.adapters), len(again.problems)) == (6, 6)

@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from lib_ipadapter.checkpoint.identify import identify
-from lib_ipadapter.encode import Embedding, ImageEncoder
+from lib_ipadapter.encode.clip_image import Embedding, ImageEncoder
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.image_towers import SPECS, reference
 from tests.helpers.paths import ROOT
@@ -140,12 +140,13 @@ def test_penultimate_alone_does_not_run_the_last_block():
     assert ran == [0, 1]
 
 
-def test_zeros_are_zeros_after_normalisation():
+def test_zeros_are_encoded_as_pixels_that_are_zero_after_normalisation():
     spec = SPECS["quick_gelu"]
     model = reference(spec)
     encoder = ImageEncoder.from_state(spec, model.state_dict(), dtype=torch.float32)
-    close(encoder.encode_zeros(), expected(model, torch.zeros(1, 3, 42, 42)))
-    assert encoder.encode_zeros("penultimate").pooled is None
+    zeros = torch.zeros(1, 3, 42, 42)
+    close(encoder.encode(zeros), expected(model, zeros))
+    assert encoder.encode(zeros, "penultimate").pooled is None
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.float32])
@@ -195,7 +196,7 @@ def test_building_draws_nothing_copies_no_more_than_it_must_and_empties_the_stat
     torch.manual_seed(5)
     before = torch.get_rng_state()
     encoder = ImageEncoder.from_state(spec, state, dtype=torch.float32)
-    encoder.encode_zeros()
+    encoder.encode(pixels_for(spec))
     assert torch.equal(before, torch.get_rng_state())
     assert not [key for key in state if not key.endswith("position_ids")]
     assert not any(p.requires_grad or p.is_meta for p in encoder._tower.parameters())

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from lib_ipadapter.checkpoint.identify import TextSpec
-from lib_ipadapter.encode import TextTower, subtract
-from lib_ipadapter.encode.clip_text import token_ids
+from lib_ipadapter.checkpoint.specs import TextSpec
+from lib_ipadapter.encode.clip_text import TextTower, subtract, token_ids
 from lib_ipadapter.errors import CheckpointError, UnitError
 from tests.helpers import image_towers
 from tests.helpers.paths import ROOT

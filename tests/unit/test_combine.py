@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_ipadapter.encode import COMBINE_MODES, combine
+from lib_ipadapter.encode.combine import COMBINE_MODES, combine
 from lib_ipadapter.errors import MismatchError, UnitError
 
 A = torch.tensor([[3.0, 1.0, 0.0, -2.0]])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from lib_ipadapter.encode import decode, fingerprint
+from lib_ipadapter.encode.picture import content_hash, decode
 from lib_ipadapter.errors import PictureError
 from tests.helpers.pictures import REFUSED, WHOLE, b64, bomb, chunk, noise, photo, pixels, png, png16, saved
 
@@ -302,9 +302,9 @@ def test_pil_stays_as_it_was_and_threads_do_not_disturb_each_other():
 # Fingerprint
 
 
-def test_fingerprint_is_of_the_picture_not_of_the_file():
+def test_a_content_hash_is_of_the_picture_not_of_the_file():
     image = Image.fromarray(noise(8, 6))
-    prints = {fingerprint(decode(saved(image, format))) for format in ("PNG", "BMP", "TIFF")}
-    assert prints == {fingerprint(image)} and len(prints.pop()) == 64
-    assert fingerprint(image) != fingerprint(Image.fromarray(noise(8, 6, seed=1)))
-    assert fingerprint(Image.new("RGB", (8, 6))) != fingerprint(Image.new("RGB", (6, 8)))
+    prints = {content_hash(decode(saved(image, format))) for format in ("PNG", "BMP", "TIFF")}
+    assert prints == {content_hash(image)} and len(prints.pop()) == 64
+    assert content_hash(image) != content_hash(Image.fromarray(noise(8, 6, seed=1)))
+    assert content_hash(Image.new("RGB", (8, 6))) != content_hash(Image.new("RGB", (6, 8)))

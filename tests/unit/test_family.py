@@ -16,9 +16,9 @@ from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.rows import Row
-from lib_ipadapter.checkpoint import load
+from lib_ipadapter.checkpoint.containers import read_metadata, read_shapes
 from lib_ipadapter.checkpoint.identify import identify
-from lib_ipadapter.checkpoint.load import load_encoder_state, read_shapes
+from lib_ipadapter.checkpoint.load import load_encoder_state
 from lib_ipadapter.encode.clip_image import ImageEncoder
 from lib_ipadapter.encode.clip_text import TextTower
 from tests.helpers.tensors import draw, randomise
@@ -282,7 +282,7 @@ def test_the_checkpoint_holds_what_the_host_loads(
     assert len(networks.text_shapes()) == 12 * 16 + 4
     assert len(copies) == 3
     assert identify(read_shapes(copies[-1])).text.vocabulary == 49408
-    assert load.read_metadata(copies[-1]) == load.read_metadata(family / "encoder.safetensors")
+    assert read_metadata(copies[-1]) == read_metadata(family / "encoder.safetensors")
     before = checkpoint.stat().st_mtime_ns
     compose.compose(tmp_path, family)
     assert checkpoint.stat().st_mtime_ns == before

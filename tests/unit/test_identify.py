@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_ipadapter.checkpoint.identify import AdapterSpec, RefusedAdapter, identify, normalise_key, tie_break
+from lib_ipadapter.checkpoint.identify import identify
+from lib_ipadapter.checkpoint.keys import normalise_key
+from lib_ipadapter.checkpoint.refusals import RefusedAdapter
+from lib_ipadapter.checkpoint.specs import AdapterSpec
+from lib_ipadapter.checkpoint.ties import tie_break
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.checkpoint_shapes import (
     NARROW_SD,

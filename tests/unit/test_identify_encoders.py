@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from lib_ipadapter.checkpoint.identify import EncoderSpec, TextSpec, UNetSpec, identify, text_tower, vision_tower
+from lib_ipadapter.checkpoint.clip_keys import IMAGE_TOWER, TEXT_TOWER
+from lib_ipadapter.checkpoint.identify import identify
+from lib_ipadapter.checkpoint.specs import EncoderSpec, TextSpec, UNetSpec
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.checkpoint_shapes import (
     NARROW_SD,
@@ -48,9 +50,11 @@ def test_encoders_are_recognised_in_every_layout(kind):
 
 
 def test_the_text_tower_stays_out():
-    tower = vision_tower(open_clip_tower(32, 1, 64, 4, 5, 8) | EXTRA | {"transformer.resblocks.0.ln_1.weight": (2,)})
+    tower = IMAGE_TOWER.find(
+        open_clip_tower(32, 1, 64, 4, 5, 8) | EXTRA | {"transformer.resblocks.0.ln_1.weight": (2,)}
+    )
     assert {"visual." + key for key in tower.keys} == open_clip_tower(32, 1, 64, 4, 5, 8).keys()
-    tower = vision_tower(transformers_tower(32, 1, 64, 4, 5, 8) | EXTRA)
+    tower = IMAGE_TOWER.find(transformers_tower(32, 1, 64, 4, 5, 8) | EXTRA)
     assert set(tower.keys) == transformers_tower(32, 1, 64, 4, 5, 8).keys()
 
 
@@ -87,12 +91,12 @@ def test_a_text_tower_beside_the_image_tower_is_noted_in_every_layout(kind):
 def test_the_two_towers_stay_apart():
     image, text = open_clip_tower(32, 1, 64, 4, 5, 8), open_clip_words(64, 2, 200, 8)
     both = image | text | {"logit_scale": (), "attn_mask": (77, 77)}
-    assert set(text_tower(both).keys) == text.keys() and text_tower(both).prefix == ""
-    assert {"visual." + key for key in vision_tower(both).keys} == image.keys()
+    assert set(TEXT_TOWER.find(both).keys) == text.keys() and TEXT_TOWER.find(both).prefix == ""
+    assert {"visual." + key for key in IMAGE_TOWER.find(both).keys} == image.keys()
     image, text = transformers_tower(32, 1, 64, 4, 5, 8), transformers_words(64, 2, 200, 8)
     both = image | text | {"text_model.embeddings.position_ids": (1, 77)}
-    assert set(text_tower(both).keys) == text.keys() and set(vision_tower(both).keys) == image.keys()
-    assert text_tower(image) is None and vision_tower(text) is None
+    assert set(TEXT_TOWER.find(both).keys) == text.keys() and set(IMAGE_TOWER.find(both).keys) == image.keys()
+    assert TEXT_TOWER.find(image) is None and IMAGE_TOWER.find(text) is None
 
 
 @pytest.mark.parametrize("words", [

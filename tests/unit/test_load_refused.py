@@ -16,8 +16,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lib_ipadapter.checkpoint import load
-from lib_ipadapter.checkpoint.load import load_adapter, load_encoder_state, load_text_state, read_shapes, read_slots
+from lib_ipadapter.checkpoint import pickles
+from lib_ipadapter.checkpoint.containers import read_entries, read_shapes
+from lib_ipadapter.checkpoint.load import load_adapter, load_encoder_state, load_text_state
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.containers import SMALL, nested, save_legacy, save_safetensors, save_zip, tensors
 
@@ -87,7 +88,7 @@ def test_hostile_pickles_end_in_a_sentence(tmp_path, monkeypatch, name):
     except CheckpointError as error:
         assert error.detail.endswith("." if "more than tensors" in error.detail else "again.")
     assert not (tmp_path / "MARK").exists()
-    assert load._rebuild_tensor.__defaults__ is None
+    assert pickles._rebuild_tensor.__defaults__ is None
 
 
 def test_a_dict_that_holds_itself_a_million_times_over_is_refused_quickly(tmp_path):
@@ -259,8 +260,8 @@ def test_flipped_bytes_never_raise_anything_but_a_sentence(tmp_path, writer, dat
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
     try:
-        slots = read_slots(path)
+        entries = read_entries(path)
     except CheckpointError:
         return
-    for slot in slots.values():  # whatever is believed lies within the file
-        assert 0 <= slot.position <= slot.position + slot.nbytes <= len(content)
+    for entry in entries.values():  # whatever is believed lies within the file
+        assert 0 <= entry.position <= entry.position + entry.nbytes <= len(content)

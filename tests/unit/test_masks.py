@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib_ipadapter.encode import CROPS, decode_mask, to_pixels, views
-from lib_ipadapter.encode.picture import MEAN
+from lib_ipadapter.encode.crops import CROPS, MEAN, views
+from lib_ipadapter.encode.picture import decode_mask
+from lib_ipadapter.encode.pixels import to_pixels
 from lib_ipadapter.errors import PictureError
 from tests.helpers.pictures import REFUSED, SIZES, b64, noise, png16, saved, view
 

@@ -1,4 +1,4 @@
-"""What the panel draws as plain HTML: cards of references, plain controls."""
+"""What the panel draws as plain HTML: cards of references, controls of our own."""
 
 from __future__ import annotations
 
@@ -31,14 +31,18 @@ def test_cards() -> None:
 MASK = half("left", (8, 8)).convert("RGB")
 
 
-def test_plain_controls_know_their_values_whatever_the_page_shows() -> None:
+def test_html_controls_know_their_values_whatever_the_page_shows() -> None:
     """The WebUI translates texts in the page; the names of choices are values all the same."""
-    from lib_ipadapter.unit import CHOICES
-    from lib_ipadapter.webui.panel.controls import PLAIN
+    from lib_ipadapter.fields import choices_of, settings_of
+    from lib_ipadapter.unit import Unit
+    from lib_ipadapter.webui.panel.controls import HTML_CONTROLS
 
-    assert {control.field for control in PLAIN} >= set(CHOICES)
-    for control in PLAIN:
-        drawn = control.drawn("an-id")
-        assert f"title='{html.escape(control.tip)}'" in drawn and f"<span>{html.escape(control.label)}</span>" in drawn
-        for name in CHOICES.get(control.field, ()):
+    assert {control.field for control in HTML_CONTROLS} >= {
+        name for name in settings_of(Unit) if choices_of(Unit, name)
+    }
+    for control in HTML_CONTROLS:
+        drawn = control.html("an-id")
+        assert f"title='{html.escape(control.at.tooltip)}'" in drawn
+        assert f"<span>{html.escape(control.at.label)}</span>" in drawn
+        for name in choices_of(Unit, control.setting.name):
             assert f"<option value='{html.escape(name)}'>{html.escape(name)}</option>" in drawn

@@ -18,10 +18,10 @@ from tests.helpers.files import base64_of, half, picture
 )  # fmt: skip
 def test_no_sheet_but_the_pages_own_is_understood(text: str) -> None:
     from lib_ipadapter.errors import UnitError
-    from lib_ipadapter.webui.panel.panel_state import Sheet
+    from lib_ipadapter.webui.panel.panel_state import PanelState
 
     try:
-        Sheet.parse(text)
+        PanelState.parse(text)
     except UnitError as error:
         assert "reload the page" in error.detail
 

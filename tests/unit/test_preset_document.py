@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from lib_ipadapter.presets import document as preset_format
 from lib_ipadapter.presets.store import PresetError, PresetExists, Store
 from tests.helpers.presets import shown, the_file, with_pictures
 
@@ -66,21 +65,3 @@ def test_a_newer_preset_says_why_it_cannot_be_used(change: dict, store: Store) -
         assert store.names() == ["a"]  # listed, so that people learn why
     with pytest.raises(PresetError, match=r"newer version .* \(format 7, this one reads up to 1\): update"):
         store.load("a")
-
-
-def test_an_older_preset_is_migrated(store: Store, monkeypatch) -> None:
-    store.save("a", [with_pictures(0)])
-    old = Store(store.folder).export()
-    monkeypatch.setattr(preset_format, "VERSION", 3)
-    monkeypatch.setitem(preset_format.MIGRATIONS, 1, lambda d: {**d, "units": [{**u, "weight": 2} for u in d["units"]]})
-    monkeypatch.setitem(
-        preset_format.MIGRATIONS, 2, lambda d: {**d, "units": [{**u, "weight": u["weight"] + 1} for u in d["units"]]}
-    )
-    wanted = shown([with_pictures(0, weight=3)])
-    assert store.names() == ["a"]
-    assert shown(store.load("a")) == wanted
-    store.rename("a", "b")
-    assert json.loads(the_file(store).read_bytes())["version"] == 3
-    assert shown(store.load("b")) == wanted
-    assert store.import_(old) == ["a"]
-    assert shown(store.load("a")) == wanted

@@ -15,7 +15,7 @@ from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.encode.clip_image import ImageEncoder
 from lib_ipadapter.encode.clip_text import token_ids
 from lib_ipadapter.encode.combine import COMBINE_MODES
-from lib_ipadapter.encode.picture import to_pixels
+from lib_ipadapter.encode.pixels import to_pixels
 from lib_ipadapter.errors import IPAdapterError
 from lib_ipadapter.jobs.resources import Resources
 from lib_ipadapter.projections import build

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from demo.family import networks, quality, train, transfer, world
-from lib_ipadapter.checkpoint.load import read_metadata
+from lib_ipadapter.checkpoint.containers import read_metadata
 
 N, STEPS = 20, 12
 BASE = "adapter"

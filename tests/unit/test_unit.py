@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import MISSING, fields
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_ipadapter.errors import IPAdapterError, UnitError
+from lib_ipadapter.fields import settings_of
 from lib_ipadapter.unit import NOT_YET, Unit, parse_units
 
 GOOD = {"model": "ip-adapter_sd15", "images": ["aGVsbG8="]}
@@ -27,7 +27,8 @@ def test_the_shortest_unit_has_the_contracts_defaults() -> None:
 
 def test_every_field_is_known_with_its_default() -> None:
     special = ("references", "negative_references")  # their fields are images and negative_images
-    defaults = {f.name: f.default for f in fields(Unit) if f.name not in special and f.default is not MISSING}
+    declared = settings_of(Unit).items()
+    defaults = {name: one.default for name, one in declared if name not in special and not one.is_required}
     assert {"weight", "layer_weights", "region_mask", "keypoints_weight"} <= set(defaults)
     assert Unit.parse({**GOOD, **defaults, "negative_images": []}) == Unit.parse(GOOD)
 
@@ -121,7 +122,7 @@ def test_a_unit_must_be_an_object(thing: object) -> None:
 
 def test_a_disabled_unit_needs_no_model_but_no_slip_is_silent() -> None:
     assert parse_units([{"enabled": False}, {"enabled": False, "model": None, "images": None}]) == []
-    assert [number for number, _ in parse_units([{"enabled": False}, GOOD])] == [2]
+    assert [unit.number for unit in parse_units([{"enabled": False}, GOOD])] == [2]
     with pytest.raises(UnitError, match="unknown field"):
         parse_units([{"enabled": False, "modell": "x"}])
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import CLIPImageProcessor
 
-from lib_ipadapter.encode import CROPS, MAX_TILES, to_pixels, views
-from lib_ipadapter.encode.picture import MEAN
+from lib_ipadapter.encode.crops import CROPS, MAX_TILES, MEAN, views
+from lib_ipadapter.encode.pixels import to_pixels
 from lib_ipadapter.errors import UnitError
 from tests.helpers.pictures import noise, photo, pixels, unnormalised, view
 

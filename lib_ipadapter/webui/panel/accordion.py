@@ -26,7 +26,6 @@ from .preset_bar import PresetBar
 
 NOT_SENT = "(no unit)"  # what stands in a place of the API where no client has put a unit
 API_PLACES = MAX_UNITS + 1  # one more than allowed, so that an eleventh unit is noticed, not cut off by the host
-SLOTS = API_PLACES
 
 
 # Values -> units

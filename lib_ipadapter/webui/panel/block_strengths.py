@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import html
 
+from ...bases import SD15, by_name, with_blocks
 from ...errors import IPAdapterError
 from ...unit import Unit
-from ...weighting import LAYOUTS, Spread, peak, spread
+from ...weighting import Spread, peak, spread
 
 WIDTH, HEIGHT, GAP = 12, 48, 3  # of one bar, in pixels
 SECTIONS = ("input", "middle", "output")
-
-
-def blocks_of(base: str | None) -> int:
-    """How many blocks the models have that an adapter is for; SD1.5's where nothing is chosen."""
-    return 11 if base == "SDXL" else 16
 
 
 def _section(block: int, middle: int) -> str:
@@ -32,7 +28,7 @@ def svg(strengths_of: Spread, blocks: int, weight: float) -> str:
     high = max(0.0, *strengths) / most
     scale = HEIGHT / max(high - low, 1e-6) if low < 0 else HEIGHT
     zero = high * scale if low < 0 else HEIGHT
-    layout = LAYOUTS.get(blocks)
+    layout = with_blocks(blocks)
     bars = []
     for t, strength in enumerate(strengths):
         height = max(abs(strength) / most * scale, 1.0)
@@ -52,8 +48,9 @@ def svg(strengths_of: Spread, blocks: int, weight: float) -> str:
 
 
 def drawn(base: str | None, unit: Unit) -> str:
-    """The bars of a unit's settings; the reason as text where they make none."""
-    blocks = blocks_of(base)
+    """The bars of a unit's settings for models of ``base``, SD1.5's where nothing is chosen; the reason as text where
+    there are none."""
+    blocks = (by_name(base) or SD15).blocks
     try:
         strengths = spread(unit.weight_type, blocks, unit.composition_weight, unit.boost, unit.layer_weights)
     except IPAdapterError as error:
