@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class IPAdapterError(Exception):
     """Something a user can put right; its text is one sentence or two that end with the remedy.
@@ -25,7 +28,7 @@ class IPAdapterError(Exception):
 
 
 class UnitError(IPAdapterError):
-    """A unit's settings are not what api.md allows."""
+    """A unit's settings are not what the API allows."""
 
 
 class PictureError(IPAdapterError):
@@ -38,3 +41,12 @@ class CheckpointError(IPAdapterError):
 
 class MismatchError(IPAdapterError):
     """Two parts that do not fit each other: adapter and model, adapter and encoder."""
+
+
+@contextmanager
+def errors_name_unit(number: int) -> Iterator[None]:
+    """Errors of the floors below become unit ``number``'s."""
+    try:
+        yield
+    except IPAdapterError as error:
+        raise error.in_unit(number) from None  # the sentence says it all; the host prints every link of a chain

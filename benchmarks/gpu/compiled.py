@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
+from lib_ipadapter.attend.outcome import Outcome
 from lib_ipadapter.attend.prompt import ImagePrompt
 
 from . import unets
@@ -88,7 +89,7 @@ def _acts(scene: Scene, prompts: list[ImagePrompt], way: Way, backend: str, eage
             step()
         with Injection(target, cross_attention_layers(target), prompts) as injection:
             scene.announce(injection)
-            out, noticed = step(), injection.without_effect
+            out, noticed = step(), injection.outcome is Outcome.LOST
             scene.announce(injection)
             off_again = Deviation.of(step(), out)
         after = Deviation.of(step(), eager.plain)

@@ -19,7 +19,8 @@ from .bench import BASE, Bench, Scene
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from lib_ipadapter.generation import Generation, Resources
+    from lib_ipadapter.jobs.generation import Generation
+    from lib_ipadapter.jobs.resources import Resources
 
 
 def adapter_state(scene: Scene, embedding: int, seed: int = 5) -> dict[str, dict[str, Tensor]]:
@@ -61,7 +62,7 @@ class Jobs:
     def resources(self) -> Resources:
         """What a host keeps between jobs, with nothing in it yet."""
         from lib_ipadapter.checkpoint.catalog import Catalog
-        from lib_ipadapter.generation import Resources
+        from lib_ipadapter.jobs.resources import Resources
 
         catalog = Catalog([self.folder], [])
         catalog.refresh()
@@ -69,11 +70,12 @@ class Jobs:
 
     def generation(self, resources: Resources) -> Generation:
         """A job of one unit: encodes, projects, and has its keys and values when it returns."""
-        from lib_ipadapter.generation import Device, Generation
+        from lib_ipadapter.encode.device import Device
+        from lib_ipadapter.jobs.generation import prepare_generation
         from lib_ipadapter.unit import parse_units
 
         units = parse_units([{"model": "base", "image": picture(), "weight": 0.7}])
-        return Generation(units, self.scene.unet, resources, Device(self.bench.device, self.bench.half))
+        return prepare_generation(units, self.scene.unet, resources, Device(self.bench.device, self.bench.half))
 
     def step(self, job: Generation) -> Tensor:
         """The first step of a sampling pass; the hooks stay until ``job.detach()``."""

@@ -91,14 +91,14 @@ class Place:
 
 def places() -> list[Place]:
     """Where the library needs memory of the device, in the order of a job."""
-    from lib_ipadapter import generation
     from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
     from lib_ipadapter.encode.clip_image import ImageEncoder
+    from lib_ipadapter.jobs import prepare
 
     return [
         Place("the encoder's move", lambda made, act: before_first(ImageEncoder, "to", act)),
         Place("encoding", lambda made, act: before_first(ImageEncoder, "encode", act)),
-        Place("projecting", lambda made, act: before_first(generation, "build", act)),
+        Place("projecting", lambda made, act: before_first(prepare, "build", act)),
         Place("keys and values", lambda made, act: before_first(KeysValues, "project", act)),
         Place("gathering", lambda made, act: before_first(ImagePrompt, "gather", act)),
         Place("sampling", before_middle_block),

@@ -18,7 +18,9 @@ from demo.family.quality import Family, Measure
 from demo.family.train import WORK
 from lib_ipadapter.attend.prompt import ImagePrompt
 from lib_ipadapter.checkpoint.catalog import Catalog
-from lib_ipadapter.generation import Device, Generation, Resources
+from lib_ipadapter.encode.device import Device
+from lib_ipadapter.jobs.generation import prepare_generation
+from lib_ipadapter.jobs.resources import Resources
 from lib_ipadapter.unit import parse_units
 
 PALETTE = torch.tensor(list(world.COLOURS.values())) / 255
@@ -39,7 +41,7 @@ class Units:
 
     def prompts(self, *units: dict[str, Any]) -> list[ImagePrompt]:
         """API objects with PIL pictures -> what ``Family.sample`` takes."""
-        made = Generation(parse_units(list(units)), self.family.unet, self.resources, self.device)
+        made = prepare_generation(parse_units(list(units)), self.family.unet, self.resources, self.device)
         return [prompt for _, prompt in made.prompts]
 
 

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from .influence import Influence
 from .layers import CrossAttention
+from .outcome import Outcome
 from .prompt import ImagePrompt
 from .regions import Size, is_whole
-from .rows import RowCursor, Rows, first_row
+from .rows import RowCursor, RowRule, Rows, first_row
+from .step import RowsOfCall
 
 log = logging.getLogger("ip-adapter")
 _Pattern = tuple[Rows, tuple[int, ...], torch.dtype, torch.device]
@@ -102,20 +104,18 @@ class Injection:
     """Image prompts in a UNet, from ``attach`` to ``detach``; also a context manager.
 
     Attached, it does nothing until ``begin`` announces the rows of a denoising step, and nothing in calls whose rows
-    it cannot tell. ``owner`` is whatever object the job belongs to; callers compare it to leave other jobs' steps
-    alone. Detaching removes every hook, so the UNet is what it was before.
+    it cannot tell. Detaching removes every hook, so the UNet is what it was before.
     """
 
-    def __init__(
-        self, unet: nn.Module, layers: Sequence[CrossAttention], prompts: Sequence[ImagePrompt], owner: Any = None
-    ) -> None:
-        self.unet, self.owner = unet, owner
+    def __init__(self, unet: nn.Module, layers: Sequence[CrossAttention], prompts: Sequence[ImagePrompt]) -> None:
+        self.unet = unet
         self.prompts = list(prompts)
         measured = ((i, prompt.influence) for i, prompt in enumerate(self.prompts))
         self.measured = {i: influence for i, influence in measured if influence is not None}
         self.masked = any(prompt.region is not None for prompt in self.prompts)
         self.layers = [_LayerHooks(self, i, layer) for i, layer in enumerate(layers)]
         self.cursor = RowCursor()
+        self.rows_of_call: RowsOfCall | None = None
         self.rows: Rows | None = None
         self.active: tuple[int, ...] = ()
         self.announced = False  # whether any step since attach was one in which a prompt acts
@@ -128,6 +128,7 @@ class Injection:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._sampler: nn.Module | None = None
         self._sampler_handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._logged: set[tuple[RowRule, Rows]] = set()
 
     def attach(self) -> Injection:
         """Register the hooks (once, however often it is called)."""
@@ -146,8 +147,8 @@ class Injection:
                     self._handles.append(transformer.register_forward_pre_hook(self._note_size))
         return self
 
-    def detach(self) -> None:
-        """Remove the hooks and let go of everything on the device."""
+    def detach(self) -> Outcome:
+        """Remove the hooks, let go of everything on the device, and say what the run turned out to be."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -157,6 +158,7 @@ class Injection:
             hooks.query = None
             hooks.gathered.clear()
         self._sizes.clear()
+        return self.outcome
 
     def __enter__(self) -> Injection:
         return self.attach()
@@ -174,15 +176,16 @@ class Injection:
         size: Size | None = None,
         latents: Callable[[], Tensor] | None = None,
         sampler: nn.Module | None = None,
+        rows_of_call: RowsOfCall | None = None,
     ) -> None:
-        """Announce a denoising step: its rows, its index of ``steps``, the texts [n, tokens, width] of its rows, height
-        and width of its latent, its rows' latents when it begins, and the module that the sampler asks for rows."""
+        """Announce a denoising step: the fields of ``Step``."""
         self.active = tuple(i for i, prompt in enumerate(self.prompts) if prompt.begin(step, steps))
         self.announced |= bool(self.active)
         self._latent = size
         for i, influence in self.measured.items():
             self._rest(i, influence, rows, size)
         self.cursor.begin(rows if self.active else (), text_cond, text_uncond, latents)
+        self.rows_of_call = rows_of_call
         self._watch(sampler)
         self.rows = None
 
@@ -207,14 +210,13 @@ class Injection:
         influence.begin(rows, size, prompt.picture_offset, len(layers))
 
     @property
-    def without_effect(self) -> bool:
-        """Whether prompts should have acted and none did: something keeps the UNet from calling its modules."""
-        return self.announced and not self.fired
-
-    @property
-    def idle(self) -> bool:
-        """Whether a prompt has not had a step of its own yet."""
-        return not all(prompt.acted for prompt in self.prompts)
+    def outcome(self) -> Outcome:
+        """What the run has turned out to be so far."""
+        if self.announced and not self.fired:
+            return Outcome.LOST
+        if self.misplaced:
+            return Outcome.MISPLACED
+        return Outcome.ACTED if all(prompt.acted for prompt in self.prompts) else Outcome.IDLE
 
     def lose(self) -> None:
         """Note a call that cannot be served; it stays as it would be without us."""
@@ -236,10 +238,24 @@ class Injection:
         self._input = size if self._latent in (None, size) else None
         for influence in self.measured.values():
             influence.enter(size)
-        context = kwargs.get("context", args[2] if len(args) > 2 else None)
-        self.rows = self.cursor.take(len(x), context, marked="forward" in vars(unet))
-        if self.rows is None:
+        if self.rows_of_call is not None:
+            self.rows = self.rows_of_call(kwargs, len(x))
+            rule: RowRule | None = RowRule.ANNOUNCED
+        else:
+            context = kwargs.get("context", args[2] if len(args) > 2 else None)
+            self.rows = self.cursor.take(len(x), context, marked="forward" in vars(unet))
+            rule = self.cursor.rule
+        if self.rows is None or rule is None:
             self.lose()
+        elif log.isEnabledFor(logging.DEBUG):
+            self._log(rule, self.rows)
+
+    def _log(self, rule: RowRule, rows: Rows) -> None:
+        """Say which rule told the rows of a call, once for each pattern."""
+        if (rule, rows) not in self._logged:
+            self._logged.add((rule, rows))
+            sides = ", ".join(f"{'cond' if row.cond else 'uncond'} {row.picture}" for row in rows)
+            log.debug("IP-Adapter: a call's rows are %s: %s", rule.value, sides)
 
     def _note_size(self, transformer: nn.Module, args: tuple[Any, ...]) -> None:
         if args and args[0].ndim == 4:

@@ -9,6 +9,7 @@ has two groups of unconditional rows; AND prompts have several cond rows for one
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,16 @@ class Row(NamedTuple):
 
 
 Rows = tuple[Row, ...]
+
+
+class RowRule(Enum):
+    """What told the rows of a call, the surest first."""
+
+    ANNOUNCED = "announced by the host with the call"
+    MARKED = "marked by ControlNet in the context"
+    ORDER = "the next rows in the sampler's order"
+    TEXT = "told by their text"
+    REPETITION = "whole repetitions of the step's rows"
 
 
 def layout(prompts_per_picture: Sequence[int], n_rows: int) -> Rows:
@@ -73,7 +84,7 @@ class RowCursor:
     What the sampler asks for in one go (``open`` to ``close``) is always the next rows in order. An extension between
     sampler and UNet may make several calls of that: for tiles, each with all of these rows, or for a region, one part
     of these rows after the other. Where nothing tells what the sampler has asked for, a call is taken for the sampler's
-    own as long as it fits.
+    own as long as it fits. ``rule`` is what told the rows of the last call, None where nothing did.
     """
 
     def __init__(self) -> None:
@@ -89,6 +100,7 @@ class RowCursor:
         """A new denoising step. The texts [n, tokens, width] are what its rows will be conditioned on; ``latents``
         gives the rows' latents as they are when the sampler begins to ask."""
         self.rows, self.position = rows, 0
+        self.rule: RowRule | None = None
         self.asked: Rows | None = None  # what the sampler is asking for just now
         self.texts = None if text_cond is None or text_uncond is None else (text_cond, text_uncond)
         self.latents = latents
@@ -115,14 +127,19 @@ class RowCursor:
         expected = self._expected(n)
         kinds = marks(context) if marked else None
         if kinds is not None and [row.cond for row in expected] != kinds:
+            self.rule = RowRule.MARKED
             return self._with_pictures(kinds)
         if len(expected) == n:
+            self.rule = RowRule.ORDER
             return expected
         kinds = self._compare(context)
         if kinds is not None:
+            self.rule = RowRule.TEXT
             return self._with_pictures(kinds)
         if self.rows and n % len(self.rows) == 0:
+            self.rule = RowRule.REPETITION
             return self.rows * (n // len(self.rows))
+        self.rule = None
         return None
 
     def _expected(self, n: int) -> Rows:

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..encode.picture import content_hash, decode, decode_mask
+from ..encode.picture import Mask, Picture
 from ..errors import IPAdapterError, PictureError
 from ..unit import MAX_UNITS, Unit
 
@@ -125,12 +125,11 @@ def document_of(name: str, units: Sequence[object]) -> tuple[dict[str, Any], dic
 
     def hashed(value: Any, where: str) -> str:
         try:
-            image = decode_mask(value).convert("RGB") if where.endswith(MASKS) else decode(value)
+            picture = Mask.of(value) if where.endswith(MASKS) else Picture.of(value)
         except PictureError as error:
             raise PictureError(f"{where}: {error.detail}") from None
-        name = content_hash(image)
-        pictures[name] = lambda: image
-        return HASH_PREFIX + name
+        pictures[picture.content_hash] = lambda: picture.image.convert("RGB")
+        return HASH_PREFIX + picture.content_hash
 
     written_units = []
     for number, unit in enumerate(units, 1):

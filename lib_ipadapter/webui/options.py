@@ -9,7 +9,7 @@ from typing import Any
 from modules import shared
 
 from ..fields import choices_of, settings_of
-from ..generation import DEFAULT_CACHE_BYTES, KEPT_ADAPTER_BYTES
+from ..jobs.resources import DEFAULT_ADAPTER_BYTES, DEFAULT_CACHE_BYTES
 from ..unit import MAX_UNITS, Unit
 
 SECTION = ("ip_adapter", "IP-Adapter")
@@ -73,7 +73,7 @@ CACHE = Option(
     "Slider", _slider(0, 8192, 64),
 )  # fmt: skip
 ADAPTERS = Option(
-    "ip_adapter_adapters_mb", KEPT_ADAPTER_BYTES // MB, "Main memory for adapters, in MB",
+    "ip_adapter_adapters_mb", DEFAULT_ADAPTER_BYTES // MB, "Main memory for adapters, in MB",
     "the one used last always stays", "Slider", _slider(0, 8192, 64),
 )  # fmt: skip
 KEEP_ENCODER = Option(

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
-
-from modules import paths
 
 from ..checkpoint.catalog import Catalog
-from ..generation import Resources
+from ..jobs.resources import Resources
 from ..presets.store import Store
 from . import options
-from .host import a1111 as host
+from .host import folders
 
 
 @functools.cache
 def resources() -> Resources:
     """The catalogue and caches of this process."""
-    catalog = Catalog(host.adapter_folders(), host.encoder_folders(), host.catalog_memory())
+    catalog = Catalog(folders.adapter_folders(), folders.encoder_folders(), folders.catalog_memory())
     catalog.refresh()
     return Resources(catalog, options.cache_bytes())
 
@@ -25,4 +22,4 @@ def resources() -> Resources:
 @functools.cache
 def store() -> Store:
     """The presets of this WebUI, in its data folder."""
-    return Store(Path(paths.data_path) / "ip-adapter", options.history())
+    return Store(folders.presets(), options.history())

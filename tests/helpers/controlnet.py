@@ -82,4 +82,4 @@ def array(answer) -> np.ndarray:
 def slot(host: Host, unit):
     from lib_ipadapter.webui.neighbours import controlnet
 
-    return controlnet.slots(job(host, unit))[0]
+    return controlnet.units_of(job(host, unit))[0]

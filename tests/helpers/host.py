@@ -131,7 +131,7 @@ def _controlnet(hosts: Hosts, name: str = "sd-webui-controlnet") -> Setup:
     extension = hosts.extension(name, controlnet="controlnet")
     options = {**SETTINGS, "ip_adapter_controlnet_same": "add"}
     started = host_start([extension, ROOT], options, ["--ip-adapter-dir", str(folder)])
-    from lib_ipadapter.webui.neighbours.controlnet_adapters import label_hash
+    from lib_ipadapter.webui.neighbours.controlnet.models import label_hash
 
     models = sys.modules["internal_controlnet.external_code"].global_state.cn_models
     models.update({f"{file.stem} [{label_hash(file)}]": str(file) for file in folder.glob("*.safetensors")})

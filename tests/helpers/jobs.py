@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from lib_ipadapter.attend.rows import layout
-from lib_ipadapter.generation import Device, Generation, Resources
+from lib_ipadapter.encode.device import Device
+from lib_ipadapter.jobs.generation import Generation, prepare_generation
+from lib_ipadapter.jobs.resources import Resources
 from lib_ipadapter.unit import parse_units
 from tests.helpers.tensors import draw
 
@@ -13,7 +15,7 @@ DEVICE = Device(torch.device("cpu"), torch.float32)
 
 
 def generation(unet, resources: Resources, *units: dict, **kwargs) -> Generation:
-    return Generation(parse_units(list(units)), unet, resources, DEVICE, **kwargs)
+    return prepare_generation(parse_units(list(units)), unet, resources, DEVICE, **kwargs)
 
 
 def denoise(unet, job: Generation | None, *, hires_pass: bool = False, first_picture: int = 0, pictures: int = 1):

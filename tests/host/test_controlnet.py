@@ -38,7 +38,7 @@ def test_its_units_are_found_and_read(host: Host) -> None:
     from lib_ipadapter.webui.neighbours import controlnet
 
     unit = stand_in(host).ControlNetUnit(enabled=True, module="canny", hr_option="Low res only", weight=0.5)
-    found = controlnet.slots(job(host, {"input_image": "x", "guidance": 0.5}, unit))
+    found = controlnet.units_of(job(host, {"input_image": "x", "guidance": 0.5}, unit))
     assert [slot.number for slot in found] == [1, 2, 3]
     assert [slot.enabled for slot in found] == [False, True, False]
     assert (found[0].get("image"), found[0].get("guidance_end"), found[0].get("weight")) == ("x", 0.5, 1.0)
@@ -50,15 +50,15 @@ def test_without_controlnet_there_is_no_list(host: Host, monkeypatch) -> None:
     from lib_ipadapter.webui.neighbours import controlnet
 
     p, script = job(host, theirs()), its_script()
-    assert controlnet.slots(SimpleNamespace(scripts=None, script_args=())) is None
+    assert controlnet.units_of(SimpleNamespace(scripts=None, script_args=())) is None
     off = SimpleNamespace(alwayson_scripts=[s for s in p.scripts.alwayson_scripts if s.title() != "ControlNet"])
-    assert controlnet.slots(SimpleNamespace(scripts=off, script_args=p.script_args)) is None
+    assert controlnet.units_of(SimpleNamespace(scripts=off, script_args=p.script_args)) is None
     monkeypatch.delitem(sys.modules, "internal_controlnet.external_code")
-    assert controlnet.slots(p) is None
+    assert controlnet.units_of(p) is None
     # an older version under its older name
     older = SimpleNamespace(find_cn_script=lambda _runner: script)
     monkeypatch.setitem(sys.modules, "scripts.external_code", older)
-    assert [slot.enabled for slot in controlnet.slots(p)] == [True, False, False]
+    assert [slot.enabled for slot in controlnet.units_of(p)] == [True, False, False]
 
 
 FORMS = {
@@ -82,12 +82,12 @@ def test_pictures_are_what_controlnet_itself_sees(form: str, as_object: bool, ho
 
     unit = stand_in(host).ControlNetUnit(**FORMS[form])
     before = copy.deepcopy(FORMS[form])
-    found = controlnet.slots(job(host, unit if as_object else FORMS[form]))[0].pictures()
+    found = controlnet.units_of(job(host, unit if as_object else FORMS[form]))[0].pictures()
     expected = unit.get_input_images_rgba() or []
     assert len(found) == len(expected)
     for one, rgba in zip(found, expected, strict=True):
         assert np.array_equal(np.asarray(one.image), rgba[:, :, :3])
-        mask = np.zeros(rgba.shape[:2]) if one.mask is None else np.asarray(one.mask)
+        mask = np.zeros(rgba.shape[:2]) if one.painted is None else np.asarray(one.painted)
         assert np.array_equal(mask, rgba[:, :, 3])
     assert str(FORMS[form]) == str(before)
 

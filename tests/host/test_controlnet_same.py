@@ -118,7 +118,7 @@ def test_what_differs_is_not_the_same(what: str, host: Host, clean) -> None:
 
 def test_another_hash_is_another_file(host: Host) -> None:
     from lib_ipadapter.webui import callbacks
-    from lib_ipadapter.webui.neighbours.controlnet_adapters import adapter
+    from lib_ipadapter.webui.neighbours.controlnet.models import adapter
 
     catalog = callbacks.resources().catalog
     assert adapter(label("base").upper().replace("BASE", "Base"), catalog).name == "base"
@@ -128,16 +128,17 @@ def test_another_hash_is_another_file(host: Host) -> None:
 
 
 def test_a_refused_or_failing_run_takes_everything_back(host: Host, clean, monkeypatch) -> None:
-    from lib_ipadapter import generation
+    from lib_ipadapter.jobs import generation
     from lib_ipadapter.webui import callbacks
-    from lib_ipadapter.webui.neighbours import controlnet, controlnet_adapters
+    from lib_ipadapter.webui.neighbours import controlnet
+    from lib_ipadapter.webui.neighbours.controlnet import overlaps
 
     p = job(host, theirs(), stand_in(host).ControlNetUnit(enabled=True, module="canny"))
     before = p.script_args
     catalog = callbacks.resources().catalog
     units = parse_units([ours()])
     with pytest.raises(IPAdapterError), controlnet.restored_on_error(p):
-        controlnet_adapters.settle(p, units, catalog, "take over")
+        overlaps.settle(p, units, catalog, "take over")
         assert p.script_args != before
         assert len(p.script_args) == len(before)
         raise IPAdapterError("no")
@@ -158,7 +159,7 @@ def test_what_others_changed_meanwhile_stays(host: Host) -> None:
     unit = stand_in(host).ControlNetUnit(enabled=True)
     p = job(host, theirs(), unit)
     first, place = p.script_args, its_script().args_from
-    controlnet.replace(p, {1: controlnet.off(theirs()), 2: controlnet.off(unit)})
+    controlnet.replace(p, {1: controlnet.disabled(theirs()), 2: controlnet.disabled(unit)})
     assert (p.script_args[place]["enabled"], p.script_args[place + 1].enabled, unit.enabled) == (False, False, True)
     p.script_args = (*p.script_args[:place], "another's", *p.script_args[place + 1 :])
     controlnet.restore(p)

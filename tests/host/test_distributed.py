@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -69,17 +70,18 @@ def test_a_clients_units_arrive_too(host: Host, machines) -> None:
 def test_a_plots_values_arrive_too(host: Host, machines) -> None:
     from types import SimpleNamespace
 
+    from lib_ipadapter.webui.host import record
     from lib_ipadapter.webui.neighbours import xyz
 
     cell = SimpleNamespace(extra_generation_params={})
     xyz.Axis(1, "weight", float).apply(cell, 0.3, [])
-    json.dumps(vars(cell))
+    json.dumps(copy.deepcopy(vars(cell)))
     from modules import processing
 
     plain = processing.process_images
 
     def process_images(p):
-        vars(p).update({xyz.VALUES: vars(cell)[xyz.VALUES]})
+        record.opened(p).axis_values.update(record.axis_values(cell))
         return plain(p)
 
     processing.process_images = process_images

@@ -142,13 +142,16 @@ def test_pictures_of_others_get_a_text(host) -> None:
     from types import SimpleNamespace
 
     from lib_ipadapter.webui import influence_pictures as influence
+    from lib_ipadapter.webui.host.record import Job
 
     p = SimpleNamespace(iteration=0, batch_size=1, batch_index=0)
-    generation = SimpleNamespace(asked=[1], influence=lambda i: {1: torch.ones(2, 2), 2: None})
+    maps = SimpleNamespace(units=[1])
+    generation = SimpleNamespace(maps=maps, influence=lambda i: {1: torch.ones(2, 2), 2: None})
+    job = Job(p, generation=generation)
     own = picture(1).convert("RGB")
-    influence.remember(p, generation, own)
+    influence.remember(job, own)
     processed = SimpleNamespace(images=[own, picture(2)], infotexts=["one"], index_of_first_image=0, comments="before")
-    influence.append(p, generation, processed)
+    influence.append(job, processed)
     assert len(processed.images) == 3
     assert processed.infotexts == ["one", "one", "one, Influence of IP-Adapter 1: 1 (up to 1)"]
     assert processed.comments.startswith("before\nIP-Adapter unit 2: there is no influence map")
@@ -156,11 +159,12 @@ def test_pictures_of_others_get_a_text(host) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (128, 256), (1024, 700)])
 def test_the_picture_of_a_map(host, size: tuple[int, int]) -> None:
-    from lib_ipadapter.webui.influence_pictures import COLOURS, Finished, caption, paint
+    from lib_ipadapter.webui.drawing import COLOURS, caption, paint
+    from lib_ipadapter.webui.host.record import FinishedPicture
 
     found = torch.linspace(0, 0.5, 8).expand(4, 8)
     grey = Image.new("RGB", size, (90, 90, 90))
-    painted = paint(Finished(0, grey, (0, 0, *size)), found, 2)
+    painted = paint(FinishedPicture(0, grey, (0, 0, *size)), found, 2)
     assert caption(2, found) == "IP-Adapter 2: influence 0 … 0.50"
     assert painted.width == size[0]
     levels = pixels([painted])[0][size[1] // 2].sum(-1)
@@ -171,6 +175,6 @@ def test_the_picture_of_a_map(host, size: tuple[int, int]) -> None:
     below = pixels([painted])[0][size[1] :]
     assert (below.max(-1) > 200).any()
     assert np.array_equal(
-        pixels(paint(Finished(0, grey, (0, 0, *size)), 0 * found, 2))[0, 0],
+        pixels([paint(FinishedPicture(0, grey, (0, 0, *size)), 0 * found, 2)])[0][0, 0],
         np.array(left - left + (0.65 * np.array(COLOURS[0]) + 0.35 * 90).round()).astype(int),
     )

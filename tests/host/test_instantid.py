@@ -22,7 +22,8 @@ pytestmark = pytest.mark.host("controlnet")
 def faces(host: Host, monkeypatch):
     """The files of InstantID for the demo's SDXL, and what ControlNet calls them: adapter and points."""
     from lib_ipadapter.webui import callbacks
-    from lib_ipadapter.webui.neighbours import controlnet_adapters, instantid
+    from lib_ipadapter.webui.neighbours import instantid
+    from lib_ipadapter.webui.neighbours.controlnet.models import label_hash
 
     catalog = callbacks.resources().catalog
     folder = catalog.find("base").folder
@@ -35,7 +36,7 @@ def faces(host: Host, monkeypatch):
     for name, state in files.items():
         file = folder / f"{name}.safetensors"
         write_adapter(file, sdxl_unet(), "instantid") if state is None else save_file(state, file)
-        names[name] = f"{name} [{controlnet_adapters.label_hash(file)}]"
+        names[name] = f"{name} [{label_hash(file)}]"
         monkeypatch.setitem(stand_in(host).models, names[name], str(file))
     catalog.refresh()
     monkeypatch.setattr(instantid, "_installed", lambda _package: True)

@@ -137,9 +137,9 @@ def test_a_unit_without_a_step_is_noticed(host: Host, plain) -> None:
 
 
 def test_an_error_in_a_step_is_no_plain_picture(host: Host, plain, monkeypatch) -> None:
-    from lib_ipadapter.webui.host import a1111 as seam
+    from lib_ipadapter.webui.host import A1111
 
-    monkeypatch.setattr(seam, "denoising_step", lambda params: 1 / 0)
+    monkeypatch.setattr(A1111, "denoising_step", lambda self, params: 1 / 0)
     answer = host.post("txt2img", {"prompt": "a cat", "steps": 2, "alwayson_scripts": ours(unit())})
     assert answer.status_code == 422
     assert "ZeroDivisionError" in answer.json()["detail"]

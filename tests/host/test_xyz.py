@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from demo.start import Host
-from lib_ipadapter.unit import Unit
+from lib_ipadapter.unit import Unit, parse_units
 from tests.helpers.files import unit
 
 pytestmark = pytest.mark.host("plot")
@@ -125,17 +125,19 @@ def test_the_infotext_tells_the_cells_values(host) -> None:
 def test_a_clients_units_are_not_changed(host) -> None:
     from types import SimpleNamespace
 
+    from lib_ipadapter.webui.host import record
     from lib_ipadapter.webui.neighbours import xyz
 
     first, second = SimpleNamespace(extra_generation_params={}), SimpleNamespace()
     xyz.Axis(1, "weight", float).apply(first, 0.5, [])
     second.__dict__.update(vars(first))
     xyz.Axis(1, "model", str).apply(second, "plus", [])
-    assert vars(first)[xyz.VALUES] == {"1 weight": 0.5}
+    assert record.axis_values(first) == {"1 weight": 0.5}
     units = [{"model": "base", "images": ["x"]}]
-    assert xyz.applied(second, units) == [{"model": "plus", "images": ["x"], "weight": 0.5}]
+    (cell,) = xyz.apply_axis_values(second, parse_units(units))
+    assert cell.to_object() == {"model": "plus", "images": ["x"], "weight": 0.5}
     assert units == [{"model": "base", "images": ["x"]}]
-    assert xyz.applied(SimpleNamespace(), units) == units
+    assert xyz.apply_axis_values(SimpleNamespace(), parse_units(units)) == parse_units(units)
 
 
 # --- what they refuse -----------------------------------------------------------------------------------------------
@@ -190,9 +192,9 @@ def test_a_refused_cell_of_a_hires_run_has_its_size(host) -> None:
 
 
 def test_a_cell_that_fails_later_says_why(host, monkeypatch) -> None:
-    from lib_ipadapter.webui.host import a1111 as seam
+    from lib_ipadapter.webui.host import A1111
 
-    monkeypatch.setattr(seam, "denoising_step", lambda params: 1 / 0)
+    monkeypatch.setattr(A1111, "denoising_step", lambda self, params: 1 / 0)
     answer = plotted(host, {"Weight 1": [0.5]}, unit())
     (cell,) = pictures(answer)
     assert tuple(cell[0, 0]) == (24, 24, 27)
@@ -200,12 +202,12 @@ def test_a_cell_that_fails_later_says_why(host, monkeypatch) -> None:
 
 
 def test_a_cell_of_an_unforeseen_error_says_so(host, monkeypatch) -> None:
-    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui import job
     from lib_ipadapter.webui.neighbours import xyz_cells
 
     written, write = [], xyz_cells._written
     monkeypatch.setattr(xyz_cells, "_written", lambda text, size: written.append(text) or write(text, size))
-    monkeypatch.setattr(callbacks, "_prepare", lambda p, units: 1 / 0)
+    monkeypatch.setattr(job, "_prepare", lambda p, units: 1 / 0)
     assert len(pictures(plotted(host, {"Weight 1": [0.5]}, unit()))) == 1
     assert "unexpected ZeroDivisionError" in written[0]
 

@@ -10,7 +10,7 @@ import pytest
 
 from demo.start import HOST
 from lib_ipadapter.checkpoint.catalog import Catalog
-from lib_ipadapter.generation import Resources
+from lib_ipadapter.jobs.resources import Resources
 from lib_ipadapter.presets.store import Store
 from tests.helpers.files import write_adapter, write_encoder
 

@@ -13,7 +13,7 @@ from lib_ipadapter.checkpoint import load
 from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.encode import clip_image as clip
 from lib_ipadapter.errors import IPAdapterError, MismatchError
-from lib_ipadapter.generation import Resources
+from lib_ipadapter.jobs.resources import Resources
 from tests.helpers.files import base64_of, picture, unit, write_adapter, write_encoder
 from tests.helpers.jobs import denoise, far, generation
 from tests.helpers.tensors import close

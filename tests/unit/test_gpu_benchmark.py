@@ -22,12 +22,12 @@ from benchmarks.gpu.bench import Bench, Scene, image_prompt
 from benchmarks.gpu.job import Jobs, jobs
 from benchmarks.gpu.measure import Deviation, Row, Spread, reason
 from benchmarks.gpu.run import Part, Section, run
-from lib_ipadapter import generation
 from lib_ipadapter.attend import inject
 from lib_ipadapter.attend.layers import Topology, count_blocks, cross_attention_layers
 from lib_ipadapter.checkpoint.identify import identify
 from lib_ipadapter.encode import clip_image as clip
 from lib_ipadapter.encode.clip_image import ImageEncoder
+from lib_ipadapter.jobs import generation
 from tests.helpers.paths import ROOT
 from tests.helpers.tensors import close, draw
 from tests.helpers.unets import sd_unet, sdxl_unet

@@ -11,7 +11,7 @@ from lib_ipadapter.attend.influence import Influence, layer_size
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.rows import Row, layout
-from lib_ipadapter.generation import Generation
+from lib_ipadapter.jobs.generation import Generation
 from lib_ipadapter.weighting import Spread
 from tests.helpers.files import unit
 from tests.helpers.jobs import generation
@@ -230,7 +230,7 @@ def test_a_jobs_maps_are_those_of_its_pictures(unet, resources) -> None:
         mapped(influence_map=False),
         mapped(seeds=(3,), weight=0),
     )
-    assert made.asked == [1, 3]
+    assert made.maps.units == [1, 3]
     for first in (0, 2):
         sample(unet, made, pictures=2, first_picture=first, seed=first)
     for i in range(4):
@@ -239,7 +239,7 @@ def test_a_jobs_maps_are_those_of_its_pictures(unet, resources) -> None:
         assert close(made.influence(i)[1], alone.influence(i % 2)[1], 1e-5), i
         assert made.influence(i)[3].tolist() == [[0.0]]
     assert not close(made.influence(0)[1], made.influence(1)[1], 1e-3)
-    assert generation(unet, resources, mapped(), measure=False).asked == []
+    assert generation(unet, resources, mapped(), measure=False).maps.units == []
 
 
 def test_the_last_pass_that_a_unit_took_part_in_counts(unet, resources) -> None:

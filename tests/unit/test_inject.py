@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lib_ipadapter.attend.inject import Injection, detach_all, injections
 from lib_ipadapter.attend.layers import Topology, cross_attention_layers
+from lib_ipadapter.attend.outcome import Outcome
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.rows import layout
 from lib_ipadapter.weighting import Spread
@@ -259,7 +260,7 @@ def test_an_attention_that_takes_rows_apart_stays_whole_or_plain(parts: int, cop
         with Injection(unet, layers, [make_prompt(unet, 5)]) as injection:
             injection.begin(rows, 0, 1)
             out = unet(x, t, context=text)
-            assert (injection.lost > 0) == injection.without_effect == copied
+            assert (injection.lost > 0) == (injection.outcome is Outcome.LOST) == copied
     finally:
         for layer in layers:
             del layer.module.forward

@@ -17,7 +17,7 @@ from lib_ipadapter.encode.clip_text import token_ids
 from lib_ipadapter.encode.combine import COMBINE_MODES
 from lib_ipadapter.encode.pixels import to_pixels
 from lib_ipadapter.errors import IPAdapterError
-from lib_ipadapter.generation import Resources
+from lib_ipadapter.jobs.resources import Resources
 from lib_ipadapter.projections import build
 from tests.helpers.files import PROJECTION, base64_of, encoder_state, half, picture, unit, write_adapter
 from tests.helpers.jobs import denoise, far, generation

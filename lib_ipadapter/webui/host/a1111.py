@@ -1,45 +1,212 @@
-"""What differs between hosts: where the UNet is, where rows come from, where files are looked for."""
+"""The AUTOMATIC1111 WebUI, v1.10."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modules import devices, extensions, lowvram, paths, script_callbacks, sd_models, sd_unet, shared
+import torch
+from modules import devices, lowvram, sd_models, sd_unet, shared
 from torch import Tensor, nn
 
 from ...attend.layers import Topology, cross_attention_layers
-from ...attend.regions import Box, Size
+from ...attend.regions import Box
 from ...attend.rows import Rows, layout
+from ...attend.step import Step
 from ...checkpoint.identify import UNetSpec, identify
 from ...checkpoint.load import read_shapes
+from ...encode.device import Device
 from ...errors import IPAdapterError, MismatchError
-from ...generation import Device
+from .interface import Host, Interrupted, SamplingPass
+from .replaced import Before
 
-EXTENSION = Path(__file__).resolve().parents[3]
+# Methods of a processing object. ``setup_prompts`` is called once for each job, when its checkpoint and options are in
+# force, and before any script's ``process``: a job that is refused there leaves other extensions alone (ControlNet,
+# which hooks the model in its ``process``, takes harm from jobs that end later). ``close`` is the last one.
+START, LATENTS, END = "setup_prompts", "init", "close"
+CONTROLNET = ("internal_controlnet.external_code", "scripts.external_code")  # the older name last
 
 
-def unet(model: Any) -> nn.Module:
-    """The UNet of a loaded checkpoint. Raises MismatchError where the host would not call its modules."""
-    bypass = sd_unet.get_unet_option()
-    if bypass is not None:
-        raise MismatchError(
-            f'the SD Unet "{bypass.label}" replaces the model\'s layers: set "SD Unet" to None in Settings.'
+class A1111(Host):
+    def loaded_model(self) -> Any | None:
+        return sd_models.model_data.sd_model
+
+    def recognises(self, model: Any) -> bool:
+        return True
+
+    # The model
+
+    def usable_unet(self) -> nn.Module:
+        bypass = sd_unet.get_unet_option()
+        if bypass is not None:
+            raise MismatchError(
+                f'the SD Unet "{bypass.label}" replaces the model\'s layers: set "SD Unet" to None in Settings.'
+            )
+        unet = self.sampled_unet()
+        if unet is None:
+            raise MismatchError("no Stable Diffusion checkpoint is loaded: choose one first.")
+        return unet
+
+    def sampled_unet(self) -> nn.Module | None:
+        return _unet_of(shared.sd_model)
+
+    def loaded_unets(self) -> Iterator[nn.Module]:
+        for model in [*sd_models.model_data.loaded_sd_models, sd_models.model_data.sd_model]:
+            unet = _unet_of(model)
+            if isinstance(unet, nn.Module):
+                yield unet
+
+    def present_topology(self) -> Topology | None:
+        unet = _unet_of(sd_models.model_data.sd_model)
+        try:
+            if isinstance(unet, nn.Module):
+                return Topology.of(cross_attention_layers(unet))
+            info = sd_models.get_closet_checkpoint_match(shared.opts.sd_model_checkpoint)
+            return None if info is None else _topology_in(Path(info.filename))
+        except Exception:  # an unusual model or host: the generation has the last word
+            return None
+
+    def hires_topology(self, p: Any) -> tuple[str, Topology] | None:
+        name = getattr(p, "hr_checkpoint_name", None)
+        if not getattr(p, "enable_hr", False) or not name or name == "Use same checkpoint":
+            return None
+        info = sd_models.get_closet_checkpoint_match(name)
+        topology = None if info is None else _topology_in(Path(info.filename))
+        return None if topology is None else (info.name_for_extra, topology)
+
+    def device(self) -> Device:
+        return Device(devices.device, devices.dtype, _make_room)
+
+    # A job's course
+
+    def before_prompts(self, p: Any, act: Callable[[], None]) -> None:
+        Before(p, START, act)
+
+    def passed_over_before_prompts(self, p: Any) -> bool:
+        if Before.on(p, START) is None:
+            return False
+        delattr(p, START)
+        return True
+
+    def before_latents(self, p: Any, act: Callable[[], None]) -> None:
+        Before(p, LATENTS, act)
+
+    def at_the_end(self, p: Any, act: Callable[[], None], failure: Callable[[], Exception | None]) -> None:
+        Before(p, END, act, failure)
+
+    def leave_the_end_alone(self, p: Any, *, copied: bool = False) -> None:
+        before = Before.on(p, END)
+        if before is not None and (before.p is not p or not copied):
+            delattr(p, END)
+
+    def has_an_end(self, p: Any) -> bool:
+        return Before.on(p, END) is not None
+
+    def sample_nothing(self, p: Any) -> None:
+        def sample(*_args: Any, **_kwargs: Any) -> Tensor:
+            width, height = _final_size(p)
+            channels = getattr(shared.sd_model, "latent_channels", 4)
+            return torch.zeros(len(p.prompts), channels, height // 8, width // 8, device=devices.device)
+
+        p.sample = sample
+
+    def sampling_pass(self, p: Any) -> SamplingPass:
+        return SamplingPass(p.iteration * p.batch_size, bool(p.is_hr_pass), _sampled_part(p))
+
+    def pass_inside(self, p: Any, outer: Any) -> SamplingPass:
+        return SamplingPass(self.finished_picture(outer), bool(getattr(outer, "enable_hr", False)), _sampled_part(p))
+
+    def denoised_job(self, params: Any) -> Any | None:
+        return getattr(params.denoiser, "p", None)
+
+    def denoising_step(self, params: Any) -> Step:
+        """``denoiser.step`` counts the calls, exactly; second-order samplers announce two calls for each step. The
+        host's ``sampling_step`` is of no use here: it lags one step behind, because samplers report a step after its
+        first call."""
+        denoiser = params.denoiser
+        text_cond, text_uncond = _text(params.text_cond), _text(params.text_uncond)
+        steps = max(1, denoiser.steps or params.total_sampling_steps or 1)
+        calls_per_step = max(1, (denoiser.total_steps or steps) // steps)
+        sampler = getattr(getattr(denoiser.sampler, "config", None), "name", None)
+        extra = 1 if sampler == "PLMS" else 0  # it calls twice in its first step
+        return Step(
+            rows=_rows(denoiser, len(params.x), text_cond),
+            step=max(0, denoiser.step - extra) // calls_per_step,
+            steps=steps,
+            text_cond=text_cond,
+            text_uncond=text_uncond,
+            size=tuple(params.x.shape[-2:]),
+            latents=lambda: params.x,  # as the callbacks after ours leave it
+            sampler=denoiser.inner_model if isinstance(denoiser.inner_model, nn.Module) else None,
         )
-    found: nn.Module | None = getattr(getattr(model, "model", None), "diffusion_model", None)
-    if found is None:
-        raise MismatchError("no Stable Diffusion checkpoint is loaded: choose one first.")
-    return found
+
+    def cut_short(self) -> bool:
+        state = shared.state
+        return bool(state.interrupted or state.skipped or state.stopping_generation)
+
+    def starts_with_second_pass(self, p: Any) -> bool:
+        return getattr(p, "firstpass_image", None) is not None
+
+    def changes_checkpoint_midway(self, p: Any) -> bool:
+        return getattr(p, "refiner_checkpoint", None) is not None
+
+    # Its pictures
+
+    def finished_picture(self, p: Any) -> int:
+        index: int = p.iteration * p.batch_size + p.batch_index
+        return index
+
+    def picture_form(self, p: Any) -> tuple[int, int]:
+        start = self.start_picture(p)
+        if start is not None and getattr(p, "inpaint_full_res", False) and getattr(p, "image_mask", None) is not None:
+            return start.width, start.height
+        return p.width, p.height
+
+    def sampled_box(self, p: Any) -> Box | None:
+        pasted = getattr(p, "paste_to", None) and getattr(p, "overlay_images", None) and shared.opts.overlay_inpaint
+        return tuple(p.paste_to) if pasted else None
+
+    def start_picture(self, p: Any) -> Any | None:
+        return next(iter(getattr(p, "init_images", None) or ()), None)
+
+    # Who asks
+
+    def is_api(self, p: Any) -> bool:
+        return bool(getattr(p, "is_api", False))
+
+    def script_chosen(self, p: Any) -> bool:
+        arguments = getattr(p, "script_args", None)
+        return bool(arguments and isinstance(arguments[0], int) and arguments[0] > 0)
+
+    def script(self, p: Any, title: str) -> Any | None:
+        scripts = getattr(getattr(p, "scripts", None), "alwayson_scripts", None) or ()
+        return next((script for script in scripts if script.title() == title), None)
+
+    @contextmanager
+    def progress_text(self) -> Iterator[Callable[[str], None]]:
+        before = shared.state.textinfo
+
+        def show(text: str) -> None:
+            if shared.state.interrupted:
+                raise Interrupted
+            shared.state.textinfo = f"IP-Adapter: {text}"
+
+        try:
+            yield show
+        finally:
+            shared.state.textinfo = before
+
+    def controlnet(self) -> Any | None:
+        loaded = (sys.modules.get(name) for name in CONTROLNET)
+        return next((module for module in loaded if hasattr(module, "find_cn_script")), None)
 
 
-def loaded_unets() -> Iterator[nn.Module]:
-    """The UNets of all checkpoints that the host keeps in memory."""
-    for model in [*sd_models.model_data.loaded_sd_models, sd_models.model_data.sd_model]:
-        found = getattr(getattr(model, "model", None), "diffusion_model", None)
-        if isinstance(found, nn.Module):
-            yield found
+def _unet_of(model: Any) -> nn.Module | None:
+    unet: nn.Module | None = getattr(getattr(model, "model", None), "diffusion_model", None)
+    return unet
 
 
 def _make_room() -> None:
@@ -47,21 +214,6 @@ def _make_room() -> None:
     if lowvram.is_enabled(shared.sd_model):
         lowvram.send_everything_to_cpu()
     devices.torch_gc()
-
-
-def device() -> Device:
-    return Device(devices.device, devices.dtype, _make_room)
-
-
-def hires_topology(p: Any) -> tuple[str, Topology] | None:
-    """Name and topology of the other checkpoint that p's hires pass will load, None if there is none or it is no
-    readable Stable Diffusion checkpoint (the host has its own word on that)."""
-    name = getattr(p, "hr_checkpoint_name", None)
-    if not getattr(p, "enable_hr", False) or not name or name == "Use same checkpoint":
-        return None
-    info = sd_models.get_closet_checkpoint_match(name)
-    topology = None if info is None else _topology_in(Path(info.filename))
-    return None if topology is None else (info.name_for_extra, topology)
 
 
 def _topology_in(file: Path) -> Topology | None:
@@ -73,46 +225,10 @@ def _topology_in(file: Path) -> Topology | None:
     return Topology(spec.context_width, spec.layer_widths) if isinstance(spec, UNetSpec) else None
 
 
-def present_topology() -> Topology | None:
-    """Of the loaded checkpoint, or else of the one that would be loaded; None if it cannot be told. Loads nothing."""
-    unet = getattr(getattr(sd_models.model_data.sd_model, "model", None), "diffusion_model", None)
-    try:
-        if isinstance(unet, nn.Module):
-            return Topology.of(cross_attention_layers(unet))
-        info = sd_models.get_closet_checkpoint_match(shared.opts.sd_model_checkpoint)
-        return None if info is None else _topology_in(Path(info.filename))
-    except Exception:  # an unusual model or host: the generation has the last word
-        return None
-
-
 def _text(condition: Any) -> Tensor | None:
     """The cross-attention part of what the host conditions on: a tensor, or SDXL's dict with one."""
     condition = condition.get("crossattn") if isinstance(condition, dict) else condition
     return condition if isinstance(condition, Tensor) else None
-
-
-def denoising_step(params: script_callbacks.CFGDenoiserParams) -> dict[str, Any]:
-    """What ``Injection.begin`` wants to know of one CFGDenoiser call.
-
-    ``denoiser.step`` counts the calls, exactly; second-order samplers announce two calls for each step. The host's
-    ``sampling_step`` is of no use here: it lags one step behind, because samplers report a step after its first call.
-    """
-    denoiser = params.denoiser
-    text_cond, text_uncond = _text(params.text_cond), _text(params.text_uncond)
-    steps = max(1, denoiser.steps or params.total_sampling_steps or 1)
-    calls_per_step = max(1, (denoiser.total_steps or steps) // steps)
-    sampler = getattr(getattr(denoiser.sampler, "config", None), "name", None)
-    extra = 1 if sampler == "PLMS" else 0  # it calls twice in its first step
-    return {
-        "rows": _rows(denoiser, len(params.x), text_cond),
-        "step": max(0, denoiser.step - extra) // calls_per_step,
-        "steps": steps,
-        "text_cond": text_cond,
-        "text_uncond": text_uncond,
-        "size": tuple(params.x.shape[-2:]),
-        "latents": lambda: params.x,  # as the callbacks after ours leave it
-        "sampler": denoiser.inner_model if isinstance(denoiser.inner_model, nn.Module) else None,
-    }
 
 
 def _rows(denoiser: Any, n_rows: int, text_cond: Tensor | None) -> Rows:
@@ -125,102 +241,14 @@ def _rows(denoiser: Any, n_rows: int, text_cond: Tensor | None) -> Rows:
     return layout(counts, n_rows)
 
 
-def picture_form(p: Any) -> tuple[int, int]:
-    """Width and height of the pictures that the job makes, or numbers of their ratio."""
-    start = next(iter(getattr(p, "init_images", None) or ()), None)
-    if start is not None and getattr(p, "inpaint_full_res", False) and getattr(p, "image_mask", None) is not None:
-        return start.width, start.height
-    return p.width, p.height
-
-
-def sampled_part(p: Any) -> tuple[Box, Size] | None:
+def _sampled_part(p: Any) -> tuple[Box, tuple[int, int]] | None:
     """The box of img2img's picture that inpainting samples, and that picture's height and width; None for all of it."""
     box, start = getattr(p, "paste_to", None), next(iter(getattr(p, "init_images", None) or ()), None)
     return None if not box or start is None else (tuple(box), (start.height, start.width))
 
 
-def sampled_box(p: Any) -> Box | None:
-    """The part (left, top, width, height) of the finished picture that was sampled, None for all of it."""
-    pasted = getattr(p, "paste_to", None) and getattr(p, "overlay_images", None) and shared.opts.overlay_inpaint
-    return tuple(p.paste_to) if pasted else None
-
-
-def script_chosen(p: Any) -> bool:
-    """Whether one of the page's scripts (X/Y/Z plot, SD upscale, …) makes this job as one of several, or as a part."""
-    arguments = getattr(p, "script_args", None)
-    return bool(arguments and isinstance(arguments[0], int) and arguments[0] > 0)
-
-
-class Interrupted(Exception):
-    """The user has pressed Interrupt; the host stops by itself before it samples."""
-
-
-@contextmanager
-def progress_text() -> Iterator[Callable[[str], None]]:
-    """A function that shows a text on the WebUI's progress bar; afterwards the bar is what it was.
-
-    The function raises Interrupted where there is nothing to wait for any more.
-    """
-    before = shared.state.textinfo
-
-    def show(text: str) -> None:
-        if shared.state.interrupted:
-            raise Interrupted
-        shared.state.textinfo = f"IP-Adapter: {text}"
-
-    try:
-        yield show
-    finally:
-        shared.state.textinfo = before
-
-
-def _option(*names: str) -> list[Path]:
-    """Folders from settings and command-line flags, where they exist and are set; flags may hold lists."""
-    folders: list[Path] = []
-    for name in names:
-        for source in (shared.opts, shared.cmd_opts):
-            value = getattr(source, name, None)
-            values = value if isinstance(value, (list, tuple)) else [value]
-            folders += [Path(v) for v in values if isinstance(v, str) and v.strip()]
-    return folders
-
-
-def _controlnet_extensions() -> list[Path]:
-    return [Path(e.path) for e in extensions.active() if (Path(e.path) / "scripts" / "controlnet.py").is_file()]
-
-
-def adapter_folders() -> list[Path]:
-    """Where adapters are looked for, ours first."""
-    models = Path(paths.models_path)
-    return _distinct([
-        EXTENSION / "models",
-        models / "ipadapter",
-        models / "ControlNet",
-        *(folder / "models" for folder in _controlnet_extensions()),
-        *_option("control_net_models_path", "controlnet_dir", "ip_adapter_dir", "ip_adapter_models_path"),
-    ])  # fmt: skip
-
-
-def encoder_folders() -> list[Path]:
-    """Where image encoders are looked for beyond the adapters' folders."""
-    controlnet = _option("control_net_modules_path", "controlnet_annotator_models_path")
-    controlnet += [folder / "annotator" / "downloads" for folder in _controlnet_extensions()]
-    return _distinct([
-        Path(paths.models_path) / "clip_vision",
-        *(folder / "clip_vision" for folder in controlnet),
-        *_option("ip_adapter_encoder_dir"),
-    ])  # fmt: skip
-
-
-def _distinct(folders: list[Path]) -> list[Path]:
-    return list(dict.fromkeys(folder.absolute() for folder in folders))
-
-
-def catalog_memory() -> Path:
-    """The file that remembers what the files in the folders are."""
-    return Path(paths.data_path) / "cache" / "ip-adapter-catalog.json"
-
-
-def is_api(p: Any) -> bool:
-    """Whether a request of the API has made the job, and no page."""
-    return bool(getattr(p, "is_api", False))
+def _final_size(p: Any) -> tuple[int, int]:
+    """Width and height of the pictures that the job would have made."""
+    if not getattr(p, "enable_hr", False):
+        return p.width, p.height
+    return p.hr_upscale_to_x - 8 * p.truncate_x, p.hr_upscale_to_y - 8 * p.truncate_y

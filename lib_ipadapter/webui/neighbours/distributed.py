@@ -16,26 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ...encode.picture import decode
+from ...encode.picture import Picture, decode
 from ...errors import IPAdapterError, UnitError
-from ...unit import Unit
-from ..host import a1111 as host
+from ...unit import Unit, parse_units
+from .. import host
 from ..panel import accordion as panel
 from ..picture_text import base64_of
 from . import controlnet, xyz
 
-TITLES = ("Distribute", "IP-Adapter")
+THEIRS, OURS = "Distribute", "IP-Adapter"  # titles of scripts
 AS_THEY_ARE = ("RGB", "RGBA", "L")  # modes that PNG has and that nothing is lost in; others are read as references are
 
 
-class Private:
-    """What is left on a processing object, and means nothing in a copy that goes to another machine."""
-
-    def __deepcopy__(self, _memo: dict[int, Any]) -> None:
-        return None
-
-
-class Plain(dict[str, Any]):
+class JsonUnit(dict[str, Any]):
     """An API object in plain JSON; ``local`` is what it was made from, for the machine that has it."""
 
     local: Any = None
@@ -44,14 +37,9 @@ class Plain(dict[str, Any]):
         return copy.deepcopy(dict(self), memo)
 
 
-def _script(p: Any, title: str) -> Any | None:
-    runner = getattr(p, "scripts", None)
-    return next((one for one in getattr(runner, "alwayson_scripts", None) or () if one.title() == title), None)
-
-
 def spreads(p: Any) -> bool:
     """Whether other machines may make some of the job's pictures."""
-    script = _script(p, TITLES[0])
+    script = host.current().script(p, THEIRS)
     world = getattr(script, "world", None)
     if world is None:
         return False
@@ -73,50 +61,63 @@ def check(p: Any, units: Sequence[Unit]) -> None:
 
 
 def local(objects: Sequence[object]) -> list[object]:
-    """The objects that ``plain_arguments`` was given."""
-    return [one.local if isinstance(one, Plain) else one for one in objects]
+    """The objects that ``json_arguments`` was given."""
+    return [one.local if isinstance(one, JsonUnit) else one for one in objects]
 
 
-def plain_arguments(p: Any) -> None:
+def json_arguments(p: Any) -> None:
     """Make the job's units plain JSON in its arguments, where something is there that sends them away.
 
     What cannot be honoured is left for the job to refuse. Done twice, it changes nothing more.
     """
-    ours = _script(p, TITLES[1])
-    if ours is None or _script(p, TITLES[0]) is None or not p.script_args:
+    current = host.current()
+    ours = current.script(p, OURS)
+    if ours is None or current.script(p, THEIRS) is None or not p.script_args:
         return
     arguments = list(p.script_args)
     values = arguments[ours.args_from : ours.args_to]
-    slots, (pasted, tick, *rest) = values[: panel.API_PLACES], values[panel.API_PLACES :]
+    places, (pasted, tick, *rest) = values[: panel.API_PLACES], values[panel.API_PLACES :]
     try:
-        objects = controlnet.with_pictures(p, xyz.applied(p, local(panel.units(tuple(values), is_api=host.is_api(p)))))
-        slots = [_sent(one) for one in objects]
-        slots += [panel.NOT_SENT] * (panel.API_PLACES - len(slots))
+        objects = _resolved(p, local(panel.units(tuple(values), is_api=current.is_api(p))))
+        places = [_json_unit(one) for one in objects]
+        places += [panel.NOT_SENT] * (panel.API_PLACES - len(places))
         pasted, tick = ("", False) if objects else (pasted, bool(tick))
     except IPAdapterError:
-        slots = [_plain(slot) for slot in slots]
-    arguments[ours.args_from : ours.args_to] = [*slots, pasted, tick, *map(_plain, rest)]
+        places = [_json(place) for place in places]
+    arguments[ours.args_from : ours.args_to] = [*places, pasted, tick, *map(_json, rest)]
     p.script_args = type(p.script_args)(arguments)
 
 
-def _sent(unit: object) -> object:
+def _resolved(p: Any, objects: Sequence[object]) -> list[object]:
+    """The API objects with what only this machine knows: a plot's values, ControlNet's pictures."""
+    try:
+        units = parse_units(objects, later=xyz.axis_fields(p))
+    except UnitError:
+        return list(objects)  # for the job to refuse
+    resolved: list[object] = [{"enabled": False}] * len(objects)
+    for unit in controlnet.with_pictures(p, xyz.apply_axis_values(p, units)):
+        resolved[unit.number - 1] = unit.to_object()
+    return resolved
+
+
+def _json_unit(unit: object) -> object:
     """A unit as it is sent. Its influence maps stay out: they would be taken for pictures of the job."""
     if not isinstance(unit, Mapping):
-        return _plain(unit)
-    sent = Plain({name: _plain(value) for name, value in unit.items() if name != "influence_map"})
+        return _json(unit)
+    sent = JsonUnit({name: _json(value) for name, value in unit.items() if name != "influence_map"})
     sent.local = unit
     return sent
 
 
-def _plain(value: Any) -> Any:
+def _json(value: Any) -> Any:
     """``value`` in JSON's types, pictures as base64; None for what has no place there."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {str(name): _json(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [_json(one) for one in value]
     try:
-        if isinstance(value, (Image.Image, np.ndarray)):
-            return _base64(value)
+        if isinstance(value, (Picture, Image.Image, np.ndarray)):
+            return _base64(value.image if isinstance(value, Picture) else value)
         json.dumps(value)
     except (IPAdapterError, TypeError, ValueError):
         return None

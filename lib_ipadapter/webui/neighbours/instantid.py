@@ -17,20 +17,22 @@ from typing import Any
 import numpy as np
 
 from ...attend.layers import Topology
+from ...bases import SDXL
 from ...checkpoint.catalog import AdapterEntry, Catalog
 from ...checkpoint.load import read_shapes
-from ...encode.picture import decode, fingerprint
-from ...errors import CheckpointError, IPAdapterError, UnitError
-from ...generation import Picture, check_fit
+from ...encode.picture import Picture
+from ...errors import CheckpointError, IPAdapterError, UnitError, errors_name_unit
+from ...jobs.fit import check_fit
+from ...jobs.plans import PlannedReference
 from ...unit import Unit
+from .. import host
 from . import controlnet
-from .controlnet import Slot
-from .controlnet_adapters import MAX_WEIGHT, label
+from .controlnet import ControlNetUnitView
+from .controlnet.models import MAX_WEIGHT, label
 
 VARIANT = "instantid"
 FACE, POINTS = "instant_id_face_embedding", "instant_id_face_keypoints"  # its preprocessors
-MARK = "instant_id"  # ControlNet goes by this in the files' names
-CONTEXT = 2048  # SDXL's
+NAME_PART = "instant_id"  # ControlNet goes by this in the files' names
 APPLIED = ("weight", "start", "end", "keypoints_weight")  # of a unit's fields; the others have no counterpart
 
 
@@ -38,12 +40,15 @@ APPLIED = ("weight", "start", "end", "keypoints_weight")  # of a unit's fields; 
 class Filled:
     """A unit of ours that ControlNet's units do the work of."""
 
-    number: int
     unit: Unit
     adapter: AdapterEntry
-    references: tuple[Picture, ...]
-    negatives: tuple[Picture, ...] = ()
+    references: tuple[PlannedReference, ...]
+    negatives: tuple[PlannedReference, ...] = ()
     region_hash: str | None = None
+
+    @property
+    def number(self) -> int:
+        return self.unit.number
 
 
 class Hooked:
@@ -68,18 +73,16 @@ def fill(p: Any, units: Sequence[Unit], catalog: Catalog, topology: Topology) ->
 
     Raises IPAdapterError (unit named) with everything that is missing; nothing is changed then.
     """
-    left, found = [], []
+    left, filled = [], []
     for unit in units:
         entry = _instantid(unit.model, catalog)
         if entry is None:
             left.append(unit)
             continue
-        try:
+        with errors_name_unit(unit.number):
             check_fit(entry, topology, catalog)
-            found.append(Filled(unit.number, unit, entry, _fill(p, unit, entry)))
-        except IPAdapterError as error:
-            raise error.in_unit(unit.number) from None
-    return left, found
+            filled.append(Filled(unit, entry, _fill(p, unit, entry)))
+    return left, filled
 
 
 def _instantid(name: str, catalog: Catalog) -> AdapterEntry | None:
@@ -90,32 +93,32 @@ def _instantid(name: str, catalog: Catalog) -> AdapterEntry | None:
     return entry if entry.spec.variant == VARIANT else None
 
 
-def _fill(p: Any, unit: Unit, entry: AdapterEntry) -> tuple[Picture, ...]:
-    slots, module = controlnet.slots(p), controlnet.api()
-    if slots is None or module is None:
+def _fill(p: Any, unit: Unit, entry: AdapterEntry) -> tuple[PlannedReference, ...]:
+    views, module = controlnet.units_of(p), host.current().controlnet()
+    if views is None or module is None:
         raise UnitError(
             "InstantID needs sd-webui-controlnet, which recognises the face (this version cannot) and places it: "
             "install or enable it."
         )
-    if controlnet.already_read(p):
+    if controlnet.has_begun_batch(p):
         raise UnitError("InstantID cannot join ControlNet's batch of files: set ControlNet's units to single pictures.")
     weight, reference = _checked_weight(unit), unit.references[0]
     weight *= reference.weight
     if not 0 <= weight <= MAX_WEIGHT:
         raise UnitError(f"weight is {weight:g}: InstantID runs in ControlNet, which allows 0 to {MAX_WEIGHT:g}.")
-    picture = decode(reference.image)
+    picture = Picture.of(reference.image)
     face, points = _models(module, entry)
-    places = _free(slots)
+    places = _free(views)
     common = {
-        "enabled": True, "image": np.asarray(picture), "guidance_start": unit.start, "guidance_end": unit.end,
+        "enabled": True, "image": np.asarray(picture.image), "guidance_start": unit.start, "guidance_end": unit.end,
         "pixel_perfect": True,
     }  # fmt: skip
-    made = [
+    units = [
         module.ControlNetUnit(**common, module=FACE, model=face, weight=weight),
         module.ControlNetUnit(**common, module=POINTS, model=points, weight=unit.keypoints_weight),
     ]
-    controlnet.replace(p, dict(zip(places, made, strict=True)))
-    return (Picture(fingerprint(picture), reference.weight),)
+    controlnet.replace(p, dict(zip(places, units, strict=True)))
+    return (PlannedReference(picture.content_hash, reference.weight),)
 
 
 def _checked_weight(unit: Unit) -> float:
@@ -132,9 +135,9 @@ def _checked_weight(unit: Unit) -> float:
     return unit.weight
 
 
-def _free(slots: Sequence[Slot]) -> tuple[int, int]:
+def _free(views: Sequence[ControlNetUnitView]) -> tuple[int, int]:
     """Two disabled units with no enabled one between them: ControlNet wants them one after the other."""
-    for first, second in pairwise(slots):
+    for first, second in pairwise(views):
         if not first.enabled and not second.enabled:
             return first.number, second.number
     raise UnitError(
@@ -153,25 +156,29 @@ def _models(module: Any, entry: AdapterEntry) -> tuple[str, str]:
     if face is None or points is None:  # put there since it has looked
         labels = list(module.get_models(update=True))
         face, points = label(entry.path, labels), _points(module)
+    missing = _missing(module, entry, face, points)
+    if missing or face is None or points is None:
+        raise UnitError(f"for InstantID, ControlNet lacks {'; and '.join(missing)}.")
+    return face, points
+
+
+def _missing(module: Any, entry: AdapterEntry, face: str | None, points: str | None) -> list[str]:
     missing = []
     if face is None:
         missing.append(f"{entry.path.name} in a folder that it searches, such as models/ControlNet")
-    elif MARK not in str(_files(module).get(face) or entry.path):
-        missing.append(f"{entry.path.name} under a name with “{MARK}” in it, which is all it goes by")
+    elif NAME_PART not in str(_files(module).get(face) or entry.path):
+        missing.append(f"{entry.path.name} under a name with “{NAME_PART}” in it, which is all it goes by")
     if points is None:
         missing.append(
             "ControlNetModel/diffusion_pytorch_model.safetensors from InstantX/InstantID, saved as "
-            f"models/ControlNet/control_{MARK}_sdxl.safetensors"
+            f"models/ControlNet/control_{NAME_PART}_sdxl.safetensors"
         )
-    known = module.get_modules()
-    if not {FACE, POINTS} <= set(known):
+    if not {FACE, POINTS} <= set(module.get_modules()):
         missing.append(f"a newer version of itself, with the preprocessors {FACE} and {POINTS}")
     packages = [name for name in ("insightface", "onnxruntime") if not _installed(name)]
     if packages:
         missing.append(f"the Python package {' and '.join(packages)} (pip install {' '.join(packages)})")
-    if missing or face is None or points is None:
-        raise UnitError(f"for InstantID, ControlNet lacks {'; and '.join(missing)}.")
-    return face, points
+    return missing
 
 
 def _installed(package: str) -> bool:
@@ -187,7 +194,7 @@ def _points(module: Any) -> str | None:
     """What ControlNet calls InstantID's network of the points: by its name, because any ControlNet for SDXL has its
     shapes, and by those, because InstantID's adapter has the same name."""
     for one, file in _files(module).items():
-        if file is not None and MARK in str(file).lower() and _is_sdxl_controlnet(Path(file)):
+        if file is not None and NAME_PART in str(file).lower() and _is_sdxl_controlnet(Path(file)):
             return one
     return None
 
@@ -199,4 +206,4 @@ def _is_sdxl_controlnet(file: Path) -> bool:
         return False
     hints = any("controlnet_cond_embedding." in key or "input_hint_block." in key for key in shapes)
     contexts = {shape[-1] for key, shape in shapes.items() if key.endswith("attn2.to_k.weight")}
-    return hints and contexts == {CONTEXT} and not any("control_add_embedding." in key for key in shapes)
+    return hints and contexts == {SDXL.context_width} and not any("control_add_embedding." in key for key in shapes)

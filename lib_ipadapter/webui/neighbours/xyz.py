@@ -18,10 +18,9 @@ from ...errors import CheckpointError, IPAdapterError, UnitError
 from ...fields import choices_of, settings_of
 from ...kinds import ModelName
 from ...unit import Unit
-from .. import options
-from ..host import a1111 as host
+from .. import host, options
+from ..host import record
 from ..panel import accordion as panel
-from .xyz_cells import VALUES
 
 PREFIX = "[IP-Adapter] "
 # What a change of a field costs beside another checkpoint's 1 and another VAE's 0.7: the dearest axis changes least
@@ -45,7 +44,7 @@ class Axis:
 
     def apply(self, p: Any, value: Any, _values: list[Any]) -> None:
         """Set the field for ``p`` alone, which is a shallow copy of the plot's."""
-        setattr(p, VALUES, {**getattr(p, VALUES, {}), f"{self.number} {self.field}": value})
+        record.opened(p).axis_values[f"{self.number} {self.field}"] = value
         # The copy is shallow: the parameters of one cell would be the next one's, too.
         p.extra_generation_params = dict(p.extra_generation_params)
 
@@ -75,11 +74,11 @@ def _look_up(catalog: Catalog, name: str) -> None:
 
 def _units(p: Any) -> list[object] | None:
     """The units of a plot's job as API objects; None where the job does not say."""
-    runner = getattr(p, "scripts", None)
-    for script in getattr(runner, "alwayson_scripts", ()):
-        if script.title() == "IP-Adapter":
-            return panel.units(tuple(p.script_args[script.args_from : script.args_to]), is_api=host.is_api(p))
-    return None
+    current = host.current()
+    script = current.script(p, "IP-Adapter")
+    if script is None:
+        return None
+    return panel.units(tuple(p.script_args[script.args_from : script.args_to]), is_api=current.is_api(p))
 
 
 def _in_use(units: list[object], number: int, field: str) -> Mapping[str, Any]:
@@ -104,7 +103,7 @@ def _not_in_use(field: str) -> UnitError:
 def _values(p: Any) -> dict[int, dict[str, Any]]:
     """The values of the job's cell by unit and field; none where it is no cell."""
     values: dict[int, dict[str, Any]] = {}
-    for place, value in getattr(p, VALUES, {}).items():
+    for place, value in record.axis_values(p).items():
         number, field = place.split()
         values.setdefault(int(number), {})[field] = value
     return values
@@ -113,17 +112,6 @@ def _values(p: Any) -> dict[int, dict[str, Any]]:
 def axis_fields(p: Any) -> Mapping[int, Collection[str]]:
     """The fields that the job's cell sets, by the unit's number: what the units hold there does not matter."""
     return {number: tuple(values) for number, values in _values(p).items()}
-
-
-def applied(p: Any, objects: list[object]) -> list[object]:
-    """As ``apply_axis_values``, for API objects that go to other machines; the given ones stay as they are."""
-    objects = list(objects)
-    for number, values in _values(p).items():
-        try:
-            objects[number - 1] = {**_in_use(objects, number, next(iter(values))), **values}
-        except UnitError as error:
-            raise error.in_unit(number) from None
-    return objects
 
 
 def apply_axis_values(p: Any, units: list[Unit]) -> list[Unit]:

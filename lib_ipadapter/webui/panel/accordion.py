@@ -14,7 +14,7 @@ from modules.ui_components import InputAccordion
 
 from ... import infotext
 from ...errors import IPAdapterError, UnitError
-from ...generation import Resources
+from ...jobs.resources import Resources
 from ...kinds import Wording
 from ...presets.store import Store
 from ...unit import MAX_UNITS

@@ -19,11 +19,13 @@ from modules.ui_components import FormRow
 
 from ...encode.picture import decode
 from ...errors import IPAdapterError, UnitError
-from ...generation import Resources
+from ...jobs.resources import Resources
 from ...kinds import Wording
 from ...unit import Unit
-from ..neighbours import controlnet, controlnet_adapters
-from ..neighbours.controlnet import Slot
+from .. import host
+from ..neighbours.controlnet import ControlNetUnitView
+from ..neighbours.controlnet.exports import exported
+from ..neighbours.controlnet.imports import imported
 from . import panel_state
 from .editor import QUIET, Editor, in_page, note
 from .reference_cards import Pictures, controlnet_name
@@ -67,7 +69,7 @@ def _runner(tab: str) -> Any:
 
 def _script(tab: str) -> Any | None:
     """ControlNet's script in a tab, None where it is absent."""
-    module = controlnet.api()
+    module = host.current().controlnet()
     return None if module is None else module.find_cn_script(_runner(tab))
 
 
@@ -151,19 +153,19 @@ class ControlNetBar:
             for readable in self.units[: number - 1]:
                 at += len(readable.inputs) if readable is not None else 0
             unit = self._read(number, chosen, values[at : at + len(chosen.inputs)])
-            translated = controlnet_adapters.imported(unit, self.resources().catalog)
+            translated = imported(unit, self.resources().catalog)
             shown, notes = self.editor.refilled(translated.settings, text, pictures)
         except IPAdapterError as error:
             return [note(error.detail), *[gr.update()] * len(self.editor.targets)]
         return [note(f"Taken from {controlnet_name(number)}.", *translated.notes, *notes), *shown]
 
     @staticmethod
-    def _read(number: int, readable: ReadableUnit, values: tuple[Any, ...]) -> Slot:
+    def _read(number: int, readable: ReadableUnit, values: tuple[Any, ...]) -> ControlNetUnitView:
         try:
             unit = readable.function(*values)
         except Exception as error:  # ControlNet's own word on what its panel holds
             raise UnitError(f"{controlnet_name(number)} cannot be read: {error}") from None
-        return Slot(number, unit, None)
+        return ControlNetUnitView(number, unit, None)
 
     # and there
 
@@ -200,7 +202,7 @@ class ControlNetBar:
             if any(reference.controlnet is not None for reference in unit.references):
                 raise UnitError("it takes a picture from ControlNet: put the picture itself into the unit.")
             entry = self.resources().catalog.find(unit.model)
-            translated = controlnet_adapters.exported(unit, entry.spec, entry.path)
+            translated = exported(unit, entry.spec, entry.path)
         except IPAdapterError as error:
             raise error.in_unit(shown) from None
         notes, given = list(translated.notes), dict(translated.settings)

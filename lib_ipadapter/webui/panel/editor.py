@@ -16,7 +16,7 @@ import gradio as gr
 from modules.ui_components import ToolButton
 
 from ...errors import IPAdapterError
-from ...generation import Resources
+from ...jobs.resources import Resources
 from ...kinds import Wording
 from ...unit import Unit
 from .. import options

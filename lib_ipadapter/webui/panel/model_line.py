@@ -6,9 +6,9 @@ import html
 
 from ...checkpoint.catalog import Catalog
 from ...errors import IPAdapterError
-from ...generation import check_fit, encoder_for
+from ...jobs.fit import check_fit, encoder_for
+from .. import host
 from ..api import encoder_wanted
-from ..host import a1111 as host
 from . import html_controls
 
 
@@ -42,7 +42,7 @@ def about(model: str | None, catalog: Catalog) -> str:
         parts.append(f"{encoder_wanted(spec)} in {encoder.path.name}, {size(encoder.size)}")
     except IPAdapterError as error:
         problems.append(error.detail)
-    topology = host.present_topology()
+    topology = host.current().present_topology()
     if topology is not None:
         try:
             check_fit(adapter, topology, catalog, "the checkpoint")

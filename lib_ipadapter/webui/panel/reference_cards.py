@@ -18,7 +18,7 @@ from PIL import Image
 from ...checkpoint.catalog import Catalog
 from ...encode.picture import decode, decode_mask, views
 from ...errors import IPAdapterError
-from ...generation import encoder_for
+from ...jobs.fit import encoder_for
 from ...reference import WEIGHT
 from ...unit import Unit
 from ..picture_text import data_url

@@ -1,0 +1,188 @@
+"""The references of a job's units -> embeddings, each picture encoded once.
+
+The unconditional side is the reference implementation's: zeros for pooled embeddings; for hidden states, what the
+encoder makes of an all-zeros pixel tensor, which is a mean-grey picture. Negative references come in its place, and
+noise goes into it: the references with their pixels shuffled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from .cache import ByteCache
+from .combine import combine
+from .device import Device
+from .picture import to_pixels
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..checkpoint.catalog import EncoderEntry, Entry
+    from .clip_image import ImageEncoder, OneSource
+
+log = logging.getLogger("ip-adapter")
+
+Key = tuple[Hashable, ...]  # what a computed value is remembered by
+
+
+class Encoders(Protocol):
+    """Where image encoders come from, and where embeddings are remembered."""
+
+    @property
+    def cache(self) -> ByteCache: ...
+
+    def identity(self, entry: Entry) -> Hashable:
+        """What a file's derived data is remembered by."""
+
+    def encoder(self, entry: EncoderEntry, dtype: torch.dtype) -> ImageEncoder:
+        """The image encoder in main memory."""
+
+
+@dataclass(frozen=True)
+class EncoderInput:
+    """A picture as an encoder is shown it: under its mask, perhaps shuffled; without a picture, zeros.
+
+    Two are equal where their content hashes are.
+    """
+
+    content_hash: str
+    mask_hash: str | None = None
+    noise: bool = False
+    image: Image | None = field(default=None, compare=False)
+    mask: Image | None = field(default=None, compare=False)
+
+    @property
+    def key(self) -> Key:
+        return (self.content_hash, self.mask_hash, self.noise)
+
+    def shuffled(self) -> EncoderInput:
+        return EncoderInput(self.content_hash, self.mask_hash, True, self.image, self.mask)
+
+    def pixels(self, size: int, crop: str) -> Tensor:
+        """[V, 3, size, size]: the V views that the encoder sees."""
+        if self.image is None:
+            return torch.zeros(1, 3, size, size)
+        pixels = to_pixels(self.image, size, crop, self.mask)
+        return shuffled(pixels, self.content_hash) if self.noise else pixels
+
+
+ZEROS = EncoderInput("zeros")
+
+
+@dataclass(frozen=True)
+class UnitInputs:
+    """Everything that one unit shows its image encoder: ``source`` is the encoder's output that is wanted."""
+
+    encoder: EncoderEntry
+    source: OneSource
+    crop: str
+    references: tuple[EncoderInput, ...]
+    negatives: tuple[EncoderInput, ...] = ()
+    negative_weights: tuple[float, ...] = ()
+    noise: float = 0.0
+
+    @property
+    def pooled(self) -> bool:
+        return self.source == "pooled"
+
+    def all(self) -> list[EncoderInput]:
+        inputs = [*self.references, *self.negatives]
+        if self.noise:
+            inputs += [reference.shuffled() for reference in self.references]
+        return inputs if self.pooled else [*inputs, ZEROS]
+
+
+class References:
+    """Encodes the references of several units, each once, telling how far it is."""
+
+    def __init__(
+        self, units: Sequence[UnitInputs], encoders: Encoders, device: Device, progress: Callable[[str], None]
+    ) -> None:
+        self.encoders, self.device, self.progress = encoders, device, progress
+        keys = {self._key(unit, shown) for unit in units for shown in unit.all() if shown.image is not None}
+        self.total = sum(key not in encoders.cache for key in keys)
+        self.done = 0
+        self.encoded: dict[Key, Tensor] = {}  # in this job, whatever the cache's size
+
+    def _key(self, unit: UnitInputs, shown: EncoderInput) -> Key:
+        """What an embedding is remembered by."""
+        file = self.encoders.identity(unit.encoder)
+        return ("embedding", file, self.device.dtype, unit.source, unit.crop, *shown.key)
+
+    def embeddings(self, unit: UnitInputs) -> tuple[list[Tensor], Tensor]:
+        """[V, E] or [V, N, W] of each reference, V its number of views, and [1, …] of the unconditional side, fp32 in
+        main memory."""
+        keys = {shown: self._key(unit, shown) for shown in unit.all()}
+        for key in keys.values():
+            if key not in self.encoded and key in self.encoders.cache:
+                self.encoded[key] = self.encoders.cache.get(key)
+        missing = [shown for shown, key in keys.items() if key not in self.encoded]
+        if missing:
+            self._encode(unit, missing)
+
+        def of(shown: EncoderInput) -> Tensor:
+            return self.encoded[keys[shown]]
+
+        references = [of(reference) for reference in unit.references]
+        uncond = torch.zeros_like(references[0][:1]) if unit.pooled else of(ZEROS)
+        if unit.negatives:
+            uncond = towards(uncond, [mean(of(negative)) for negative in unit.negatives], unit.negative_weights)
+        if unit.noise:
+            noise = torch.cat([mean(of(reference.shuffled())) for reference in unit.references]).mean(0, keepdim=True)
+            uncond = torch.lerp(uncond, noise, unit.noise)
+        return references, uncond
+
+    def _encode(self, unit: UnitInputs, missing: Sequence[EncoderInput]) -> None:
+        """Encode what is ``missing``, with one move of the encoder to the device."""
+        self.progress(f"loading image encoder {unit.encoder.name}")
+        encoder = self.encoders.encoder(unit.encoder, self.device.dtype)
+        size = encoder.spec.image_size
+        self.device.make_room()
+        try:
+            encoder.to(self.device.device)
+            for shown in missing:
+                if shown.image is not None:
+                    self.done += 1
+                    self.progress(f"encoding reference {self.done} of {self.total}")
+                views = shown.pixels(size, unit.crop)
+                embedding = torch.cat([encode_one(encoder, view[None], unit.source) for view in views])
+                key = self._key(unit, shown)
+                self.encoded[key] = embedding
+                self.encoders.cache.put(key, embedding, embedding.numel() * embedding.element_size())
+        finally:
+            encoder.to("cpu")
+
+
+def encode_one(encoder: ImageEncoder, pixels: Tensor, source: OneSource) -> Tensor:
+    """One view's embedding, fp32 in main memory; computed there too where the device has no room."""
+    try:
+        embedding = encoder.encode(pixels, source)
+    except torch.cuda.OutOfMemoryError:
+        log.warning("IP-Adapter: no room for the image encoder on the device, so it works on the CPU.")
+        embedding = encoder.to("cpu").encode(pixels, source)
+    return embedding.of(source).float().cpu()
+
+
+def shuffled(pixels: Tensor, content_hash: str) -> Tensor:
+    """[V, 3, S, S] with each view's pixels in another order, the same whenever the picture is: its colours without
+    what it shows. The global random generator is left alone."""
+    seed = int(content_hash[:15], 16)
+    order = torch.randperm(pixels[0, 0].numel(), generator=torch.Generator().manual_seed(seed))
+    return pixels.flatten(2)[..., order].view_as(pixels)
+
+
+def mean(views: Tensor) -> Tensor:
+    """[V, …] -> [1, …]."""
+    return views.mean(0, keepdim=True)
+
+
+def towards(start: Tensor, embeddings: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """From ``start`` to the mean of ``embeddings`` (weights as shares), as far as the weights are from 0 on average."""
+    strength = sum(map(abs, weights)) / len(weights)
+    return torch.lerp(start, combine(embeddings, "average", weights), strength) if strength else start

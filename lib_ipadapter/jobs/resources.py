@@ -1,0 +1,118 @@
+"""What outlives a job: the catalogue of files, the files used last, and what references were encoded to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..encode.cache import ByteCache
+from ..errors import CheckpointError
+
+if TYPE_CHECKING:
+    from ..checkpoint.catalog import AdapterEntry, Catalog, EncoderEntry, Entry
+    from ..checkpoint.identify import AdapterSpec
+    from ..checkpoint.load import AdapterWeights
+    from ..encode.clip_image import ImageEncoder
+
+Progress = Callable[[str], None]
+FileIdentity = tuple[str, int, int]  # a file's path, size and time of change
+
+DEFAULT_ADAPTER_BYTES = 2**30  # adapters in main memory; the one used last stays whatever its size
+DEFAULT_CACHE_BYTES = 512 * 2**20
+
+
+@contextmanager
+def _errors_name_file(entry: Entry) -> Iterator[None]:
+    """Errors of a file's reading name the file."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{entry.path.name} cannot be used. {error.detail}") from error
+
+
+class Resources:
+    """The catalogue, the files in memory and the cache of a process.
+
+    Everything in here stays in main memory; the device holds nothing between generations.
+    """
+
+    def __init__(self, catalog: Catalog, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+        self.catalog = catalog
+        self.cache = ByteCache(cache_bytes)
+        self.adapter_bytes = DEFAULT_ADAPTER_BYTES
+        self._adapters: dict[FileIdentity, AdapterWeights] = {}
+        self._encoder: tuple[FileIdentity, torch.dtype, ImageEncoder] | None = None
+
+    @staticmethod
+    def identity(entry: Entry) -> FileIdentity:
+        """What a file's derived data is remembered by: its path, size and time of change as they are now.
+
+        Raises CheckpointError for a file that has gone since it was listed.
+        """
+        try:
+            stat = entry.path.stat()
+        except OSError as error:
+            raise CheckpointError(
+                f"{entry.path.name} cannot be read any more ({error.strerror}): refresh the list of models."
+            ) from error
+        return (str(entry.path), stat.st_size, stat.st_mtime_ns)
+
+    def adapter(self, entry: AdapterEntry, spec: AdapterSpec) -> AdapterWeights:
+        """The adapter's tensors. The one used last is kept, so that none is read twice in a row, and of those before it
+        as many as ``adapter_bytes`` hold."""
+        from ..checkpoint import load
+
+        key = self.identity(entry)
+        weights = self._adapters.pop(key, None)
+        if weights is None:
+            with _errors_name_file(entry):
+                weights = load.load_adapter(entry.path, spec)
+        self._adapters[key] = weights
+        while len(self._adapters) > 1 and sum(w.nbytes for w in self._adapters.values()) > self.adapter_bytes:
+            self._adapters.pop(next(iter(self._adapters)))
+        return weights
+
+    def encoder(self, entry: EncoderEntry, dtype: torch.dtype) -> ImageEncoder:
+        """The image encoder in main memory; only the one used last is kept."""
+        from ..checkpoint import load
+        from ..encode.clip_image import ImageEncoder
+
+        file = self.identity(entry)
+        if self._encoder is None or self._encoder[:2] != (file, dtype):
+            self._encoder = None  # free the old one before the new one is read
+            with _errors_name_file(entry):
+                state = load.load_encoder_state(entry.path)
+                self._encoder = (file, dtype, ImageEncoder.from_state(entry.spec, state, dtype=dtype))
+        return self._encoder[2]
+
+    def text_embedding(self, entry: EncoderEntry, text: str, progress: Progress) -> Tensor:
+        """[1, projection]: the embedding of ``text`` by the text tower in ``entry``, fp32 in main memory. The tower is
+        not kept. Raises ValueError for an entry without one."""
+        from ..checkpoint import load
+        from ..encode.clip_text import TextTower
+
+        if entry.spec.text is None:
+            raise ValueError(f"{entry.name} has no text tower")
+        key = ("text embedding", self.identity(entry), text)
+        embedding: Tensor | None = self.cache.get(key)
+        if embedding is None:
+            progress(f"reading the words of {entry.name}")
+            with _errors_name_file(entry):
+                tower = TextTower.from_state(entry.spec.text, load.load_text_state(entry.path), dtype=torch.float32)
+            embedding = tower.embed(text)
+            self.cache.put(key, embedding, embedding.numel() * embedding.element_size())
+        return embedding
+
+    def release_encoder(self) -> None:
+        """Let go of the image encoder; what references were encoded to stays."""
+        self._encoder = None
+
+    def unload(self) -> None:
+        """Let go of every file and every encoded reference."""
+        self._adapters.clear()
+        self.release_encoder()
+        self.cache.clear()

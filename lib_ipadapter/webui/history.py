@@ -1,0 +1,34 @@
+"""A job's units among the presets, named after its first picture."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from ..errors import IPAdapterError
+from . import host, options, process
+from .host.record import Job
+
+log = logging.getLogger("ip-adapter")
+
+
+def keep(job: Job, processed: Any) -> None:
+    """Keep the units of a job that has gone well. A plot's many jobs are not worth it."""
+    if not job.units or job.failure is not None or not processed.images:
+        return
+    if not options.save_generations() or host.current().script_chosen(job.owner):
+        return
+    first = processed.images[min(processed.index_of_first_image, len(processed.images) - 1)]
+    saved = getattr(first, "already_saved_as", None)
+    name = Path(saved).stem if saved else time.strftime(f"%Y-%m-%d %H.%M.%S, seed {processed.seed}")
+    units: list[object] = [{"enabled": False}] * job.units[-1].number
+    for unit in job.units:
+        units[unit.number - 1] = unit
+    store = process.store()
+    try:
+        store.history = options.history()
+        store.keep(name, units)
+    except IPAdapterError as error:  # the pictures are made all the same
+        log.warning("IP-Adapter: this generation's units are not kept. %s", error.detail)

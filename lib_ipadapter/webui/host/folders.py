@@ -1,0 +1,61 @@
+"""The folders that files are looked for and kept in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modules import extensions, paths, shared
+
+EXTENSION = Path(__file__).resolve().parents[3]
+
+
+def adapter_folders() -> list[Path]:
+    """Where adapters are looked for, ours first."""
+    models = Path(paths.models_path)
+    return _distinct([
+        EXTENSION / "models",
+        models / "ipadapter",
+        models / "ControlNet",
+        *(folder / "models" for folder in _controlnet_extensions()),
+        *_option("control_net_models_path", "controlnet_dir", "ip_adapter_dir", "ip_adapter_models_path"),
+    ])  # fmt: skip
+
+
+def encoder_folders() -> list[Path]:
+    """Where image encoders are looked for beyond the adapters' folders."""
+    controlnet = _option("control_net_modules_path", "controlnet_annotator_models_path")
+    controlnet += [folder / "annotator" / "downloads" for folder in _controlnet_extensions()]
+    return _distinct([
+        Path(paths.models_path) / "clip_vision",
+        *(folder / "clip_vision" for folder in controlnet),
+        *_option("ip_adapter_encoder_dir"),
+    ])  # fmt: skip
+
+
+def catalog_memory() -> Path:
+    """The file that remembers what the files in the folders are."""
+    return Path(paths.data_path) / "cache" / "ip-adapter-catalog.json"
+
+
+def presets() -> Path:
+    """Where presets are kept."""
+    return Path(paths.data_path) / "ip-adapter"
+
+
+def _option(*names: str) -> list[Path]:
+    """Folders from settings and command-line flags, where they exist and are set; flags may hold lists."""
+    folders: list[Path] = []
+    for name in names:
+        for source in (shared.opts, shared.cmd_opts):
+            value = getattr(source, name, None)
+            values = value if isinstance(value, (list, tuple)) else [value]
+            folders += [Path(v) for v in values if isinstance(v, str) and v.strip()]
+    return folders
+
+
+def _controlnet_extensions() -> list[Path]:
+    return [Path(e.path) for e in extensions.active() if (Path(e.path) / "scripts" / "controlnet.py").is_file()]
+
+
+def _distinct(folders: list[Path]) -> list[Path]:
+    return list(dict.fromkeys(folder.absolute() for folder in folders))

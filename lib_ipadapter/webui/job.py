@@ -1,0 +1,192 @@
+"""A job from the script's arguments to its end: units, what they become, and what is taken back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from .. import infotext
+from ..attend.inject import detach_all
+from ..attend.layers import Topology, cross_attention_layers
+from ..encode.picture import Mask, Picture
+from ..errors import PictureError, errors_name_unit
+from ..jobs.generation import Generation, prepare_generation
+from ..jobs.plans import differ_in_form
+from ..reference import Reference
+from ..unit import Unit, parse_units
+from . import host, options
+from .host import record
+from .host.record import Job
+from .neighbours import adetailer, controlnet, distributed, instantid, xyz
+from .neighbours.controlnet import overlaps
+from .panel import accordion as panel
+from .process import resources
+from .refusal import refusing, take_refusal
+
+log = logging.getLogger("ip-adapter")
+
+
+def expect(p: Any, arguments: tuple[Any, ...]) -> None:
+    """The job begins with us, or not at all: as soon as its checkpoint and options are in force."""
+    host.current().before_prompts(p, lambda: begin(p, arguments))
+
+
+def begin(p: Any, arguments: tuple[Any, ...]) -> None:
+    """Check, read and encode everything that the job's units want.
+
+    Raises IPAdapterError, which is also kept in the job's record, where a unit cannot be honoured.
+    """
+    if record.is_copy(p):
+        _forget_original(p)
+    with refusing(p):
+        units = units_of(p, arguments)
+        with controlnet.restored_on_error(p):
+            left = units
+            if left:
+                left = overlaps.settle(p, left, resources().catalog, options.controlnet_same())
+            if left:
+                _prepare(p, left)
+                job = record.opened(p)
+                job.arguments, job.units = arguments, units
+
+
+def units_of(p: Any, arguments: tuple[Any, ...]) -> list[Unit]:
+    """The units that ``p``'s job asks for, with their numbers and their pictures decoded."""
+    objects = distributed.local(panel.units(arguments, is_api=host.current().is_api(p)))
+    units = parse_units(objects, panel.wording(arguments), later=xyz.axis_fields(p))
+    units = xyz.apply_axis_values(p, units)
+    units = [decoded(unit) for unit in controlnet.with_pictures(p, units)]
+    distributed.check(p, units)
+    return units
+
+
+def decoded(unit: Unit) -> Unit:
+    """The unit with its pictures decoded, so that nobody has to do it again in this job. What is no usable picture
+    stays as it is: the unit's plan says so in its turn."""
+    return replace(
+        unit,
+        references=tuple(map(_decoded_reference, unit.references)),
+        negative_references=tuple(map(_decoded_reference, unit.negative_references)),
+        region_mask=_decoded(Mask, unit.region_mask),
+    )
+
+
+def _decoded_reference(reference: Reference) -> Reference:
+    return replace(reference, image=_decoded(Picture, reference.image), mask=_decoded(Mask, reference.mask))
+
+
+def _decoded(kind: type[Picture], data: Any) -> Any:
+    try:
+        return None if data is None else kind.of(data)
+    except PictureError:
+        return data
+
+
+def _forget_original(p: Any) -> None:
+    """Let a copy be a job of its own; the job that it was copied from keeps what it has."""
+    controlnet.restore(p)
+    record.opened(p)
+    host.current().leave_the_end_alone(p, copied=True)
+
+
+def _prepare(p: Any, units: list[Unit]) -> None:
+    current = host.current()
+    with errors_name_unit(units[0].number):
+        unet = current.usable_unet()
+        topology = Topology.of(cross_attention_layers(unet))
+    units, filled = instantid.fill(p, units, resources().catalog, topology)
+    job = record.opened(p)
+    if units:
+        _prepare_ours(job, units, unet)
+    if filled:
+        p.extra_generation_params.update(infotext.parameters(filled))
+        hooked = instantid.Hooked(p)
+        job.check = lambda: hooked.check(filled[0].number)
+    watch_end(job)
+
+
+def watch_end(job: Job) -> None:
+    """However the job ends, clean up after it, and tell its failure. What tells that of an earlier run stays."""
+
+    def failure() -> Exception | None:
+        found, job.failure = job.failure, None
+        return found
+
+    if not host.current().has_an_end(job.owner):
+        host.current().at_the_end(job.owner, lambda: end(job.owner), failure)
+
+
+def _prepare_ours(job: Job, units: list[Unit], unet: Any) -> None:
+    p, current, stock = job.owner, host.current(), resources()
+    unmeasured = _unmeasured(p)
+    stock.cache.limit, stock.adapter_bytes = options.cache_bytes(), options.adapter_bytes()
+    try:
+        with current.progress_text() as progress:
+            generation = prepare_generation(
+                units, unet, stock, current.device(), progress=progress, hires_topology=current.hires_topology(p),
+                measure=unmeasured is None,
+            )  # fmt: skip
+    finally:
+        if not options.keep_encoder():
+            stock.release_encoder()
+    job.generation = generation
+    p.extra_generation_params.update(infotext.parameters(generation.plans))
+    _comment(p, generation)
+    if unmeasured is not None and any(unit.influence_map for unit in units):
+        p.comment(f"IP-Adapter: there are no influence maps while {unmeasured}.")
+
+
+def _unmeasured(p: Any) -> str | None:
+    """Why the job has no influence maps, None where it can have some."""
+    if host.current().script_chosen(p):
+        return "a script from the list of scripts makes the pictures"
+    return "sd-webui-distributed spreads the pictures over several machines" if distributed.spreads(p) else None
+
+
+def _comment(p: Any, generation: Generation) -> None:
+    """Notes on units that are honoured, though perhaps not as they were meant."""
+    for plan in generation.plans:
+        notes: Sequence[str] = plan.notes
+        if plan.region is not None and differ_in_form(plan.region.form, host.current().picture_form(p)):
+            notes = [*notes, "the region mask is stretched over a picture of another form."]
+        for note in notes:
+            log.info("IP-Adapter unit %d: %s", plan.number, note)
+            p.comment(f"IP-Adapter unit {plan.number}: {note}")
+
+
+def check_before_latents(p: Any) -> None:
+    """After every extension's ``process``: refuse what was not refused yet, and what a neighbour could not do."""
+    current, refusal, job = host.current(), take_refusal(p), record.own(p)
+    if refusal is not None:
+        current.before_latents(p, _raising(refusal))
+    elif job is not None and job.check is not None and not current.changes_checkpoint_midway(p):
+        current.before_latents(p, job.check)
+
+
+def _raising(error: Exception) -> Any:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+def end(p: Any) -> None:
+    """After ``postprocess``, at the end, and before the next run of the same p."""
+    adetailer.withdraw(p)
+    controlnet.restore(p)
+    job = record.own(p)
+    if job is None:
+        return
+    if job.generation is not None:
+        job.generation.detach()
+    if job.failure is None:
+        host.current().leave_the_end_alone(p)
+    job.forget_run()
+
+
+def clean() -> None:
+    """Take back whatever any job has left in any loaded checkpoint."""
+    for unet in host.current().loaded_unets():
+        detach_all(unet)

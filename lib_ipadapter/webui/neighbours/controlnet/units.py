@@ -1,0 +1,147 @@
+"""ControlNet's units in a job: found and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ....encode.picture import decode
+from ....errors import UnitError
+from ... import host
+
+# Names by which older clients call a field of a unit that they send as an object.
+ALIASES = {"image": "input_image", "mask": "mask_image", "guidance_end": "guidance"}
+UNPAINTED = 5  # ControlNet takes a mask without any lighter spot for none
+
+
+@dataclass(frozen=True)
+class ControlNetPicture:
+    """A unit's picture, RGB, and what is painted on it: "L", lighter than 0 where it is; None for nothing."""
+
+    image: Image.Image
+    painted: Image.Image | None = None
+
+    @property
+    def mask(self) -> Image.Image | None:
+        """What counts of it, None for all: what is painted over does not, as in ControlNet's own units."""
+        return None if self.painted is None else ImageOps.invert(self.painted)
+
+
+@dataclass(frozen=True)
+class ControlNetUnitView:
+    """One of ControlNet's units: ``number`` counts from 1, ``value`` is its object or the client's, ``blank`` a unit
+    with ControlNet's own defaults."""
+
+    number: int
+    value: Any
+    blank: Any
+
+    def __str__(self) -> str:
+        return f"ControlNet's unit {self.number} (tab “ControlNet Unit {self.number - 1}”)"
+
+    def get(self, field: str, default: Any = None) -> Any:
+        """A field's value, enumerations as their text; ControlNet's default where a client has left it out."""
+        if isinstance(self.value, Mapping):
+            names = [name for name in (field, ALIASES.get(field)) if name in self.value]
+            found = self.value[names[0]] if names else getattr(self.blank, field, default)
+        else:
+            found = getattr(self.value, field, getattr(self.blank, field, default))
+        return found.value if isinstance(found, Enum) else found
+
+    @property
+    def enabled(self) -> bool:
+        return bool(self.get("enabled", False))
+
+    @property
+    def module(self) -> str:
+        return str(self.get("module") or "none")
+
+    @property
+    def is_ip_adapter(self) -> bool:
+        return self.module.casefold().startswith("ip-adapter")
+
+    def number_of(self, field: str, default: float) -> float:
+        """A field's number; the default for what is none."""
+        value = self.get(field, default)
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else default
+
+    def pictures(self) -> list[ControlNetPicture]:
+        """The unit's own pictures, none where it has none. Raises PictureError for what is no usable picture.
+
+        Text is always base64: no path that a client names is opened.
+        """
+        pairs = _pairs(self.get("image"), self.get("mask"))
+        return [ControlNetPicture(decode(image), _painted(mask)) for image, mask in pairs if image is not None]
+
+
+def _pairs(image: Any, mask: Any) -> list[tuple[Any, Any]]:
+    """Pictures and their masks, in all forms in which units bring them."""
+    if image is None or (isinstance(image, (str, list, tuple)) and not len(image)):
+        return []
+    if isinstance(image, Mapping):
+        return [(image.get("image"), image.get("mask"))]
+    if isinstance(image, (list, tuple)):
+        if all(isinstance(one, Mapping) for one in image):
+            return [(one.get("image"), one.get("mask")) for one in image]
+        return [(image[0], image[1] if len(image) > 1 else None)]
+    return [(image, mask)]
+
+
+def _painted(mask: Any) -> Image.Image | None:
+    if mask is None:
+        return None
+    values = np.asarray(decode(mask))[:, :, 0]
+    return Image.fromarray(np.ascontiguousarray(values)) if values.max(initial=0) > UNPAINTED else None
+
+
+def script(p: Any) -> Any | None:
+    """ControlNet's script in the job's runner, None where it is absent or switched off."""
+    module, runner = host.current().controlnet(), getattr(p, "scripts", None)
+    if module is None or runner is None:
+        return None
+    return module.find_cn_script(runner)
+
+
+def is_unit(value: Any) -> bool:
+    return isinstance(value, Mapping) or all(hasattr(value, name) for name in ("enabled", "module", "image"))
+
+
+def units_of(p: Any) -> list[ControlNetUnitView] | None:
+    """The units of ``p``'s job as ControlNet counts them; None where it is absent, switched off, or without units."""
+    reader, arguments = script(p), getattr(p, "script_args", None)
+    if reader is None or not arguments:
+        return None
+    values = arguments[reader.args_from : reader.args_to]
+    module = host.current().controlnet()
+    try:
+        blank = None if module is None else module.ControlNetUnit()
+    except Exception:  # a version whose units cannot be had blank
+        blank = None
+    views = [ControlNetUnitView(number, value, blank) for number, value in enumerate(filter(is_unit, values), 1)]
+    return views or None
+
+
+def unit_of(p: Any, number: int) -> ControlNetUnitView:
+    """Unit ``number``. Raises UnitError where there is no ControlNet, or no such unit."""
+    views = units_of(p)
+    if views is None:
+        raise UnitError(
+            f"it takes the picture of ControlNet's unit {number}, but ControlNet is not there: install or enable "
+            "sd-webui-controlnet, or give the picture itself."
+        )
+    if not 1 <= number <= len(views):
+        raise UnitError(
+            f"it takes the picture of ControlNet's unit {number}, but ControlNet has {len(views)}: "
+            f"give 1 to {len(views)}, which are its tabs 0 to {len(views) - 1}."
+        )
+    return views[number - 1]
+
+
+def has_begun_batch(p: Any) -> bool:
+    """Whether ControlNet makes ``p``'s job as one of a batch of files: it has read its units then, for all of them."""
+    return any(view.enabled and view.get("input_mode") == "batch" for view in units_of(p) or ())

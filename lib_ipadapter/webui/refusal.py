@@ -1,0 +1,95 @@
+"""How a job is refused, and how one fails that has already begun."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from modules import errors
+
+from .. import infotext
+from ..attend.outcome import Outcome
+from ..errors import IPAdapterError
+from . import host
+from .host import record
+from .host.record import Job
+from .neighbours import xyz_cells
+
+log = logging.getLogger("ip-adapter")
+
+NOT_USED = {
+    Outcome.LOST: (
+        "another extension or optimisation replaces the sampling or the model's attention layers; switch it off, or "
+        "the units."
+    ),
+    Outcome.MISPLACED: (
+        "another extension or setting takes the picture apart, so that nothing tells where a region mask lies; switch "
+        "it off, or leave out the mask."
+    ),
+    Outcome.IDLE: "none of this sampler's steps lies between a unit's start and end; move them apart.",
+}
+NOT_USED[Outcome.MISSED] = NOT_USED[Outcome.LOST]
+DISCARDED = (
+    "ADetailer skips img2img, and the references stay out of its own passes; let them in (Settings, IP-Adapter), or "
+    "switch off the units."
+)
+
+
+class InternalError(IPAdapterError):
+    """Not the user's fault."""
+
+    http_status = 500
+
+
+@contextmanager
+def refusing(p: Any) -> Iterator[None]:
+    """What goes wrong in here refuses ``p``'s job: it is kept in the job's record and raised, as an IPAdapterError. The
+    cell of a plot goes on, and shows it."""
+    try:
+        yield
+    except host.Interrupted:
+        log.info("IP-Adapter: interrupted before sampling")
+    except IPAdapterError as error:
+        if not _keep(p, error):
+            raise
+    except Exception as error:
+        errors.report("IP-Adapter: unexpected error", exc_info=True)
+        refusal = InternalError(
+            f"IP-Adapter: unexpected {type(error).__name__}: {error}. Disable its units to go on; "
+            "the console's log has the details for a report."
+        )
+        if not _keep(p, refusal):
+            raise refusal from error
+
+
+def _keep(p: Any, error: IPAdapterError) -> bool:
+    """Whether the job goes on in spite of the error."""
+    if xyz_cells.refuse(p, error):
+        return True
+    record.opened(p).refusal = error
+    return False
+
+
+def take_refusal(p: Any) -> IPAdapterError | None:
+    """The error with which ``p``'s job was refused, once."""
+    job = record.own(p)
+    if job is None:
+        return None
+    refusal, job.refusal = job.refusal, None
+    return refusal
+
+
+def fail(job: Job, reason: str) -> None:
+    """The references have not done what was asked for, and it is too late to stop the job. The first reason counts."""
+    generation, job = job.generation, job.outer or job
+    if job.failure is not None or generation is None:
+        return
+    error = IPAdapterError(f"IP-Adapter: the references were not used in this picture: {reason}")
+    log.error("%s", error)
+    for name in infotext.parameters(generation.plans):
+        job.owner.extra_generation_params.pop(name, None)
+    job.owner.comment(error.detail)
+    if host.current().has_an_end(job.owner):
+        job.failure = error

@@ -1,0 +1,119 @@
+"""A job's hooks in the model: put in before a pass, told each step's rows, taken out after it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from modules import errors
+from torch import nn
+
+from ..attend.inject import Injection, injections
+from ..attend.outcome import Outcome
+from ..errors import MismatchError
+from . import host
+from .host import record
+from .host.record import Job
+from .job import watch_end
+from .neighbours import adetailer
+from .refusal import DISCARDED, NOT_USED, fail
+
+log = logging.getLogger("ip-adapter")
+
+
+def before(p: Any) -> None:
+    """The hooks go into the checkpoint that is loaded now."""
+    job = record.own(p)
+    if job is None or job.generation is None:
+        return
+    try:
+        _attach(job, host.current().usable_unet())
+    except Exception as error:
+        errors.report("IP-Adapter: could not be attached", exc_info=True)
+        fail(job, f"{error}")
+
+
+def step(params: Any) -> None:
+    """Tell the hooks a denoising step's rows, or keep them out of a step that is another job's."""
+    current = host.current()
+    p, unet = current.denoised_job(params), current.sampled_unet()
+    if unet is None:
+        return
+    job = None if p is None else _job(p)
+    generation = None if job is None else job.generation
+    attached = None if generation is None else generation.injection
+    try:
+        if job is not None and generation is not None and (attached is None or attached.unet is not unet):
+            # The refiner's checkpoint has taken over, or a script samples by itself.
+            attached = _follow(job, unet)
+        for injection in injections(unet):
+            if injection is not attached:
+                injection.pause()
+        if attached is not None:
+            # A job inside this one may have cleaned the UNet.
+            attached.attach().begin(*current.denoising_step(params))
+    except Exception as error:
+        errors.report("IP-Adapter: unexpected error", exc_info=True)
+        if attached is not None:
+            attached.pause()
+        if job is not None:
+            fail(job, f"{type(error).__name__}: {error}")
+
+
+def after(p: Any) -> None:
+    """The hooks go out, before anybody else uses the UNet."""
+    adetailer.announce(p)
+    job = record.own(p)
+    if job is None or job.generation is None:
+        return
+    outcome = job.generation.detach()
+    if outcome is Outcome.MISSED and host.current().starts_with_second_pass(p):
+        outcome = Outcome.ACTED
+    if host.current().cut_short():
+        return  # what was cut short owes nothing
+    if outcome in NOT_USED:
+        fail(job, NOT_USED[outcome])
+    elif adetailer.throws_away(p) and not adetailer.joined():
+        fail(job, DISCARDED)
+
+
+def _attach(job: Job, unet: nn.Module, same_pass: bool = False) -> Injection | None:
+    assert job.generation is not None
+    current, outer = host.current(), job.outer
+    coming = current.sampling_pass(job.owner) if outer is None else current.pass_inside(job.owner, outer.owner)
+    return job.generation.attach(
+        unet, hires_pass=coming.hires, first_picture=coming.first_picture, same_pass=same_pass, part=coming.part
+    )
+
+
+def _follow(job: Job, unet: nn.Module) -> Injection | None:
+    """Into the UNet that is used now, if the adapters fit it; SDXL's own refiner is left alone."""
+    generation, outer = job.generation, job.outer
+    if generation is None or generation.unfit is unet:
+        return None
+    try:
+        return _attach(job, unet, same_pass=True)
+    except MismatchError as error:
+        generation.unfit = unet
+        what = "the refiner works" if outer is None else "ADetailer's pass worked"
+        log.warning("IP-Adapter: %s without the references: %s", what, error)
+        if outer is not None:
+            outer.owner.comment(f"IP-Adapter: {what} without the references: {error}")
+        return None
+
+
+def _job(p: Any) -> Job | None:
+    """The job of ``p`` itself (a copy made by another extension has none), or for a pass of ADetailer's one with the
+    outer job's references, if they are to act there."""
+    job = record.own(p)
+    if (job is not None and job.generation is not None) or not adetailer.is_inner(p):
+        return job
+    outer = adetailer.outer_job(p)
+    if outer is None or outer.generation is None or not adetailer.joined():
+        return None
+    job = record.opened(p)
+    job.outer, job.generation = outer, outer.generation.inside()
+    host.current().leave_the_end_alone(p)
+    watch_end(job)
+    outer.owner.extra_generation_params[adetailer.NOTE] = True
+    return job
