@@ -14,7 +14,7 @@ from tests.helpers.host import ours
 from tests.helpers.panel import panel_of, put_in
 
 
-def made(host: Host, *units: dict, **payload) -> Answer:
+def generated(host: Host, *units: dict, **payload) -> Answer:
     payload = {"prompt": "a cat", "steps": 1, "width": 64, "height": 64, **payload}
     return host.txt2img(**payload, alwayson_scripts=ours(*units))
 
@@ -25,7 +25,7 @@ def test_parameters_are_read_as_they_were_written(host: Host, store) -> None:
 
     images = [{"image": base64_of(picture(0)), "weight": 0.25}, base64_of(picture(1))]
     settings = {"weight": 0.123456, "start": 0.1, "end": 0.75, "combine": "average", "influence_map": True}
-    answer = made(host, {"enabled": False}, {"model": "A, B: C", "images": images, **settings})
+    answer = generated(host, {"enabled": False}, {"model": "A, B: C", "images": images, **settings})
     units, notes = infotext.restored(parse_generation_parameters(answer.infotext), store.picture)
     assert notes == []
     assert units[0] == {"enabled": False}
@@ -38,19 +38,19 @@ def test_parameters_are_read_as_they_were_written(host: Host, store) -> None:
 def test_a_clients_infotext_brings_the_references_along(host: Host, store) -> None:
     """The API's ``infotext``: the same picture again, from its parameters alone; or a sentence, and no picture."""
     settings = {"model": "base", "images": [base64_of(picture(0)), base64_of(picture(1))], "weight": 0.8}
-    first = made(host, {"enabled": False}, settings)
-    again = made(host, infotext=first.infotext)
+    first = generated(host, {"enabled": False}, settings)
+    again = generated(host, infotext=first.infotext)
     assert again.infotext == first.infotext
-    assert pixels_of(again) == pixels_of(first) != pixels_of(made(host))
+    assert pixels_of(again) == pixels_of(first) != pixels_of(generated(host))
     # What the request itself says counts, and so do parameters that were written without us.
-    other = made(host, {**settings, "weight": 0.3})
-    assert pixels_of(made(host, {**settings, "weight": 0.3}, infotext=first.infotext)) == pixels_of(other)
-    assert pixels_of(made(host, infotext=made(host).infotext)) == pixels_of(made(host))
+    other = generated(host, {**settings, "weight": 0.3})
+    assert pixels_of(generated(host, {**settings, "weight": 0.3}, infotext=first.infotext)) == pixels_of(other)
+    assert pixels_of(generated(host, infotext=generated(host).infotext)) == pixels_of(generated(host))
 
     next(store.folder.glob(f"pictures/{fingerprint(picture(1))}*")).unlink()
     with pytest.raises(RuntimeError, match=r"422.*Unit 2: 1 of its 2 references cannot be restored.*add the picture"):
-        made(host, infotext=first.infotext)
-    assert pixels_of(made(host, {"enabled": False}, infotext=first.infotext)) == pixels_of(made(host))
+        generated(host, infotext=first.infotext)
+    assert pixels_of(generated(host, {"enabled": False}, infotext=first.infotext)) == pixels_of(generated(host))
 
 
 def pixels_of(answer) -> bytes:
@@ -69,8 +69,8 @@ def test_pasted_parameters_count_in_requests_only(host: Host, store) -> None:
     """In the page they are in the panel, which may have been changed or unticked since."""
     from lib_ipadapter.webui.panel import accordion as panel
 
-    text = made(host, {"model": "base", "images": [base64_of(picture(0))]}).infotext
     in_panel = panel_of(host)
+    text = generated(host, {"model": "base", "images": [base64_of(picture(0))]}).infotext
     from modules.infotext_utils import parse_generation_parameters
 
     pasted = in_panel._read(parse_generation_parameters(text))["value"]

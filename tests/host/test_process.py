@@ -8,7 +8,7 @@ from tests.helpers.files import base64_of, picture
 from tests.helpers.host import ours
 
 
-def made(host: Host, *units: dict, **payload) -> Answer:
+def generated(host: Host, *units: dict, **payload) -> Answer:
     payload = {"prompt": "a cat", "steps": 1, "width": 64, "height": 64, **payload}
     return host.txt2img(**payload, alwayson_scripts=ours(*units))
 
@@ -16,20 +16,20 @@ def made(host: Host, *units: dict, **payload) -> Answer:
 def test_every_generation_is_kept(host: Host, store, monkeypatch) -> None:
     from modules import shared
 
-    made(host, {"model": "base", "images": [base64_of(picture(0))]}, {"enabled": False})
+    generated(host, {"model": "base", "images": [base64_of(picture(0))]}, {"enabled": False})
     (name,) = store.recent()
     (unit, off) = store.load(name)
     assert unit["model"] == "base" and fingerprint(unit["images"][0]) == fingerprint(picture(0))
     assert off == {"enabled": False}
-    made(host)
-    made(host, {"enabled": False})
+    generated(host)
+    generated(host, {"enabled": False})
     assert store.recent() == [name]
     monkeypatch.setitem(shared.opts.data, "ip_adapter_save_generations", False)
-    made(host, {"model": "base", "images": [base64_of(picture(0))]})
+    generated(host, {"model": "base", "images": [base64_of(picture(0))]})
     assert store.recent() == [name]
     monkeypatch.setitem(shared.opts.data, "ip_adapter_save_generations", True)
     monkeypatch.setitem(shared.opts.data, "ip_adapter_history", 1)
-    made(host, {"model": "base", "images": [base64_of(picture(1))]})
+    generated(host, {"model": "base", "images": [base64_of(picture(1))]})
     assert len(store.recent()) == 1 and store.recent() != [name]
 
 
@@ -40,5 +40,5 @@ def test_a_store_that_cannot_be_written_costs_no_picture(host: Host, store, monk
         raise StorageError("The disk is full: make room.")
 
     monkeypatch.setattr(store, "keep", full)
-    assert made(host, {"model": "base", "images": [base64_of(picture(0))]}).images
+    assert generated(host, {"model": "base", "images": [base64_of(picture(0))]}).images
     assert "The disk is full" in caplog.text

@@ -286,7 +286,7 @@ def test_a_golden_projection():
     torch.testing.assert_close(slanted, torch.tensor([[1.0, -1.0]]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 5), st.integers(2, 200), st.floats(1e-3, 1e3), st.sampled_from([1, -1]), st.integers(0, 99))
 def test_what_is_left_is_orthogonal_and_nothing_else_is_gone(rows, width, scale, sign, seed):
     e, w = normal(rows, width, seed=seed), normal(1, width, seed=seed + 100)

@@ -234,7 +234,7 @@ def test_truncated_files_are_refused(format, share, lenient, monkeypatch):
         decode(whole[: int(len(whole) * share)])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_damaged_files_never_raise_anything_else(data):
     format = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]))
@@ -248,7 +248,7 @@ def test_damaged_files_never_raise_anything_else(data):
     assert image.mode == "RGB"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.one_of(st.text(max_size=60), st.binary(max_size=60)))
 def test_anything_else_is_a_picture_error(data):
     with pytest.raises(PictureError):

@@ -90,7 +90,7 @@ SMALL = {
 }
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(sorted(SMALL)),
     wrapper=st.sampled_from(["", "module.", "state_dict.", "state_dict.module."]),
@@ -292,7 +292,7 @@ PARTS = [
 ]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.dictionaries(st.sampled_from(PARTS), st.lists(st.integers(0, 4096), max_size=4).map(tuple), max_size=12))
 def test_no_shapes_raise_anything_but_a_sentence(shapes):
     try:

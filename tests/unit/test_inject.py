@@ -183,7 +183,7 @@ def test_a_unit_acts_in_its_share_of_the_steps(start, end, steps, expected, unet
     assert prompt.acts_in(steps + 3, steps) == prompt.acts_in(steps - 1, steps)  # a sampler that goes on
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.integers(1, 60), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_windows_that_share_their_ends_share_no_step(steps: int, a: float, b: float, c: float) -> None:
     kv = KeysValues((torch.zeros(2, 1, 1),), (torch.zeros(2, 1, 1),))

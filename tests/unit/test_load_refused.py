@@ -248,7 +248,7 @@ def test_files_that_cannot_be_opened_are_told_in_a_sentence(tmp_path, reader):
 CONTENTS: dict[str, bytes] = {}
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(writer=st.sampled_from([save_safetensors, save_zip, save_legacy]), data=st.data())
 def test_flipped_bytes_never_raise_anything_but_a_sentence(tmp_path, writer, data):
     path = tmp_path / "x"

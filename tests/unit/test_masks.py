@@ -16,7 +16,7 @@ from lib_ipadapter.errors import PictureError
 from tests.helpers.pictures import REFUSED, SIZES, b64, noise, png16, saved, view
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SIZES, SIZES, st.sampled_from(CROPS), st.integers(0, 99))
 def test_a_white_mask_hides_nothing_and_a_black_one_everything(size, mask_size, crop, seed):
     image = Image.fromarray(noise(*size, seed=seed))
@@ -30,7 +30,7 @@ def test_a_white_mask_hides_nothing_and_a_black_one_everything(size, mask_size, 
     assert {v.tobytes() for v in views(image, 28, crop, black)} == {mean}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SIZES, st.sampled_from(CROPS), st.integers(0, 99))
 def test_a_mask_is_cut_exactly_as_its_picture(size, crop, seed):
     """A grey picture that is its own mask: what is left is the square of it."""

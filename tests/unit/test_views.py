@@ -14,7 +14,7 @@ from lib_ipadapter.errors import UnitError
 from tests.helpers.pictures import noise, photo, pixels, unnormalised, view
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(4, 500), st.integers(4, 500), st.sampled_from([30, 224, 336]), st.integers(0, 1000))
 def test_center_equals_clip_image_processor(width, height, size, seed):
     if max(width, height) > 16 * min(width, height):
@@ -141,7 +141,7 @@ def test_a_side_that_is_longer_by_less_than_a_pixel_of_the_encoder_makes_no_seco
     assert torch.equal(to_pixels(image, 224, "tile"), to_pixels(image, 224))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 130), st.integers(2, 130), st.sampled_from([16, 28, 30]))
 def test_tiles_cover_everything_evenly_and_are_few(width, height, size):
     if max(width, height) > 64 * min(width, height):
