@@ -21,7 +21,7 @@ WRONG = {
     "NaN": (unit(weight=float("nan")), "weight is nan"),
     "no model": ({"images": ["x"]}, "model is missing"),
     "unknown model": (unit("nothing-like-it"), "no adapter is called"),
-    "other base": (unit("wide"), "choose one of base"),
+    "other base": (unit("wide"), "choose one of a, b: c, base"),
     "a face adapter": (unit("faceid"), "face"),
     "not a picture": ({"model": "base", "images": ["aGVsbG8gd29ybGQ="]}, "the reference: "),
     "a strip": ({"model": "base", "images": [base64_of(Image.new("RGB", (20000, 1)))]}, "20000"),
