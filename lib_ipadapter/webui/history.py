@@ -23,7 +23,7 @@ def keep(job: Job, processed: Any) -> None:
     first = processed.images[min(processed.index_of_first_image, len(processed.images) - 1)]
     saved = getattr(first, "already_saved_as", None)
     name = Path(saved).stem if saved else time.strftime(f"%Y-%m-%d %H.%M.%S, seed {processed.seed}")
-    units: list[object] = [{"enabled": False}] * job.units[-1].number
+    units: list[object] = [{"enabled": False}] * job.places
     for unit in job.units:
         units[unit.number - 1] = unit
     store = process.store()

@@ -14,6 +14,7 @@ from ..encode.picture import Mask, Picture
 from ..errors import PictureError, errors_name_unit
 from ..jobs.generation import Generation, prepare_generation
 from ..jobs.plans import differ_in_form
+from ..kinds import Wording
 from ..reference import Reference
 from ..unit import Unit, parse_units
 from . import host, options
@@ -41,7 +42,8 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
     if record.is_copy(p):
         _forget_original(p)
     with refusing(p):
-        units = units_of(p, arguments)
+        objects = distributed.local(panel.units(arguments, is_api=host.current().is_api(p)))
+        units = units_of(p, objects, panel.wording(arguments))
         with controlnet.restored_on_error(p):
             left = units
             if left:
@@ -49,13 +51,12 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
             if left:
                 _prepare(p, left)
                 job = record.opened(p)
-                job.arguments, job.units = arguments, units
+                job.arguments, job.units, job.places = arguments, units, len(objects)
 
 
-def units_of(p: Any, arguments: tuple[Any, ...]) -> list[Unit]:
-    """The units that ``p``'s job asks for, with their numbers and their pictures decoded."""
-    objects = distributed.local(panel.units(arguments, is_api=host.current().is_api(p)))
-    units = parse_units(objects, panel.wording(arguments), later=xyz.axis_fields(p))
+def units_of(p: Any, objects: Sequence[object], wording: Wording) -> list[Unit]:
+    """The enabled units among the ``objects`` of ``p``'s job, with their numbers and their pictures decoded."""
+    units = parse_units(objects, wording, later=xyz.axis_fields(p))
     units = xyz.apply_axis_values(p, units)
     units = [decoded(unit) for unit in controlnet.with_pictures(p, units)]
     distributed.check(p, units)

@@ -1,4 +1,4 @@
-"""The AUTOMATIC1111 WebUI, v1.10."""
+"""The AUTOMATIC1111 WebUI, v1.10. What not all hosts have is imported where it is asked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from modules import devices, lowvram, sd_models, sd_unet, shared
+from modules import devices, sd_models, shared
 from torch import Tensor, nn
 
 from ...attend.layers import Topology, cross_attention_layers
@@ -40,6 +40,8 @@ class A1111(Host):
     # The model
 
     def usable_unet(self) -> nn.Module:
+        from modules import sd_unet
+
         bypass = sd_unet.get_unet_option()
         if bypass is not None:
             raise MismatchError(
@@ -211,6 +213,8 @@ def _unet_of(model: Any) -> nn.Module | None:
 
 def _make_room() -> None:
     """Before an image encoder moves to the device: under --lowvram/--medvram no part of the model stays there."""
+    from modules import lowvram
+
     if lowvram.is_enabled(shared.sd_model):
         lowvram.send_everything_to_cpu()
     devices.torch_gc()

@@ -39,6 +39,7 @@ class Job(Private):
     axis_values: dict[str, Any] = field(default_factory=dict)
     arguments: tuple[Any, ...] | None = None  # the script's, once the job has begun with units
     units: list[Unit] = field(default_factory=list)  # as they were asked for, before overlaps were settled
+    places: int = 0  # how many were given, those that are not enabled among them
     generation: Generation | None = None  # what the units have become
     check: Callable[[], None] | None = None  # raises where a neighbour has not taken up what it was given
     replaced: list[tuple[Any, Any]] = field(default_factory=list)  # ours and theirs in the host's list of arguments
@@ -54,7 +55,7 @@ class Job(Private):
 
     def forget_run(self) -> None:
         """The run is over, or begins anew."""
-        self.arguments, self.units, self.generation, self.check = None, [], None, None
+        self.arguments, self.units, self.places, self.generation, self.check = None, [], 0, None, None
         self.outer, self.refusal = None, None
         self.finished.clear()
         if self.failure is None and not self.axis_values:
