@@ -20,7 +20,7 @@ def generation(unet, resources: Resources, *units: dict, **kwargs) -> Generation
 
 def denoise(unet, job: Generation | None, *, hires_pass: bool = False, first_picture: int = 0, pictures: int = 1):
     rows = 2 * pictures
-    x, t, text = draw(rows, 4, 16, 16, seed=1), torch.full((rows,), 500.0), draw(rows, 77, 768, seed=2)
+    x, t, text = draw(rows, 4, 8, 8, seed=1), torch.full((rows,), 500.0), draw(rows, 77, 768, seed=2)
     if job is None:
         return unet(x, t, context=text)
     try:

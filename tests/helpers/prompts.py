@@ -33,7 +33,7 @@ def make_prompt(unet, seed: int, weight: float = 1.0, embeds: torch.Tensor | Non
     return ImagePrompt(kv, weight, **kwargs)
 
 
-def inputs(unet, rows: int = 2, size: int = 16, seed: int = 50):
+def inputs(unet, rows: int = 2, size: int = 8, seed: int = 50):
     width = cross_attention_layers(unet)[0].context_width
     x = draw(rows, unet.in_channels, size, size, seed=seed)
     return x, torch.full((rows,), 500.0), draw(rows, 77, width, seed=seed + 1)

@@ -33,7 +33,7 @@ def test_equals_diffusers(kind: str) -> None:
     unet = make()
     layers = cross_attention_layers(unet)
     width = layers[0].context_width
-    x, t, text = inputs(unet)
+    x, t, text = inputs(unet, size=16)
     twin = diffusers_unet(unet, width, **options)
     assert close(unet(x, t, context=text), twin(x, t, encoder_hidden_states=text).sample)
 

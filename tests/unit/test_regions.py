@@ -84,7 +84,7 @@ def test_every_layer_is_left_alone_outside_and_changed_inside(size: tuple[int, i
 
 
 def test_a_constant_mask_equals_diffusers(unet) -> None:
-    x, t, text = inputs(unet)
+    x, t, text = inputs(unet, size=16)
     width = 768
     twin = diffusers_unet(unet, width)
     add_adapters(twin, [published(base_projection(width, 5), *kv_weights(unet, 5))], [0.8])
