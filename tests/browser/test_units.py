@@ -44,12 +44,11 @@ def test_a_press_of_generate_finds_each_unit_as_it_is(page: Page, monkeypatch) -
     """Whatever the moment between two units: in one go with the switch, before the page has shown it, and after."""
     from modules.progress import tasks
 
-    from lib_ipadapter.webui import callbacks
     from lib_ipadapter.webui.panel import accordion as panel
 
     asked = []
     units = panel.units
-    monkeypatch.setattr(callbacks.panel, "units", lambda *args, **how: asked.append(units(*args, **how)) or asked[-1])
+    monkeypatch.setattr(panel, "units", lambda *args, **how: asked.append(units(*args, **how)) or asked[-1])
     page.small()
     for number, weight in ((1, 0.25), (2, 0.75), (3, 2)):
         page.unit(number)
