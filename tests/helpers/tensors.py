@@ -12,13 +12,11 @@ def randomise(module: nn.Module, seed: int) -> nn.Module:
     """Seeded weights everywhere, also where a fresh UNet has zeros, so that every layer matters."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(module.named_parameters()):
+        parameter.data.normal_(generator=generator)
         if parameter.ndim < 2:
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
-            if name.endswith("weight"):
-                parameter.data += 1.0
+            parameter.data.mul_(0.1).add_(float(name.endswith("weight")))
         else:
-            fan_in = parameter[0].numel()
-            parameter.data = torch.randn(parameter.shape, generator=generator) / fan_in**0.5
+            parameter.data.div_(parameter[0].numel() ** 0.5)
     return module
 
 

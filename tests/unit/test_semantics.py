@@ -14,7 +14,7 @@ import torch
 from demo.family import networks, quality, train, transfer, world
 from lib_ipadapter.checkpoint.containers import read_metadata
 
-N, STEPS = 20, 12
+N, STEPS = 20, 8
 BASE = "adapter"
 
 
@@ -30,14 +30,14 @@ def references() -> tuple[world.Scenes, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def made(family, references):
-    """Pictures of the references alone by adapter and weight, each made once."""
+    """Pictures of the references alone by adapter and weight, each made once; without any the adapter is nothing."""
 
     @functools.cache
     def sample(adapter: str, weight: float, rows_ignored: bool = False) -> torch.Tensor:
         prompt = family.prompt(adapter, references[1], weight, rows_ignored=rows_ignored)
         return family.sample([""] * N, prompt, steps=STEPS)
 
-    return sample
+    return lambda adapter, weight, **more: sample(adapter if weight else BASE, weight, **more)
 
 
 @pytest.fixture(scope="module")
