@@ -14,7 +14,7 @@ cache, until *Generate* is on view ("ready"), and until the page has nothing mor
 without what it has waited for. Figures are medians of the paired differences, with quartiles,
 and with the median's own 95 % interval (bootstrap).
 
-Needs playwright, and Chromium in PATH.
+Needs playwright and a Chromium (`make browser`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import signal
 import socket
 import statistics
@@ -37,8 +36,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.setup import browser as setup
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 LIMIT = 600  # seconds for one start
 SHARES = ("load scripts", "create ui", "app_started_callback")
 # Nothing is fetched from elsewhere. It is not for Playwright to see to that: it would handle each request by itself.
@@ -154,7 +154,7 @@ def _load(browser: Any, address: str) -> dict[str, float]:
 def loads(ours: str, plain: str, count: int) -> None:
     from playwright.sync_api import sync_playwright
 
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    executable = setup.find()
     found: dict[str, list[dict[str, float]]] = {ours: [], plain: []}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=list(BROWSER))

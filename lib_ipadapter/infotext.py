@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from PIL.Image import Image
 
-from .checkpoint.catalog import AdapterEntry
+from .checkpoint.entries import AdapterEntry
 from .errors import UnitError
 from .fields import settings_of
 from .reference import WEIGHT

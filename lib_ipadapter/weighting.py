@@ -41,9 +41,6 @@ class Spread:
         return not any(self.factors.values()) and not any(self.extra.values())
 
 
-LAYOUTS = {base.blocks: base for base in (bases.SD15, bases.SDXL)}
-
-
 def _everywhere(blocks: int, factor: Callable[[int], float]) -> Spread:
     return Spread({t: factor(t) for t in range(blocks)})
 

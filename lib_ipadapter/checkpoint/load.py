@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
 from .clip_keys import IMAGE_TOWER, TEXT_TOWER, TowerKeys
-from .containers import entries_in, opened, read_shapes
+from .containers import entries_in, opened
 from .identify import identify
 from .keys import PAIRS, PROJ, normalise_keys
 from .specs import AdapterSpec
@@ -145,14 +145,3 @@ def _check_finite(name: str, tensor: Tensor) -> None:
             f"This adapter holds numbers that are not finite (NaN or infinity) in {name}, which would spoil every "
             "picture: download the original file."
         )
-
-
-__all__ = [
-    "AdapterWeights",
-    "load_adapter",
-    "load_encoder_state",
-    "load_text_state",
-    "read_shapes",
-    "read_tensor",
-    "same_image_tower",
-]

@@ -15,9 +15,7 @@ from PIL import Image
 
 from ..errors import PictureError
 from .conversions import from_array, to_mask, to_rgb, upright
-from .crops import CROPS, MAX_TILES, MEAN, STD, tile_count, views
 from .formats import damaged, open_file
-from .pixels import to_pixels
 from .sizes import check_size
 
 if TYPE_CHECKING:
@@ -109,9 +107,6 @@ def content_hash(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
-fingerprint = content_hash
-
-
 def _decoded(data: Any, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     """The picture in ``data``, upright and converted; every trouble with it is a PictureError."""
     try:
@@ -160,20 +155,3 @@ def _from_base64(text: str) -> bytes:
             "The picture is not valid base64; paths and web addresses are never opened, so send the picture file "
             "itself, encoded as base64."
         ) from error
-
-
-__all__ = [
-    "CROPS",
-    "MAX_TILES",
-    "MEAN",
-    "STD",
-    "Mask",
-    "Picture",
-    "content_hash",
-    "decode",
-    "decode_mask",
-    "fingerprint",
-    "tile_count",
-    "to_pixels",
-    "views",
-]

@@ -18,12 +18,12 @@ from torch import Tensor
 from .cache import ByteCache
 from .combine import combine
 from .device import Device
-from .picture import to_pixels
+from .pixels import to_pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..checkpoint.catalog import EncoderEntry, Entry
+    from ..checkpoint.entries import EncoderEntry, Entry
     from .clip_image import ImageEncoder, OneSource
 
 log = logging.getLogger("ip-adapter")

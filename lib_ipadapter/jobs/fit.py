@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..attend.layers import Topology
-from ..checkpoint.catalog import AdapterEntry, Catalog, EncoderEntry
+from ..checkpoint.catalog import Catalog
+from ..checkpoint.entries import AdapterEntry, EncoderEntry
 from ..errors import CheckpointError, MismatchError
 
 SOURCES = ("pooled", "penultimate")  # what projections can be fed with here; faces are not among it yet

@@ -11,7 +11,8 @@ import torch
 
 from ..attend.layers import Topology
 from ..attend.regions import Region, feathered
-from ..encode.picture import Mask, Picture, tile_count
+from ..encode.crops import tile_count
+from ..encode.picture import Mask, Picture
 from ..encode.references import EncoderInput, UnitInputs
 from ..errors import CheckpointError, IPAdapterError, UnitError, errors_name_unit
 from ..unit import Reference, Unit
@@ -21,8 +22,9 @@ from .fit import check_fit, encoder_for
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..checkpoint.catalog import AdapterEntry, Catalog, EncoderEntry
-    from ..checkpoint.identify import AdapterSpec
+    from ..checkpoint.catalog import Catalog
+    from ..checkpoint.entries import AdapterEntry, EncoderEntry
+    from ..checkpoint.specs import AdapterSpec
     from ..encode.clip_image import OneSource
 
 T = TypeVar("T")

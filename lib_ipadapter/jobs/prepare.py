@@ -12,7 +12,7 @@ from ..encode.combine import combine
 from ..encode.device import Device
 from ..encode.references import References, mean
 from ..errors import errors_name_unit
-from ..projections import FaceIDPlus, build
+from ..projections import build
 from .plans import Plan
 from .resources import Progress, Resources
 
@@ -52,7 +52,6 @@ def _keys_values(
     progress(f"loading adapter {plan.adapter.name}")
     weights = resources.adapter(plan.adapter, plan.spec)
     projection = build(plan.spec.projection, weights.image_proj, plan.spec.context_width)
-    assert not isinstance(projection, FaceIDPlus)  # encoder_for lets no adapter pass that is fed with faces
     with torch.no_grad():
         cond, uncond, factor = _tokens(plan, projection, embeddings, uncond)
         return KeysValues.project(weights.key, weights.value, cond, uncond, factor)

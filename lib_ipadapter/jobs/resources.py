@@ -13,9 +13,10 @@ from ..encode.cache import ByteCache
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:
-    from ..checkpoint.catalog import AdapterEntry, Catalog, EncoderEntry, Entry
-    from ..checkpoint.identify import AdapterSpec
+    from ..checkpoint.catalog import Catalog
+    from ..checkpoint.entries import AdapterEntry, EncoderEntry, Entry
     from ..checkpoint.load import AdapterWeights
+    from ..checkpoint.specs import AdapterSpec
     from ..encode.clip_image import ImageEncoder
 
 Progress = Callable[[str], None]

@@ -12,8 +12,9 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from modules import shared
 from starlette.concurrency import run_in_threadpool
 
-from ..checkpoint.catalog import PUBLISHED, AdapterEntry, Catalog
-from ..checkpoint.identify import AdapterSpec
+from ..checkpoint.catalog import Catalog
+from ..checkpoint.entries import AdapterEntry
+from ..checkpoint.wanted import encoder_wanted
 from ..errors import IPAdapterError, UnitError
 from ..presets.store import MAX_ARCHIVE, PresetError, Store, checked_name
 from ..unit import Unit
@@ -42,22 +43,6 @@ def _adapter(entry: AdapterEntry) -> dict[str, Any]:
         "parameters": spec.parameters,
         "file": entry.path.relative_to(entry.folder).as_posix(),
     }
-
-
-def encoder_wanted(spec: AdapterSpec) -> str:
-    """What an adapter is fed with, in words: "ViT-H-14", "face embedding", …"""
-    if spec.image_encoder is not None:
-        return spec.image_encoder
-
-    def kind(source: str, width: int | None) -> str:
-        published = None if width is None else PUBLISHED.get((source, width))
-        return published.kind if published else f"image encoder {width} wide ({source})"
-
-    if spec.source == "face":
-        return "face embedding"
-    if spec.source == "face+penultimate":
-        return f"face embedding and {kind('penultimate', spec.clip_width)}"
-    return kind(spec.source, spec.embedding_width)
 
 
 def models(catalog: Catalog, refresh: bool = False) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lib_ipadapter.encode.picture import fingerprint
+from lib_ipadapter.encode.picture import content_hash
 from tests.helpers.files import picture
 from tests.helpers.page import Page
 
@@ -44,12 +44,11 @@ def test_a_press_of_generate_finds_each_unit_as_it_is(page: Page, monkeypatch) -
     """Whatever the moment between two units: in one go with the switch, before the page has shown it, and after."""
     from modules.progress import tasks
 
-    from lib_ipadapter.webui import callbacks
     from lib_ipadapter.webui.panel import accordion as panel
 
     asked = []
     units = panel.units
-    monkeypatch.setattr(callbacks.panel, "units", lambda *args, **how: asked.append(units(*args, **how)) or asked[-1])
+    monkeypatch.setattr(panel, "units", lambda *args, **how: asked.append(units(*args, **how)) or asked[-1])
     page.small()
     for number, weight in ((1, 0.25), (2, 0.75), (3, 2)):
         page.unit(number)
@@ -79,7 +78,7 @@ def test_a_press_of_generate_finds_each_unit_as_it_is(page: Page, monkeypatch) -
             page.wait(lambda: len(asked) > count and list(tasks.done) != done)  # noqa: B023
             for one, (n, weight) in zip(asked[-1], ((1, 0.25), (2, 0.75), (3, 2)), strict=True):
                 assert (one["weight"], one["images"][0]["weight"]) == (weight, weight / 2), (moment, number)
-                assert fingerprint(one["images"][0]["image"]) == fingerprint(picture(n)), (moment, number)
+                assert content_hash(one["images"][0]["image"]) == content_hash(picture(n)), (moment, number)
             page.wait(lambda: page.shown() == number)  # noqa: B023
             page.page.wait_for_timeout(300)  # a press does nothing until the answer has come
     assert page.used() == [1, 2, 3]

@@ -169,6 +169,9 @@ def _probe(hosts: Hosts) -> Setup:
         ["--probe-flag", "x", "--probe-flag", "y", "--api-auth", "ann:1,bob:2"],
     )
     started.client.auth = ("bob", "2")
+    from modules import errors
+
+    started.errors_at_start = [record["exception"] for record in errors.exception_records]
     started.probe = sys.modules["modules.script_loading"].loaded_scripts[str(probe / "scripts" / "probe.py")]
     return started, started.close
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from lib_ipadapter.encode.picture import fingerprint
+from lib_ipadapter.encode.picture import content_hash
 from lib_ipadapter.presets.store import Store
 from tests.helpers.files import picture
 
@@ -22,17 +22,17 @@ def with_pictures(*seeds: int, **settings) -> dict[str, Any]:
 
 
 def shown(units: Any) -> Any:
-    """Units in a form that can be compared: pictures by their fingerprints."""
+    """Units in a form that can be compared: pictures by their content hashes."""
     if isinstance(units, Image.Image):
         assert units.mode == "RGB"
-        return fingerprint(units)
+        return content_hash(units)
     if isinstance(units, dict):
         return {name: shown(value) for name, value in units.items()}
     return [shown(value) for value in units] if isinstance(units, (list, tuple)) else units
 
 
 def stored(store: Store) -> set[str]:
-    """The fingerprints of the pictures in the store's folder."""
+    """The content hashes of the pictures in the store's folder."""
     return {path.stem for path in store.folder.glob("pictures/*.png")}
 
 
@@ -41,7 +41,7 @@ def mask(seed: int) -> Image.Image:
 
 
 def prints(*seeds: int) -> set[str]:
-    return {fingerprint(picture(seed)) for seed in seeds}
+    return {content_hash(picture(seed)) for seed in seeds}
 
 
 def files(store: Store) -> dict[str, bytes]:

@@ -68,7 +68,7 @@ def test_what_the_extension_uses_is_there(host) -> None:
 
 
 def test_extension_loading(host) -> None:
-    from modules import errors, scripts, shared
+    from modules import scripts, shared
 
     assert host.probe.AT_LOAD["basedir"] == host.probe.AT_LOAD["path0"]
     assert "b-probe" not in str(sys.path)
@@ -77,7 +77,7 @@ def test_extension_loading(host) -> None:
     assert order == ["probe.py", "sampler.py", "seed.py"]
     files = [os.path.basename(f.filename) for f in scripts.list_scripts("scripts", ".py")]
     assert files.index("probe.py") < files.index("later.py")
-    assert "broken script" in [e["exception"] for e in errors.exception_records]
+    assert "broken script" in host.errors_at_start
     assert shared.opts.probe_option == 3
 
 

@@ -153,18 +153,21 @@ def test_other_models(host, kind) -> None:
     }
     from modules import sd_models
 
-    loaded = sd_models.load_model
+    loaded, handles = sd_models.load_model, []
 
-    def load(*args, **kwargs):
-        model = loaded(*args, **kwargs)
-        model.model.diffusion_model.register_forward_pre_hook(watch, with_kwargs=True)
+    def watched(model):
+        handles.append(model.model.diffusion_model.register_forward_pre_hook(watch, with_kwargs=True))
         return model
 
-    sd_models.load_model = load
+    for model in sd_models.model_data.loaded_sd_models:  # another test may have left it in memory
+        watched(model)
+    sd_models.load_model = lambda *args, **kwargs: watched(loaded(*args, **kwargs))
     try:
         answer = host.img2img(**payload)
     finally:
         sd_models.load_model = loaded
+        for handle in handles:
+            handle.remove()
     assert (
         seen[0]
         == {

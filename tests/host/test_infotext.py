@@ -8,7 +8,7 @@ import pytest
 
 from demo.start import Answer, Host
 from lib_ipadapter import infotext
-from lib_ipadapter.encode.picture import fingerprint
+from lib_ipadapter.encode.picture import content_hash
 from tests.helpers.files import base64_of, picture
 from tests.helpers.host import ours
 from tests.helpers.panel import panel_of, put_in
@@ -31,7 +31,7 @@ def test_parameters_are_read_as_they_were_written(host: Host, store) -> None:
     assert units[0] == {"enabled": False}
     assert {name: units[1][name] for name in settings} == settings
     assert units[1]["model"] == "a, b: c"
-    assert [fingerprint(one["image"]) for one in units[1]["images"]] == [fingerprint(picture(i)) for i in (0, 1)]
+    assert [content_hash(one["image"]) for one in units[1]["images"]] == [content_hash(picture(i)) for i in (0, 1)]
     assert [one["weight"] for one in units[1]["images"]] == [0.25, 1]
 
 
@@ -47,7 +47,7 @@ def test_a_clients_infotext_brings_the_references_along(host: Host, store) -> No
     assert pixels_of(generated(host, {**settings, "weight": 0.3}, infotext=first.infotext)) == pixels_of(other)
     assert pixels_of(generated(host, infotext=generated(host).infotext)) == pixels_of(generated(host))
 
-    next(store.folder.glob(f"pictures/{fingerprint(picture(1))}*")).unlink()
+    next(store.folder.glob(f"pictures/{content_hash(picture(1))}*")).unlink()
     with pytest.raises(RuntimeError, match=r"422.*Unit 2: 1 of its 2 references cannot be restored.*add the picture"):
         generated(host, infotext=first.infotext)
     assert pixels_of(generated(host, {"enabled": False}, infotext=first.infotext)) == pixels_of(generated(host))
@@ -77,4 +77,4 @@ def test_pasted_parameters_count_in_requests_only(host: Host, store) -> None:
     args = (*[panel.NOT_SENT] * panel.API_PLACES, pasted, False, *put_in(in_panel, [])[0])
     assert panel.units(args) == []
     (unit,) = panel.units(args, is_api=True)
-    assert unit["model"] == "base" and fingerprint(unit["images"][0]["image"]) == fingerprint(picture(0))
+    assert unit["model"] == "base" and content_hash(unit["images"][0]["image"]) == content_hash(picture(0))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from demo.start import Host
 from lib_ipadapter.encode.crops import views
-from lib_ipadapter.encode.picture import fingerprint
+from lib_ipadapter.encode.picture import content_hash
 from tests.helpers.files import base64_of, half, picture
 from tests.helpers.panel import panel_of, put_in
 
@@ -70,11 +70,11 @@ def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
         assert Unit.parse(twice).changed() == Unit.parse(once).changed() == Unit.parse(unit).changed()
         assert [one.get("controlnet") for one in twice["images"]] == [None, 1]
         assert [one["weight"] for one in twice["images"]] == [1, 0.5]
-        assert fingerprint(twice["images"][0]["image"]) == fingerprint(picture(0))
+        assert content_hash(twice["images"][0]["image"]) == content_hash(picture(0))
         (away,) = twice["negative_images"]
-        assert (fingerprint(away["image"]), away["weight"]) == (fingerprint(picture(2)), 0.75)
+        assert (content_hash(away["image"]), away["weight"]) == (content_hash(picture(2)), 0.75)
         masks = twice["images"][0]["mask"], away["mask"], twice["region_mask"]
-        assert {fingerprint(mask) for mask in masks} == {fingerprint(MASK)}
+        assert {content_hash(mask) for mask in masks} == {content_hash(MASK)}
 
 
 def test_a_curve_stands_in_the_place_of_the_weight(host: Host) -> None:

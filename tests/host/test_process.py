@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from demo.start import Answer, Host
-from lib_ipadapter.encode.picture import fingerprint
+from lib_ipadapter.encode.picture import content_hash
 from tests.helpers.files import base64_of, picture
 from tests.helpers.host import ours
 
@@ -19,7 +19,7 @@ def test_every_generation_is_kept(host: Host, store, monkeypatch) -> None:
     generated(host, {"model": "base", "images": [base64_of(picture(0))]}, {"enabled": False})
     (name,) = store.recent()
     (unit, off) = store.load(name)
-    assert unit["model"] == "base" and fingerprint(unit["images"][0]) == fingerprint(picture(0))
+    assert unit["model"] == "base" and content_hash(unit["images"][0]) == content_hash(picture(0))
     assert off == {"enabled": False}
     generated(host)
     generated(host, {"enabled": False})

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageOps
 
 from demo.start import Host
-from lib_ipadapter.encode.picture import decode, fingerprint
+from lib_ipadapter.encode.picture import content_hash, decode
 from lib_ipadapter.unit import Unit
 from tests.helpers.files import base64_of, half, picture, unit
 from tests.helpers.host import FAR, SAME, difference, make, ours, pixels
@@ -148,9 +148,9 @@ def test_everything_stands_in_the_parameters_and_comes_back(host: Host, plain) -
 
     def prints(unit: Unit) -> list:
         pictures = [*unit.references, *unit.negative_references]
-        return [(fingerprint(decode(r.image)), r.weight, r.mask and fingerprint(decode(r.mask))) for r in pictures] + [
-            fingerprint(decode(unit.region_mask))
-        ]
+        return [
+            (content_hash(decode(r.image)), r.weight, r.mask and content_hash(decode(r.mask))) for r in pictures
+        ] + [content_hash(decode(unit.region_mask))]
 
     assert prints(found) == prints(wanted)
     again = host.txt2img(prompt="a cat", steps=1, width=64, height=64, alwayson_scripts=ours(

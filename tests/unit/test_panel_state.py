@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_ipadapter.encode.picture import fingerprint
+from lib_ipadapter.encode.picture import content_hash
 from tests.helpers.files import base64_of, half, picture
 
 
@@ -64,5 +64,5 @@ def test_a_mask_that_has_not_arrived_is_told() -> None:
             sheet.objects(text, None, {key: value for key, value in pictures.items() if key != gone}, *values)
     arriving = json.dumps({"key": "m", "data": base64_of(MASK)})
     (unit,) = sheet.objects(text, arriving, {"a": picture(0), "r": MASK}, *values)
-    assert fingerprint(unit["images"][0]["mask"]) == fingerprint(MASK)
+    assert content_hash(unit["images"][0]["mask"]) == content_hash(MASK)
     assert sheet.take(text, arriving, {"a": picture(0)})[1].keys() == {"a", "m"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lib_ipadapter.encode.picture import fingerprint
+from lib_ipadapter.encode.picture import content_hash
 from lib_ipadapter.presets import archive as preset_archive
 from lib_ipadapter.presets import atomic
 from lib_ipadapter.presets.store import PresetError, PresetExists, StorageError, Store, UnknownPreset
@@ -24,7 +24,7 @@ def test_presets_travel_in_one_file(store: Store, tmp_path: Path) -> None:
     assert other.import_(store.export()) == ["b", "Ä"]
     assert other.names() == store.names()
     assert all(shown(other.load(name)) == shown(store.load(name)) for name in store.names())
-    assert stored(other) == prints(0, 1) | {fingerprint(mask(2))}
+    assert stored(other) == prints(0, 1) | {content_hash(mask(2))}
     third = Store(tmp_path / "third")
     assert third.import_(store.export(["KEPT", "b", "B"])) == ["kept", "b"]
     assert (third.names(), third.recent()) == (["b", "kept"], [])
@@ -63,7 +63,7 @@ def test_an_import_is_all_or_nothing(store: Store, tmp_path: Path, monkeypatch) 
     assert not list(other.folder.rglob("*.part"))
 
 
-ONE = fingerprint(picture(1))
+ONE = content_hash(picture(1))
 GOOD = archive([document("a", ONE)], {f"pictures/{ONE}.png": png(picture(1))})
 
 
@@ -100,7 +100,7 @@ def test_what_cannot_be_imported_changes_nothing(data: bytes, sentence: str, sto
 def test_only_what_presets_refer_to_is_taken_out_of_a_file(store: Store, tmp_path: Path) -> None:
     first, second = png(picture(1)), png(picture(2))
     evil = {f"pictures/{ONE}.png": first, "../../evil.png": second, "/tmp/evil": b"x", "presets/x.json": b"{}",
-            f"pictures/../{ONE}.png": second, f"pictures/{fingerprint(picture(2))}.png": second}  # fmt: skip
+            f"pictures/../{ONE}.png": second, f"pictures/{content_hash(picture(2))}.png": second}  # fmt: skip
     assert store.import_(archive([document("a", ONE)], evil)) == ["a"]
     assert stored(store) == {ONE}
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
-from lib_ipadapter.encode.picture import fingerprint
+from lib_ipadapter.encode.picture import content_hash
 from lib_ipadapter.presets.store import Store
 from tests.helpers.files import base64_of, picture
 from tests.helpers.presets import shown, with_pictures
@@ -48,7 +48,7 @@ def test_presets_through_the_api(client: TestClient, store: Store) -> None:
     [found] = client.get("/ip-adapter/presets/a cat%3F é").json()["units"]
     assert (found["model"], found["weight"]) == ("base", 0.5)
     image = Image.open(io.BytesIO(base64.b64decode(found["images"][0])))
-    assert (image.format, fingerprint(image)) == ("PNG", fingerprint(picture(0)))
+    assert (image.format, content_hash(image)) == ("PNG", content_hash(picture(0)))
     assert client.put("/ip-adapter/presets/A cat%3F é", json={"units": [found]}).status_code == 200
     assert shown(store.load("A cat? é")) == shown([with_pictures(0, weight=0.5)])
     again = client.put("/ip-adapter/presets/a CAT%3F é?overwrite=false", json=body(1))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lib_ipadapter.encode.picture import decode_mask, fingerprint
+from lib_ipadapter.encode.picture import content_hash, decode_mask
 from lib_ipadapter.errors import IPAdapterError
 from lib_ipadapter.presets import atomic
 from lib_ipadapter.presets import document as preset_format
@@ -46,7 +46,7 @@ def test_everything_comes_back(store: Store) -> None:
     assert shown(store.load("All kinds")) == before
     assert shown(units) == before  # what was handed in is as it was
     assert shown(Store(store.folder).load("All kinds")) == before
-    assert stored(store) == prints(0, 1, 2, 5, 6, 7) | {fingerprint(mask(seed)) for seed in (3, 4)}
+    assert stored(store) == prints(0, 1, 2, 5, 6, 7) | {content_hash(mask(seed)) for seed in (3, 4)}
 
 
 def test_a_mask_is_kept_as_what_it_means(store: Store) -> None:
@@ -55,7 +55,7 @@ def test_a_mask_is_kept_as_what_it_means(store: Store) -> None:
     layer.paste((255, 255, 255, 255), (0, 0, 4, 8))
     store.save("a", [with_pictures(0, region_mask=layer)])
     kept = store.load("a")[0]["region_mask"]
-    assert fingerprint(decode_mask(kept)) == fingerprint(decode_mask(layer))
+    assert content_hash(decode_mask(kept)) == content_hash(decode_mask(layer))
     assert decode_mask(kept).getextrema() == (0, 255)
 
 
@@ -66,12 +66,12 @@ def test_references_come_as_base64_too(kind: str, store: Store) -> None:
     text = base64.b64encode(buffer.getvalue()).decode()
     store.save("a", [{"images": [text, {"image": f"data:image/png;base64,{text}", "mask": text}]}])
     images = store.load("a")[0]["images"]
-    assert {fingerprint(images[0]), fingerprint(images[1]["image"])} == prints(1)
-    assert fingerprint(images[1]["mask"]) == fingerprint(mask(1))
+    assert {content_hash(images[0]), content_hash(images[1]["image"])} == prints(1)
+    assert content_hash(images[1]["mask"]) == content_hash(mask(1))
     [unit] = store.load_base64("a")
     image = Image.open(io.BytesIO(base64.b64decode(unit["images"][0])))
     assert image.format == "PNG"
-    assert fingerprint(image) == fingerprint(picture(1))
+    assert content_hash(image) == content_hash(picture(1))
 
 
 def test_a_picture_is_stored_once_without_what_its_file_said_of_it(store: Store) -> None:
@@ -80,7 +80,7 @@ def test_a_picture_is_stored_once_without_what_its_file_said_of_it(store: Store)
     store.save("a", [{"images": [image, image]}])
     store.save("b", [{"images": [base64_of(picture(0))]}])
     [path] = store.folder.glob("pictures/*")
-    assert path.name == f"{fingerprint(picture(0))}.png"
+    assert path.name == f"{content_hash(picture(0))}.png"
     assert b"prompt" not in path.read_bytes()
 
 
@@ -88,7 +88,7 @@ def test_loaded_pictures_are_the_callers_own(store: Store) -> None:
     store.save("a", [with_pictures(0, 0)])
     first, second = store.load("a")[0]["images"]
     first.paste("red", (0, 0, 9, 9))
-    assert fingerprint(second) == fingerprint(picture(0))
+    assert content_hash(second) == content_hash(picture(0))
 
 
 def test_nothing_is_created_by_looking(store: Store) -> None:
@@ -235,7 +235,7 @@ def test_a_picture_that_is_used_again_is_not_swept(store: Store) -> None:
     store.put_picture(picture(0))
     store.put_picture(picture(1))
     age(store, 25 * 3600)
-    assert store.put_picture(picture(0)) == fingerprint(picture(0))
+    assert store.put_picture(picture(0)) == content_hash(picture(0))
     other = Store(store.folder)
     other.save("a", [])
     assert stored(store) == prints(0)
@@ -245,7 +245,7 @@ def test_pictures_of_files_that_cannot_be_understood_stay(store: Store) -> None:
     store.save("a", [with_pictures(0)])
     whole = the_file(store).read_bytes()
     the_file(store).write_bytes(whole[:-5])  # damaged
-    future = {"version": 9, "needs": 9, "name": "f", "parts": {"sha256:" + fingerprint(picture(1)): 1}}
+    future = {"version": 9, "needs": 9, "name": "f", "parts": {"sha256:" + content_hash(picture(1)): 1}}
     store.put_picture(picture(1))
     (store.folder / "presets" / f"{preset_format.key('f')}.json").write_text(json.dumps(future))
     age(store, 25 * 3600)
@@ -274,20 +274,20 @@ def test_nothing_is_swept_while_a_preset_cannot_be_read(store: Store, monkeypatc
         fresh.load("a")
 
 
-# Pictures by their fingerprint
+# Pictures by their content_hash
 
 
-def test_pictures_are_found_by_the_beginning_of_their_fingerprint(store: Store) -> None:
+def test_pictures_are_found_by_the_beginning_of_their_content_hash(store: Store) -> None:
     full = store.put_picture(picture(0))
-    assert full == fingerprint(picture(0))
+    assert full == content_hash(picture(0))
     for start in (full, full[:12], full[:40].upper(), f" {full[:12]} "):
-        assert fingerprint(store.picture(start)) == full
+        assert content_hash(store.picture(start)) == full
     for start in (full[:11], full + "0", "", "../" + full, full[:12] + "*", "z" * 12, "0" * 64):
         assert store.picture(start) is None
     twin = store.folder / "pictures" / f"{full[:12]}{'0' * 52}.png"
     twin.write_bytes(b"")
     assert store.picture(full[:12]) is None
-    assert fingerprint(store.picture(full[:13])) == full
+    assert content_hash(store.picture(full[:13])) == full
 
 
 def test_a_damaged_picture_is_told_and_healed_by_saving(store: Store) -> None:

@@ -16,8 +16,9 @@ from ...attend.layers import Topology, cross_attention_layers
 from ...attend.regions import Box
 from ...attend.rows import Rows, layout
 from ...attend.step import Step
-from ...checkpoint.identify import UNetSpec, identify
-from ...checkpoint.load import read_shapes
+from ...checkpoint.containers import read_shapes
+from ...checkpoint.identify import identify
+from ...checkpoint.specs import UNetSpec
 from ...encode.device import Device
 from ...errors import IPAdapterError, MismatchError
 from .interface import Host, Interrupted, SamplingPass

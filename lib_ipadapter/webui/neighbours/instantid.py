@@ -18,8 +18,9 @@ import numpy as np
 
 from ...attend.layers import Topology
 from ...bases import SDXL
-from ...checkpoint.catalog import AdapterEntry, Catalog
-from ...checkpoint.load import read_shapes
+from ...checkpoint.catalog import Catalog
+from ...checkpoint.containers import read_shapes
+from ...checkpoint.entries import AdapterEntry
 from ...encode.picture import Picture
 from ...errors import CheckpointError, IPAdapterError, UnitError, errors_name_unit
 from ...jobs.fit import check_fit

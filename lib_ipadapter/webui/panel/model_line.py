@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 
 from ...checkpoint.catalog import Catalog
+from ...checkpoint.wanted import encoder_wanted
 from ...errors import IPAdapterError
 from ...jobs.fit import check_fit, encoder_for
 from .. import host
-from ..api import encoder_wanted
 from . import html_controls
 
 

@@ -16,7 +16,8 @@ from typing import Any
 from PIL import Image
 
 from ...checkpoint.catalog import Catalog
-from ...encode.picture import decode, decode_mask, views
+from ...encode.crops import views
+from ...encode.picture import decode, decode_mask
 from ...errors import IPAdapterError
 from ...jobs.fit import encoder_for
 from ...reference import WEIGHT

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from .... import bases
-from ....checkpoint.identify import AdapterSpec
+from ....checkpoint.specs import AdapterSpec
 from ....encode.picture import decode, decode_mask
 from ....errors import UnitError
 from ....unit import Unit

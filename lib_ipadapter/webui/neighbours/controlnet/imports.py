@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....checkpoint.catalog import AdapterEntry, Catalog
+from ....checkpoint.catalog import Catalog
+from ....checkpoint.entries import AdapterEntry
 from ....errors import CheckpointError, IPAdapterError, UnitError
 from .models import LATE, PASSES, Translated, adapter
 from .units import ControlNetPicture, ControlNetUnitView

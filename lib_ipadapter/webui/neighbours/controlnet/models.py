@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ....checkpoint.catalog import AdapterEntry, Catalog
+from ....checkpoint.catalog import Catalog
+from ....checkpoint.entries import AdapterEntry
 
 PASSES = {"Both": "both", "Low res only": "base", "High res only": "hires"}
 MAX_WEIGHT = 2.0

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ....checkpoint.catalog import AdapterEntry, Catalog
+from ....checkpoint.catalog import Catalog
+from ....checkpoint.entries import AdapterEntry
 from ....encode.picture import Picture
 from ....errors import CheckpointError, IPAdapterError
 from ....unit import Unit
