@@ -2,8 +2,16 @@
 
 from modules import scripts
 
-from lib_ipadapter.webui import callbacks
+from lib_ipadapter.webui import process as kept
+from lib_ipadapter.webui import start
 from lib_ipadapter.webui.panel import accordion as panel
+
+
+def callbacks():
+    """Loaded by the first job: a start needs nothing of it."""
+    from lib_ipadapter.webui import callbacks
+
+    return callbacks
 
 
 class IPAdapterScript(scripts.Script):
@@ -14,30 +22,30 @@ class IPAdapterScript(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        built = panel.build("img2img" if is_img2img else "txt2img", callbacks.resources, callbacks.store)
+        built = panel.build("img2img" if is_img2img else "txt2img", kept.resources, kept.store)
         self.infotext_fields, self.paste_field_names = built.infotext_fields, built.paste_field_names
         return built.components
 
     def setup(self, p, *args):
-        callbacks.setup(p)
+        callbacks().setup(p)
 
     def before_process(self, p, *args):
-        callbacks.before_process(p, args)
+        callbacks().before_process(p, args)
 
     def process(self, p, *args):
-        callbacks.process(p, args)
+        callbacks().process(p, args)
 
     def process_before_every_sampling(self, p, *args, **kwargs):
-        callbacks.before_sampling(p)
+        callbacks().before_sampling(p)
 
     def post_sample(self, p, ps, *args):
-        callbacks.after_sampling(p)
+        callbacks().after_sampling(p)
 
     def postprocess_image_after_composite(self, p, pp, *args):
-        callbacks.picture_finished(p, pp)
+        callbacks().picture_finished(p, pp)
 
     def postprocess(self, p, processed, *args):
-        callbacks.finished(p, processed)
+        callbacks().finished(p, processed)
 
 
-callbacks.register()
+start.register()

@@ -1,22 +1,17 @@
-"""The host's callbacks, in the order of a job: names and order only. The script and this file are where the WebUI calls
-in."""
+"""The host's callbacks, in the order of a job: names and order only. What comes before any job is in ``start.py``."""
 
 from __future__ import annotations
 
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from modules import script_callbacks
 
 from ..errors import IPAdapterError
-from . import api, history, job, options, preview, sampling
+from . import history, job, sampling
 from . import influence_pictures as influence
 from .host import current, record
-from .neighbours import adetailer, distributed, xyz, xyz_cells
-from .panel import send_to
-from .panel.controlnet_bar import ControlNetBar
-from .process import resources, store
+from .neighbours import adetailer, distributed, xyz_cells
 
 
 def setup(p: Any) -> None:
@@ -81,44 +76,3 @@ def finished(p: Any, processed: Any) -> None:
         job.end(p)
         if arguments is not None:  # ControlNet's batches go on with the same p, behind ``before_process``
             job.expect(p, arguments)
-
-
-def on_app_started(_demo: Any, app: Any) -> None:
-    guards = api.add_routes(app, resources().catalog, store())
-    if guards is not None:
-        preview.add_preview_route(app, lambda: resources().catalog, guards)
-
-
-def on_script_unloaded() -> None:
-    """The page is reloaded: nothing of ours stays in a model, and files are looked for anew."""
-    job.clean()
-    resources.cache_clear()
-    store.cache_clear()
-
-
-def _register_axes() -> None:
-    xyz.register(lambda: resources().catalog)
-
-
-def register() -> None:
-    """Called by the script each time the host loads it.
-
-    The host inspects the whole stack for every callback, to see whose it is. From where scripts are loaded that takes
-    80 ms each; a thread of its own has a stack of a few frames.
-    """
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(_register).result()
-    # Scripts that are built in are loaded by now, and without a page nothing else comes before their arguments are
-    # built; another extension's may come later.
-    _register_axes()
-
-
-def _register() -> None:
-    script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
-    script_callbacks.on_app_started(on_app_started)
-    script_callbacks.on_after_component(send_to.Buttons().after_component)
-    script_callbacks.on_after_component(ControlNetBar.after_component)
-    script_callbacks.on_ui_settings(options.register)
-    script_callbacks.on_ui_settings(influence.register)
-    script_callbacks.on_before_ui(_register_axes)
-    script_callbacks.on_script_unloaded(on_script_unloaded)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import IPAdapterError
 from . import host, options, process
-from .host.record import Job
+
+if TYPE_CHECKING:
+    from .host.record import Job
 
 log = logging.getLogger("ip-adapter")
 

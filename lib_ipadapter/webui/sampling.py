@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modules import errors
 from torch import nn
@@ -13,10 +13,12 @@ from ..attend.outcome import Outcome
 from ..errors import MismatchError
 from . import host
 from .host import record
-from .host.record import Job
 from .job import watch_end
 from .neighbours import adetailer
 from .refusal import DISCARDED, NOT_USED, fail
+
+if TYPE_CHECKING:
+    from .host.record import Job
 
 log = logging.getLogger("ip-adapter")
 

@@ -58,11 +58,11 @@ def from_panel(host: Host, *tabs: dict, tick: bool = True, **fields) -> list[np.
 def panel_of(_host: Host):
     import gradio as gr
 
-    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui import process
     from lib_ipadapter.webui.panel import accordion as panel
 
     with gr.Blocks():
-        return panel.Panel("txt2img", callbacks.resources, callbacks.store)
+        return panel.Panel("txt2img", process.resources, process.store)
 
 
 def put_in(made, units: list[dict]) -> tuple[list[object], list[str]]:

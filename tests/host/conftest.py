@@ -44,11 +44,11 @@ def plain(host: Host, hosts: Hosts) -> Iterator[list[np.ndarray]]:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The host's presets are in a folder of the test's own."""
     from lib_ipadapter.presets.store import Store
-    from lib_ipadapter.webui import callbacks
     from lib_ipadapter.webui import process as kept
+    from lib_ipadapter.webui import start
 
     made = Store(tmp_path / "ip-adapter")
-    for module in (kept, callbacks):
+    for module in (kept, start):
         monkeypatch.setattr(module, "store", lambda: made)
     return made
 

@@ -17,11 +17,11 @@ pytestmark = pytest.mark.host("controlnet")
 
 
 def test_an_imported_unit_is_the_same_unit(host: Host) -> None:
-    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui import process
     from lib_ipadapter.webui.neighbours.controlnet.imports import imported
     from lib_ipadapter.webui.neighbours.controlnet.models import LATE
 
-    catalog = callbacks.resources().catalog
+    catalog = process.resources().catalog
     unit = stand_in(host).ControlNetUnit(**theirs(1, weight=0.7, guidance_start=0.2, guidance_end=0.8))
     for value in (unit, theirs(1, weight=0.7, guidance_start=0.2, guidance=0.8)):
         made = imported(slot(host, value), catalog)
@@ -32,10 +32,10 @@ def test_an_imported_unit_is_the_same_unit(host: Host) -> None:
 
 
 def test_an_import_says_what_could_not_come_along(host: Host) -> None:
-    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui import process
     from lib_ipadapter.webui.neighbours.controlnet.imports import imported
 
-    catalog = callbacks.resources().catalog
+    catalog = process.resources().catalog
     images = [{"image": base64_of(picture(1, (60, 48)))}, {"image": ARRAY, "mask": PAINTED}]
     made = imported(slot(host, theirs(image=images, hr_option="Low res only", advanced_weighting=[0.5] * 16,
                                       effective_region_mask=PAINTED)), catalog)  # fmt: skip
@@ -58,20 +58,20 @@ def test_an_import_says_what_could_not_come_along(host: Host) -> None:
 
 
 def test_the_weights_of_layers_come_along(host: Host) -> None:
-    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui import process
     from lib_ipadapter.webui.neighbours.controlnet.imports import imported
 
     made = imported(slot(host, theirs(weight=0.3, advanced_weighting=[0.5, -1] * 8)),
-                                        callbacks.resources().catalog)  # fmt: skip
+                                        process.resources().catalog)  # fmt: skip
     assert (made.settings["weight"], made.settings["layer_weights"]) == (1.0, [0.5, 0.0] * 8)
 
 
 def test_an_exported_unit_comes_back(host: Host) -> None:
-    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui import process
     from lib_ipadapter.webui.neighbours.controlnet.exports import exported
     from lib_ipadapter.webui.neighbours.controlnet.imports import imported
 
-    catalog = callbacks.resources().catalog
+    catalog = process.resources().catalog
     entry = catalog.find("base")
     from dataclasses import replace
 

@@ -117,10 +117,10 @@ def test_what_differs_is_not_the_same(what: str, host: Host, clean) -> None:
 
 
 def test_another_hash_is_another_file(host: Host) -> None:
-    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui import process
     from lib_ipadapter.webui.neighbours.controlnet.models import adapter
 
-    catalog = callbacks.resources().catalog
+    catalog = process.resources().catalog
     assert adapter(label("base").upper().replace("BASE", "Base"), catalog).name == "base"
     assert adapter("base", catalog).name == "base"
     assert adapter("base [00000000]", catalog) is None
@@ -129,13 +129,13 @@ def test_another_hash_is_another_file(host: Host) -> None:
 
 def test_a_refused_or_failing_run_takes_everything_back(host: Host, clean, monkeypatch) -> None:
     from lib_ipadapter.jobs import generation
-    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui import process
     from lib_ipadapter.webui.neighbours import controlnet
     from lib_ipadapter.webui.neighbours.controlnet import overlaps
 
     p = job(host, theirs(), stand_in(host).ControlNetUnit(enabled=True, module="canny"))
     before = p.script_args
-    catalog = callbacks.resources().catalog
+    catalog = process.resources().catalog
     units = parse_units([ours()])
     with pytest.raises(IPAdapterError), controlnet.restored_on_error(p):
         overlaps.settle(p, units, catalog, "take over")

@@ -21,11 +21,11 @@ pytestmark = pytest.mark.host("controlnet")
 @pytest.fixture
 def faces(host: Host, monkeypatch):
     """The files of InstantID for the demo's SDXL, and what ControlNet calls them: adapter and points."""
-    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui import process
     from lib_ipadapter.webui.neighbours import instantid
     from lib_ipadapter.webui.neighbours.controlnet.models import label_hash
 
-    catalog = callbacks.resources().catalog
+    catalog = process.resources().catalog
     folder = catalog.find("base").folder
     points = {
         "controlnet_cond_embedding.conv_in.weight": torch.zeros(4, 3, 3, 3),

@@ -89,12 +89,12 @@ def test_the_page_has_the_panel_in_both_tabs(host: Host) -> None:
 def test_the_panel_costs_few_components(host: Host) -> None:
     import gradio as gr
 
-    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui import process
     from lib_ipadapter.webui.panel import accordion as panel
     from lib_ipadapter.webui.panel.controls import COMPONENTS
 
     with gr.Blocks() as blocks:
-        components = panel.build("txt2img", callbacks.resources, callbacks.store).components
+        components = panel.build("txt2img", process.resources, process.store).components
     assert len(components) == panel.API_PLACES + 2 + 3 + len(COMPONENTS)
     assert not any(isinstance(block, gr.Image) for block in blocks.blocks.values())  # the page takes 15 ms for each
     assert len(blocks.blocks) <= 46, len(blocks.blocks)

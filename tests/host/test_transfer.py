@@ -128,7 +128,7 @@ def test_per_image_batches_go_round(host: Host, plain) -> None:
 
 def test_everything_stands_in_the_parameters_and_comes_back(host: Host, plain) -> None:
     from lib_ipadapter import infotext
-    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui import process
 
     asked = {
         "model": "base", "weight": [[0, 1], [0.6, 0.25]], "layer_weights": {"5": 0.4, "7": -1}, "crop": "tile",
@@ -141,7 +141,7 @@ def test_everything_stands_in_the_parameters_and_comes_back(host: Host, plain) -
     answer = host.txt2img(prompt="a cat", steps=1, width=64, height=64, alwayson_scripts=ours(asked))
     from modules.infotext_utils import parse_generation_parameters
 
-    units, notes = infotext.restored(parse_generation_parameters(answer.infotext), callbacks.store().picture)
+    units, notes = infotext.restored(parse_generation_parameters(answer.infotext), process.store().picture)
     assert notes == []
     wanted, found = Unit.parse(asked), Unit.parse(units[0])
     assert found.changed() == wanted.changed()

@@ -72,20 +72,20 @@ def test_choices_and_costs(plot) -> None:
 
 
 def test_registered_once_however_often(plot, monkeypatch) -> None:
-    from lib_ipadapter.webui import callbacks
+    from lib_ipadapter.webui import start
     from lib_ipadapter.webui.neighbours import xyz
 
     before = labels(plot)
-    callbacks._register_axes()
+    start._register_axes()
     assert labels(plot) == before
     assert [option.label for option in plot.axis_options[:2]] == ["Nothing", "Seed"]
     monkeypatch.setattr(xyz.options, "unit_count", lambda: 1)
-    callbacks._register_axes()
+    start._register_axes()
     assert len(labels(plot)) == len(before) // 2
     monkeypatch.undo()
-    callbacks._register_axes()
+    start._register_axes()
     monkeypatch.setattr(xyz, "_plots", list)
-    callbacks._register_axes()  # no such script: nothing to do
+    start._register_axes()  # no such script: nothing to do
 
 
 def test_the_page_has_them_after_a_reload(host) -> None:

@@ -17,7 +17,7 @@ FLOORS = (
     {"presets", "infotext"},
     {"webui"},
 )
-WEBUI_FLOORS = ({"host"}, {"panel", "neighbours"}, {"job"}, {"callbacks"})
+WEBUI_FLOORS = ({"host"}, {"panel", "neighbours"}, {"job"}, {"callbacks", "start"})
 # Recognition asks each architecture for its layout, and everybody may ask what a file is.
 MIX = {("checkpoint", "projections")}
 

@@ -10,14 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ...attend.layers import Topology
-from ...attend.regions import Box, Size
-from ...attend.step import Step
-from ...encode.device import Device
+if TYPE_CHECKING:
+    from ...attend.layers import Topology
+    from ...attend.regions import Box, Size
+    from ...attend.step import Step
+    from ...encode.device import Device
 
 
 @dataclass(frozen=True)

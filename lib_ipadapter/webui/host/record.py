@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 
-from ...attend.regions import Box
-from ...errors import IPAdapterError
-from ...jobs.generation import Generation
-from ...unit import Unit
 from .replaced import Private
+
+if TYPE_CHECKING:
+    from ...attend.regions import Box
+    from ...errors import IPAdapterError
+    from ...jobs.generation import Generation
+    from ...unit import Unit
 
 ATTRIBUTE = "ip_adapter_job"
 

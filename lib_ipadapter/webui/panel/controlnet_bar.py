@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
@@ -23,12 +23,12 @@ from ...jobs.resources import Resources
 from ...kinds import Wording
 from ...unit import Unit
 from .. import host
-from ..neighbours.controlnet import ControlNetUnitView
-from ..neighbours.controlnet.exports import exported
-from ..neighbours.controlnet.imports import imported
 from . import panel_state
 from .editor import QUIET, Editor, in_page, note
 from .reference_cards import Pictures, controlnet_name
+
+if TYPE_CHECKING:
+    from ..neighbours.controlnet import ControlNetUnitView
 
 BUILT = "{}_send_to_extras"  # elem_id of a button that the host makes after all scripts' components
 # A unit's field -> how its component's id ends
@@ -147,6 +147,8 @@ class ControlNetBar:
     # from there
 
     def _bring(self, name: str, text: str, pictures: Pictures, *values: Any) -> list[Any]:
+        from ..neighbours.controlnet.imports import imported  # not when the WebUI starts: most never press it
+
         try:
             number, chosen = self._chosen(name)
             at = 0
@@ -161,6 +163,8 @@ class ControlNetBar:
 
     @staticmethod
     def _read(number: int, readable: ReadableUnit, values: tuple[Any, ...]) -> ControlNetUnitView:
+        from ..neighbours.controlnet import ControlNetUnitView
+
         try:
             unit = readable.function(*values)
         except Exception as error:  # ControlNet's own word on what its panel holds
@@ -196,6 +200,8 @@ class ControlNetBar:
 
     def _unit(self, shown: int, number: int, values: tuple[Any, ...]) -> tuple[dict[str, Any], list[str]]:
         """The shown unit as values of ControlNet's components, and sentences on what could not come along."""
+        from ..neighbours.controlnet.exports import exported
+
         settings = {**panel_state.objects(*values, complete=True)[shown - 1], "enabled": True}
         try:
             unit = Unit.parse(settings, wording=Wording.PANEL)
