@@ -1,4 +1,4 @@
-"""What a preset looks like on the disk and in an export: names, and documents with hashes in the place of pictures.
+"""What a preset looks like in the database and in an export: names, and documents with hashes in the place of pictures.
 
 A document is ``{"version", "needs", "name", "units"}``, and ``"kept"``, a running number, if it is a generation's.
 ``needs`` is the oldest version of this format whose readers understand it; what they do not know they keep. In the
@@ -8,7 +8,6 @@ because it is by these hashes that an older one knows which pictures a newer one
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import unicodedata
@@ -28,7 +27,6 @@ MAX_DOCUMENT = 32 << 20  # bytes of one preset, pictures aside
 
 HASH_PREFIX = "sha256:"
 _HASH = re.compile(HASH_PREFIX + "[0-9a-f]{64}")
-_HASH_IN_FILE = re.compile(HASH_PREFIX.encode() + b"([0-9a-f]{64})")
 _FORBIDDEN = re.compile("[/\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # controls, line ends, half characters
 
 
@@ -45,7 +43,7 @@ class PresetExists(PresetError):
 
 
 class StorageError(PresetError):
-    """The disk's fault, not the preset's."""
+    """The disk's fault or the database's, not the preset's."""
 
     http_status = 500
 
@@ -74,9 +72,8 @@ def tamed_name(name: str) -> str:
 
 
 def key(name: str) -> str:
-    """What stands for a name in paths; the same whatever its case and Unicode form."""
-    folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
-    return hashlib.sha256(folded.encode()).hexdigest()
+    """What a name is looked for by; the same whatever its case and Unicode form."""
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
 def already_there(names: Sequence[str]) -> PresetExists:
@@ -173,9 +170,7 @@ def understood(raw: bytes, name: str) -> dict[str, Any]:
 
 def checked_document(document: Any, shown: str) -> dict[str, Any]:
     """``document``, with a good name and with units whose pictures are content hashes. ``shown``: for errors."""
-    damaged = PresetError(
-        f"Preset {shown} is damaged: put its file back from a backup, or delete the preset and save it again."
-    )
+    damaged = PresetError(f"Preset {shown} is damaged: delete the preset and save it again.")
     if not isinstance(document, dict):
         raise damaged
     version, needs = versions(document)
@@ -220,8 +215,3 @@ def content_hashes(document: Mapping[str, Any]) -> set[str]:
     for unit in document["units"]:
         with_pictures(unit, see)
     return found
-
-
-def content_hashes_in(raw: bytes) -> set[str]:
-    """The content hashes in a document of any version, or in what is left of one."""
-    return {found.decode() for found in _HASH_IN_FILE.findall(raw)}

@@ -1,101 +1,93 @@
-"""The folder of kept pictures: one PNG file for each picture, named by its content hash."""
+"""The pictures of the database: each once, as a PNG file under its content hash."""
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import io
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+import sqlite3
+import time
+from collections.abc import Iterable
 
 from PIL import Image
 
 from ..encode.picture import content_hash, decode
 from ..errors import PictureError
-from . import atomic
 
 MIN_PREFIX = 12  # hexadecimal digits of a content hash
-_PNG = (b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82")
+_LEFT = 24 * 3600.0  # seconds that a picture stays which was written for a preset that never came
 
 
-def stored_hash(folder: Path, start: str) -> str:
-    """The one stored content hash that begins with ``start``, "" if there is none."""
+def png_of(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    # Photographs hardly become smaller with more effort, only slower.
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def picture_in(png: bytes | None, name: str) -> Image.Image | None:
+    """The picture in a stored file, None where it is no longer the one with the content hash ``name``."""
+    try:
+        image = decode(png) if png else None
+    except PictureError:
+        return None
+    return image if image is not None and content_hash(image) == name else None
+
+
+def stored_hash(connection: sqlite3.Connection, start: str) -> str | None:
+    """The one stored content hash that begins with ``start``, None if there is none or more than one."""
     start = start.strip().lower()
     if not MIN_PREFIX <= len(start) <= 64 or not re.fullmatch("[0-9a-f]+", start):
-        return ""
-    if len(start) == 64:
-        return start
-    found = [file.name[:64] for file, _ in files_in(folder, ".png") if file.name.startswith(start)]
-    return found[0] if len(found) == 1 else ""
-
-
-def read_picture(folder: Path, name: str) -> tuple[bytes, Image.Image] | None:
-    """The stored file and the picture in it, None if it is not there or no longer what it was."""
-    if len(name) != 64:
         return None
-    try:
-        data = atomic.read(folder / f"{name}.png")
-        image = decode(data)
-    except (OSError, PictureError):
-        return None
-    return (data, image) if content_hash(image) == name else None
+    found = connection.execute(
+        "SELECT content_hash FROM pictures WHERE content_hash >= ? AND content_hash < ? LIMIT 2", (start, start + "g")
+    ).fetchall()
+    return str(found[0][0]) if len(found) == 1 else None
 
 
-class StagedPictures:
-    """Pictures on their way into the store: written first, published when the writer is alone."""
-
-    def __init__(self, folder: Path, pictures: Mapping[str, Callable[[], Image.Image]]) -> None:
-        self.folder = folder
-        self.pictures = dict(pictures)
-        self._parts: dict[str, Path] = {}
-
-    def add(self, name: str, image: Image.Image | None = None) -> None:
-        """Encode and write the picture ``name``, unless it is stored."""
-        if name in self._parts or _is_png(self.folder / f"{name}.png"):
-            return
-        buffer = io.BytesIO()
-        # Photographs hardly become smaller with more effort, only slower.
-        (image or self.pictures[name]()).save(buffer, "PNG", compress_level=1)
-        self._parts[name] = atomic.stage(self.folder, buffer.getvalue())
-
-    def publish(self) -> None:
-        for name in self.pictures:
-            path = self.folder / f"{name}.png"
-            if _is_png(path):
-                with contextlib.suppress(OSError):
-                    os.utime(path)  # it is used again: its day begins anew
-                continue
-            self.add(name)  # where another writer has swept it since
-            atomic.publish(self._parts.pop(name), path)
-
-    def discard(self) -> None:
-        for part in self._parts.values():
-            with contextlib.suppress(OSError):
-                atomic.remove(part)
+def read(connection: sqlite3.Connection, name: str) -> bytes | None:
+    row = connection.execute("SELECT png FROM pictures WHERE content_hash = ?", (name,)).fetchone()
+    return None if row is None else bytes(row[0])
 
 
-def files_in(folder: Path, ending: str) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
-    """The files of ``folder`` with this ending; none if there is no such folder. Raises OSError."""
-    try:
-        files = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for file in files:
-        if file.name.endswith(ending):
-            try:
-                status = file.stat()
-            except FileNotFoundError:  # gone since
-                continue
-            yield file, status
+def is_whole(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether the picture is stored, and byte for byte what was written."""
+    row = connection.execute("SELECT file_hash, png FROM pictures WHERE content_hash = ?", (name,)).fetchone()
+    return row is not None and row[0] == _file_hash(name, row[1])
 
 
-def _is_png(path: Path) -> bool:
-    """Whether a whole PNG file is there, as far as its two ends show."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(len(_PNG[0]))
-            file.seek(-len(_PNG[1]), os.SEEK_END)
-            return (head, file.read()) == _PNG
-    except OSError:
-        return False
+def _file_hash(name: str, png: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + png).digest()
+
+
+def write(connection: sqlite3.Connection, name: str, png: bytes) -> None:
+    """The picture, in the place of a damaged one; unused until ``sweep`` finds a preset that uses it."""
+    connection.execute(
+        "INSERT INTO pictures VALUES (?1, ?2, ?3) "
+        "ON CONFLICT DO UPDATE SET file_hash = excluded.file_hash, png = excluded.png",
+        (name, _file_hash(name, png), png),
+    )
+    connection.execute("INSERT OR REPLACE INTO unused VALUES (?, ?)", (name, time.time()))
+
+
+def missing(connection: sqlite3.Connection, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are not stored."""
+    stored = "SELECT 1 FROM pictures WHERE content_hash = ?"
+    return [name for name in names if connection.execute(stored, (name,)).fetchone() is None]
+
+
+def let_go(connection: sqlite3.Connection, names: Iterable[str]) -> None:
+    """``sweep`` removes these, unless a preset uses them."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO unused SELECT content_hash, 0 FROM pictures WHERE content_hash = ?",
+        ((name,) for name in names),
+    )
+
+
+def sweep(connection: sqlite3.Connection) -> None:
+    """Remove what no preset uses any more, and what killed processes have left a day ago."""
+    connection.execute("DELETE FROM unused WHERE content_hash IN (SELECT content_hash FROM uses)")
+    connection.execute(
+        "DELETE FROM pictures WHERE content_hash IN (SELECT content_hash FROM unused WHERE since < ?)",
+        (time.time() - _LEFT,),
+    )

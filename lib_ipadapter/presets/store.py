@@ -1,28 +1,24 @@
-"""Presets: units under a name, references included, as files that a kill at any moment leaves whole.
+"""Presets: units under a name, references included, in a database that a kill at any moment leaves whole.
 
-    <folder>/presets/<hash of the name>.json     one preset or kept generation
-    <folder>/pictures/<content hash>.png          one reference or mask, however many presets use it
-    <folder>/lock                                held while something changes
-
-Readers take no lock. A writer encodes its pictures first, then, alone, publishes them, the document after them, and
-at last sweeps what nothing refers to any more.
+A writer encodes and writes its pictures first, each by itself; the document that names them follows in one short
+transaction, in which pictures that nothing names any more go.
 """
 
 from __future__ import annotations
 
-import contextlib
-import time
+import sqlite3
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
-from ..encode.picture import content_hash, decode
+from ..errors import IPAdapterError
 from . import archive as preset_archive
-from . import atomic
+from . import database, pictures
 from .archive import MAX_ARCHIVE
 from .document import (
     HASH_PREFIX,
@@ -34,7 +30,6 @@ from .document import (
     already_there,
     checked_name,
     content_hashes,
-    content_hashes_in,
     document_of,
     key,
     tamed_name,
@@ -42,286 +37,198 @@ from .document import (
     with_pictures,
     written,
 )
-from .listing import Listing
-from .pictures import StagedPictures, files_in, read_picture, stored_hash
 
 __all__ = [
     "MAX_ARCHIVE", "MAX_NAME", "PresetError", "PresetExists", "StorageError", "Store", "UnknownPreset", "checked_name",
 ]  # fmt: skip
 
-_LOOSE = 24 * 3600.0  # seconds that a picture stays which no preset refers to
-_ABANDONED = 3600.0  # seconds after which an unpublished file is nobody's any more
+T = TypeVar("T")
+Files = Mapping[str, Callable[[], Image.Image]]  # {content hash: what gives the picture}
 
-
-class _PictureGone(Exception):
-    """A document's picture is not in the store (any more)."""
+KEEP_PATIENCE = 3.0  # seconds that a generation waits to be kept; a person who saves waits longer
 
 
 class Store:
-    """The presets in ``folder``. Any number of stores, threads and processes may use the same folder at once.
+    """Presets and kept generations in a folder, for any number of threads, pages and processes at once.
 
-    A name is what people read: its case and its Unicode form are kept and make no difference. Presets and kept
-    generations share one set of names. Methods that take names raise PresetError; those that write raise StorageError
-    where the disk does not play along.
+    Letter case and Unicode form make no difference between names, kept generations share them with presets, and
+    pictures come as RGB images. Methods that take names raise PresetError, and all raise StorageError where the disk
+    or the database does not play along.
     """
 
     def __init__(self, folder: Path, history: int = 100) -> None:
         """``history``: the number of kept generations, beyond which the oldest goes. Creates nothing yet."""
         self.folder = Path(folder)
         self.history = history
-        self._presets = self.folder / "presets"
-        self._pictures = self.folder / "pictures"
-        self._listing = Listing(self._presets)
-        self._swept = False
-
-    # Pictures
-
-    def put_picture(self, image: Image.Image) -> str:
-        """Store ``image`` and return its content hash. Without a preset that refers to it, it stays for a day."""
-        image = decode(image)
-        name = content_hash(image)
-        with self._errors(), self._staged({name: lambda: image}) as staged, self._alone() as alone:
-            staged.publish()
-            self._sweep(alone)
-        return name
-
-    def picture(self, start: str) -> Image.Image | None:
-        """The picture with this content hash, or the only one whose hash begins so (12 digits at least), else None."""
-        data = self._picture_file(stored_hash(self._pictures, start))
-        return data[1] if data else None
-
-    def _picture_file(self, name: str) -> tuple[bytes, Image.Image] | None:
-        return read_picture(self._pictures, name)
+        self.database = database.Database(self.folder)
 
     # Reading
 
+    def picture(self, start: str) -> Image.Image | None:
+        """The picture with this content hash, or the only one whose hash begins so (12 digits at least), else None."""
+        with self.database.reading() as connection:
+            name = connection and pictures.stored_hash(connection, start)
+            png = pictures.read(connection, name) if connection and name else None
+        return pictures.picture_in(png, name) if name else None
+
     def names(self) -> list[str]:
-        """The names of people's presets, sorted without regard to case. Damaged files are left out."""
-        with self._errors("read"):
-            names = [entry.name for entry in self._listing.entries() if entry.name is not None and entry.kept is None]
+        """The names of people's presets, sorted without regard to case."""
+        names = self._column("SELECT name FROM presets WHERE kept IS NULL")
         return sorted(names, key=lambda name: (name.casefold(), name))
 
     def recent(self) -> list[str]:
         """The names of kept generations, newest first."""
-        with self._errors("read"):
-            kept = [
-                (entry.kept, entry.name) for entry in self._listing.entries() if entry.kept is not None and entry.name
-            ]
-        return [name for _, name in sorted(kept, reverse=True)]
+        return self._column("SELECT name FROM presets WHERE kept IS NOT NULL ORDER BY kept DESC")
+
+    def _column(self, query: str) -> list[str]:
+        with self.database.reading() as connection:
+            return [row[0] for row in connection.execute(query)] if connection else []
 
     def load(self, name: str) -> list[dict[str, Any]]:
         """The units of a preset or kept generation, with RGB images for the pictures."""
-        return self._load(name, lambda file: file[1])
+        return self._load(name, lambda _png, image: image.copy())
 
     def load_base64(self, name: str) -> list[dict[str, Any]]:
         """The same with PNG files in base64 for the pictures."""
-        return self._load(name, lambda file: b64encode(file[0]).decode())
+        return self._load(name, lambda png, _image: b64encode(png).decode())
 
-    def _load(self, name: str, form: Callable[[tuple[bytes, Image.Image]], Any]) -> list[dict[str, Any]]:
+    def _load(self, name: str, form: Callable[[bytes, Image.Image], Any]) -> list[dict[str, Any]]:
+        document, files = self._whole(name)
+        formed = {name: form(*file) for name, file in files.items()}
+
+        def picture(value: str, _where: str) -> Any:
+            one = formed[value[len(HASH_PREFIX) :]]
+            return one.copy() if isinstance(one, Image.Image) else one
+
+        return [with_pictures(unit, picture) for unit in document["units"]]
+
+    def _whole(self, name: str) -> tuple[dict[str, Any], dict[str, tuple[bytes, Image.Image]]]:
+        """A preset's document, and {content hash: (PNG file, the picture in it)}, all of one moment."""
         name = checked_name(name)
-        pictures: dict[str, Any] = {}
-
-        def picture(value: Any, _where: str) -> Any:
-            """For one content hash of the document."""
-            name = value[len(HASH_PREFIX) :]
-            if name not in pictures:
-                file = self._picture_file(name)
-                if file is None:
-                    raise _PictureGone
-                pictures[name] = form(file)
-            value = pictures[name]
-            return value.copy() if isinstance(value, Image.Image) else value
-
-        raw = self._raw(name)
-        while True:
-            document = understood(raw, name)
-            try:
-                return [with_pictures(unit, picture) for unit in document["units"]]
-            except _PictureGone:
-                before, raw = raw, self._raw(name)
-                if raw == before:  # else it was overwritten, and its old pictures swept, while we were reading
-                    raise PresetError(
-                        f"Preset “{name}” has lost a picture: its file is missing or damaged. Put the folder "
-                        f"{self._pictures} back from a backup, or delete the preset."
-                    ) from None
-
-    def _file(self, name: str) -> Path:
-        return self._presets / f"{key(name)}.json"
-
-    def _raw(self, name: str) -> bytes:
-        try:
-            return atomic.read(self._file(name))
-        except FileNotFoundError:
-            raise UnknownPreset(f"There is no preset “{name}”: choose one from the list of presets.") from None
-        except OSError as error:
-            raise StorageError(f"Preset “{name}” cannot be read ({error}): check the file's permissions.") from error
+        with self.database.reading() as connection:
+            document = understood(_raw(connection, name), name)
+            stored = {one: pictures.read(connection, one) for one in content_hashes(document)} if connection else {}
+        files = {}
+        for one, png in stored.items():
+            image = pictures.picture_in(png, one)
+            if png is None or image is None:
+                raise PresetError(
+                    f"Preset “{name}” has lost a picture: it is missing or damaged. Save a preset with that picture "
+                    f"again, put {self.database.path} back from a backup, or delete the preset."
+                )
+            files[one] = png, image
+        return document, files
 
     # Writing
 
     def save(self, name: str, units: Sequence[object], *, overwrite: bool = False) -> None:
         """Keep ``units`` under ``name``. Raises PresetExists, PresetError and PictureError with the unit's number."""
         name = checked_name(name)
-        with self._errors():
-            if not overwrite and self._file(name).exists():  # told before the work; asked again when we are alone
-                raise already_there([name])
-            document, pictures = document_of(name, units)
-            with self._staged(pictures) as staged, self._alone() as alone:
-                staged.publish()
-                self._sweep(alone, self._publish([document], overwrite))
+        if not overwrite:  # told before the work; asked again when we are alone
+            self._refuse_taken([name])
+        document, files = document_of(name, units)
+        self._change_with(files, lambda connection: _add(connection, [document], overwrite))
 
     def keep(self, name: str, units: Sequence[object]) -> str:
         """Keep a generation's units in the bounded history; the name it got is returned, "" if nothing is kept.
 
         What a name must not hold is replaced, and a number is added if the name is taken: a generation is never
-        refused for its name.
+        refused for its name. Others who write are not waited for for long.
         """
         if self.history < 1:
             return ""
-        with self._errors():
-            document, pictures = document_of(tamed_name(name), units)
-            with self._staged(pictures) as staged, self._alone() as alone:
-                staged.publish()
-                kept = sorted((e.kept, e.name) for e in self._listing.entries() if e.kept is not None and e.name)
-                document["kept"] = kept[-1][0] + 1 if kept else 1
-                document["name"] = name = self._free(document["name"])
-                self._publish([document], overwrite=False)
-                gone = set()
-                for _, old in kept[: max(0, len(kept) + 1 - self.history)]:
-                    gone |= self._removed(old)
-                self._sweep(alone, gone)
-        return name
+        document, files = document_of(tamed_name(name), units)
+
+        def change(connection: sqlite3.Connection) -> str:
+            [last] = connection.execute("SELECT max(kept) FROM presets").fetchone()
+            document["kept"] = (last or 0) + 1
+            document["name"] = _free(connection, tamed_name(name))
+            _add(connection, [document], overwrite=False)
+            by_age = "SELECT key FROM presets WHERE kept IS NOT NULL ORDER BY kept DESC LIMIT -1 OFFSET ?"
+            for [old] in connection.execute(by_age, (self.history,)).fetchall():
+                _remove(connection, old)
+            return str(document["name"])
+
+        return self._change_with(files, change, KEEP_PATIENCE)
 
     def rename(self, old: str, new: str, *, overwrite: bool = False) -> None:
         """A kept generation that is renamed becomes a preset, and is kept for good."""
         old, new = checked_name(old), checked_name(new)
-        self._raw(old)  # told without a trace in the folder; asked again when we are alone
-        with self._errors(), self._alone() as alone:
-            document = {**understood(self._raw(old), old), "name": new}
+        self._known(old)
+
+        def change(connection: sqlite3.Connection) -> None:
+            document = {**understood(_raw(connection, old), old), "name": new}
             document.pop("kept", None)
-            same = key(old) == key(new)
-            gone = self._publish([document], overwrite or same)
-            if not same:
-                gone |= self._removed(old)  # killed just before this, it is there under both names
-            self._sweep(alone, gone)
+            _add(connection, [document], overwrite or key(old) == key(new))
+            if key(old) != key(new):
+                _remove(connection, key(old))
+
+        self._change(change)
 
     def delete(self, name: str) -> None:
-        """Its pictures go with it, unless something else refers to them. Damaged presets can be deleted too."""
+        """Its pictures go with it, unless something else uses them. Damaged presets can be deleted too."""
         name = checked_name(name)
-        self._raw(name)
-        with self._errors(), self._alone() as alone:
-            self._raw(name)
-            self._sweep(alone, self._removed(name))
+        self._known(name)
 
-    @contextlib.contextmanager
-    def _errors(self, done: str = "written") -> Iterator[None]:
+        def change(connection: sqlite3.Connection) -> None:
+            _raw(connection, name)
+            _remove(connection, key(name))
+
+        self._change(change)
+
+    def _known(self, name: str) -> None:
+        """Raises UnknownPreset, before anything is created; asked again when we are alone."""
+        with self.database.reading() as connection:
+            _raw(connection, name)
+
+    def _refuse_taken(self, names: Sequence[str]) -> None:
+        with self.database.reading() as connection:
+            if connection and (taken := _taken(connection, names)):
+                raise already_there(taken)
+
+    @contextmanager
+    def _taken_back(self, names: Iterable[str], patience: float | None = None) -> Iterator[None]:
+        """Pictures that the body writes: where it fails, those of them that nothing uses are removed."""
         try:
             yield
-        except TimeoutError as error:
-            raise StorageError(
-                f"Another program has been holding the presets in {self.folder} for {atomic.PATIENCE:.0f} seconds: "
-                "close other WebUIs that use this folder, and try again."
-            ) from error
-        except OSError as error:
-            raise StorageError(
-                f"The presets in {self.folder} cannot be {done} ({error.strerror or error}): make room on the disk "
-                "or check the folder's permissions, and try again."
-            ) from error
-
-    def _alone(self) -> contextlib.AbstractContextManager[bool]:
-        return atomic.one_writer(self.folder / "lock")
-
-    @contextlib.contextmanager
-    def _staged(self, pictures: Mapping[str, Callable[[], Image.Image]]) -> Iterator[StagedPictures]:
-        """The pictures that are not stored yet, encoded and written; what is not published is taken back."""
-        staged = StagedPictures(self._pictures, pictures)
-        try:
-            for name in pictures:
-                staged.add(name)
-            yield staged
-        finally:
-            staged.discard()
-
-    def _publish(self, documents: Sequence[dict[str, Any]], overwrite: bool) -> set[str]:
-        """Write the documents, all or none; returns the content hashes that the overwritten ones referred to.
-
-        Raises PresetExists where a name is taken that may not be overwritten.
-        """
-        paths = [self._file(document["name"]) for document in documents]
-        if not overwrite:
-            taken = [d["name"] for d, path in zip(documents, paths, strict=True) if path.exists()]
-            if taken:
-                raise already_there(taken)
-        parts: list[Path] = []
-        done: list[tuple[Path, bytes | None]] = []
-        gone: set[str] = set()
-        try:
-            for data in map(written, documents):
-                parts.append(atomic.stage(self._presets, data))  # noqa: PERF401 (what is staged is known if one fails)
-            for part, path in zip(parts, paths, strict=True):
-                before = atomic.read(path) if overwrite and path.exists() else None
-                if before is None and not overwrite:
-                    atomic.publish_new(part, path)
-                else:
-                    atomic.publish(part, path)
-                done.append((path, before))
-                self._listing.forget(path)
-                gone |= content_hashes_in(before or b"")
-        except BaseException as error:
-            for path, before in reversed(done):
-                with contextlib.suppress(OSError):
-                    if before is None:
-                        atomic.remove(path)
-                    else:
-                        atomic.publish(atomic.stage(self._presets, before), path)
-            if isinstance(error, FileExistsError):
-                raise already_there([documents[len(done)]["name"]]) from None
+        except BaseException:
+            with suppress(IPAdapterError):
+                if self.database.path.exists():
+                    self._change(lambda connection: pictures.let_go(connection, names), patience=patience)
             raise
-        finally:
-            for part in parts:
-                with contextlib.suppress(OSError):
-                    atomic.remove(part)
-        return gone
 
-    def _removed(self, name: str) -> set[str]:
-        """Remove a preset's file; returns the content hashes that it referred to."""
-        path = self._file(name)
-        try:
-            gone = content_hashes_in(atomic.read(path))
-        except FileNotFoundError:
-            return set()
-        atomic.remove(path)
-        self._listing.forget(path)
-        return gone
+    def _change_with(self, files: Files, change: Callable[[sqlite3.Connection], T], patience: float | None = None) -> T:
+        """``change``, once all of ``files`` are written."""
+        with self._taken_back(files, patience):
+            for name, image in files.items():
+                self._write(name, image, patience)
+            return self._change(change, files, patience)
 
-    def _free(self, name: str) -> str:
-        """``name``, or the first of "name (2)", "name (3)", … that is not taken."""
-        candidate, number = name, 1
-        while self._file(candidate).exists():
-            number += 1
-            ending = f" ({number})"
-            candidate = name[: MAX_NAME - len(ending)].rstrip() + ending
-        return candidate
+    def _write(self, name: str, image: Callable[[], Image.Image], patience: float | None = None) -> None:
+        """Write a picture that is not stored yet, or is damaged."""
+        with self.database.reading() as connection:
+            if connection and pictures.is_whole(connection, name):
+                return
+        png = pictures.png_of(image())
+        with self.database.writing(patience) as connection:
+            pictures.write(connection, name, png)
 
-    def _sweep(self, alone: bool, gone: set[str] | None = None) -> None:
-        """Remove the pictures in ``gone``, and what has lain about for long, where nothing refers to them.
-
-        Called by a writer when its document is published. ``alone``: no other writer can be about to refer to them.
-        Without ``gone`` only the store's first call does anything, for what killed processes have left.
-        """
-        if not gone and self._swept:
-            return
-        self._swept = True
-        with contextlib.suppress(OSError):  # what stays, stays till the next time
-            used = frozenset().union(*(entry.content_hashes for entry in self._listing.entries(strict=True)))
-            now = time.time()
-            for file, status in files_in(self._pictures, ".png"):
-                name, age = file.name[: -len(".png")], now - status.st_mtime
-                if len(name) == 64 and name not in used and (age > _LOOSE or (alone and gone and name in gone)):
-                    atomic.remove(Path(file.path))
-            for folder in (self._pictures, self._presets):
-                for file, status in files_in(folder, atomic.PART):
-                    if now - status.st_mtime > _ABANDONED:
-                        atomic.remove(Path(file.path))
+    def _change(
+        self,
+        change: Callable[[sqlite3.Connection], T],
+        files: Files | None = None,
+        patience: float | None = None,
+    ) -> T:
+        """``change`` in a transaction in which all of ``files`` are stored; what nothing uses any more goes with it."""
+        while True:
+            with self.database.writing(patience) as connection:
+                missing = pictures.missing(connection, files or ())
+                if not missing:
+                    result = change(connection)
+                    pictures.sweep(connection)
+                    return result
+            for name in missing:  # another writer has removed the last preset that used it
+                self._write(name, (files or {})[name], patience)
 
     # Export and import
 
@@ -336,38 +243,67 @@ class Store:
                 writer.add(*self._whole(name))
             return writer.file()
 
-    def _whole(self, name: str) -> tuple[dict[str, Any], dict[str, tuple[bytes, Image.Image]]]:
-        """A preset's document, and the files of its pictures with what is in them."""
-        pictures: dict[str, tuple[bytes, Image.Image]] = {}
-
-        def form(file: tuple[bytes, Image.Image]) -> str:
-            name = content_hash(file[1])
-            pictures[name] = file
-            return HASH_PREFIX + name
-
-        units = self._load(name, form)
-        return {**understood(self._raw(name), name), "units": units}, pictures
-
     def import_(self, data: bytes, *, overwrite: bool = False) -> list[str]:
         """Add the presets of an export, all or none of them; returns their names.
 
         Nothing in the file reaches a path, and sizes are bounded before anything is unpacked. Raises PresetExists
-        where names are taken, PresetError for a file that is no export, damaged, too large or incomplete. A process
-        that is killed here may leave some of the presets, each of them whole.
+        where names are taken, PresetError for a file that is no export, damaged, too large or incomplete.
         """
-        with self._errors():
-            archive = preset_archive.Reader(data)
-            documents = archive.documents()
-            if not overwrite:
-                taken = [document["name"] for document in documents if self._file(document["name"]).exists()]
-                if taken:
-                    raise already_there(taken)
-            with self._staged({}) as staged:
-                for name in sorted(set().union(*map(content_hashes, documents))):
-                    image = archive.picture(name)  # every one is checked, also those that are stored already
-                    staged.pictures[name] = partial(archive.picture, name)
-                    staged.add(name, image)
-                with self._alone() as alone:
-                    staged.publish()
-                    self._sweep(alone, self._publish(documents, overwrite))
+        archive = preset_archive.Reader(data)
+        documents = archive.documents()
+        if not overwrite:
+            self._refuse_taken([document["name"] for document in documents])
+        names = sorted(set().union(*map(content_hashes, documents)))
+        files = {name: partial(archive.picture, name) for name in names}
+        with self._taken_back(names):
+            for name in names:
+                image = archive.picture(name)  # every one is checked, also those that are stored already
+                self._write(name, partial(_same, image))
+            self._change(lambda connection: _add(connection, documents, overwrite), files)
         return [document["name"] for document in documents]
+
+
+def _same(image: Image.Image) -> Image.Image:
+    return image
+
+
+def _raw(connection: sqlite3.Connection | None, name: str) -> bytes:
+    query = "SELECT document FROM presets WHERE key = ?"
+    row = connection.execute(query, (key(name),)).fetchone() if connection else None
+    if row is None:
+        raise UnknownPreset(f"There is no preset “{name}”: choose one from the list of presets.")
+    return bytes(row[0])
+
+
+def _taken(connection: sqlite3.Connection, names: Sequence[str]) -> list[str]:
+    query = "SELECT 1 FROM presets WHERE key = ?"
+    return [name for name in names if connection.execute(query, (key(name),)).fetchone()]
+
+
+def _add(connection: sqlite3.Connection, documents: Sequence[dict[str, Any]], overwrite: bool) -> None:
+    """Raises PresetExists where a name is taken that may not be overwritten."""
+    if not overwrite and (taken := _taken(connection, [document["name"] for document in documents])):
+        raise already_there(taken)
+    for document in documents:
+        own = key(document["name"])
+        _remove(connection, own)
+        row = own, document["name"], document.get("kept"), written(document)
+        connection.execute("INSERT INTO presets VALUES (?, ?, ?, ?)", row)
+        uses = [(own, name) for name in sorted(content_hashes(document))]
+        connection.executemany("INSERT INTO uses VALUES (?, ?)", uses)
+
+
+def _remove(connection: sqlite3.Connection, own: str) -> None:
+    used = connection.execute("SELECT content_hash FROM uses WHERE preset = ?", (own,)).fetchall()
+    connection.execute("DELETE FROM presets WHERE key = ?", (own,))
+    pictures.let_go(connection, (name for [name] in used))
+
+
+def _free(connection: sqlite3.Connection, name: str) -> str:
+    """``name``, or the first of "name (2)", "name (3)", … that is not taken."""
+    candidate, number = name, 1
+    while _taken(connection, [candidate]):
+        number += 1
+        ending = f" ({number})"
+        candidate = name[: MAX_NAME - len(ending)].rstrip() + ending
+    return candidate

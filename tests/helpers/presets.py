@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import time
+import sqlite3
 import zipfile
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 from PIL import Image
@@ -31,9 +31,25 @@ def shown(units: Any) -> Any:
     return [shown(value) for value in units] if isinstance(units, (list, tuple)) else units
 
 
+@contextmanager
+def tables(store: Store) -> Iterator[sqlite3.Connection]:
+    """The store's tables as another program sees them; what is changed is kept."""
+    with closing(sqlite3.connect(store.database.path)) as connection, connection:
+        yield connection
+
+
 def stored(store: Store) -> set[str]:
-    """The content hashes of the pictures in the store's folder."""
-    return {path.stem for path in store.folder.glob("pictures/*.png")}
+    """The content hashes of the pictures in the store."""
+    return {row[1] for row in rows(store) if row[0] == "pictures"}
+
+
+def rows(store: Store) -> list[tuple[Any, ...]]:
+    """All that is in the store's tables."""
+    if not store.database.path.exists():
+        return []
+    with tables(store) as connection:
+        names = [name for [name] in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return [(name, *row) for name in names for row in connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2")]
 
 
 def mask(seed: int) -> Image.Image:
@@ -44,19 +60,28 @@ def prints(*seeds: int) -> set[str]:
     return {content_hash(picture(seed)) for seed in seeds}
 
 
-def files(store: Store) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in store.folder.rglob("*") if path.is_file()}
+def raw_document(store: Store, name: str) -> dict[str, Any]:
+    with tables(store) as connection:
+        [[raw]] = connection.execute("SELECT document FROM presets WHERE name = ?", (name,))
+    return json.loads(raw)
 
 
-def the_file(store: Store) -> Path:
-    [path] = store.folder.glob("presets/*.json")
-    return path
+def put_document(store: Store, name: str, raw: bytes) -> None:
+    """Another document in the place of the one under ``name``."""
+    with tables(store) as connection:
+        connection.execute("UPDATE presets SET document = ? WHERE name = ?", (raw, name))
+
+
+def put_png(store: Store, name: str, png: bytes) -> None:
+    """Another file in the place of a stored picture's."""
+    with tables(store) as connection:
+        connection.execute("UPDATE pictures SET png = ? WHERE content_hash = ?", (png, name))
 
 
 def age(store: Store, seconds: float) -> None:
-    then = time.time() - seconds
-    for path in store.folder.glob("*/*"):
-        os.utime(path, (then, then))
+    """What is unused has been so for longer."""
+    with tables(store) as connection:
+        connection.execute("UPDATE unused SET since = since - ?", (seconds,))
 
 
 def archive(documents: Any, pictures: dict[str, bytes] | None = None, pack: int = zipfile.ZIP_DEFLATED) -> bytes:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lib_ipadapter.presets.store import PresetError, PresetExists, Store
-from tests.helpers.presets import shown, the_file, with_pictures
+from tests.helpers.presets import prints, put_document, raw_document, shown, stored, with_pictures
 
 
 @pytest.mark.parametrize(
@@ -21,12 +21,13 @@ from tests.helpers.presets import shown, the_file, with_pictures
         b'{"version": 1, "name": "a", "units": [{"image": "../../x"}]}', b'{"version": 1, "name": "a/b", "units": []}',
     ],
 )  # fmt: skip
-def test_damaged_files_are_left_out_and_told_when_loaded(data: bytes, store: Store) -> None:
+def test_damaged_presets_are_told_when_loaded(data: bytes, store: Store) -> None:
     store.save("a", [with_pictures(0)])
-    the_file(store).write_bytes(data)
+    put_document(store, "a", data)
     store.save("b", [])
-    assert store.names() == ["b"]
-    with pytest.raises(PresetError, match="Preset “a” is damaged: put .* or delete"):
+    assert store.names() == ["a", "b"]  # listed, so that people can delete them
+    assert stored(store) == prints(0)  # and what is whole of them stays
+    with pytest.raises(PresetError, match="Preset “a” is damaged: delete"):
         store.load("a")
     with pytest.raises(PresetError):
         store.rename("a", "c")
@@ -34,34 +35,24 @@ def test_damaged_files_are_left_out_and_told_when_loaded(data: bytes, store: Sto
         store.save("a", [])
     store.save("a", [with_pictures(1)], overwrite=True)
     assert shown(store.load("a")) == shown([with_pictures(1)])
-    the_file_of_a = store._file("a")
-    the_file_of_a.write_bytes(data)
+    put_document(store, "a", data)
     store.delete("a")
     assert store.names() == ["b"]
 
 
-def test_a_preset_under_a_foreign_file_name_is_not_listed(store: Store) -> None:
-    store.save("a", [])
-    the_file(store).rename(store.folder / "presets" / "copy of a.json")
-    assert store.names() == []
-
-
 def test_a_newer_preset_is_used_if_it_can_be(store: Store) -> None:
     store.save("a", [with_pictures(0)])
-    document = json.loads(the_file(store).read_bytes())
-    the_file(store).write_text(json.dumps({**document, "version": 7, "colour": "red"}))
+    put_document(store, "a", json.dumps({**raw_document(store, "a"), "version": 7, "colour": "red"}).encode())
     assert shown(store.load("a")) == shown([with_pictures(0)])
     store.rename("a", "b")
-    assert json.loads(the_file(store).read_bytes())["colour"] == "red"
+    assert raw_document(store, "b")["colour"] == "red"
     assert shown(store.load("b")) == shown([with_pictures(0)])
 
 
 @pytest.mark.parametrize("change", [{"needs": 7}, {"needs": 7, "units": None}, {"units": {"first": {}}}])
 def test_a_newer_preset_says_why_it_cannot_be_used(change: dict, store: Store) -> None:
     store.save("a", [with_pictures(0)])
-    document = json.loads(the_file(store).read_bytes())
-    the_file(store).write_text(json.dumps({**document, "version": 7, **change}))
-    if "needs" in change:
-        assert store.names() == ["a"]  # listed, so that people learn why
+    put_document(store, "a", json.dumps({**raw_document(store, "a"), "version": 7, **change}).encode())
+    assert store.names() == ["a"]  # listed, so that people learn why
     with pytest.raises(PresetError, match=r"newer version .* \(format 7, this one reads up to 1\): update"):
         store.load("a")

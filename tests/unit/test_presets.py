@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import subprocess
 import sys
 import unicodedata
@@ -16,12 +15,10 @@ from PIL import Image
 
 from lib_ipadapter.encode.picture import content_hash, decode_mask
 from lib_ipadapter.errors import IPAdapterError
-from lib_ipadapter.presets import atomic
-from lib_ipadapter.presets import document as preset_format
-from lib_ipadapter.presets.store import PresetError, PresetExists, StorageError, Store, UnknownPreset
-from tests.helpers.files import base64_of, picture
+from lib_ipadapter.presets.store import PresetError, PresetExists, Store, UnknownPreset
+from tests.helpers.files import base64_of, picture, png
 from tests.helpers.paths import ROOT
-from tests.helpers.presets import age, files, mask, prints, shown, stored, the_file, with_pictures
+from tests.helpers.presets import age, mask, prints, put_png, rows, shown, stored, tables, with_pictures
 
 # Saving and loading
 
@@ -79,9 +76,8 @@ def test_a_picture_is_stored_once_without_what_its_file_said_of_it(store: Store)
     image.info["parameters"] = "somebody's prompt"
     store.save("a", [{"images": [image, image]}])
     store.save("b", [{"images": [base64_of(picture(0))]}])
-    [path] = store.folder.glob("pictures/*")
-    assert path.name == f"{content_hash(picture(0))}.png"
-    assert b"prompt" not in path.read_bytes()
+    assert stored(store) == prints(0)
+    assert b"prompt" not in store.database.path.read_bytes()
 
 
 def test_loaded_pictures_are_the_callers_own(store: Store) -> None:
@@ -129,14 +125,11 @@ def test_overwriting_is_asked_for(store: Store) -> None:
 )  # fmt: skip
 def test_what_cannot_be_kept_changes_nothing(units: Any, sentence: str, store: Store) -> None:
     store.save("a", [with_pictures(0)])
-    before = files(store)
+    before = rows(store)
     for save in (lambda: store.save("a", units, overwrite=True), lambda: store.keep("b", units)):
         with pytest.raises(IPAdapterError, match=sentence):
             save()
-    assert {path: data for path, data in files(store).items() if path.endswith("json")} == {
-        path: data for path, data in before.items() if path.endswith("json")
-    }
-    assert not list(store.folder.rglob("*.part"))
+    assert rows(store) == before
 
 
 # Names
@@ -147,8 +140,7 @@ def test_names_are_free_text_and_reach_no_path(name: str, store: Store) -> None:
     store.save(name, [with_pictures(0)])
     assert store.names() == [name]
     assert shown(store.load(name)) == shown([with_pictures(0)])
-    assert len(the_file(store).stem) == 64
-    assert set(the_file(store).stem) <= set("0123456789abcdef")
+    assert [path.name for path in store.folder.iterdir()] == ["presets.sqlite3"]
 
 
 @pytest.mark.parametrize(
@@ -212,99 +204,86 @@ def test_pictures_go_with_the_last_preset_that_uses_them(store: Store) -> None:
     assert (store.names(), stored(store)) == (["b"], prints(1, 2))
     store.delete("b")
     assert (store.names(), stored(store)) == ([], set())
-    assert not list(store.folder.glob("*/*"))
+    assert [name for name, *_ in rows(store)] == []
+
+
+def left_behind(store: Store, seed: int) -> None:
+    """A process that was killed when the picture was written and its preset was not."""
+    store._write(content_hash(picture(seed)), lambda: picture(seed), 1)
 
 
 def test_what_dead_processes_left_is_swept_when_it_is_old(store: Store) -> None:
     store.save("a", [with_pictures(0)])
-    loose = store.put_picture(picture(1))
-    part = atomic.stage(store.folder / "pictures", b"half a picture")
-    foreign = store.folder / "pictures" / "holiday.png"
-    foreign.write_bytes(b"somebody else's")
+    left_behind(store, 1)
     store.save("b", [])
     store.delete("b")
-    assert part.exists()
-    assert stored(store) >= {loose}
-    age(store, 25 * 3600)
-    Store(store.folder).save("b", [])  # a new process does not wait for the first deletion
-    assert not part.exists()
-    assert stored(store) == prints(0) | {"holiday"}
-
-
-def test_a_picture_that_is_used_again_is_not_swept(store: Store) -> None:
-    store.put_picture(picture(0))
-    store.put_picture(picture(1))
-    age(store, 25 * 3600)
-    assert store.put_picture(picture(0)) == content_hash(picture(0))
-    other = Store(store.folder)
-    other.save("a", [])
+    assert stored(store) == prints(0, 1)
+    age(store, 23 * 3600)
+    store.save("b", [])
+    assert stored(store) == prints(0, 1)
+    age(store, 2 * 3600)
+    store.save("c", [])
     assert stored(store) == prints(0)
 
 
-def test_pictures_of_files_that_cannot_be_understood_stay(store: Store) -> None:
+def test_a_picture_that_is_used_again_is_not_swept(store: Store) -> None:
+    left_behind(store, 0)
+    left_behind(store, 1)
     store.save("a", [with_pictures(0)])
-    whole = the_file(store).read_bytes()
-    the_file(store).write_bytes(whole[:-5])  # damaged
-    future = {"version": 9, "needs": 9, "name": "f", "parts": {"sha256:" + content_hash(picture(1)): 1}}
-    store.put_picture(picture(1))
-    (store.folder / "presets" / f"{preset_format.key('f')}.json").write_text(json.dumps(future))
     age(store, 25 * 3600)
-    store.save("b", [with_pictures(0, 1, 2)])
+    store.save("b", [])
+    assert stored(store) == prints(0)
+    assert shown(store.load("a")) == shown([with_pictures(0)])
+
+
+def test_space_is_given_back(store: Store) -> None:
+    large = Image.effect_noise((512, 512), 90).convert("RGB")
+    store.save("a", [with_pictures(0)])
+    small = store.database.path.stat().st_size
+    store.save("b", [{"image": large}])
+    assert store.database.path.stat().st_size > small + 100_000
     store.delete("b")
-    assert stored(store) == prints(0, 1)
-
-
-def test_nothing_is_swept_while_a_preset_cannot_be_read(store: Store, monkeypatch) -> None:
-    store.save("a", [with_pictures(0)])
-    store.save("b", [with_pictures(1)])
-    hidden, read = Path(store._file("a")), atomic.read
-
-    def refused(path):
-        if Path(path) == hidden:
-            raise PermissionError(13, "Permission denied")
-        return read(path)
-
-    monkeypatch.setattr(atomic, "read", refused)
-    age(store, 25 * 3600)
-    fresh = Store(store.folder)
-    fresh.delete("b")
-    assert fresh.names() == []
-    assert stored(store) == prints(0, 1)
-    with pytest.raises(StorageError, match="cannot be read"):
-        fresh.load("a")
+    assert store.database.path.stat().st_size < small + 30_000
+    assert shown(store.load("a")) == shown([with_pictures(0)])
 
 
 # Pictures by their content_hash
 
 
 def test_pictures_are_found_by_the_beginning_of_their_content_hash(store: Store) -> None:
-    full = store.put_picture(picture(0))
-    assert full == content_hash(picture(0))
+    full = content_hash(picture(0))
+    store.save("a", [with_pictures(0)])
     for start in (full, full[:12], full[:40].upper(), f" {full[:12]} "):
         assert content_hash(store.picture(start)) == full
-    for start in (full[:11], full + "0", "", "../" + full, full[:12] + "*", "z" * 12, "0" * 64):
+    for start in (full[:11], full + "0", "", "../" + full, full[:12] + "*", full[:12] + "%", "z" * 12, "0" * 64):
         assert store.picture(start) is None
-    twin = store.folder / "pictures" / f"{full[:12]}{'0' * 52}.png"
-    twin.write_bytes(b"")
+    with tables(store) as connection:  # a twin
+        connection.execute("INSERT INTO pictures VALUES (?, '', '')", (f"{full[:12]}{'0' * 52}",))
     assert store.picture(full[:12]) is None
     assert content_hash(store.picture(full[:13])) == full
 
 
 def test_a_damaged_picture_is_told_and_healed_by_saving(store: Store) -> None:
     store.save("a", [with_pictures(0)])
-    [path] = store.folder.glob("pictures/*")
-    whole = path.read_bytes()
-    for data in (b"", whole[: len(whole) // 2]):
-        path.write_bytes(data)
-        assert store.picture(path.stem) is None
-        with pytest.raises(PresetError, match=r"“a” has lost a picture.*delete the preset"):
-            store.load("a")
+    [name] = stored(store)
+    whole = png(picture(0))
+    middle = len(whole) // 2
+    for data in (
+        b"",
+        whole[:middle],
+        whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+        png(picture(1)),
+    ):
+        put_png(store, name, data)
+        assert store.picture(name) is None
+        for load in (store.load, store.load_base64):
+            with pytest.raises(PresetError, match=r"“a” has lost a picture.*delete the preset"):
+                load("a")
         store.save("b", [with_pictures(0)], overwrite=True)
         assert shown(store.load("a")) == shown([with_pictures(0)])
-    image = io.BytesIO()
-    picture(1).save(image, "PNG")
-    path.write_bytes(image.getvalue())
-    assert store.picture(path.stem) is None  # another picture under this name
+    put_png(store, name, b"")
+    store.keep("generation", [with_pictures(0)])
+    assert shown(store.load("a")) == shown([with_pictures(0)])
     assert store.names() == ["a", "b"]
 
 
