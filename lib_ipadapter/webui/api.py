@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from secrets import compare_digest
 from typing import Any
 
-from fastapi import Body, Depends, FastAPI, HTTPException, Query, Request, Response
-from fastapi.security import HTTPBasic, HTTPBasicCredentials
-from modules import shared
+from fastapi import Body, FastAPI, HTTPException, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from ..checkpoint.catalog import Catalog
@@ -18,18 +15,10 @@ from ..checkpoint.wanted import encoder_wanted
 from ..errors import IPAdapterError, UnitError
 from ..presets.store import MAX_ARCHIVE, PresetError, Store, checked_name
 from ..unit import Unit
+from .guards import guards_of, wants
 
-
-def _accounts() -> dict[str, str]:
-    """The accounts of --api-auth ("user:password,user2:password2")."""
-    pairs = (account.split(":", 1) for account in (shared.cmd_opts.api_auth or "").split(",") if ":" in account)
-    return dict(pairs)
-
-
-def _authenticate(credentials: HTTPBasicCredentials = Depends(HTTPBasic())) -> None:  # noqa: B008 (FastAPI's form)
-    password = _accounts().get(credentials.username)
-    if password is None or not compare_digest(credentials.password.encode(), password.encode()):
-        raise HTTPException(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})
+JSON = ("application/json",)
+ZIP = ("application/zip", "application/x-zip-compressed", "application/octet-stream")
 
 
 def _adapter(entry: AdapterEntry) -> dict[str, Any]:
@@ -102,7 +91,7 @@ def _add_preset_routes(app: FastAPI, store: Store, guards: list[Any]) -> None:
         with _answered():
             return {"units": store.load_base64(name)}
 
-    @app.put("/ip-adapter/presets/{name}", dependencies=guards)
+    @app.put("/ip-adapter/presets/{name}", dependencies=[*guards, wants(*JSON)])
     def put_preset(name: str, body: Any = Body(...), overwrite: bool = True) -> dict[str, str]:  # noqa: B008
         with _answered():
             if not isinstance(body, dict) or set(body) != {"units"}:
@@ -124,7 +113,7 @@ def _add_preset_routes(app: FastAPI, store: Store, guards: list[Any]) -> None:
         headers = {"Content-Disposition": 'attachment; filename="ip-adapter-presets.zip"'}
         return Response(data, media_type="application/zip", headers=headers)
 
-    @app.post("/ip-adapter/presets-import", dependencies=guards)
+    @app.post("/ip-adapter/presets-import", dependencies=[*guards, wants(*ZIP)])
     async def import_presets(request: Request, overwrite: bool = False) -> dict[str, list[str]]:
         data = bytearray()
         async for chunk in request.stream():
@@ -139,9 +128,9 @@ def add_routes(app: FastAPI, catalog: Catalog, store: Store | None = None) -> li
     """Called when the WebUI's app has started, and again after each reload of its page. Without an API of the
     WebUI's own there is none of ours. Without a ``store`` there are no presets.
     Returns what guards the routes, for routes that others add; None where there is no API."""
-    if not (shared.cmd_opts.api or shared.cmd_opts.nowebui):
+    guards = guards_of(app)
+    if guards is None:
         return None
-    guards = [Depends(_authenticate)] if shared.cmd_opts.api_auth else []
 
     @app.get("/ip-adapter/models", dependencies=guards)
     def get_models(refresh: bool = False) -> dict[str, Any]:

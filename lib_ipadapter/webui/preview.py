@@ -10,6 +10,7 @@ from fastapi import Body, FastAPI, HTTPException
 from ..checkpoint.catalog import Catalog
 from ..errors import IPAdapterError, UnitError
 from ..unit import Unit
+from .guards import wants
 from .panel.reference_cards import seen
 from .picture_text import base64_of
 
@@ -25,7 +26,7 @@ def preview(settings: object, catalog: Catalog) -> dict[str, list[str]]:
 def add_preview_route(app: FastAPI, catalog: Callable[[], Catalog], guards: Sequence[Any]) -> None:
     """``guards``: the dependencies of the other routes, which ask for the WebUI's API password."""
 
-    @app.post("/ip-adapter/preview", dependencies=list(guards))
+    @app.post("/ip-adapter/preview", dependencies=[*guards, wants("application/json")])
     def post_preview(unit: Any = Body()) -> dict[str, list[str]]:  # noqa: B008 (FastAPI's form)
         try:
             return preview(unit, catalog())

@@ -7,7 +7,8 @@ import io
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -16,6 +17,23 @@ from lib_ipadapter.presets.store import Store
 from tests.helpers.files import base64_of, picture
 from tests.helpers.presets import shown, with_pictures
 
+ZIP = {"content-type": "application/zip"}
+
+
+def password(credentials: HTTPBasicCredentials = Depends(HTTPBasic())) -> None:  # noqa: B008 (FastAPI's form)
+    if (credentials.username, credentials.password) != ("anna", "secret"):
+        raise HTTPException(401)
+
+
+def host_app(guarded: bool = False) -> FastAPI:
+    """The WebUI's app, with one of its API's routes."""
+    app = FastAPI()
+
+    @app.post("/sdapi/v1/txt2img", dependencies=[Depends(password)] if guarded else [])
+    def txt2img() -> None: ...
+
+    return app
+
 
 @pytest.fixture
 def api(modules, monkeypatch):
@@ -23,15 +41,14 @@ def api(modules, monkeypatch):
 
     from lib_ipadapter.webui import api
 
-    monkeypatch.setattr(shared.cmd_opts, "api", True, raising=False)
-    monkeypatch.setattr(shared.cmd_opts, "nowebui", False, raising=False)
-    monkeypatch.setattr(shared.cmd_opts, "api_auth", None, raising=False)
+    for flag in ("api_auth", "cors_allow_origins", "cors_allow_origins_regex"):
+        monkeypatch.setattr(shared.cmd_opts, flag, None, raising=False)
     return api
 
 
 @pytest.fixture
 def client(api, store: Store) -> TestClient:
-    app = FastAPI()
+    app = host_app()
     api.add_routes(app, None, store)
     return TestClient(app, raise_server_exceptions=False)
 
@@ -119,20 +136,26 @@ def test_presets_are_exported_and_imported_through_the_api(api, client: TestClie
     assert "ip-adapter-presets.zip" in answer.headers["content-disposition"]
     one = client.get("/ip-adapter/presets-export", params={"name": ["b & c"]}).content
     assert client.get("/ip-adapter/presets-export?name=x").status_code == 404
-    assert client.post("/ip-adapter/presets-import", content=answer.content).status_code == 409
-    assert client.post("/ip-adapter/presets-import?overwrite=true", content=one).json() == {"presets": ["b & c"]}
+    assert client.post("/ip-adapter/presets-import", headers=ZIP, content=answer.content).status_code == 409
+    assert client.post("/ip-adapter/presets-import?overwrite=true", headers=ZIP, content=one).json() == {
+        "presets": ["b & c"]
+    }
     store.delete("a")
     store.delete("b & c")
-    assert client.post("/ip-adapter/presets-import", content=answer.content).json() == {"presets": ["a", "b & c"]}
+    assert client.post("/ip-adapter/presets-import", headers=ZIP, content=answer.content).json() == {
+        "presets": ["a", "b & c"]
+    }
     assert shown(store.load("a")) == shown([with_pictures(0)])
-    assert client.post("/ip-adapter/presets-import", content=b"PK").status_code == 422
+    assert client.post("/ip-adapter/presets-import", headers=ZIP, content=b"PK").status_code == 422
     monkeypatch.setattr(api, "MAX_ARCHIVE", 10)
-    assert client.post("/ip-adapter/presets-import", content=answer.content).status_code == 413
+    assert client.post("/ip-adapter/presets-import", headers=ZIP, content=answer.content).status_code == 413
 
 
 def test_preset_routes_ask_for_the_password(api, store: Store, monkeypatch) -> None:
-    monkeypatch.setattr(api.shared.cmd_opts, "api_auth", "anna:secret")
-    app = FastAPI()
+    from modules import shared
+
+    monkeypatch.setattr(shared.cmd_opts, "api_auth", "anna:secret")
+    app = host_app(guarded=True)
     api.add_routes(app, None, store)
     client = TestClient(app)
     ours = [(method, route.path) for route in app.routes if route.path.startswith("/ip-adapter/presets")
@@ -140,14 +163,86 @@ def test_preset_routes_ask_for_the_password(api, store: Store, monkeypatch) -> N
     assert len(ours) == 6
     for method, path in ours:
         assert client.request(method, path.replace("{name}", "a")).status_code == 401
+        assert client.request(method, path.replace("{name}", "a"), auth=("anna", "x")).status_code == 401
     assert client.get("/ip-adapter/presets", auth=("anna", "secret")).status_code == 200
     assert not store.folder.exists()
 
 
-def test_without_a_store_or_an_api_there_are_no_routes(api, store: Store, monkeypatch) -> None:
+def test_without_a_store_or_an_api_there_are_no_routes(api, store: Store) -> None:
+    app = host_app()
+    assert api.add_routes(app, None) is not None
+    assert TestClient(app).get("/ip-adapter/presets").status_code == 404
     app = FastAPI()
-    api.add_routes(app, None)
+    assert api.add_routes(app, None, store) is None
     assert TestClient(app).get("/ip-adapter/presets").status_code == 404
-    monkeypatch.setattr(api.shared.cmd_opts, "api", False)
-    api.add_routes(app, None, store)
+
+
+def test_a_password_that_is_asked_for_in_an_unknown_way_leaves_no_open_routes(api, store, monkeypatch, caplog) -> None:
+    from modules import shared
+
+    monkeypatch.setattr(shared.cmd_opts, "api_auth", "anna:secret")
+    app = host_app()
+    assert api.add_routes(app, None, store) is None
     assert TestClient(app).get("/ip-adapter/presets").status_code == 404
+    assert "has no routes" in caplog.text
+
+
+# Pages of other sites
+
+
+def changes(client: TestClient, **headers: str) -> list[int]:
+    """The answers to everything that changes something."""
+    return [
+        client.put("/ip-adapter/presets/a", json={"units": []}, headers=headers).status_code,
+        client.post("/ip-adapter/presets-import?overwrite=true", content=b"PK", headers={**ZIP, **headers}).status_code,
+        client.delete("/ip-adapter/presets/a", headers=headers).status_code,
+    ]
+
+
+OWN = [200, 422, 200]
+REFUSED = [403, 403, 403]
+
+
+@pytest.mark.parametrize(
+    ("headers", "answers"),
+    [
+        ({}, OWN),  # a program
+        ({"sec-fetch-site": "same-origin", "origin": "https://x.tunnel.example"}, OWN),  # behind a tunnel
+        ({"sec-fetch-site": "none"}, OWN),  # typed by a person
+        ({"sec-fetch-site": "cross-site", "origin": "https://evil.example"}, REFUSED),
+        ({"sec-fetch-site": "same-site", "origin": "http://testserver:99"}, REFUSED),
+        ({"sec-fetch-site": "cross-site"}, REFUSED),
+        ({"origin": "http://testserver"}, OWN),
+        ({"origin": "http://TESTSERVER:80"}, OWN),
+        ({"origin": "http://evil.example"}, REFUSED),
+        ({"origin": "null"}, REFUSED),
+        ({"origin": "http://testserver.evil.example"}, REFUSED),
+        ({"origin": "http://testserver@evil.example"}, REFUSED),
+        ({"origin": "https://mine.example", "x-forwarded-host": "mine.example"}, OWN),  # a proxy that rewrites
+        ({"origin": "https://mine.example", "x-forwarded-host": "mine.example:443, inner"}, OWN),
+        ({"origin": "http://mine.example:81", "forwarded": 'for=1.2.3.4;host="mine.example:81";proto=http'}, OWN),
+        ({"origin": "https://evil.example", "x-forwarded-host": "mine.example"}, REFUSED),
+    ],
+)  # fmt: skip
+def test_no_page_of_another_site_changes_presets(headers: dict, answers: list[int], client: TestClient) -> None:
+    assert changes(client, **headers) == answers
+
+
+def test_sites_that_the_webui_allows(client: TestClient, monkeypatch) -> None:
+    from modules import shared
+
+    monkeypatch.setattr(shared.cmd_opts, "cors_allow_origins", "https://a.example,https://b.example")
+    monkeypatch.setattr(shared.cmd_opts, "cors_allow_origins_regex", r"https://.*\.c\.example")
+    for origin, answers in (("https://b.example", OWN), ("https://x.c.example", OWN),
+                            ("https://x.c.example.evil", REFUSED), ("http://b.example", REFUSED)):  # fmt: skip
+        assert changes(client, origin=origin, **{"sec-fetch-site": "cross-site"}) == answers
+
+
+@pytest.mark.parametrize("told", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+def test_a_body_says_what_it_is(told: str | None, client: TestClient) -> None:
+    """What a form or a page without leave can send is not read."""
+    headers = {} if told is None else {"content-type": told}
+    for send, path in ((client.put, "presets/a"), (client.post, "presets-import")):
+        answer = send(f"/ip-adapter/{path}", content=b'{"units": []}', headers=headers)
+        assert answer.status_code == 415
+        assert "send it as application/" in answer.json()["detail"]

@@ -10,6 +10,7 @@ _SWITCHES = """api listen share lowvram medvram medvram-sdxl no-half no-half-vae
 disable-all-extensions disable-extra-extensions""".split()
 _TEXTS = {
     "api-auth": None, "gradio-auth": None, "server-name": None, "device-id": None, "loglevel": None,
+    "cors-allow-origins": None, "cors-allow-origins-regex": None,
     "data-dir": data_path, "models-dir": models_path, "ui-settings-file": os.path.join(data_path, "config.json"),
 }  # fmt: skip
 
