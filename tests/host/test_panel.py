@@ -60,6 +60,8 @@ def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
         "negative_images": [{"image": picture(2), "weight": 0.75, "mask": MASK}], "region_mask": MASK,
     }  # fmt: skip
     unit["images"][0]["mask"] = MASK
+    without = BY_FIELD.keys() - unit.keys() - {"curve"}
+    assert not without, f"give a value other than the default, in this test, to: {', '.join(without)}"
     assert set(unit) == {*BY_FIELD, "images", "negative_images", "region_mask"} - {"curve"}
     parsed, told = Unit.parse(unit), set(BY_FIELD) - {"enabled", "curve"}
     assert all(getattr(parsed, name) != getattr(Unit, name, None) for name in told)
@@ -141,6 +143,9 @@ def test_a_model_that_has_gone_stays_chosen(host: Host) -> None:
 
 
 def test_lines_about_a_model(host: Host) -> None:
+    from modules import shared
+
+    assert shared.sd_model is not None  # asked for, so it is loaded
     made = panel_of(host).editor
     assert made.describe("None") == ""
     line = made.describe("base")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from demo.start import Host
+from tests.helpers.files import picture
+from tests.helpers.paths import ROOT
 
 
 def test_the_list_of_models(host: Host, folder: Path) -> None:
@@ -27,3 +33,28 @@ def test_routes_ask_for_the_apis_password(host: Host) -> None:
     assert get("/ip-adapter/models", auth=("bob", "y")).status_code == 401
     assert get("/ip-adapter/models", auth=("eve", "x")).status_code == 401
     assert get("/ip-adapter/models", auth=("bob", "x")).status_code == 200
+
+
+@pytest.mark.parametrize("model", ["base", "nowhere"])
+def test_the_example_of_the_api_page(model: str, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands there, for a small picture with an adapter that is here, and for one that is not."""
+
+    def post(url: str, json: dict) -> SimpleNamespace:
+        payload = {**json, "width": 128, "height": 128, "steps": 2}
+        answer = host.client.post(url.removeprefix("http://127.0.0.1:7860"), json=payload)
+        return SimpleNamespace(ok=answer.status_code < 400, json=answer.json)
+
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert example.count('"ip-adapter_sd15"') == 1
+    monkeypatch.setitem(sys.modules, "requests", SimpleNamespace(post=post))
+    monkeypatch.chdir(tmp_path)
+    picture(0).save("reference.png")
+    code = compile(example.replace("ip-adapter_sd15", model), "docs/api.md", "exec")
+    if model == "nowhere":
+        with pytest.raises(SystemExit, match="^IP-Adapter unit 1: no adapter is called 'nowhere'"):
+            exec(code, {})
+        return
+    exec(code, {})
+    made = Image.open("picture.png")
+    assert made.size == (128, 128)
+    assert "IP-Adapter 1: " in made.info["parameters"] and "model: base" in made.info["parameters"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -15,9 +19,12 @@ from lib_ipadapter.checkpoint.identify import identify
 from lib_ipadapter.checkpoint.load import load_adapter
 from lib_ipadapter.checkpoint.refusals import RefusedAdapter
 from lib_ipadapter.checkpoint.shapes import Shapes, dims, layer_norm
+from lib_ipadapter.encode.clip_image import OneSource
+from lib_ipadapter.jobs.fit import SOURCES
 from lib_ipadapter.projections import Architecture, Layout, build
+from tests.helpers.checkpoint_shapes import PUBLISHED
+from tests.helpers.paths import ROOT
 
-ROOT = Path(memory.__file__).parents[2]
 SD15 = bases.SD15
 
 
@@ -81,6 +88,45 @@ def test_the_tables_order_keeps_architectures_apart_whose_tensors_overlap() -> N
     for first, later in (("FaceIDPlus", "FaceIDMLP"), ("MLPProj", "FaceIDMLP")):
         assert order.index(first) < order.index(later)
     assert {cls.__name__: cls for cls in projections.PROJECTIONS.values()} == projections.PROJECTIONS
+
+
+def architectures(cls: type[Architecture] = Architecture) -> set[type[Architecture]]:
+    """The classes of lib_ipadapter/projections that an adapter may be recognised as."""
+    for module in pkgutil.iter_modules(projections.__path__):
+        importlib.import_module(f"{projections.__name__}.{module.name}")
+    found = {cls} if "recognised_by" in vars(cls) and cls.__module__.startswith(projections.__name__) else set()
+    return found.union(*map(architectures, cls.__subclasses__()))
+
+
+def test_every_architecture_has_its_row_in_the_table() -> None:
+    missing = [cls.__name__ for cls in architectures() - set(projections.PROJECTIONS.values())]
+    assert not missing, f"no row in PROJECTIONS (lib_ipadapter/projections/__init__.py) for: {', '.join(missing)}"
+
+
+def test_every_row_is_a_whole_architecture() -> None:
+    for name, cls in projections.PROJECTIONS.items():
+        own = set().union(*(vars(base) for base in cls.__mro__ if base not in (Architecture, object)))
+        lacking = [part for part in ("recognised_by", "as_wide_as_a_token", "layout", "__call__") if part not in own]
+        assert not lacking, f"{name} has no {', '.join(lacking)} of its own"
+
+
+def test_every_architecture_is_recognised_from_published_names_and_shapes() -> None:
+    missing = set(projections.PROJECTIONS) - {row[3] for row in PUBLISHED.values()}
+    assert not missing, f"no file in PUBLISHED (tests/helpers/checkpoint_shapes.py) has: {', '.join(missing)}"
+
+
+def test_every_architecture_is_fed_with_what_can_be_made_here_or_is_refused() -> None:
+    known = {*SOURCES, "face", "face+penultimate"}
+    unknown = {row[4] for row in PUBLISHED.values()} - known
+    assert not unknown, f"nothing makes {', '.join(unknown)}: known sources are {', '.join(sorted(known))}"
+    assert get_args(OneSource) == SOURCES, "an encoder's outputs are not what jobs/fit.py takes for them"
+
+
+def test_every_architecture_is_compared_with_another_implementation() -> None:
+    tree = ast.parse((ROOT / "tests" / "unit" / "test_projections.py").read_text(encoding="utf-8"))
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "build")
+    missing = set(projections.PROJECTIONS) - {ast.literal_eval(call.args[0]) for call in calls}
+    assert not missing, f"no comparison in tests/unit/test_projections.py of: {', '.join(missing)}"
 
 
 RECOGNISE = """
