@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +27,10 @@ class IPAdapterError(Exception):
             return self
         return type(self)(f"IP-Adapter unit {number}: {self.detail}")
 
+    def to_keep(self) -> IPAdapterError:
+        """The same error without where it was raised: a traceback keeps all that was at hand there, pictures too."""
+        return type(self)(self.detail)
+
 
 class UnitError(IPAdapterError):
     """A unit's settings are not what the API allows."""
@@ -35,12 +40,26 @@ class PictureError(IPAdapterError):
     """A reference or mask that is no usable picture."""
 
 
+class BudgetError(PictureError):
+    """Pictures that are usable one by one, and too large together."""
+
+
 class CheckpointError(IPAdapterError):
     """A file that is missing, damaged, foreign, or of no use for this job."""
 
 
 class MismatchError(IPAdapterError):
     """Two parts that do not fit each other: adapter and model, adapter and encoder."""
+
+
+def clear_frames(error: BaseException | None) -> None:
+    """Empty the finished frames that an error, and those before it, came through: whoever keeps the error would keep
+    all that was at hand there, pictures too."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager

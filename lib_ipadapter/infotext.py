@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,11 @@ from PIL.Image import Image
 from .checkpoint.entries import AdapterEntry
 from .errors import UnitError
 from .fields import settings_of
-from .reference import WEIGHT
+from .reference import MAX_REFERENCES, WEIGHT
 from .unit import MAX_UNITS, Unit, conflicts
 
 REFERENCES, NEGATIVE, REGION = "references", "negative_images", "region_mask"  # what the entries call pictures
+MAX_ENTRY = 20_000  # characters of one unit's entry; the longest of ours has half of that
 HASH_LENGTH = 12  # hexadecimal digits of a reference's content hash that are written
 
 
@@ -93,7 +95,8 @@ def _hashes(references: Sequence[ReferenceAtWork]) -> str:
 # Reading
 
 _ENTRY = re.compile(r"IP-Adapter (\d{1,2})")
-_PAIR = re.compile(r'\s*(\w+): ?("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
+_NAME = re.compile(r"\w{1,40}")
+_JSON = json.JSONDecoder()
 _REFERENCE = re.compile(r"([0-9a-f]{12,64})(?:\*(-?[0-9.]+(?:e[-+]?\d+)?))?(?:@([0-9a-f]{12,64}))?", re.IGNORECASE)
 
 
@@ -129,9 +132,11 @@ def entries(params: Mapping[str, Any]) -> dict[str, str]:
 
 def read(params: Mapping[str, Any], unit_class: type[Unit] = Unit) -> list[Pasted]:
     """The units of a picture's parameters, by number. What cannot be understood is reported, never raised; an entry
-    without any reference is another extension's."""
+    without any reference is another extension's, and one longer than any of ours is nobody's."""
     units = []
     for name, text in entries(params).items():
+        if len(text) > MAX_ENTRY:
+            continue
         values = _values(text)
         references = _read_hashes(values.pop(REFERENCES, ""))
         if not references:
@@ -139,16 +144,35 @@ def read(params: Mapping[str, Any], unit_class: type[Unit] = Unit) -> list[Paste
         unit = Pasted(int(name.rpartition(" ")[2]), {"model": values.pop("model", None)}, references)
         unit.negatives = _read_hashes(values.pop(NEGATIVE, ""))
         unit.region_hash = next((one.content_hash for one in _read_hashes(values.pop(REGION, ""))), None)
+        for kind, found in (("references", unit.references), ("negative references", unit.negatives)):
+            if len(found) > MAX_REFERENCES:
+                unit.problems.append(f"it has {len(found)} {kind}: the first {MAX_REFERENCES} are used.")
+                del found[MAX_REFERENCES:]
         _read_settings(values, unit, unit_class)
         units.append(unit)
     return sorted(units, key=lambda unit: unit.number)
 
 
 def _values(text: str) -> dict[str, str]:
-    values = {}
-    for name, value in _PAIR.findall(text):
-        with contextlib.suppress(ValueError):
-            values[name] = str(json.loads(value)) if value.startswith('"') else value.strip()
+    """ "name: value, name: value" with values in JSON where they are quoted. In one go from left to right: what comes
+    before a name, and is none, is skipped."""
+    values: dict[str, str] = {}
+    at = 0
+    while (colon := text.find(":", at)) >= 0:
+        name = "".join(text[max(at, colon - 40) : colon].replace(",", " ").split()[-1:])
+        at = colon + 1 + text.startswith(" ", colon + 1)
+        if not _NAME.fullmatch(name):
+            continue
+        if text.startswith('"', at):
+            try:
+                value, at = _JSON.raw_decode(text, at)
+            except ValueError:  # not closed: the rest is inside it
+                break
+            values[name] = str(value)
+        else:
+            end = text.find(",", at)
+            end = len(text) if end < 0 else end
+            values[name], at = text[at:end].strip(), end
     return values
 
 
@@ -189,9 +213,10 @@ def restored(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The units of a picture's parameters as API objects, in their places, and sentences on what is missing.
 
-    ``picture`` gives a reference by the beginning of its content hash, None where it is not there any more. Places
-    between the units are disabled units.
+    ``picture`` gives a reference by the beginning of its content hash, None where it is not there any more; it is asked
+    once for each. Places between the units are disabled units.
     """
+    picture = functools.cache(picture)
     units: list[dict[str, Any]] = []
     notes = []
     for unit in read(params):

@@ -39,9 +39,9 @@ def views(image: Image.Image, size: int, crop: str = "center", mask: Image.Image
     return [seen if counts is None else Image.composite(seen, _mean(seen.size), counts) for seen, counts in pairs]
 
 
-def tile_count(image: Image.Image, size: int) -> int:
-    """How many views crop "tile" makes of ``image`` for an encoder of ``size`` pixels."""
-    return len(_corners(_plan(image.size, size, "tile")[1], size, "tile"))
+def tile_count(picture: tuple[int, int], size: int) -> int:
+    """How many views crop "tile" makes of a picture of these (width, height) for an encoder of ``size`` pixels."""
+    return len(_corners(_plan(picture, size, "tile")[1], size, "tile"))
 
 
 def masked_views(

@@ -10,6 +10,9 @@ from ..errors import PictureError
 from .sizes import check_size, too_large
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+COMMON_PASSES = 12
+MAX_PASSED_PIXELS = 1_000_000_000  # pixels times passes of a JPEG in more passes than is common
+MAX_TILE = 4_000_000  # pixels of a TIFF's tile, in pictures that are smaller
 SAVE_AS = "save it as PNG, JPEG or WebP and use that file"
 
 
@@ -35,6 +38,8 @@ def open_file(data: bytes) -> Image.Image:
     # Another extension may have told PIL to make do with half a file.
     if ImageFile.LOAD_TRUNCATED_IMAGES and not _is_whole(data, kind, image):
         raise damaged()
+    _check_passes(data, image)
+    _check_tiles(image)
     if getattr(image, "default_image", False) and getattr(image, "n_frames", 1) > 1:
         image.seek(1)  # an animated PNG whose still picture is not part of the animation
     return image
@@ -69,6 +74,24 @@ def _kind(data: bytes) -> str:
     if all(byte >= 32 or byte in b"\t\r\n\f" for byte in head):
         return "text, not a picture"
     return "in no format that can be read here"
+
+
+def _check_passes(data: bytes, image: Image.Image) -> None:
+    """PictureError for a progressive JPEG whose passes over the picture would take long. A few hundred bytes can ask
+    for a thousand of them; real ones have about ten."""
+    if image.format != "JPEG":
+        return
+    passes = data.count(b"\xff\xda")  # in a pass's own data, 255 is followed by 0
+    if passes > COMMON_PASSES and passes * image.width * image.height > MAX_PASSED_PIXELS:
+        raise PictureError(f"The picture is a JPEG in {passes} passes, which takes too long; {SAVE_AS}.")
+
+
+def _check_tiles(image: Image.Image) -> None:
+    """PictureError for a TIFF whose tiles are far larger than the picture: each takes memory for all of itself."""
+    tags = getattr(image, "tag_v2", {})
+    tile = int(tags.get(322, 0)) * int(tags.get(323, 0))  # TileWidth, TileLength
+    if tile > max(4 * image.width * image.height, MAX_TILE):
+        raise PictureError(f"The picture is a TIFF with tiles larger than itself; {SAVE_AS}.")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

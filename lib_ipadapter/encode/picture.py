@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,29 +16,64 @@ from PIL import Image
 from ..errors import PictureError
 from .conversions import from_array, to_mask, to_rgb, upright
 from .formats import damaged, open_file
-from .sizes import check_size
+from .sizes import Budget, check_size
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+_P = TypeVar("_P", bound="Picture")
+
+KEPT_PIXELS = 4_000_000  # a larger picture is decoded again when it is needed, and only its file is kept
+
+
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture that is decoded: ``image`` is what ``decode`` gives, a plain RGB image.
+    """A picture that is known to be usable: ``image`` is what ``decode`` gives, a plain RGB image.
 
-    Its content hash is computed once, when it is first asked for; two pictures are equal if their hashes are.
+    Of a large one only the file is kept, and ``image`` is decoded each time that it is asked for, so that one of many
+    large pictures is in memory at a time. Two pictures are equal if their content hashes are.
     """
 
-    image: Image.Image
+    given: Image.Image | bytes
 
     @classmethod
-    def of(cls, data: Any) -> Self:
-        """The picture in ``data``, whatever ``decode`` takes; one that is decoded already is returned as it is."""
-        return data if isinstance(data, cls) else cls(decode(data))
+    def of(cls, data: Any, budget: Budget | None = None) -> Self:
+        """The picture in ``data``, whatever ``decode`` takes; one that is known already is returned as it is.
+
+        ``budget`` is asked before the pixels are decoded. Raises PictureError.
+        """
+        if isinstance(data, cls):
+            return data
+        image = cls._decode(data, budget)
+        file = _file_in(data) if image.width * image.height > KEPT_PIXELS else None
+        picture = cls(image if file is None else file)
+        if file is not None:  # both known while there is an image to tell them
+            picture.__dict__["content_hash"] = picture._hash(image)
+            picture.__dict__["size"] = image.size
+        return picture
+
+    @staticmethod
+    def _decode(data: Any, budget: Budget | None = None) -> Image.Image:
+        return decode(data, budget)
+
+    @staticmethod
+    def _hash(image: Image.Image) -> str:
+        return content_hash(image)
+
+    @property
+    def image(self) -> Image.Image:
+        return self.given if isinstance(self.given, Image.Image) else self._decode(self.given)
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        width, height = self.image.size
+        return width, height
 
     @cached_property
     def content_hash(self) -> str:
-        return content_hash(self.image)
+        return self._hash(self.image)
 
     def __eq__(self, other: object) -> bool:
         return self is other or (type(other) is type(self) and self.content_hash == other.content_hash)
@@ -48,22 +83,42 @@ class Picture:
 
 
 class Mask(Picture):
-    """A mask that is decoded: ``image`` is what ``decode_mask`` gives, a plain "L" image.
+    """A mask that is known to be usable: ``image`` is what ``decode_mask`` gives, a plain "L" image.
 
     Its content hash is that of the RGB picture that is kept of it, in presets for example.
     """
 
-    @classmethod
-    def of(cls, data: Any) -> Self:
-        """The mask in ``data``, whatever ``decode_mask`` takes; one that is decoded already is returned as it is."""
-        return data if isinstance(data, cls) else cls(decode_mask(data))
+    @staticmethod
+    def _decode(data: Any, budget: Budget | None = None) -> Image.Image:
+        return decode_mask(data, budget)
 
-    @cached_property
-    def content_hash(self) -> str:
-        return content_hash(self.image.convert("RGB"))
+    @staticmethod
+    def _hash(image: Image.Image) -> str:
+        return content_hash(image.convert("RGB"))
 
 
-def decode(data: bytes | str | Image.Image | NDArray[Any] | Picture) -> Image.Image:
+class Pictures:
+    """The pictures of one job, import or page: each decoded once, all of them within one budget of pixels.
+
+    ``check`` is called before each, and may raise to end it all.
+    """
+
+    def __init__(self, budget: Budget | None = None, check: Callable[[], None] = lambda: None) -> None:
+        self.budget = budget or Budget()
+        self.check = check
+        self._known: dict[tuple[type[Picture], Any], Picture] = {}
+
+    def of(self, kind: type[_P], data: Any) -> _P:
+        """The Picture or Mask in ``data``. Raises PictureError, and BudgetError where all are too large together."""
+        name = (kind, data if isinstance(data, (str, bytes)) else id(data))
+        known = self._known.get(name)
+        if not isinstance(known, kind):
+            self.check()
+            known = self._known[name] = kind.of(data, self.budget)
+        return known
+
+
+def decode(data: bytes | str | Image.Image | NDArray[Any] | Picture, budget: Budget | None = None) -> Image.Image:
     """The picture in ``data`` as a plain RGB image, upright.
 
     ``data``: a file's bytes (PNG, JPEG, WebP, GIF, BMP, TIFF), the same as base64 with or without a ``data:`` prefix,
@@ -72,16 +127,17 @@ def decode(data: bytes | str | Image.Image | NDArray[Any] | Picture) -> Image.Im
 
     EXIF orientation is applied, 16-bit values are scaled to 8 bits, an animation means its first frame, and what is
     transparent lies over white (fully opaque pixels keep their colour exactly; colour profiles are ignored, as
-    CLIPImageProcessor does). The size is checked before the pixels are decoded, and no setting of PIL is changed.
+    CLIPImageProcessor does). The size is checked before the pixels are decoded, and taken from ``budget``; no setting
+    of PIL is changed.
 
     Raises PictureError for everything else, with what is wrong and what to do.
     """
     if isinstance(data, Picture) and not isinstance(data, Mask):
         return data.image
-    return _decoded(data, to_rgb)
+    return _decoded(data, to_rgb, budget)
 
 
-def decode_mask(data: bytes | str | Image.Image | NDArray[Any] | Picture) -> Image.Image:
+def decode_mask(data: bytes | str | Image.Image | NDArray[Any] | Picture, budget: Budget | None = None) -> Image.Image:
     """The mask in ``data`` (whatever ``decode`` takes) as a plain "L" image, upright, white where the reference counts.
 
     Its values are the picture's luminance. What is transparent was not painted and is black: where the alpha channel
@@ -93,11 +149,11 @@ def decode_mask(data: bytes | str | Image.Image | NDArray[Any] | Picture) -> Ima
     if isinstance(data, Mask):
         return data.image
     try:
-        return _decoded(data, to_mask)
+        return _decoded(data, to_mask, budget)
     except PictureError as error:
         sentence = error.detail.replace("The picture", "The mask", 1)
         sentence = sentence.replace("choose a picture, or remove this reference", "choose one, or leave it out")
-        raise PictureError(sentence) from error.__cause__
+        raise type(error)(sentence) from error.__cause__
 
 
 def content_hash(image: Image.Image) -> str:
@@ -107,11 +163,13 @@ def content_hash(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
-def _decoded(data: Any, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def _decoded(data: Any, convert: Callable[[Image.Image], Image.Image], budget: Budget | None = None) -> Image.Image:
     """The picture in ``data``, upright and converted; every trouble with it is a PictureError."""
     try:
         image = _image_in(data)
         check_size(image.size)
+        if budget is not None:
+            budget.take(image.size)
         image.load()
         check_size(image.size)
         return convert(upright(image))
@@ -125,10 +183,9 @@ def _decoded(data: Any, convert: Callable[[Image.Image], Image.Image]) -> Image.
 
 def _image_in(data: Any) -> Image.Image:
     """The picture in ``data``, not necessarily decoded yet."""
-    if isinstance(data, str):
-        data = _from_base64(data)
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        return open_file(bytes(data))
+    file = _file_in(data)
+    if file is not None:
+        return open_file(file)
     if isinstance(data, Image.Image):
         return data
     if isinstance(data, Picture):
@@ -137,6 +194,13 @@ def _image_in(data: Any) -> Image.Image:
         return from_array(data)
     what = "nothing was given" if data is None else f"it is a {type(data).__name__}"
     raise PictureError(f"The picture is missing ({what}); give the picture file as base64.")
+
+
+def _file_in(data: Any) -> bytes | None:
+    """The picture file in ``data``, None where it is no file."""
+    if isinstance(data, str):
+        return _from_base64(data)
+    return bytes(data) if isinstance(data, (bytes, bytearray, memoryview)) else None
 
 
 def _from_base64(text: str) -> bytes:

@@ -21,10 +21,9 @@ from .device import Device
 from .pixels import to_pixels
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ..checkpoint.entries import EncoderEntry, Entry
     from .clip_image import ImageEncoder, OneSource
+    from .picture import Mask, Picture
 
 log = logging.getLogger("ip-adapter")
 
@@ -54,8 +53,8 @@ class EncoderInput:
     content_hash: str
     mask_hash: str | None = None
     noise: bool = False
-    image: Image | None = field(default=None, compare=False)
-    mask: Image | None = field(default=None, compare=False)
+    image: Picture | None = field(default=None, compare=False)
+    mask: Mask | None = field(default=None, compare=False)
 
     @property
     def key(self) -> Key:
@@ -68,7 +67,7 @@ class EncoderInput:
         """[V, 3, size, size]: the V views that the encoder sees."""
         if self.image is None:
             return torch.zeros(1, 3, size, size)
-        pixels = to_pixels(self.image, size, crop, self.mask)
+        pixels = to_pixels(self.image.image, size, crop, None if self.mask is None else self.mask.image)
         return shuffled(pixels, self.content_hash) if self.noise else pixels
 
 
@@ -120,8 +119,8 @@ class References:
         main memory."""
         keys = {shown: self._key(unit, shown) for shown in unit.all()}
         for key in keys.values():
-            if key not in self.encoded and key in self.encoders.cache:
-                self.encoded[key] = self.encoders.cache.get(key)
+            if key not in self.encoded and (known := self.encoders.cache.get(key)) is not None:
+                self.encoded[key] = known
         missing = [shown for shown, key in keys.items() if key not in self.encoded]
         if missing:
             self._encode(unit, missing)

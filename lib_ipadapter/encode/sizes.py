@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from ..errors import PictureError
+from ..errors import BudgetError, PictureError
 
 MAX_PIXELS = 100_000_000
 MAX_RATIO = 64
 MIN_SIDE = 2
+BUDGET_PIXELS = 2_000_000_000  # of all pictures of a job, an import or a page: 80 photographs of 24 megapixels
+
+
+class Budget:
+    """The pixels that pictures may have together, counted by what their headers say before anything is decoded."""
+
+    def __init__(self, pixels: int = BUDGET_PIXELS) -> None:
+        self.pixels = self.left = pixels
+
+    def take(self, size: tuple[int, int]) -> None:
+        """Raises BudgetError where a picture of this size (width, height) is one too many."""
+        self.left -= size[0] * size[1]
+        if self.left < 0:
+            raise BudgetError(
+                f"The pictures have more than {self.pixels // 1_000_000:,} megapixels together: scale them down, to "
+                "2048 pixels on their longer sides for example, or give fewer."
+            )
 
 
 def check_size(size: tuple[int, int]) -> None:

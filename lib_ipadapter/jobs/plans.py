@@ -20,8 +20,6 @@ from ..weighting import Spread, peak, spread
 from .fit import check_fit, encoder_for
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ..checkpoint.catalog import Catalog
     from ..checkpoint.entries import AdapterEntry, EncoderEntry
     from ..checkpoint.specs import AdapterSpec
@@ -41,8 +39,8 @@ class PlannedReference:
     content_hash: str
     weight: float = 1.0
     mask_hash: str | None = None
-    image: Image | None = None
-    mask: Image | None = None
+    image: Picture | None = None
+    mask: Mask | None = None
 
     @property
     def key(self) -> tuple[str, str | None, float]:
@@ -172,18 +170,15 @@ def _decoded(
             mask = None if reference.mask is None else Mask.of(reference.mask)
         except IPAdapterError as error:
             raise type(error)(where + error.detail) from None
-        image = picture.image
         if mask is None or mask.image.getextrema() == (255, 255):
-            planned.append(PlannedReference(picture.content_hash, reference.weight, None, image))
+            planned.append(PlannedReference(picture.content_hash, reference.weight, None, picture))
             continue
-        if differ_in_form(mask.image.size, image.size):
+        if differ_in_form(mask.size, picture.size):
             notes.append(
-                f"{where}the mask ({mask.image.width} x {mask.image.height}) is stretched over a picture of another "
-                f"form ({image.width} x {image.height})."
+                f"{where}the mask ({mask.size[0]} x {mask.size[1]}) is stretched over a picture of another form "
+                f"({picture.size[0]} x {picture.size[1]})."
             )
-        planned.append(
-            PlannedReference(picture.content_hash, reference.weight, mask.content_hash, image, mask.image)
-        )  # fmt: skip
+        planned.append(PlannedReference(picture.content_hash, reference.weight, mask.content_hash, picture, mask))
     return tuple(planned), notes
 
 
@@ -211,7 +206,7 @@ def _check_tiles(planned: Plan) -> None:
     unit, references = planned.unit, planned.references
     if unit.crop != "tile" or planned.source == "pooled" or len(references) == 1:
         return
-    counts = {tile_count(reference.image, size) for reference in references if reference.image is not None}
+    counts = {tile_count(reference.image.size, size) for reference in references if reference.image is not None}
     if counts == {1}:
         return
     if unit.batch == "per image":

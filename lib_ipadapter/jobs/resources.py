@@ -72,9 +72,10 @@ class Resources:
         if weights is None:
             with _errors_name_file(entry):
                 weights = load.load_adapter(entry.path, spec)
-        self._adapters[key] = weights
-        while len(self._adapters) > 1 and sum(w.nbytes for w in self._adapters.values()) > self.adapter_bytes:
-            self._adapters.pop(next(iter(self._adapters)))
+        kept = {**self._adapters, key: weights}
+        while len(kept) > 1 and sum(w.nbytes for w in kept.values()) > self.adapter_bytes:
+            kept.pop(next(iter(kept)))
+        self._adapters = kept  # in one go: somebody may unload everything at any moment
         return weights
 
     def encoder(self, entry: EncoderEntry, dtype: torch.dtype) -> ImageEncoder:
@@ -82,13 +83,14 @@ class Resources:
         from ..checkpoint import load
         from ..encode.clip_image import ImageEncoder
 
-        file = self.identity(entry)
-        if self._encoder is None or self._encoder[:2] != (file, dtype):
-            self._encoder = None  # free the old one before the new one is read
+        file, kept = self.identity(entry), self._encoder  # somebody may unload everything at any moment
+        if kept is None or kept[:2] != (file, dtype):
+            kept = self._encoder = None  # free the old one before the new one is read
             with _errors_name_file(entry):
                 state = load.load_encoder_state(entry.path)
-                self._encoder = (file, dtype, ImageEncoder.from_state(entry.spec, state, dtype=dtype))
-        return self._encoder[2]
+                kept = (file, dtype, ImageEncoder.from_state(entry.spec, state, dtype=dtype))
+            self._encoder = kept
+        return kept[2]
 
     def text_embedding(self, entry: EncoderEntry, text: str, progress: Progress) -> Tensor:
         """[1, projection]: the embedding of ``text`` by the text tower in ``entry``, fp32 in main memory. The tower is
@@ -114,6 +116,6 @@ class Resources:
 
     def unload(self) -> None:
         """Let go of every file and every encoded reference."""
-        self._adapters.clear()
+        self._adapters = {}
         self.release_encoder()
         self.cache.clear()

@@ -12,9 +12,12 @@ from typing import Any
 from PIL import Image
 
 from ..encode.picture import content_hash, decode
-from .document import VERSION, PresetError, checked_document, key, to_json
+from ..encode.sizes import Budget
+from ..errors import BudgetError, UnitError
+from .document import VERSION, PresetError, check_storable, checked_document, key, to_json
 
 MANIFEST = "presets.json"
+PNG = b"\x89PNG\r\n\x1a\n"
 # As an archive is written and as it is read: bytes (packed and unpacked), entries, presets, bytes of all presets, bytes
 # of one picture's file, pixels of all pictures.
 MAX_ARCHIVE = 1 << 30
@@ -72,7 +75,7 @@ class Reader:
         # Before zipfile makes an object of every entry. (The four bytes hardly ever occur within a picture.)
         if data.count(b"PK\x01\x02") > MAX_ENTRIES:
             raise PresetError("The file has too many entries: import fewer presets at once.")
-        self._left, self._pixels = MAX_ARCHIVE, MAX_PIXELS
+        self._left, self._budget = MAX_ARCHIVE, Budget(MAX_PIXELS)
         with self._damage():
             self._zip = zipfile.ZipFile(io.BytesIO(data))
             self._names = frozenset(self._zip.namelist())
@@ -84,6 +87,8 @@ class Reader:
             yield
         except PresetError:
             raise
+        except BudgetError:
+            raise PresetError("The file's pictures are too large together: import fewer presets at once.") from None
         except Exception as error:  # readers raise nearly anything on damaged files
             raise PresetError(
                 "The file is no export of presets, or it is damaged: export the presets again and import that file."
@@ -113,6 +118,11 @@ class Reader:
         for preset in presets:
             document = checked_document(preset, "of the file")
             document.pop("kept", None)
+            if document["version"] <= VERSION:  # of a newer one's fields, this one does not know what they may be
+                try:
+                    check_storable(document["units"])
+                except UnitError as error:
+                    raise PresetError(f"Preset “{document['name']}” of the file: {error.detail}") from None
             if documents.setdefault(key(document["name"]), document) is not document:
                 raise PresetError(f"The file holds two presets “{document['name']}”: rename one, and export again.")
         return list(documents.values())
@@ -123,10 +133,9 @@ class Reader:
             raise PresetError("The file lacks pictures of its presets: export the presets again and import that file.")
         data = self._read(name, MAX_PICTURE_FILE)
         with self._damage():
-            image = decode(data)
+            if not data.startswith(PNG):
+                raise ValueError("no PNG, though exports hold nothing else")
+            image = decode(data, self._budget)
             if content_hash(image) != picture_hash:
                 raise ValueError("not the picture that it was")
-        self._pixels -= image.width * image.height
-        if self._pixels < 0:
-            raise PresetError("The file's pictures are too large together: import fewer presets at once.")
         return image

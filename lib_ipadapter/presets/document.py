@@ -12,17 +12,19 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 from PIL import Image
 
-from ..encode.picture import Mask, Picture
-from ..errors import IPAdapterError, PictureError
+from ..encode.picture import Mask, Picture, Pictures
+from ..errors import IPAdapterError, PictureError, UnitError
 from ..unit import MAX_UNITS, Unit
 
 VERSION = 1
 
 MAX_NAME = 100
+MAX_DEPTH = 32  # lists and objects within one another
 MAX_DOCUMENT = 32 << 20  # bytes of one preset, pictures aside
 
 HASH_PREFIX = "sha256:"
@@ -119,12 +121,13 @@ def document_of(name: str, units: Sequence[object]) -> tuple[dict[str, Any], dic
     if len(units) > MAX_UNITS:
         raise PresetError(f"A preset of {len(units)} units is too long: give at most {MAX_UNITS}.")
     pictures: dict[str, Callable[[], Image.Image]] = {}
+    decoded = Pictures()
 
     def hashed(value: Any, where: str) -> str:
         try:
-            picture = Mask.of(value) if where.endswith(MASKS) else Picture.of(value)
+            picture = decoded.of(Mask if where.endswith(MASKS) else Picture, value)
         except PictureError as error:
-            raise PictureError(f"{where}: {error.detail}") from None
+            raise type(error)(f"{where}: {error.detail}") from None
         pictures[picture.content_hash] = lambda: picture.image.convert("RGB")
         return HASH_PREFIX + picture.content_hash
 
@@ -138,7 +141,51 @@ def document_of(name: str, units: Sequence[object]) -> tuple[dict[str, Any], dic
             written_units.append(with_pictures(unit, hashed))
         except IPAdapterError as error:
             raise error.in_unit(number) from None
+    if problem := unbounded(written_units):
+        raise PresetError(f"The units hold a value that cannot be stored ({problem}): leave it out.")
     return {"version": VERSION, "needs": VERSION, "name": name, "units": written_units}, pictures
+
+
+def unbounded(value: Any) -> str:
+    """What in a value of JSON other programs could not read or write again, "" if there is nothing: numbers of more
+    than 64 bits or beyond all limits, and lists and objects within one another without end."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        if any(type(one) is int and abs(one) >= 1 << 63 for one in level):
+            return "a whole number of more than 64 bits"
+        if any(isinstance(one, float) and not isfinite(one) for one in level):
+            return "a number that is not finite"
+        level = [
+            part
+            for one in level if isinstance(one, (Mapping, list, tuple))
+            for part in (one.values() if isinstance(one, Mapping) else one)
+        ]  # fmt: skip
+        if not level:
+            return ""
+    return f"more than {MAX_DEPTH} levels of lists and objects"
+
+
+def check_storable(units: object) -> None:
+    """Raises UnitError, with the unit's number, for values that no generation would accept. What is missing, a model
+    or a picture, may be missing in a preset; pictures are looked at when they are stored."""
+    for number, settings in enumerate(units if isinstance(units, list) else [], 1):
+        try:
+            Unit.parse(_completed(settings) if isinstance(settings, Mapping) else settings)
+        except UnitError as error:
+            raise error.in_unit(number) from None
+
+
+def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The unit with something in the place of what it may lack, and enabled, so that everything else is checked."""
+    unit = dict(settings)
+    model, enabled = unit.get("model"), unit.get("enabled", True)
+    if model is None or (isinstance(model, str) and not model.strip()):
+        unit["model"] = "any"
+    if isinstance(enabled, bool):
+        unit["enabled"] = True
+    if unit.get("image") is None and unit.get("images") in (None, [], ()):
+        unit["images"] = ["any"]
+    return unit
 
 
 def to_json(value: Any) -> bytes:
@@ -187,6 +234,8 @@ def checked_document(document: Any, shown: str) -> dict[str, Any]:
         if not isinstance(units, list) or len(units) > MAX_UNITS or not all(isinstance(u, dict) for u in units):
             raise ValueError("units")
         units = [with_pictures(unit, _checked_hash) for unit in units]
+        if problem := unbounded(units):
+            raise ValueError(problem)
     except (LookupError, TypeError, ValueError, AttributeError, PresetError):
         raise (newer if version > VERSION else damaged) from None
     return {**document, "name": name, "units": units}

@@ -85,8 +85,9 @@ class Store:
             return [row[0] for row in connection.execute(query)] if connection else []
 
     def load(self, name: str) -> list[dict[str, Any]]:
-        """The units of a preset or kept generation, with RGB images for the pictures."""
-        return self._load(name, lambda _png, image: image.copy())
+        """The units of a preset or kept generation, with RGB images for the pictures; the same one wherever it comes
+        again."""
+        return self._load(name, lambda _png, image: image)
 
     def load_base64(self, name: str) -> list[dict[str, Any]]:
         """The same with PNG files in base64 for the pictures."""
@@ -97,8 +98,7 @@ class Store:
         formed = {name: form(*file) for name, file in files.items()}
 
         def picture(value: str, _where: str) -> Any:
-            one = formed[value[len(HASH_PREFIX) :]]
-            return one.copy() if isinstance(one, Image.Image) else one
+            return formed[value[len(HASH_PREFIX) :]]
 
         return [with_pictures(unit, picture) for unit in document["units"]]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,9 @@ from starlette.concurrency import run_in_threadpool
 from ..checkpoint.catalog import Catalog
 from ..checkpoint.entries import AdapterEntry
 from ..checkpoint.wanted import encoder_wanted
-from ..errors import IPAdapterError, UnitError
+from ..errors import IPAdapterError
+from ..presets.document import check_storable
 from ..presets.store import MAX_ARCHIVE, PresetError, Store, checked_name
-from ..unit import Unit
 from .guards import guards_of, wants
 
 JSON = ("application/json",)
@@ -46,29 +46,6 @@ def models(catalog: Catalog, refresh: bool = False) -> dict[str, Any]:
         ],
         "folders": [str(folder) for folder in catalog.folders],
     }
-
-
-def check_storable(units: object) -> None:
-    """Raises UnitError, with the unit's number, for values that no generation would accept. What is missing, a model
-    or a picture, may be missing in a preset; pictures are looked at when they are stored."""
-    for number, settings in enumerate(units if isinstance(units, list) else [], 1):
-        try:
-            Unit.parse(_completed(settings) if isinstance(settings, Mapping) else settings)
-        except UnitError as error:
-            raise error.in_unit(number) from None
-
-
-def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The unit with something in the place of what it may lack, and enabled, so that everything else is checked."""
-    unit = dict(settings)
-    model, enabled = unit.get("model"), unit.get("enabled", True)
-    if model is None or (isinstance(model, str) and not model.strip()):
-        unit["model"] = "any"
-    if isinstance(enabled, bool):
-        unit["enabled"] = True
-    if unit.get("image") is None and unit.get("images") in (None, [], ()):
-        unit["images"] = ["any"]
-    return unit
 
 
 @contextmanager

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from .. import infotext
 from ..attend.inject import detach_all
 from ..attend.layers import Topology, cross_attention_layers
-from ..encode.picture import Mask, Picture
-from ..errors import PictureError, errors_name_unit
+from ..encode.picture import Mask, Picture, Pictures
+from ..errors import BudgetError, PictureError, errors_name_unit
 from ..jobs.generation import Generation, prepare_generation
 from ..jobs.plans import differ_in_form
 from ..kinds import Wording
@@ -58,31 +58,40 @@ def units_of(p: Any, objects: Sequence[object], wording: Wording) -> list[Unit]:
     """The enabled units among the ``objects`` of ``p``'s job, with their numbers and their pictures decoded."""
     units = parse_units(objects, wording, later=xyz.axis_fields(p))
     units = xyz.apply_axis_values(p, units)
-    units = [decoded(unit) for unit in controlnet.with_pictures(p, units)]
+    with host.current().progress_text() as progress:
+        units = decoded(controlnet.with_pictures(p, units), lambda: progress("reading the references"))
     distributed.check(p, units)
     return units
 
 
-def decoded(unit: Unit) -> Unit:
-    """The unit with its pictures decoded, so that nobody has to do it again in this job. What is no usable picture
-    stays as it is: the unit's plan says so in its turn."""
-    return replace(
-        unit,
-        references=tuple(map(_decoded_reference, unit.references)),
-        negative_references=tuple(map(_decoded_reference, unit.negative_references)),
-        region_mask=_decoded(Mask, unit.region_mask),
-    )
+def decoded(units: Sequence[Unit], progress: Callable[[], None] = lambda: None) -> list[Unit]:
+    """The units with their pictures decoded, so that nobody has to do it again in this job. What is no usable picture
+    stays as it is: the unit's plan says so in its turn.
 
+    ``progress`` is called before each and may raise. Raises BudgetError with the unit's number where all pictures
+    together are too large.
+    """
+    pictures = Pictures(check=progress)
 
-def _decoded_reference(reference: Reference) -> Reference:
-    return replace(reference, image=_decoded(Picture, reference.image), mask=_decoded(Mask, reference.mask))
+    def of(kind: type[Picture], data: Any) -> Any:
+        try:
+            return None if data is None else pictures.of(kind, data)
+        except BudgetError:
+            raise
+        except PictureError:
+            return data
 
+    def reference(one: Reference) -> Reference:
+        return replace(one, image=of(Picture, one.image), mask=of(Mask, one.mask))
 
-def _decoded(kind: type[Picture], data: Any) -> Any:
-    try:
-        return None if data is None else kind.of(data)
-    except PictureError:
-        return data
+    done = []
+    for unit in units:
+        with errors_name_unit(unit.number):
+            references = tuple(map(reference, unit.references))
+            negatives = tuple(map(reference, unit.negative_references))
+            region = of(Mask, unit.region_mask)
+        done.append(replace(unit, references=references, negative_references=negatives, region_mask=region))
+    return done
 
 
 def _forget_original(p: Any) -> None:

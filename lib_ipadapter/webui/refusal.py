@@ -68,7 +68,7 @@ def _keep(p: Any, error: IPAdapterError) -> bool:
     """Whether the job goes on in spite of the error."""
     if xyz_cells.refuse(p, error):
         return True
-    record.opened(p).refusal = error
+    record.opened(p).refusal = error.to_keep()
     return False
 
 

@@ -12,6 +12,7 @@ from lib_ipadapter.encode.picture import content_hash
 from tests.helpers.files import base64_of, picture
 from tests.helpers.host import ours
 from tests.helpers.panel import panel_of, put_in
+from tests.helpers.presets import put_png
 
 
 def generated(host: Host, *units: dict, **payload) -> Answer:
@@ -47,7 +48,7 @@ def test_a_clients_infotext_brings_the_references_along(host: Host, store) -> No
     assert pixels_of(generated(host, {**settings, "weight": 0.3}, infotext=first.infotext)) == pixels_of(other)
     assert pixels_of(generated(host, infotext=generated(host).infotext)) == pixels_of(generated(host))
 
-    next(store.folder.glob(f"pictures/{content_hash(picture(1))}*")).unlink()
+    put_png(store, content_hash(picture(1)), b"")
     with pytest.raises(RuntimeError, match=r"422.*Unit 2: 1 of its 2 references cannot be restored.*add the picture"):
         generated(host, infotext=first.infotext)
     assert pixels_of(generated(host, {"enabled": False}, infotext=first.infotext)) == pixels_of(generated(host))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,3 +53,44 @@ def test_any_name_survives_the_parameters(name: str) -> None:
     text = f"model: {infotext._quoted(name)}, references: 0123456789ab"
     (unit,) = infotext.read({"IP-Adapter 1": text})
     assert unit.settings["model"] == name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 19_000, "a:" * 9_000, '":' * 9_000, 'a: "' * 4_000, 'a: "' + "\\" * 19_000, " " * 19_000 + ":",
+        ", " * 9_000,
+        "references: " + "0123456789ab " * 1_400, "references: " + "f" * 19_000,
+    ],
+    ids=lambda text: text[:8],
+)  # fmt: skip
+def test_reading_takes_no_longer_than_the_text(text: str) -> None:
+    params = {f"IP-Adapter {number}": text for number in range(1, 11)}
+    started = time.perf_counter()
+    infotext.restored(params, lambda content_hash: None)
+    assert time.perf_counter() - started < 1
+
+
+def test_an_entry_longer_than_any_of_ours_is_nobodys() -> None:
+    assert infotext.read({"IP-Adapter 1": "references: 0123456789ab, model: " + "m" * 20_000}) == []
+
+
+def test_a_picture_that_comes_again_is_asked_for_once() -> None:
+    asked: list[str] = []
+
+    def stored(content_hash: str):
+        asked.append(content_hash)
+        return picture(0)
+
+    units, notes = infotext.restored({"IP-Adapter 1": "model: m, references: " + "0123456789ab " * 150}, stored)
+    assert asked == ["0123456789ab"]
+    assert len(units[0]["images"]) == 64
+    assert len({id(item["image"]) for item in units[0]["images"]}) == 1
+    assert notes == ["Unit 1: it has 150 references: the first 64 are used."]
+
+
+def test_values_as_they_are_written_are_read() -> None:
+    text = 'model: "a, b: \\"c\\"", weight: 0.5, noise:0.25,hires: base, references: 0123456789ab'
+    [unit] = infotext.read({"IP-Adapter 1": text})
+    assert unit.settings == {"model": 'a, b: "c"', "weight": 0.5, "noise": 0.25, "hires": "base"}
+    assert unit.problems == []

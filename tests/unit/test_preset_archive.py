@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from lib_ipadapter.encode.picture import content_hash
 from lib_ipadapter.presets import archive as preset_archive
@@ -16,7 +18,7 @@ from tests.helpers.presets import archive, document, mask, prints, put_png, rows
 
 
 def test_presets_travel_in_one_file(store: Store, tmp_path: Path) -> None:
-    store.save("Ä", [with_pictures(0, 1, extra={"x": 1}), {}])
+    store.save("Ä", [with_pictures(0, 1, layer_weights={"5": 0.4}), {}])
     store.save("b", [with_pictures(1, region_mask=mask(2))])
     store.keep("kept", [with_pictures(3)])
     other = Store(tmp_path / "other")
@@ -59,6 +61,19 @@ def test_an_import_is_all_or_nothing(store: Store, tmp_path: Path, monkeypatch) 
     assert stored(other) == prints(*map(ord, "abc"))
 
 
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def webp(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", lossless=True)
+    return buffer.getvalue()
+
+
 ONE = content_hash(picture(1))
 GOOD = archive([document("a", ONE)], {f"pictures/{ONE}.png": png(picture(1))})
 
@@ -81,6 +96,13 @@ GOOD = archive([document("a", ONE)], {f"pictures/{ONE}.png": png(picture(1))})
         (archive([document("a"), 5]), "is damaged"),
         (archive([document("a"), document("b", version=7, needs=7)]), "newer version"),
         (archive([document("a", units=[{}] * 11)]), "is damaged"),
+        (archive([document("a", units=[{"weight": 10**30}])]), "is damaged"),
+        (archive([document("a", units=[{"weight": float("inf")}])]), "is damaged"),
+        (archive([document("a", units=[{"weight": nested(900)}])]), "is damaged"),
+        (archive([document("a", units=[{"weight": 4}])]), "Preset “a” of the file: IP-Adapter unit 1: weight is 4"),
+        (archive([document("a", units=[{"swirl": 1}])]), "Preset “a” of the file: IP-Adapter unit 1: unknown field"),
+        (archive([document("a", *[ONE] * 65)], {f"pictures/{ONE}.png": png(picture(1))}), "65 pictures: give at most"),
+        (archive([document("a", ONE)], {f"pictures/{ONE}.png": webp(picture(1))}), "no export of presets"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",  # the archives themselves bear the time of day
 )  # fmt: skip

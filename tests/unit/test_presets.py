@@ -80,11 +80,12 @@ def test_a_picture_is_stored_once_without_what_its_file_said_of_it(store: Store)
     assert b"prompt" not in store.database.path.read_bytes()
 
 
-def test_loaded_pictures_are_the_callers_own(store: Store) -> None:
-    store.save("a", [with_pictures(0, 0)])
-    first, second = store.load("a")[0]["images"]
+def test_a_picture_that_comes_again_is_in_memory_once(store: Store) -> None:
+    store.save("a", [with_pictures(0, 0), with_pictures(0)])
+    [[first, second], [third]] = [unit["images"] for unit in store.load("a")]
+    assert first is second is third
     first.paste("red", (0, 0, 9, 9))
-    assert content_hash(second) == content_hash(picture(0))
+    assert content_hash(store.load("a")[0]["images"][0]) == content_hash(picture(0))
 
 
 def test_nothing_is_created_by_looking(store: Store) -> None:
@@ -121,6 +122,8 @@ def test_overwriting_is_asked_for(store: Store) -> None:
         ([{"weight": float("nan")}], r"cannot be stored"),
         ([{"model": object()}], r"cannot be stored"),
         ([{"model": "\ud800"}], r"cannot be stored"),
+        ([{"later": 1 << 63}], r"more than 64 bits"),
+        ([{"later": [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}], r"32 levels"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_kept_changes_nothing(units: Any, sentence: str, store: Store) -> None:

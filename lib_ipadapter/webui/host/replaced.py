@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from ...errors import clear_frames
+
 
 class Private:
     """What is left on a processing object, and means nothing in a copy that goes to another machine."""
@@ -32,7 +34,11 @@ class Before(Private):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         delattr(self.p, self.name)  # the class's own again
-        self.act()
+        try:
+            self.act()
+        except Exception as error:
+            clear_frames(error)
+            raise
         result = getattr(self.p, self.name)(*args, **kwargs)
         failure = self.failure()
         if failure is not None and sys.exc_info()[0] is None:

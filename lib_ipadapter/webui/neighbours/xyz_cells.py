@@ -24,7 +24,7 @@ def refuse(p: Any, error: IPAdapterError) -> bool:
     if not record.axis_values(p):
         return False
     log.error("%s", error)
-    record.opened(p).refused_cell = error
+    record.opened(p).refused_cell = error.to_keep()
     p.do_not_save_samples = True
     p.extra_generation_params["IP-Adapter refused"] = error.detail
     host.current().sample_nothing(p)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import hexdigits
 from typing import Any
 
 from ....checkpoint.catalog import Catalog
@@ -44,9 +44,11 @@ def label_hash(file: Path) -> str | None:
 
 def _parts(label: str) -> tuple[str, str | None]:
     """ "Name [01234567]" -> name in lower case, hash."""
-    found = re.fullmatch(r"(.*?)(?:\s*\[([0-9a-fA-F]+)\])?", label.strip(), re.DOTALL)
-    name, digits = found.groups() if found else (label, None)
-    return name.strip().casefold(), digits and digits.casefold()
+    label = label.strip()
+    name, bracket, digits = label.removesuffix("]").rpartition("[")
+    if not (label.endswith("]") and bracket and digits and set(digits) <= set(hexdigits)):
+        return label.casefold(), None
+    return name.strip().casefold(), digits.casefold()
 
 
 def adapter(label: str, catalog: Catalog) -> AdapterEntry | None:
