@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from starlette.middleware.cors import CORSMiddleware
 
 HOST = Path(__file__).parent / "host"
 REPOSITORY = Path(__file__).parents[1]
@@ -174,11 +175,22 @@ def _start(
     return Host(shared.demo, app)
 
 
+def _set_cors(app: Any) -> None:
+    """Other sites' pages may do what the command line allows, not all that gradio allows, as in the real host."""
+    from modules import shared
+
+    app.user_middleware = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
+    origins, pattern = shared.cmd_opts.cors_allow_origins, shared.cmd_opts.cors_allow_origins_regex
+    allowed = {"allow_origins": origins.split(",") if origins else [], "allow_origin_regex": pattern}
+    app.add_middleware(CORSMiddleware, allow_methods=["*"], allow_headers=["*"], allow_credentials=True, **allowed)
+
+
 def _add_api(app: Any) -> None:
     from modules import progress
     from modules.api.api import Api
     from modules.call_queue import queue_lock
 
     app.middleware_stack = None  # built anew at the first request, with what is added below
+    _set_cors(app)
     progress.setup_progress_api(app)
     Api(app, queue_lock)

@@ -58,3 +58,15 @@ def test_the_example_of_the_api_page(model: str, host: Host, tmp_path: Path, mon
     made = Image.open("picture.png")
     assert made.size == (128, 128)
     assert "IP-Adapter 1: " in made.info["parameters"] and "model: base" in made.info["parameters"]
+
+
+def test_no_page_of_another_site_reads_or_changes_anything(host: Host) -> None:
+    """Browsers ask before they send what a form cannot; nobody may say yes, as in the WebUI itself."""
+    foreign = {"Origin": "https://evil.example", "Access-Control-Request-Method": "PUT"}
+    for path in ("/ip-adapter/presets/a", "/ip-adapter/presets-import", "/ip-adapter/models", "/sdapi/v1/txt2img"):
+        asked = host.client.options(path, headers=foreign)
+        assert "access-control-allow-origin" not in asked.headers, path
+    assert (
+        host.client.post("/ip-adapter/preview", json={}, headers={"Origin": "https://evil.example"}).status_code == 403
+    )
+    assert host.client.get("/ip-adapter/models").headers.get("access-control-allow-origin") is None
