@@ -1,8 +1,9 @@
-"""Picture files: which format they are of, and opening them with the one decoder that is for it."""
+"""Picture files: which format they are of, opening them with the one decoder that is for it, and writing them."""
 
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -43,6 +44,14 @@ def open_file(data: bytes) -> Image.Image:
     if getattr(image, "default_image", False) and getattr(image, "n_frames", 1) > 1:
         image.seek(1)  # an animated PNG whose still picture is not part of the animation
     return image
+
+
+def file_of(image: Image.Image, file_format: str = "PNG", **settings: Any) -> bytes:
+    """The picture as a file; ``settings`` are those of PIL's ``save``. (The host's own ``encode_pil_to_base64`` writes
+    whatever format its settings choose for pictures, with losses.)"""
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **settings)
+    return buffer.getvalue()
 
 
 def _kind(data: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import sqlite3
 import time
@@ -11,6 +10,7 @@ from collections.abc import Iterable
 
 from PIL import Image
 
+from ..encode.formats import file_of
 from ..encode.picture import content_hash, decode
 from ..errors import PictureError
 
@@ -19,10 +19,7 @@ _LEFT = 24 * 3600.0  # seconds that a picture stays which was written for a pres
 
 
 def png_of(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    # Photographs hardly become smaller with more effort, only slower.
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return file_of(image, compress_level=1)  # photographs hardly become smaller with more effort, only slower
 
 
 def picture_in(png: bytes | None, name: str) -> Image.Image | None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import base64
-import io
 from typing import Any
 
 from PIL import Image
 
+from ..encode.formats import file_of
+
 
 def base64_of(picture: Image.Image, file_format: str = "PNG", **settings: Any) -> str:
     """The picture's file as base64; ``settings`` are those of PIL's ``save``."""
-    buffer = io.BytesIO()
-    picture.save(buffer, file_format, **settings)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64.b64encode(file_of(picture, file_format, **settings)).decode()
 
 
 def data_url(picture: Image.Image, file_format: str = "PNG", **settings: Any) -> str:
