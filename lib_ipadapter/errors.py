@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+SENTENCE_LIMIT = 2000  # characters
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """A file's name, or a text out of a file, as it can be shown and sent: what is no character becomes "?"."""
+    return _UNPRINTABLE.sub("?", text)
 
 
 class IPAdapterError(Exception):
@@ -17,6 +26,8 @@ class IPAdapterError(Exception):
     http_status = 422
 
     def __init__(self, sentence: str) -> None:
+        # Names of files and texts out of them may hold what cannot be sent, and be of any length.
+        sentence = printable(sentence if len(sentence) <= SENTENCE_LIMIT else f"{sentence[: SENTENCE_LIMIT - 1]}…")
         super().__init__(sentence)
         self.status_code = self.http_status
         self.detail = sentence

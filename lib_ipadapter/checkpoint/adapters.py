@@ -64,7 +64,7 @@ def _recognised(projection: Shapes, base: bases.Base, has_lora: bool) -> tuple[s
 
 def _pairs(found: Shapes) -> tuple[bases.Base, tuple[int, ...], dict[str, Shape]]:
     """The base, layer widths in key order, and the tensors of the pairs 1, 3, 5, …: to_k_ip and to_v_ip [C, D]."""
-    numbers = sorted({int(m[1]) for key in found if (m := re.fullmatch(r"(\d+)\.to_[kv]_ip\.weight", key))})
+    numbers = sorted({int(m[1]) for key in found if (m := re.fullmatch(r"([0-9]{1,4})\.to_[kv]_ip\.weight", key))})
     shapes = [dims(found, f"{n}.to_k_ip.weight", 2) for n in numbers]
     contexts = Counter(context for _, context in shapes)
     if not contexts:

@@ -13,6 +13,7 @@ from .folders import model_files
 from .load import same_image_tower
 from .memory import Memory
 from .names import matching, named, shown
+from .reading import Reading
 from .wanted import PUBLISHED, WITH_TEXT_TOWER, missing_encoder
 
 
@@ -58,11 +59,10 @@ class Catalog:
 
     def refresh(self) -> None:
         """Look at the disk again. Files known by path, size and time are not opened; others' headers are read."""
-        with self._lock:
+        with self._lock, Reading() as reading:
             seen: set[str] = set()
-            entries = [
-                self._memory.recall(found) for folder in self.folders for found in model_files(folder, folder, seen)
-            ]
+            found = [found for folder in self.folders for found in model_files(folder, folder, seen)]
+            entries = [self._memory.recall(file, reading) for file in found]
             groups = [
                 [entry for entry in entries if isinstance(entry, kind)]
                 for kind in (AdapterEntry, EncoderEntry, UnusableEntry)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # of two files alike but for it, the first is meant
 
+DEPTH_LIMIT = 32  # folders within folders
+
 
 class FoundFile(NamedTuple):
     """A file with a model's ending. ``problem`` is there if it is plain without opening it that it is no use."""
@@ -21,11 +23,11 @@ class FoundFile(NamedTuple):
     problem: str | None = None
 
 
-def model_files(directory: Path, root: Path, seen: set[str]) -> Iterator[FoundFile]:
+def model_files(directory: Path, root: Path, seen: set[str], depth: int = 0) -> Iterator[FoundFile]:
     """Model files below ``directory``. ``seen``: directories visited, links resolved, so that links cannot loop and
-    folders within folders are not listed twice."""
+    folders within folders are not listed twice. ``depth``: how many folders below ``root`` it is."""
     real = os.path.realpath(directory)
-    if real in seen:
+    if real in seen or depth > DEPTH_LIMIT:
         return
     seen.add(real)
     try:
@@ -46,7 +48,7 @@ def model_files(directory: Path, root: Path, seen: set[str]) -> Iterator[FoundFi
         if stat.S_ISDIR(status.st_mode):
             if is_model:
                 yield FoundFile(path, root, 0, 0, "This is a folder with a model's name: look for the file inside it.")
-            yield from model_files(path, root, seen)
+            yield from model_files(path, root, seen, depth + 1)
         elif is_model and not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             yield FoundFile(path, root, 0, 0, "This is a pipe or a device, not a file: put the model's file here.")
         elif is_model:

@@ -72,6 +72,24 @@ ADAPTERS = (
         "a PhotoMaker model",
         "use a FaceID adapter or InstantID for faces.",
     ),
+    # Methods built on IP-Adapter's attention, with parts of their own beside it.
+    Foreign(
+        _begins("content_image_proj", "style_image_proj."),
+        "a CSGO model, which has a projection each for content and style",
+    ),
+    Foreign(_begins("style_image_proj_modules."), "a StyleShot model, which has an image encoder of its own"),
+    Foreign(
+        _begins("FacialEncoder."),
+        "a ConsistentID model, which describes faces by an encoder of its own",
+        "use a FaceID adapter or InstantID for faces.",
+    ),
+    Foreign(
+        lambda shapes: _begins("ms_adapter.")(shapes) or "dummy_image_tokens" in shapes,
+        "an MS-Diffusion model, which places several subjects by boxes",
+    ),
+    Foreign(
+        _begins("multimodal_llm.", "mllm_final_layer."), "an EasyRef model, which reads references by a language model"
+    ),
 )
 
 FILES = (

@@ -6,7 +6,7 @@ from ..errors import CheckpointError
 from . import foreign
 from .adapters import adapter
 from .encoders import encoder
-from .keys import normalise_keys
+from .keys import bearers, normalise_keys
 from .refusals import INSTEAD, RefusedAdapter
 from .shapes import Shapes, some
 from .specs import AdapterSpec, EncoderSpec, UNetSpec
@@ -21,9 +21,15 @@ def identify(shapes: Shapes) -> Spec:
     Raises CheckpointError, with a sentence of its own for each kind of file that is of no use here, and its subclass
     RefusedAdapter where the file is an image-prompt adapter all the same.
     """
-    shapes = {name: tuple(shapes[key]) for name, key in normalise_keys(shapes).items()}
     if not shapes:
         raise CheckpointError("This file holds no tensors: download it again.")
+    for name, (first, *others) in bearers(shapes).items():
+        if any(shapes[other] != shapes[first] for other in others):
+            raise RefusedAdapter(
+                f"This file holds {name[:80]} twice, under different prefixes and in different sizes, so it is not "
+                "clear which one counts: download the original file again."
+            )
+    shapes = {name: tuple(shapes[key]) for name, key in normalise_keys(shapes).items()}
     if (sentence := foreign.first_sentence(foreign.ADAPTERS, shapes)) is not None:
         raise RefusedAdapter(sentence)
     spec: Spec | None = adapter(shapes) or unet(shapes)

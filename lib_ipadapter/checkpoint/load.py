@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
 from .clip_keys import IMAGE_TOWER, TEXT_TOWER, TowerKeys
-from .containers import entries_in, opened
 from .identify import identify
-from .keys import PAIRS, PROJ, normalise_keys
+from .keys import PAIRS, PROJ, bearers
 from .specs import AdapterSpec
-from .tensor_table import AGAIN, TensorEntry
+from .tensor_files import open_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,18 +45,18 @@ def load_adapter(path: str | Path, spec: AdapterSpec) -> AdapterWeights:
     Raises CheckpointError for a file that is damaged, is not that adapter any more, or holds numbers that are not
     finite.
     """
-    with opened(path) as file:
-        entries = entries_in(file)
-        found = identify({key: entry.shape for key, entry in entries.items()})
+    with open_tensors(path) as file:
+        found = identify({key: entry.shape for key, entry in file.entries.items()})
         # The variant may be the user's choice, the encoder's name is metadata; all else follows from the shapes.
         same = {name: getattr(spec, name) for name in ("variant", "alternatives", "image_encoder")}
         if not isinstance(found, AdapterSpec) or replace(found, **same) != spec:
             raise CheckpointError("This file has changed since it was listed: refresh the list of models.")
         tensors = {}
-        for name, key in normalise_keys(entries).items():
+        for name, (key, *others) in bearers(file.entries).items():
             if name.startswith((PROJ, PAIRS)):
-                tensors[name] = read_tensor(file, key, entries[key])
-                _check_finite(name, tensors[name])
+                tensors[name] = file.read(key)
+                _check_finite(name, tensors[name], "adapter")
+                _check_twins(name, tensors[name], map(file.read, others))
     numbers = range(1, 2 * len(spec.layer_widths), 2)
     return AdapterWeights(
         spec=spec,
@@ -91,12 +90,15 @@ def load_text_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def _tower_state(path: str | Path, kind: TowerKeys, missing: str) -> dict[str, Tensor]:
-    with opened(path) as file:
-        entries = entries_in(file)
-        tower = kind.find(entries)
+    with open_tensors(path) as file:
+        tower = kind.find(file.entries)
         if tower is None:
             raise CheckpointError(missing)
-        return {key: read_tensor(file, key, entries[tower.prefix + key]) for key in tower.keys}
+        state = {}
+        for key in tower.keys:
+            state[key] = file.read(tower.prefix + key)
+            _check_finite(key, state[key], kind.file)
+        return state
 
 
 def same_image_tower(path: str | Path, other: str | Path) -> bool:
@@ -109,39 +111,35 @@ def same_image_tower(path: str | Path, other: str | Path) -> bool:
 
 
 def _class_embedding(path: str | Path) -> Tensor:
-    with opened(path) as file:
-        entries = entries_in(file)
-        tower = IMAGE_TOWER.find(entries)
+    with open_tensors(path) as file:
+        tower = IMAGE_TOWER.find(file.entries)
         if tower is None:
             raise CheckpointError("This file holds no CLIP image encoder.")
-        key = tower.key("class_embedding")
-        return read_tensor(file, key, entries[tower.prefix + key]).float()
+        return file.read(tower.prefix + tower.key("class_embedding")).float()
 
 
-def read_tensor(file: BufferedReader, key: str, entry: TensorEntry) -> Tensor:
-    """The tensor ``key`` of an open file. Raises CheckpointError for one of whole numbers, and for a file cut short."""
+def _check_twins(name: str, tensor: Tensor, others: Iterable[Tensor]) -> None:
+    """Raises CheckpointError where a tensor stands in the file again, under another prefix, and differs."""
     import torch
 
-    dtype = getattr(torch, entry.dtype, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+    if not all(torch.equal(tensor, other.to(tensor.dtype)) for other in others):
         raise CheckpointError(
-            f"This file holds {key} as {entry.dtype}, which cannot be computed with here: get it in fp16 or fp32."
+            f"This file holds {name[:80]} twice, under different prefixes and with different numbers, so it is not "
+            "clear which one counts: download the original file again."
         )
-    buffer = torch.empty(entry.nbytes, dtype=torch.uint8)
-    file.seek(entry.position)
-    if file.readinto(memoryview(buffer.numpy())) != entry.nbytes:
-        raise CheckpointError(f"This file is cut short within {key}. {AGAIN}")
-    return buffer.view(dtype).as_strided(entry.shape, entry.stride)
 
 
-def _check_finite(name: str, tensor: Tensor) -> None:
+def _check_finite(name: str, tensor: Tensor, kind: str) -> None:
+    """Raises CheckpointError for a tensor with NaN or infinities. ``kind``: what the file is."""
     import torch
 
+    if not tensor.numel():
+        return
     # NaN and infinities reach the extremes, which are found several times faster than every number is asked, and for
     # 8-bit floats too. fp32 holds all of the smaller types.
     extremes = torch.stack(torch.aminmax(tensor if tensor.dtype == torch.float64 else tensor.float()))
     if not torch.isfinite(extremes).all():
         raise CheckpointError(
-            f"This adapter holds numbers that are not finite (NaN or infinity) in {name}, which would spoil every "
+            f"This {kind} holds numbers that are not finite (NaN or infinity) in {name[:80]}, which would spoil every "
             "picture: download the original file."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from dataclasses import asdict
@@ -11,12 +12,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, printable
 from .entries import AdapterEntry, EncoderEntry, Entry, UnusableEntry
 from .folders import FoundFile
+from .reading import Reading
 from .recognise import recognise
 from .refusals import RefusedAdapter
 from .specs import AdapterSpec, EncoderSpec, TextSpec
+
+log = logging.getLogger("ip-adapter")
 
 LIBRARY = Path(__file__).parents[1]
 RULES = ("bases.py", "checkpoint/*.py", "projections/*.py")  # the files that decide what a file is recognised as
@@ -35,7 +39,7 @@ class Memory:
         self.known = self._read()
         self.used: dict[str, Any] = {}
 
-    def recall(self, found: FoundFile) -> Entry:
+    def recall(self, found: FoundFile, reading: Reading) -> Entry:
         """The entry of a file, from memory if it has not changed, else from its header. Its name is yet to come."""
         if found.problem is not None:
             return UnusableEntry("", found.path, found.folder, found.size, found.problem)
@@ -49,12 +53,16 @@ class Memory:
         except (TypeError, ValueError, KeyError, AttributeError):  # not there, or written by somebody else
             pass
         try:
-            spec = recognise(found.path)
+            spec = recognise(found.path, reading.table)
             record = {"kind": "adapter" if isinstance(spec, AdapterSpec) else "encoder", "spec": asdict(spec)}
         except CheckpointError as error:
             record = {"problem": error.detail, "refused": isinstance(error, RefusedAdapter)}
             if isinstance(error.__cause__, OSError):  # permissions can change without a trace in size or time
                 return _from_record(found, record)
+        except Exception as error:  # one strange file is no reason to list none
+            log.exception("IP-Adapter: %s cannot be recognised", printable(str(found.path)))
+            name = type(error).__name__
+            record = {"problem": f"This file cannot be recognised ({name}): download it again.", "refused": False}
         self.used[key] = [found.size, found.mtime_ns, record]
         return _from_record(found, record)
 
@@ -64,6 +72,7 @@ class Memory:
         self.known, self.used = self.used, {}
         if self.path is None or not changed:
             return
+        # Written beside it, then put into its place in one step: no library here does more than these two calls do.
         temporary = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

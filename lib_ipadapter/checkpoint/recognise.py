@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import CheckpointError
-from . import containers
+from .containers import read_table
 from .identify import identify
 from .keys import PAIRS, PROJ, normalise_keys
 from .specs import AdapterSpec, EncoderSpec, UNetSpec
-from .tensor_table import TensorEntry
+from .tensor_table import Table, TensorEntry
 from .ties import named_variant, tie_break
 
 CHECKPOINT = (
@@ -20,19 +21,21 @@ CHECKPOINT = (
 )
 
 
-def recognise(path: Path) -> AdapterSpec | EncoderSpec:
-    """The adapter or image encoder that a file holds, from its header. Raises CheckpointError for all others."""
-    entries = containers.read_entries(path)
+def recognise(path: Path, table: Callable[[Path], Table] = read_table) -> AdapterSpec | EncoderSpec:
+    """The adapter or image encoder that a file holds, from its header. Raises CheckpointError for all others.
+
+    ``table`` reads the header."""
+    entries, metadata = table(path)
     spec = identify({key: entry.shape for key, entry in entries.items()})
     if isinstance(spec, UNetSpec):
         raise CheckpointError(CHECKPOINT)
-    spec = replace(spec, image_encoder=containers.read_metadata(path).get("image_encoder"))
+    spec = replace(spec, image_encoder=metadata.get("image_encoder"))
     if isinstance(spec, AdapterSpec) and spec.alternatives:
         spec = _untied(path, spec, entries)
     return spec
 
 
-def _untied(path: Path, spec: AdapterSpec, entries: dict[str, TensorEntry]) -> AdapterSpec:
+def _untied(path: Path, spec: AdapterSpec, entries: Mapping[str, TensorEntry]) -> AdapterSpec:
     """``spec`` with its tie broken by the file's name, dtypes, or hash."""
     names = normalise_keys(entries)
     dtypes = [{entries[key].dtype for name, key in names.items() if name.startswith(half)} for half in (PROJ, PAIRS)]

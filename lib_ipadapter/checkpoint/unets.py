@@ -11,8 +11,10 @@ from .specs import UNetSpec
 
 UNET = "model.diffusion_model."
 _STAGES = ("input_blocks", "output_blocks", "middle_block")  # the order in which adapters number the layers
+_NUMBER = "[0-9]{1,4}"  # bounded: it is read as one
 _ATTN2 = re.compile(
-    rf"{re.escape(UNET)}({'|'.join(_STAGES)})\.([\d.]+)\.transformer_blocks\.(\d+)\.attn2\.to_([qk])\.weight"
+    rf"{re.escape(UNET)}({'|'.join(_STAGES)})\.({_NUMBER}(?:\.{_NUMBER})*)\."
+    rf"transformer_blocks\.({_NUMBER})\.attn2\.to_([qk])\.weight"
 )
 
 

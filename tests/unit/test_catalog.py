@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,7 @@ def test_a_file_that_may_not_be_read_is_tried_again(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:  # root may read everything, so chmod would not do
+        patch.setattr(sys, "executable", "")  # no process of its own, in which the next line would do nothing
         patch.setattr("lib_ipadapter.checkpoint.containers.open", refuse, raising=False)
         catalog = listed(tmp_path, memory=memory)
         assert "cannot be read (Permission denied): check" in catalog.problems[0].problem

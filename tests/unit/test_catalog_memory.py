@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from lib_ipadapter.checkpoint import containers
 from lib_ipadapter.checkpoint import memory as memory_module
 from lib_ipadapter.checkpoint.catalog import Catalog
 from tests.helpers.checkpoint_files import BASE, INSTANT, KOLORS, LORA, WIDE, listed, names, write
@@ -19,13 +18,13 @@ from tests.helpers.checkpoint_files import BASE, INSTANT, KOLORS, LORA, WIDE, li
 def reads(monkeypatch):
     """The files whose headers have been read."""
     seen = []
-    real = containers.read_entries
+    real = memory_module.recognise
 
-    def counting(path):
+    def counting(path, table):
         seen.append(path.name)
-        return real(path)
+        return real(path, table)
 
-    monkeypatch.setattr(containers, "read_entries", counting)
+    monkeypatch.setattr(memory_module, "recognise", counting)
     return seen
 
 
@@ -101,10 +100,10 @@ def test_a_later_process_reads_no_header_again(tmp_path, monkeypatch):
         write(tmp_path / "models" / f"folder {i % 5}" / f"{i}.safetensors", shapes)
     first = listed(tmp_path / "models", memory=tmp_path / "memory.json")
 
-    def fail(path):
+    def fail(path, table):
         raise AssertionError(f"{path} was read again")
 
-    monkeypatch.setattr(containers, "read_entries", fail)
+    monkeypatch.setattr(memory_module, "recognise", fail)
     memory_module.rules.cache_clear()  # as in a new process
     again = listed(tmp_path / "models", memory=tmp_path / "memory.json")
     assert (again.adapters, again.problems) == (first.adapters, first.problems)

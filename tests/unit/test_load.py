@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from lib_ipadapter.checkpoint import containers
-from lib_ipadapter.checkpoint.containers import read_entries, read_shapes
+from lib_ipadapter.checkpoint.containers import read_shapes, read_table
 from lib_ipadapter.checkpoint.identify import identify
 from lib_ipadapter.checkpoint.load import (
     load_adapter,
     load_encoder_state,
     load_text_state,
-    read_tensor,
     same_image_tower,
 )
+from lib_ipadapter.checkpoint.tensor_files import read_tensor
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.checkpoint_shapes import open_clip_tower, open_clip_words, transformers_tower, transformers_words
 from tests.helpers.containers import SMALL, WRITERS, same, save_flat, save_legacy, save_safetensors, save_zip, tensors
@@ -66,7 +66,7 @@ def test_views_transposes_and_parameters_are_read_as_torch_reads_them(tmp_path, 
     }
     torch.save(state, tmp_path / "x.pt", _use_new_zipfile_serialization=not legacy)
     with open(tmp_path / "x.pt", "rb") as file:
-        for key, entry in read_entries(tmp_path / "x.pt").items():
+        for key, entry in read_table(tmp_path / "x.pt").entries.items():
             assert same(read_tensor(file, key, entry), state[key].detach()), key
 
 

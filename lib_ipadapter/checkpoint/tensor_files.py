@@ -1,0 +1,97 @@
+"""Reading tensors: those of safetensors files through that library, those of torch's files from their places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import CheckpointError
+from .containers import no_stumbling, opened, reader_of
+from .safetensors_files import entries, name_for_library, opened_by_library
+from .tensor_table import AGAIN, StoredTensor, TensorEntry
+
+if TYPE_CHECKING:
+    from torch import Tensor, dtype
+
+
+class TensorFile(Protocol):
+    """An open file of tensors."""
+
+    @property
+    def entries(self) -> Mapping[str, TensorEntry]:
+        """Its table."""
+
+    def read(self, key: str) -> Tensor:
+        """The tensor of that name, on the CPU in the dtype of the file. Raises CheckpointError for one of whole
+        numbers, and for a file cut short."""
+
+
+@contextmanager
+def open_tensors(path: str | Path) -> Iterator[TensorFile]:
+    """The file, open for reading its tensors. Raises CheckpointError like ``read_table``."""
+    with opened(path) as file:
+        with no_stumbling():
+            reader = reader_of(file)
+            table = None if reader is None else reader(file)
+        if table is not None:
+            yield _OfTorch(file, table)
+            return
+        with opened_by_library(name_for_library(path, file.fileno()), "pt") as handle:
+            yield _OfLibrary(handle, path)
+
+
+class _OfLibrary:
+    """A safetensors file."""
+
+    def __init__(self, handle: Any, path: str | Path) -> None:
+        self._handle = handle
+        self.entries: Mapping[str, TensorEntry] = entries(handle, path)
+
+    def read(self, key: str) -> Tensor:
+        _floating(key, self.entries[key])
+        # The library's tensors are the file itself, mapped: whoever writes it later would change them.
+        with no_stumbling():
+            tensor: Tensor = self._handle.get_tensor(key).clone()
+        return tensor
+
+
+class _OfTorch:
+    """A file of torch.save's. A tensor that has several names is read once."""
+
+    def __init__(self, file: BufferedReader, table: dict[str, StoredTensor]) -> None:
+        self._file, self.entries = file, table
+        self._read: dict[StoredTensor, Tensor] = {}
+
+    def read(self, key: str) -> Tensor:
+        entry = self.entries[key]
+        if entry not in self._read:
+            self._read[entry] = read_tensor(self._file, key, entry)
+        return self._read[entry]
+
+
+def read_tensor(file: BufferedReader, key: str, entry: StoredTensor) -> Tensor:
+    """The tensor ``key`` of an open file of torch's. Raises CheckpointError like ``TensorFile.read``."""
+    import torch
+
+    kind = _floating(key, entry)
+    buffer = torch.empty(entry.nbytes, dtype=torch.uint8)
+    file.seek(entry.position)
+    if file.readinto(memoryview(buffer.numpy())) != entry.nbytes:
+        raise CheckpointError(f"This file is cut short within {key[:80]}. {AGAIN}")
+    return buffer.view(kind).as_strided(entry.shape, entry.stride)
+
+
+def _floating(key: str, entry: TensorEntry) -> dtype:
+    """torch's dtype of a tensor. Raises CheckpointError for one that cannot be computed with."""
+    import torch
+
+    kind = getattr(torch, entry.dtype, None)
+    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+        raise CheckpointError(
+            f"This file holds {key[:80]} as {entry.dtype[:40]}, which cannot be computed with here: get it in fp16 or "
+            "fp32."
+        )
+    return kind
