@@ -59,10 +59,11 @@ class Catalog:
 
     def refresh(self) -> None:
         """Look at the disk again. Files known by path, size and time are not opened; others' headers are read."""
-        with self._lock, Reading() as reading:
+        with self._lock:
             seen: set[str] = set()
-            found = [found for folder in self.folders for found in model_files(folder, folder, seen)]
-            entries = [self._memory.recall(file, reading) for file in found]
+            found = [file for folder in self.folders for file in model_files(folder, folder, seen)]
+            with Reading(file.path for file in found if not self._memory.remembers(file)) as reading:
+                entries = [self._memory.recall(file, reading) for file in found]
             groups = [
                 [entry for entry in entries if isinstance(entry, kind)]
                 for kind in (AdapterEntry, EncoderEntry, UnusableEntry)

@@ -6,7 +6,7 @@ from ..errors import CheckpointError
 from . import foreign
 from .adapters import adapter
 from .encoders import encoder
-from .keys import bearers, normalise_keys
+from .keys import bearers
 from .refusals import INSTEAD, RefusedAdapter
 from .shapes import Shapes, some
 from .specs import AdapterSpec, EncoderSpec, UNetSpec
@@ -23,13 +23,14 @@ def identify(shapes: Shapes) -> Spec:
     """
     if not shapes:
         raise CheckpointError("This file holds no tensors: download it again.")
-    for name, (first, *others) in bearers(shapes).items():
+    named = bearers(shapes)
+    for name, (first, *others) in named.items():
         if any(shapes[other] != shapes[first] for other in others):
             raise RefusedAdapter(
                 f"This file holds {name[:80]} twice, under different prefixes and in different sizes, so it is not "
                 "clear which one counts: download the original file again."
             )
-    shapes = {name: tuple(shapes[key]) for name, key in normalise_keys(shapes).items()}
+    shapes = {name: tuple(shapes[key]) for name, (key, *_) in named.items()}
     if (sentence := foreign.first_sentence(foreign.ADAPTERS, shapes)) is not None:
         raise RefusedAdapter(sentence)
     spec: Spec | None = adapter(shapes) or unet(shapes)

@@ -21,7 +21,8 @@ _Place = tuple[int, ...]
 def normalise_key(key: str) -> str:
     """The published name of an adapter's tensor, whatever its container calls it; a layer's name as diffusers has it
     stays, because its number is known among the others alone. Idempotent."""
-    key = _WRAPPERS.sub("", key)
+    if key.startswith(("state_dict.", "module.")):
+        key = _WRAPPERS.sub("", key)
     for theirs, published in _PREFIXES.items():
         if key.startswith(theirs):
             return published + key.removeprefix(theirs)
@@ -36,7 +37,8 @@ def normalise_keys(keys: Iterable[str]) -> dict[str, str]:
 def bearers(keys: Iterable[str]) -> dict[str, list[str]]:
     """{published name: names in the file}; more than one for a tensor that is there under different prefixes."""
     names = {key: normalise_key(key) for key in keys}
-    layers = {key: match for key, name in names.items() if (match := _LAYER.fullmatch(name))}
+    processors = ((key, name) for key, name in names.items() if ".processor.to_" in name)
+    layers = {key: match for key, name in processors if (match := _LAYER.fullmatch(name))}
     if any(match[6] == "to_k_ip.weight" for match in layers.values()):  # else a LoRA, or a UNet with one
         numbers = {place: number for number, place in enumerate(sorted(set(map(_place, layers.values()))))}
         for key, match in layers.items():

@@ -39,22 +39,30 @@ class Memory:
         self.known = self._read()
         self.used: dict[str, Any] = {}
 
-    def recall(self, found: FoundFile, reading: Reading) -> Entry:
-        """The entry of a file, from memory if it has not changed, else from its header. Its name is yet to come."""
+    def remembers(self, found: FoundFile) -> bool:
+        """Whether the entry of a file is known without a look into it."""
+        return self._remembered(found) is not None
+
+    def _remembered(self, found: FoundFile) -> Entry | None:
         if found.problem is not None:
             return UnusableEntry("", found.path, found.folder, found.size, found.problem)
-        key = str(found.path)
         try:
-            size, mtime_ns, record = facts = self.known[key]
-            if (size, mtime_ns) == (found.size, found.mtime_ns):
-                entry = _from_record(found, record)
-                self.used[key] = facts
-                return entry
+            size, mtime_ns, record = self.known[str(found.path)]
+            return _from_record(found, record) if (size, mtime_ns) == (found.size, found.mtime_ns) else None
         except (TypeError, ValueError, KeyError, AttributeError):  # not there, or written by somebody else
-            pass
+            return None
+
+    def recall(self, found: FoundFile, reading: Reading) -> Entry:
+        """The entry of a file, from memory if it has not changed, else from its header. Its name is yet to come."""
+        key = str(found.path)
+        entry = self._remembered(found)
+        if entry is not None:
+            if found.problem is None:
+                self.used[key] = self.known[key]
+            return entry
         try:
             spec = recognise(found.path, reading.table)
-            record = {"kind": "adapter" if isinstance(spec, AdapterSpec) else "encoder", "spec": asdict(spec)}
+            record: _Record = {"kind": "adapter" if isinstance(spec, AdapterSpec) else "encoder", "spec": asdict(spec)}
         except CheckpointError as error:
             record = {"problem": error.detail, "refused": isinstance(error, RefusedAdapter)}
             if isinstance(error.__cause__, OSError):  # permissions can change without a trace in size or time

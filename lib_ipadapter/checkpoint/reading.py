@@ -16,6 +16,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ START = 30.0  # seconds that a process may take to begin
 WORK = 5.0  # seconds that a header may take to be read: a real one takes some thousandths
 WAIT = 30.0  # seconds that it may take with what the disk takes to answer
 LEAST = 0.5  # seconds of work that a file gets after many others have used up theirs
+AHEAD = 8  # files that the process is asked for before their turn
 LOOK = 0.1  # seconds between looks at the process
 ANSWER_LIMIT = 64_000_000  # bytes
 # Libraries for numbers would start a thread, with its memory, for each processor.
@@ -48,9 +51,14 @@ class Ended(Exception):
 
 
 class Reading:
-    """Reads tables of files, in another process as long as there can be one. To be used in a ``with``."""
+    """Reads tables of files, in another process as long as there can be one. To be used in a ``with``.
 
-    def __init__(self) -> None:
+    ``paths`` are the files that will be asked for, in that order: the process reads the next ones meanwhile.
+    """
+
+    def __init__(self, paths: Iterable[Path] = ()) -> None:
+        self._to_come = deque(paths)
+        self._asked: deque[Path] = deque()
         self._child: Child | None = None
         self._alone = False
         self._culprits = 0
@@ -65,23 +73,40 @@ class Reading:
     def table(self, path: Path) -> Table:
         """The table of a file. Raises CheckpointError like ``read_table``, and for a file that cannot be read within
         bounds."""
-        shown = printable(str(path))
         reader = self._reader()
         if reader is None:
-            log.warning("IP-Adapter: reading %s", shown)  # whatever happens now, the last file named is why
+            log.warning("IP-Adapter: reading %s", printable(str(path)))  # whatever happens, the last file is why
             return read_table(path)
-        log.info("IP-Adapter: reading %s", shown)
-        share = 0.5**self._culprits
         try:
-            return _table(reader.ask(path, max(LEAST, WORK * share), max(2 * LEAST, WAIT * share)))
+            self._ask(reader, path)
+            answer = reader.answer(max(2 * LEAST, WAIT * self._share))
         except Ended as ended:
             reader.end()
             self._child, self._culprits = None, self._culprits + 1
-            log.warning("IP-Adapter: %s %s", shown, ended)
+            self._to_come.extendleft(reversed([one for one in self._asked if one != path]))
+            self._asked.clear()
+            log.warning("IP-Adapter: %s %s", printable(str(path)), ended)
             # What may have been the disk's fault is tried again another time, as if it could not be opened.
             if ended.passing:
                 raise CheckpointError(f"This file {ended}: {WAITS}") from TimeoutError()
             raise CheckpointError(f"This file {ended}: {child.REMEDY}") from None
+        self._asked.popleft()
+        return _table(answer)
+
+    @property
+    def _share(self) -> float:
+        """Of the time that a file may take, what is left after those that used theirs up."""
+        return float(0.5**self._culprits)
+
+    def _ask(self, reader: Child, path: Path) -> None:
+        """Ask for a file, if that has not been done, and for some of those that come after it."""
+        assert not self._asked or self._asked[0] == path, "files are asked for in their order"
+        if not self._asked and (not self._to_come or self._to_come[0] != path):
+            self._to_come.appendleft(path)
+        while self._to_come and len(self._asked) < AHEAD:
+            self._asked.append(self._to_come.popleft())
+            log.info("IP-Adapter: reading %s", printable(str(self._asked[-1])))
+            reader.ask(self._asked[-1], max(LEAST, WORK * self._share))
 
     def _reader(self) -> Child | None:
         """The process, started where there is none; None where there can be none."""
@@ -118,15 +143,16 @@ class Child:
             self.end()
             raise
 
-    def ask(self, path: Path, work: float, wait: float) -> Any:
-        """The answer about a file. Raises Ended."""
+    def ask(self, path: Path, work: float) -> None:
+        """Ask for a file, which may take ``work`` seconds of work. Raises Ended where the process has gone."""
         question = json.dumps({"path": str(path), "seconds": work}).encode() + b"\n"
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(OSError):  # a process that has gone is seen where its answer is missing
             self._process.stdin.write(question)
             self._process.stdin.flush()
-        except OSError:
-            raise Ended("could not be asked for", passing=True) from None
+
+    def answer(self, wait: float) -> Any:
+        """The next answer, waited for so many seconds. Raises Ended."""
         line = self._next(wait)
         if not line.endswith(b"\n"):
             raise Ended(self._why() if len(line) < ANSWER_LIMIT else "has a larger table of tensors than any model")

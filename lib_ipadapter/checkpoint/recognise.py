@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, printable
 from .containers import read_table
 from .identify import identify
 from .keys import PAIRS, PROJ, normalise_keys
 from .specs import AdapterSpec, EncoderSpec, UNetSpec
-from .tensor_table import Table, TensorEntry
+from .tensor_table import NAME_LIMIT, Table, TensorEntry
 from .ties import named_variant, tie_break
 
 CHECKPOINT = (
@@ -29,10 +29,15 @@ def recognise(path: Path, table: Callable[[Path], Table] = read_table) -> Adapte
     spec = identify({key: entry.shape for key, entry in entries.items()})
     if isinstance(spec, UNetSpec):
         raise CheckpointError(CHECKPOINT)
-    spec = replace(spec, image_encoder=metadata.get("image_encoder"))
+    spec = replace(spec, image_encoder=_name_in(metadata, "image_encoder"))
     if isinstance(spec, AdapterSpec) and spec.alternatives:
         spec = _untied(path, spec, entries)
     return spec
+
+
+def _name_in(metadata: Mapping[str, str], key: str) -> str | None:
+    """A name in a header, as it can be shown and sent."""
+    return printable(metadata[key][:NAME_LIMIT]) if key in metadata else None
 
 
 def _untied(path: Path, spec: AdapterSpec, entries: Mapping[str, TensorEntry]) -> AdapterSpec:

@@ -1,4 +1,4 @@
-"""safetensors files, by the library of that name: it checks a header, and this makes its errors our sentences.
+"""safetensors files, by the library of that name: it checks a header and reads tensors; its errors become sentences.
 
 The library bounds tensors to the file: no two of them overlap, nothing lies between them, and none reaches beyond the
 end. Only how much of a header it is shown is bounded here.
@@ -51,28 +51,24 @@ def opened_by_library(path: str | Path, framework: str) -> Iterator[Any]:
 
 def table(path: str | Path) -> Table:
     """The tensors and texts in a file's header; no tensor is read. Raises like ``opened_by_library``."""
-    with opened_by_library(path, "numpy") as handle:
-        return Table(entries(handle, path), handle.metadata() or {})
+    with opened_by_library(path, "numpy"):
+        return accepted(path)
 
 
-def entries(handle: Any, path: str | Path) -> dict[str, TensorEntry]:
-    """The tensors that the library's handle of ``path`` tells of."""
-    names = list(handle.keys())
-    check_names(names)
-    parts = {name: handle.get_slice(name) for name in names}
-    if parts and not hasattr(next(iter(parts.values())), "get_dtype"):  # before safetensors 0.4
-        header = _header(path)
-        dtypes = {name: str(header[name]["dtype"]) for name in names}
-    else:
-        dtypes = {name: str(part.get_dtype()) for name, part in parts.items()}
-    found = {}
-    for name, part in parts.items():
-        shape = part.get_shape()
+def accepted(path: str | Path) -> Table:
+    """The table of a file that the library has just accepted. Read once more, as the JSON that it is: the library tells
+    dtypes since 0.4 only, and shapes by looking through all tensors for each one."""
+    header = _header(path)
+    metadata = header.pop("__metadata__", None) or {}
+    check_names(header)
+    entries = {}
+    for name, told in header.items():
+        shape, dtype = told["shape"], str(told["dtype"])[:40]
         if not is_sizes(shape):
             raise CheckpointError(f"This file's header gives {name[:80]} sizes that no tensor has. {AGAIN}")
-        dtype, _ = DTYPES.get(dtypes[name], (dtypes[name].lower(), None))
-        found[name] = TensorEntry(dtype, tuple(shape))
-    return found
+        known, _ = DTYPES.get(dtype, (dtype.lower(), None))
+        entries[name] = TensorEntry(known, tuple(shape))
+    return Table(entries, metadata)
 
 
 def _header(path: str | Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import CheckpointError
 from .containers import no_stumbling, opened, reader_of
-from .safetensors_files import entries, name_for_library, opened_by_library
+from .safetensors_files import accepted, name_for_library, opened_by_library
 from .tensor_table import AGAIN, StoredTensor, TensorEntry
 
 if TYPE_CHECKING:
@@ -40,15 +40,16 @@ def open_tensors(path: str | Path) -> Iterator[TensorFile]:
             yield _OfTorch(file, table)
             return
         with opened_by_library(name_for_library(path, file.fileno()), "pt") as handle:
-            yield _OfLibrary(handle, path)
+            with no_stumbling():
+                entries = accepted(path).entries
+            yield _OfLibrary(handle, entries)
 
 
 class _OfLibrary:
     """A safetensors file."""
 
-    def __init__(self, handle: Any, path: str | Path) -> None:
-        self._handle = handle
-        self.entries: Mapping[str, TensorEntry] = entries(handle, path)
+    def __init__(self, handle: Any, entries: Mapping[str, TensorEntry]) -> None:
+        self._handle, self.entries = handle, entries
 
     def read(self, key: str) -> Tensor:
         _floating(key, self.entries[key])

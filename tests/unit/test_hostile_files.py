@@ -146,37 +146,24 @@ def test_names_and_their_number_are_bounded(tmp_path: Path) -> None:
     assert "more tensors than any model" in refused(tmp_path / "x", 5)
 
 
-def test_half_precisions_and_eight_bits_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also by a library that does not tell dtypes, as it was before 0.4."""
+def test_half_precisions_and_eight_bits_are_listed(tmp_path: Path) -> None:
     entries = {
         "a": entry(dtype="BF16"), "b": entry(dtype="F8_E5M2", data_offsets=[4, 6]),
         "c": entry(dtype="F8_E4M3", data_offsets=[6, 8]), "d": entry(dtype="U16", data_offsets=[8, 12]),
     }  # fmt: skip
     (tmp_path / "x").write_bytes(header({"__metadata__": {"k": "v"}, **entries}, body=b"\0" * 12))
-    dtypes = {"a": "bfloat16", "b": "float8_e5m2", "c": "float8_e4m3fn", "d": "u16"}
-    real = safetensors_files.library.safe_open
+    table = read_table(tmp_path / "x")
+    dtypes = {name: entry.dtype for name, entry in table.entries.items()}
+    assert dtypes == {"a": "bfloat16", "b": "float8_e5m2", "c": "float8_e4m3fn", "d": "u16"}
+    assert table.metadata == {"k": "v"}
 
-    class Old:
-        def __init__(self, path: str, framework: str) -> None:
-            self.handle = real(path, framework=framework)
 
-        def __enter__(self) -> Old:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self.handle, name)
-
-        def get_slice(self, name: str) -> object:
-            return SimpleNamespace(get_shape=self.handle.get_slice(name).get_shape)
-
-    for one in (real, Old):
-        monkeypatch.setattr(safetensors_files.library, "safe_open", one)
-        table = read_table(tmp_path / "x")
-        assert {name: entry.dtype for name, entry in table.entries.items()} == dtypes
-        assert table.metadata == {"k": "v"}
+def test_a_file_of_many_tensors_takes_no_longer_than_their_number_asks_for(tmp_path: Path) -> None:
+    many = {f"ip_adapter.{i}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(90_000)}
+    (tmp_path / "x.safetensors").write_bytes(header(many))
+    begin = time.monotonic()
+    assert "half an IP-Adapter" in listed(tmp_path).problems[0].problem
+    assert time.monotonic() - begin < 10
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
@@ -256,9 +243,7 @@ def test_a_file_that_harms_its_reader_is_named_remembered_and_the_only_one(tmp_p
     assert names(catalog.adapters) == ["a", "z"]
     assert sentence in catalog.problems[0].problem
     told = [record.getMessage() for record in caplog.records]
-    assert told.index(f"IP-Adapter: reading {folder / 'bad.safetensors'}") < told.index(
-        f"IP-Adapter: reading {folder / 'z.safetensors'}"
-    )
+    assert f"IP-Adapter: reading {folder / 'bad.safetensors'}" in told
     caplog.clear()
     with caplog.at_level(logging.INFO, "ip-adapter"):
         again = listed(folder, memory=memory)
@@ -320,7 +305,7 @@ def test_the_process_imports_no_torch_and_gives_the_same_tables(tmp_path):
     with Reading() as reader:
         table = reader.table(tmp_path / "x.safetensors")
         assert table.entries == read_table(tmp_path / "x.safetensors").entries
-        assert table.metadata == {"image_encoder": "e" * 200}
+        assert table.metadata == {"image_encoder": "e" * 200}  # asked for without having been announced
         ours = {name: (e.dtype, e.shape) for name, e in reader.table(tmp_path / "y.bin").entries.items()}
         assert ours == {name: (e.dtype, e.shape) for name, e in read_table(tmp_path / "y.bin").entries.items()}
         pid = reader._child._process.pid

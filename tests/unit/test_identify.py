@@ -25,8 +25,10 @@ from tests.helpers.checkpoint_shapes import (
     adapter,
     base,
     faceid,
+    faceid_plus,
     linear,
     norm,
+    pairs,
     perceiver_layers,
     resampler,
     without,
@@ -117,10 +119,13 @@ def test_normalising_twice_is_normalising_once(text, prefix):
     assert normalise_key(once) == once
 
 
-def test_a_file_with_one_tensor_under_two_prefixes_is_refused():
-    shapes = SMALL["base"] | {"image_proj_model.norm.bias": (768,)}
-    with pytest.raises(RefusedAdapter, match=r"image_proj\.norm\.bias twice.*again"):
-        identify(shapes)
+def test_a_tensor_under_two_prefixes_is_one_if_its_sizes_are():
+    twice = SMALL["base"] | {
+        f"image_proj_model.{key[11:]}": s for key, s in SMALL["base"].items() if "image_proj" in key
+    }
+    assert identify(twice) == identify(SMALL["base"])
+    with pytest.raises(RefusedAdapter, match=r"image_proj\.norm\.bias twice.*different sizes.*again"):
+        identify(SMALL["base"] | {"image_proj_model.norm.bias": (7,)})
 
 
 SD15, PLUS, FACEID = PUBLISHED["sd15"][0], PUBLISHED["plus_sd15"][0], PUBLISHED["faceid_sd15"][0]
@@ -229,6 +234,26 @@ FOREIGN = {
         r"SD3\.5",
     ),
     "PhotoMaker": ({"id_encoder.x": (2,), "lora_weights.y": (2,)}, "PhotoMaker"),
+    "CSGO": (
+        {f"{half}_image_proj.{key}": s for half in ("content", "style") for key, s in base(1280, 2048).items()}
+        | {f"ip_adapter.{key}": s for key, s in pairs(XL_WIDTHS, 2048).items()},
+        "a CSGO model, which has a projection each for content and style",
+    ),
+    "StyleShot": (
+        {f"style_image_proj_modules.{i}.{key}": s for i in range(3) for key, s in base(1024, 768).items()}
+        | {f"adapter_modules.{key}": s for key, s in pairs(SD_WIDTHS, 768).items()},
+        "a StyleShot model",
+    ),
+    "ConsistentID": (adapter(faceid_plus(768)) | {"FacialEncoder.fc1.weight": (2, 2)}, "a ConsistentID model"),
+    "MS-Diffusion": (
+        {f"image_proj.{key}": s for key, s in resampler(1280, 1280, 20, 2048).items()}
+        | {f"ms_adapter.{key}": s for key, s in pairs(XL_WIDTHS, 2048).items()},
+        "an MS-Diffusion model",
+    ),
+    "EasyRef": (
+        adapter(resampler(1280, 1280, 20, 2048), **XL) | {"mllm_final_layer.weight": (2, 2)},
+        "an EasyRef model",
+    ),
 }
 OTHER = {
     "LoRA": (
