@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import printable
 from .specs import AdapterSpec, EncoderSpec
 
 
@@ -16,6 +17,16 @@ class Entry:
     path: Path
     folder: Path
     size: int
+
+    @property
+    def file(self) -> str:
+        """Its place in the folder that was searched, as it can be shown and sent."""
+        return printable(self.path.relative_to(self.folder).as_posix())
+
+    @property
+    def file_name(self) -> str:
+        """The file's own name, as it can be shown and sent."""
+        return printable(self.path.name)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, printable
 from .entries import Entry
 from .folders import ENDINGS
+from .tensor_table import NAME_LIMIT
 
+FEW = 8  # names in a sentence
 _Entry = TypeVar("_Entry", bound=Entry)
 
 
@@ -24,16 +26,20 @@ def _names(entry: Entry) -> list[str]:
         above = f"{part.strip(os.sep)}/{above}"
         names.append(f"{above}{inside.with_suffix('').as_posix()}")
         names.append(f"{above}{inside.as_posix()}")
-    return [name.encode("utf-8", "replace").decode().strip() for name in names]
+    return [printable(name).strip() for name in names]
 
 
 def named(entries: Sequence[_Entry]) -> list[_Entry]:
     """The entries by name, each under its shortest name that no other has."""
     choices = [_names(entry) for entry in entries]
     bearers = Counter(name for names in choices for name in {name.casefold() for name in names})
-    named = []
+    named: list[_Entry] = []
+    alike: Counter[str] = Counter()  # files whose names differ in what cannot be shown alone
     for entry, names in zip(entries, choices, strict=True):
-        unique = next((name for name in names if bearers[name.casefold()] == 1), names[-1])
+        unique = next((name for name in names if bearers[name.casefold()] == 1), None)
+        if unique is None:
+            alike[names[-1]] += 1
+            unique = f"{names[-1]} ({alike[names[-1]]})"
         named.append(replace(entry, name=unique))
     return sorted(named, key=lambda entry: (entry.name.casefold(), entry.name))
 
@@ -46,9 +52,15 @@ def matching(entries: Sequence[_Entry], wanted: str) -> _Entry | None:
     found = [entry for entry in entries if wanted in map(str.casefold, _names(entry))]
     if len({entry.path.with_suffix("") for entry in found}) > 1:
         raise CheckpointError(
-            f"{wanted} means several files: choose one of {', '.join(entry.name for entry in found)}."
+            f"{shown(wanted)} means several files: choose one of {few([entry.name for entry in found])}."
         )
     return min(found, key=lambda entry: ENDINGS.index(entry.path.suffix.lower()), default=None)
+
+
+def few(names: Sequence[str]) -> str:
+    """Some names, and how many more there are, for a sentence."""
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(name[:NAME_LIMIT] for name in names[:FEW]) + more
 
 
 def shown(name: str) -> str:

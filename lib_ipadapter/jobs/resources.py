@@ -32,7 +32,7 @@ def _errors_name_file(entry: Entry) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        raise CheckpointError(f"{entry.path.name} cannot be used. {error.detail}") from error
+        raise CheckpointError(f"{entry.file_name} cannot be used. {error.detail}") from error
 
 
 class Resources:
@@ -58,7 +58,7 @@ class Resources:
             stat = entry.path.stat()
         except OSError as error:
             raise CheckpointError(
-                f"{entry.path.name} cannot be read any more ({error.strerror}): refresh the list of models."
+                f"{entry.file_name} cannot be read any more ({error.strerror}): refresh the list of models."
             ) from error
         return (str(entry.path), stat.st_size, stat.st_mtime_ns)
 

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from ..checkpoint.catalog import Catalog
 from ..checkpoint.entries import AdapterEntry
 from ..checkpoint.wanted import encoder_wanted
-from ..errors import IPAdapterError
+from ..errors import IPAdapterError, printable
 from ..presets.document import check_storable
 from ..presets.store import MAX_ARCHIVE, PresetError, Store, checked_name
 from .guards import guards_of, wants
@@ -30,7 +30,7 @@ def _adapter(entry: AdapterEntry) -> dict[str, Any]:
         "encoder": encoder_wanted(spec),
         "tokens": spec.tokens,
         "parameters": spec.parameters,
-        "file": entry.path.relative_to(entry.folder).as_posix(),
+        "file": entry.file,
     }
 
 
@@ -40,11 +40,8 @@ def models(catalog: Catalog, refresh: bool = False) -> dict[str, Any]:
         catalog.refresh()
     return {
         "adapters": [_adapter(entry) for entry in catalog.adapters],
-        "encoders": [
-            {"name": e.name, "kind": e.spec.kind, "file": e.path.relative_to(e.folder).as_posix()}
-            for e in catalog.encoders
-        ],
-        "folders": [str(folder) for folder in catalog.folders],
+        "encoders": [{"name": e.name, "kind": e.spec.kind, "file": e.file} for e in catalog.encoders],
+        "folders": [printable(str(folder)) for folder in catalog.folders],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -70,3 +71,15 @@ def test_no_page_of_another_site_reads_or_changes_anything(host: Host) -> None:
         host.client.post("/ip-adapter/preview", json={}, headers={"Origin": "https://evil.example"}).status_code == 403
     )
     assert host.client.get("/ip-adapter/models").headers.get("access-control-allow-origin") is None
+
+
+def test_the_list_of_models_has_files_under_any_name(host: Host, folder: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.safetensors"))
+    odd.write_bytes((folder / "base.safetensors").read_bytes())
+    try:
+        answer = host.client.get("/ip-adapter/models?refresh=true")
+        assert answer.status_code == 200
+        assert "caf?.safetensors" in [adapter["file"] for adapter in answer.json()["adapters"]]
+    finally:
+        odd.unlink()
+        host.client.get("/ip-adapter/models?refresh=true")

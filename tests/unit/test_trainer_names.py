@@ -1,4 +1,4 @@
-"""Adapters as the published trainer saves them: their layers under diffusers' names, which say where each one stands."""
+"""Adapters as the published trainer saves them: their layers under diffusers' names, which tell its place."""
 
 from __future__ import annotations
 

@@ -166,9 +166,9 @@ def _models(module: Any, entry: AdapterEntry) -> tuple[str, str]:
 def _missing(module: Any, entry: AdapterEntry, face: str | None, points: str | None) -> list[str]:
     missing = []
     if face is None:
-        missing.append(f"{entry.path.name} in a folder that it searches, such as models/ControlNet")
+        missing.append(f"{entry.file_name} in a folder that it searches, such as models/ControlNet")
     elif NAME_PART not in str(_files(module).get(face) or entry.path):
-        missing.append(f"{entry.path.name} under a name with “{NAME_PART}” in it, which is all it goes by")
+        missing.append(f"{entry.file_name} under a name with “{NAME_PART}” in it, which is all it goes by")
     if points is None:
         missing.append(
             "ControlNetModel/diffusion_pytorch_model.safetensors from InstantX/InstantID, saved as "

@@ -39,7 +39,7 @@ def about(model: str | None, catalog: Catalog) -> str:
     problems = []
     try:
         encoder = encoder_for(adapter, catalog)
-        parts.append(f"{encoder_wanted(spec)} in {encoder.path.name}, {size(encoder.size)}")
+        parts.append(f"{encoder_wanted(spec)} in {encoder.file_name}, {size(encoder.size)}")
     except IPAdapterError as error:
         problems.append(error.detail)
     topology = host.current().present_topology()
