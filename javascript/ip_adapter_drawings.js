@@ -5,9 +5,9 @@
     // asked again.
 
     function lookOf(sheet) {
-        const {images, region, crop} = ipAdapter.shownUnit(sheet);
+        const {images, region, crop, encoder} = ipAdapter.shownUnit(sheet);
         const references = (images ?? []).map(({key, waiting, negative, mask}) => [key, waiting, negative, mask]);
-        return JSON.stringify([sheet.shown, references, region, references.length ? crop : null]);
+        return JSON.stringify([sheet.shown, references, region, references.length ? crop : null, encoder]);
     }
     function noteLook(tab, sheet) {
         tab.cards.look = lookOf(sheet);

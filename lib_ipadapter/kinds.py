@@ -266,6 +266,20 @@ class Text(Kind):
 
 
 @dataclass(frozen=True)
+class EncoderName(Text):
+    """The name of an image encoder; ``empty`` stands for the one that an adapter is for."""
+
+    empty: str = "auto"
+
+    def parse(self, value: Any, name: str, wording: Wording = Wording.API) -> str:
+        return super().parse(value, name, wording) or self.empty
+
+    @property
+    def values(self) -> str:
+        return f'`"{self.empty}"`, or the name of an image encoder'
+
+
+@dataclass(frozen=True)
 class ModelName(Kind):
     """The name of an adapter."""
 

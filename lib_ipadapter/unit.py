@@ -9,7 +9,7 @@ from typing import Any
 from .bases import blocks_of_each
 from .errors import UnitError
 from .fields import PanelPlace, declared, settings_of
-from .kinds import BlockFactors, Choice, Flag, ModelName, Number, PictureKind, Text, Weight, Wording
+from .kinds import BlockFactors, Choice, EncoderName, Flag, ModelName, Number, PictureKind, Text, Weight, Wording
 from .reference import WEIGHT, References
 from .reference import Reference as Reference
 from .weighting import INVERTING, SCALINGS, WEIGHT_TYPES, Curve, LayerWeights
@@ -166,6 +166,16 @@ class Unit:
         ),
         about="words whose meaning is projected out of the reference (base adapters; needs an encoder file with its "
         "text encoder)",
+    ))
+    encoder: str = field(default="auto", metadata=declared(
+        EncoderName(500),
+        PanelPlace(
+            "Image encoder",
+            "Which image encoder reads the references, where several fit: the line below the model names them.",
+            order=16, placeholder="auto",
+        ),
+        about="which image encoder reads the references, as `GET /ip-adapter/models` lists it; `\"auto\"` takes the "
+        "one that the adapter is for",
     ))
     noise: float = field(default=0.0, metadata=declared(
         Number(0, 1),

@@ -12,9 +12,11 @@ from .entries import AdapterEntry, EncoderEntry, Entry, UnusableEntry
 from .folders import model_files
 from .load import same_image_tower
 from .memory import Memory
-from .names import matching, named, shown
+from .names import few, matching, named, shown
 from .reading import Reading
 from .wanted import PUBLISHED, WITH_TEXT_TOWER, missing_encoder
+
+AUTO = "auto"  # in the place of an image encoder's name
 
 
 class Catalog:
@@ -97,24 +99,47 @@ class Catalog:
             "refresh the list of models."
         )
 
-    def find_encoder(self, width: int, source: str, *, trained_with: str | None = None) -> EncoderEntry:
-        """The image encoder whose ``source`` ("pooled" or "penultimate") is ``width`` wide.
+    def fitting_encoders(self, width: int, source: str) -> list[EncoderEntry]:
+        """The image encoders whose ``source`` ("pooled" or "penultimate") is ``width`` wide, by name."""
+        size = {"pooled": "projection", "penultimate": "width"}[source]
+        return [entry for entry in self.encoders if getattr(entry.spec, size) == width]
+
+    def find_encoder(
+        self, width: int, source: str, *, trained_with: str | None = None, name: str = AUTO
+    ) -> EncoderEntry:
+        """The image encoder whose ``source`` ("pooled" or "penultimate") is ``width`` wide: the one of that ``name``,
+        or the one that the adapter is for.
 
         An adapter that names what it was ``trained_with`` fits that encoder alone, and an encoder with such a name
-        fits no other adapter: equal widths do not make two encoders one. Of several, the published one for that job
-        counts first, then the name. Raises CheckpointError if there is none; it names the file to get and the folder
-        for it.
+        fits no other adapter: equal widths do not make two encoders one. Nor does one with a published one's sizes and
+        another activation fit, unless it is named. Of several, the published one for that job counts first, then the
+        name. Raises CheckpointError if there is none; it names the file to get and the folder for it.
         """
-        size = {"pooled": "projection", "penultimate": "width"}[source]
+        fitting = self.fitting_encoders(width, source)
+        if name != AUTO:
+            return self._named_encoder(name, width, source, fitting)
         wanted = PUBLISHED.get((source, width))
-        fitting = [
-            entry for entry in self.encoders
-            if getattr(entry.spec, size) == width and entry.spec.image_encoder == trained_with
-        ]  # fmt: skip
-        if fitting:
-            return min(fitting, key=lambda entry: wanted is None or entry.spec.kind != wanted.kind)
+        own = [entry for entry in fitting if entry.spec.image_encoder == trained_with]
+        meant = [entry for entry in own if not entry.spec.retrained]
+        if meant:
+            return min(meant, key=lambda entry: wanted is None or entry.spec.kind != wanted.kind)
         folder = next(iter(self.encoder_folders or self.adapter_folders), "models/clip_vision")
-        raise CheckpointError(missing_encoder(width, source, trained_with, folder))
+        raise CheckpointError(missing_encoder(width, source, trained_with, folder, self._entries))
+
+    def _named_encoder(self, name: str, width: int, source: str, fitting: Sequence[EncoderEntry]) -> EncoderEntry:
+        """The image encoder that a unit asks for by its name. Raises CheckpointError for one that does not fit."""
+        entry = matching(self.encoders, name.replace("\\", "/").casefold())
+        if entry in fitting and entry is not None:
+            return entry
+        what = f"no image encoder is called {shown(name)}"
+        if entry is not None:
+            made = entry.spec.projection if source == "pooled" else entry.spec.width
+            what = (
+                f"the image encoder {entry.name} ({entry.spec.kind}) makes {source} embeddings {made} wide, where the "
+                f"adapter takes {width}"
+            )
+        instead = f"choose {few([one.name for one in fitting])}, or leave" if fitting else "leave"
+        raise CheckpointError(f"{what}: {instead} the unit's encoder at “{AUTO}”.")
 
     def find_text_tower(self, encoder: EncoderEntry) -> EncoderEntry:
         """The file with the text tower that was trained together with the image encoder ``encoder``.

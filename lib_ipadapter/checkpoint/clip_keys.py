@@ -93,8 +93,17 @@ class Tower(NamedTuple):
     @property
     def depth(self) -> int:
         """The number of its blocks."""
+        return len(self._blocks)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether a block before its last one is missing, as in a part of a file."""
+        return self._blocks != {str(number) for number in range(self.depth)}
+
+    @property
+    def _blocks(self) -> set[str]:
         blocks = self.key(BLOCKS)
-        return len({key.removeprefix(blocks).split(".")[0] for key in self.keys if key.startswith(blocks)})
+        return {key.removeprefix(blocks).split(".")[0] for key in self.keys if key.startswith(blocks)}
 
 
 def _renamed(name: str, table: Mapping[str, str]) -> str:

@@ -38,6 +38,11 @@ def encoder(shapes: Shapes) -> EncoderSpec | None:
                 f"This file is a CLIP image encoder without a usable {tower.prefix}{key}: get the complete encoder, "
                 "such as models/image_encoder/model.safetensors from h94/IP-Adapter."
             )
+    if tower.has_gaps:
+        raise CheckpointError(
+            "This file is a CLIP image encoder that lacks some of its blocks: get the complete encoder, such as "
+            "models/image_encoder/model.safetensors from h94/IP-Adapter."
+        )
     width, _, patch, _ = found[patches]
     size = _grid(found[positions][0]) * patch
     projection = _projection(found, tower)

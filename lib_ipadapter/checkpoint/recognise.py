@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from .identify import identify
 from .keys import PAIRS, PROJ, normalise_keys
 from .specs import AdapterSpec, EncoderSpec, UNetSpec
 from .tensor_table import NAME_LIMIT, Table, TensorEntry
-from .ties import named_variant, tie_break
+from .ties import named_variant, tie_break, with_activation
 
+PART = re.compile(r"-([0-9]{1,5})-of-([0-9]{1,5})$")  # how transformers and diffusers name the parts of a model
+HASH_LIMIT = 4 * 2**30  # bytes; the largest file that a hash is known of has 1.5 GB
 CHECKPOINT = (
     "This file is a Stable Diffusion checkpoint, not an adapter: put it into models/Stable-diffusion and choose it as "
     "the checkpoint."
@@ -26,13 +29,18 @@ def recognise(path: Path, table: Callable[[Path], Table] = read_table) -> Adapte
 
     ``table`` reads the header."""
     entries, metadata = table(path)
+    if (part := PART.search(path.stem)) and int(part[2]) > 1:
+        raise CheckpointError(
+            f"This file is part {int(part[1])} of {int(part[2])} of a model that was saved in parts: get the model in "
+            "one file, or join its parts into one .safetensors file."
+        )
     spec = identify({key: entry.shape for key, entry in entries.items()})
     if isinstance(spec, UNetSpec):
         raise CheckpointError(CHECKPOINT)
     spec = replace(spec, image_encoder=_name_in(metadata, "image_encoder"))
-    if isinstance(spec, AdapterSpec) and spec.alternatives:
-        spec = _untied(path, spec, entries)
-    return spec
+    if isinstance(spec, EncoderSpec):
+        return with_activation(spec, path.stem, metadata.get("activation"))
+    return _untied(path, spec, entries) if spec.alternatives else spec
 
 
 def _name_in(metadata: Mapping[str, str], key: str) -> str | None:
@@ -46,6 +54,7 @@ def _untied(path: Path, spec: AdapterSpec, entries: Mapping[str, TensorEntry]) -
     dtypes = [{entries[key].dtype for name, key in names.items() if name.startswith(half)} for half in (PROJ, PAIRS)]
     # Only a FaceID-Plus whose name says nothing is read whole, once: dtypes tell the other tie's published files apart.
     silent = spec.projection == "FaceIDPlus" and named_variant(spec, path.stem) is None
+    silent = silent and path.stat().st_size <= HASH_LIMIT
     return tie_break(spec, path.stem, sha256(path) if silent else None, mixed_dtypes=dtypes[0] != dtypes[1])
 
 

@@ -1,11 +1,12 @@
-"""Variants whose files have the same shapes: the likeliest one by hash, name and dtypes."""
+"""What shapes leave open, variants of adapters and activations of encoders: the likeliest by hash, name and dtypes."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
 
-from .specs import AdapterSpec
+from .encoders import ENCODERS
+from .specs import AdapterSpec, EncoderSpec
 
 # SHA-256 of published files whose shapes fit two variants. A copy saved anew has another hash: a hint, no requirement.
 HASHES = {
@@ -20,6 +21,27 @@ NAMES = (
     (re.compile(r"unnorm|portrait"), "faceid-portrait-unnorm"),
     (re.compile(r"instant[-_ ]?id"), "instantid"),
 )
+
+# The activation of an encoder, which is in no shape: what a file's name says of it. DFN's and MetaCLIP's encoders have
+# the sizes of LAION's and QuickGELU, LAION's and DataComp's smaller ones have the sizes of OpenAI's and GELU.
+ACTIVATIONS = (
+    (re.compile(r"quick[-_ ]?gelu|dfn|meta[-_ ]?clip"), "quick_gelu"),
+    (re.compile(r"laion|datacomp"), "gelu"),
+)
+
+
+def with_activation(spec: EncoderSpec, stem: str, told: str | None = None) -> EncoderSpec:
+    """``spec`` with the activation that its file tells: its metadata ("gelu" or "quick_gelu"), else its name; as its
+    sizes have it where neither does. An encoder of published sizes with another activation is another training."""
+    if told not in ("gelu", "quick_gelu"):
+        told = next((activation for name, activation in ACTIVATIONS if name.search(stem.lower())), None)
+    if told is None or (told == "quick_gelu") == spec.quick_gelu:
+        return spec
+    quick = not spec.quick_gelu
+    text = None if spec.text is None else replace(spec.text, quick_gelu=quick)
+    published = spec.kind in ENCODERS.values()
+    kind = f"{spec.kind}{'-quickgelu' if quick else ' with GELU'}"
+    return replace(spec, kind=kind, quick_gelu=quick, text=text, retrained=published)
 
 
 def named_variant(spec: AdapterSpec, stem: str) -> str | None:

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from .entries import EncoderEntry, Entry, UnusableEntry
 from .names import shown
 from .specs import AdapterSpec
 
 
 class WantedEncoder(NamedTuple):
-    """An encoder to get: its kind, the file to download, and the name to save it under."""
+    """An encoder to get: its kind, the file to download, the name to save it under, and what such names look like."""
 
     kind: str
     file: str
     save_as: str
+    looks: re.Pattern[str]
+
+
+def _looks(letters: str) -> re.Pattern[str]:
+    """Names with "ViT-H", "clip_h", "CLIP-ViT-H-14" and the like in them."""
+    return re.compile(rf"(?:vit|clip)[-_ ]?(?:{letters})(?![a-z])")
 
 
 _H = WantedEncoder(
-    "ViT-H-14", "models/image_encoder/model.safetensors from h94/IP-Adapter", "CLIP-ViT-H-14.safetensors"
+    "ViT-H-14",
+    "models/image_encoder/model.safetensors from h94/IP-Adapter",
+    "CLIP-ViT-H-14.safetensors",
+    _looks("h"),
 )
 _BIG_G = WantedEncoder(
-    "ViT-bigG-14", "sdxl_models/image_encoder/model.safetensors from h94/IP-Adapter", "CLIP-ViT-bigG-14.safetensors"
+    "ViT-bigG-14",
+    "sdxl_models/image_encoder/model.safetensors from h94/IP-Adapter",
+    "CLIP-ViT-bigG-14.safetensors",
+    _looks("g|big[-_ ]?g"),
 )
-_L = WantedEncoder("ViT-L-14", "model.safetensors from openai/clip-vit-large-patch14", "CLIP-ViT-L-14.safetensors")
+_L = WantedEncoder(
+    "ViT-L-14",
+    "model.safetensors from openai/clip-vit-large-patch14",
+    "CLIP-ViT-L-14.safetensors",
+    _looks("l|large"),
+)
 # Which published encoder puts out embeddings of which source and width.
 PUBLISHED = {
     ("pooled", 1024): _H,
@@ -42,8 +62,11 @@ WITH_TEXT_TOWER = {
 }
 
 
-def missing_encoder(width: int, source: str, trained_with: str | None, folder: Path | str) -> str:
-    """The sentence about an encoder that is not there: the file to get, and the folder for it."""
+def missing_encoder(
+    width: int, source: str, trained_with: str | None, folder: Path | str, there: Iterable[Entry] = ()
+) -> str:
+    """The sentence about an encoder that is not there: the file to get, and the folder for it. Where one of the files
+    that are ``there`` only seems to be it, the sentence says what that one is."""
     wanted = PUBLISHED.get((source, width))
     if trained_with is not None:
         return (
@@ -56,9 +79,28 @@ def missing_encoder(width: int, source: str, trained_with: str | None, folder: P
             f"encoder that the adapter was trained with into {folder} and refresh the list of models."
         )
     return (
-        f"the image encoder {wanted.kind} is missing ({source} embeddings {width} wide): download {wanted.file}, put "
-        f"it into {folder} as {wanted.save_as}, and refresh the list of models."
+        f"the image encoder {wanted.kind} is missing ({source} embeddings {width} wide{_mistakable(wanted, there)}): "
+        f"download {wanted.file}, put it into {folder} as {wanted.save_as}, and refresh the list of models."
     )
+
+
+def _mistakable(wanted: WantedEncoder, there: Iterable[Entry]) -> str:
+    """What the files under a wanted encoder's name are, if they are not that one."""
+    told = []
+    for entry in there:
+        is_named_so = wanted.looks.search(entry.path.stem.lower()) is not None
+        if isinstance(entry, EncoderEntry):
+            is_twin = entry.spec.retrained and entry.spec.kind.startswith(wanted.kind)
+            what = f"it is {entry.spec.kind}" + (", which can be chosen as the unit's encoder" if is_twin else "")
+            is_named_so = is_named_so or is_twin
+        elif isinstance(entry, UnusableEntry) and not entry.refused:
+            is_simple = entry.problem.startswith("This file is ")
+            what = f"it {entry.problem[10:].split(':')[0].split('. ')[0]}" if is_simple else "it cannot be used"
+        else:
+            continue
+        if is_named_so:
+            told.append(f"; {entry.file_name[:100]} is there, but {what}")
+    return "".join(told[:2])
 
 
 def encoder_wanted(spec: AdapterSpec) -> str:

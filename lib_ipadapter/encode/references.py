@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from ..errors import CheckpointError
 from .cache import ByteCache
 from .combine import combine
 from .device import Device
@@ -151,6 +152,7 @@ class References:
                     self.progress(f"encoding reference {self.done} of {self.total}")
                 views = shown.pixels(size, unit.crop)
                 embedding = torch.cat([encode_one(encoder, view[None], unit.source) for view in views])
+                check_finite(embedding, f"the image encoder {unit.encoder.file_name}")
                 key = self._key(unit, shown)
                 self.encoded[key] = embedding
                 self.encoders.cache.put(key, embedding, embedding.numel() * embedding.element_size())
@@ -166,6 +168,16 @@ def encode_one(encoder: ImageEncoder, pixels: Tensor, source: OneSource) -> Tens
         log.warning("IP-Adapter: no room for the image encoder on the device, so it works on the CPU.")
         embedding = encoder.to("cpu").encode(pixels, source)
     return embedding.of(source).float().cpu()
+
+
+def check_finite(embedding: Tensor, encoder: str) -> None:
+    """Raises CheckpointError for an embedding with NaN or infinities, before anybody remembers it. ``encoder``: what
+    made it, with its file's name."""
+    if not torch.isfinite(embedding).all():
+        raise CheckpointError(
+            f"{encoder} puts out numbers that are not finite (NaN or infinity): download the file again, or, if that "
+            "changes nothing, start the WebUI with --no-half."
+        )
 
 
 def shuffled(pixels: Tensor, content_hash: str) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..attend.layers import Topology
-from ..checkpoint.catalog import Catalog
+from ..checkpoint.catalog import AUTO, Catalog
 from ..checkpoint.entries import AdapterEntry, EncoderEntry
 from ..errors import CheckpointError, MismatchError
 
@@ -39,12 +39,19 @@ def check_fit(
     raise MismatchError(f"adapter {adapter.name} is for {made_for}, {model} is {is_for}: {remedy}.")
 
 
-def encoder_for(adapter: AdapterEntry, catalog: Catalog) -> EncoderEntry:
-    """The image encoder that feeds ``adapter``. Raises CheckpointError where it needs a face, or has none here."""
+def encoder_for(adapter: AdapterEntry, catalog: Catalog, name: str = AUTO) -> EncoderEntry:
+    """The image encoder that feeds ``adapter``, the one of that ``name`` if one is given. Raises CheckpointError where
+    it needs a face, or has none here."""
     spec = adapter.spec
     if spec.source not in SOURCES:
         raise CheckpointError(
             f"adapter {adapter.name} ({spec.variant}) is fed with a face recognition embedding, which this version "
             "cannot make: choose an adapter that is fed by an image encoder."
         )
-    return catalog.find_encoder(spec.embedding_width, spec.source, trained_with=spec.image_encoder)
+    return catalog.find_encoder(spec.embedding_width, spec.source, trained_with=spec.image_encoder, name=name)
+
+
+def other_encoders(adapter: AdapterEntry, encoder: EncoderEntry, catalog: Catalog) -> list[EncoderEntry]:
+    """The image encoders besides ``encoder`` that a unit may choose for ``adapter``."""
+    fitting = catalog.fitting_encoders(adapter.spec.embedding_width, adapter.spec.source)
+    return [entry for entry in fitting if entry != encoder]

@@ -123,7 +123,7 @@ def plan_unit(unit: Unit, topology: Topology, blocks: int, catalog: Catalog) -> 
     with errors_name_unit(unit.number):
         adapter = _looked_up(catalog, lambda: catalog.find(unit.model))
         check_fit(adapter, topology, catalog)
-        encoder = _looked_up(catalog, lambda: encoder_for(adapter, catalog))
+        encoder = _looked_up(catalog, lambda: encoder_for(adapter, catalog, unit.encoder))
         strengths = spread(unit.weight_type, blocks, unit.composition_weight, unit.boost, unit.layer_weights)
         text_encoder = _text_encoder(unit, adapter, encoder, catalog)
         references, notes = _decoded(unit.references, "images", "the reference: ")

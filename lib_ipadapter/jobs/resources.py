@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..encode.cache import ByteCache
+from ..encode.references import check_finite
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Resources:
             with _errors_name_file(entry):
                 tower = TextTower.from_state(entry.spec.text, load.load_text_state(entry.path), dtype=torch.float32)
             embedding = tower.embed(text)
+            check_finite(embedding, f"the text encoder {entry.file_name}")
             self.cache.put(key, embedding, embedding.numel() * embedding.element_size())
         return embedding
 

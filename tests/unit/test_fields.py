@@ -122,7 +122,9 @@ LATER = {
     "weight", "start", "end", "weight_type", "layer_weights", "composition_weight", "boost", "embeds_scaling",
     "region_mask", "region_feather", "hires", "influence_map", "keypoints_weight", "enabled",
 }  # fmt: skip
-TOKENS = {"model", "references", "negative_references", "crop", "combine", "subtract_prompt", "noise", "batch"}
+TOKENS = {
+    "model", "encoder", "references", "negative_references", "crop", "combine", "subtract_prompt", "noise", "batch",
+}  # fmt: skip
 
 
 def test_what_image_tokens_depend_on_is_all_but_what_acts_later() -> None:

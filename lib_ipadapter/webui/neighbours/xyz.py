@@ -13,10 +13,10 @@ from typing import Any
 
 from modules import scripts
 
-from ...checkpoint.catalog import Catalog
+from ...checkpoint.catalog import AUTO, Catalog
 from ...errors import CheckpointError, IPAdapterError, UnitError
 from ...fields import choices_of, settings_of
-from ...kinds import ModelName
+from ...kinds import EncoderName, ModelName
 from ...unit import Unit
 from .. import host, options
 from ..host import record
@@ -137,13 +137,17 @@ def axes(count: int, catalog: Callable[[], Catalog], unit_class: type[Unit] = Un
     def models() -> list[str]:
         return [entry.name for entry in catalog().adapters]
 
+    def encoders() -> list[str]:
+        return [AUTO, *(entry.name for entry in catalog().encoders)]
+
     axes = []
     for number in range(1, count + 1):
         for name, setting in settings_of(unit_class).items():
             if setting.kind.axis is None:
                 continue
-            if isinstance(setting.kind, ModelName):
-                axes.append(Axis(number, name, setting.kind.axis, models, ADAPTER_COST))
+            if isinstance(setting.kind, (ModelName, EncoderName)):
+                there = models if isinstance(setting.kind, ModelName) else encoders
+                axes.append(Axis(number, name, setting.kind.axis, there, ADAPTER_COST))
                 continue
             choices = choices_of(unit_class, name)
             listed = functools.partial(list[str], choices) if choices else None

@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from ...fields import PanelPlace, Setting, settings_of
-from ...kinds import BlockFactors, Choice, Flag, Kind, ModelName, Number, Text, Weight
+from ...kinds import BlockFactors, Choice, EncoderName, Flag, Kind, ModelName, Number, Text, Weight
 from ...reference import WEIGHT
 from ...unit import Unit
 from ...weighting import as_text
@@ -83,6 +83,7 @@ FORMS: Mapping[type[Kind], Form] = {
     Choice: Form(html_controls.choice, None, lambda kind, place: {"choices": list(kind.choices)}),
     Flag: Form(html_controls.tick, gr.Checkbox, lambda kind, place: {}),
     Text: Form(html_controls.text, None, _placeholder),
+    EncoderName: Form(html_controls.text, None, _placeholder),
     BlockFactors: LINE,
     ModelName: Form(
         None, gr.Dropdown, lambda kind, place: {}, lambda kind, name: model_name(name), lambda name: name or NO_MODEL

@@ -15,6 +15,7 @@ from typing import Any
 import gradio as gr
 from modules.ui_components import ToolButton
 
+from ...checkpoint.catalog import AUTO
 from ...errors import IPAdapterError
 from ...jobs.resources import Resources
 from ...kinds import Wording
@@ -160,12 +161,13 @@ class Editor:
     def _drawn(self, stamp: str, text: str, pictures: Pictures, model: str | None) -> tuple[Any, ...]:
         """What depends on pictures and files, newly drawn."""
         catalog, pictures, page = self.resources().catalog, pictures or {}, PanelState.parse(text)
-        size = reference_cards.encoder_size(model_name(model), catalog)
+        encoder = _encoder_name(page.unit)
+        size = reference_cards.encoder_size(model_name(model), catalog, encoder)
         look = reference_cards.Look(size, page.unit.get("crop", reference_cards.Look.crop))
         cards = reference_cards.cards(page.items, pictures, look, stamp)
         key = page.unit.get(REGION)
         region = reference_cards.region(pictures.get(key) if key else None, missing=bool(key))
-        return cards, region, self.describe(model)
+        return cards, region, self.describe(model, encoder)
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:
         """The picture of the blocks' strengths; the reason while what is written down makes none."""
@@ -195,8 +197,8 @@ class Editor:
         there = models(self.resources())
         return [*there, *dict.fromkeys(name for name in map(model_name, used) if name and name not in there)]
 
-    def describe(self, model: str | None) -> str:
-        return model_line.about(model_name(model), self.resources().catalog)
+    def describe(self, model: str | None, encoder: str = AUTO) -> str:
+        return model_line.about(model_name(model), self.resources().catalog, encoder)
 
     # units put into them
 
@@ -232,6 +234,11 @@ class Editor:
             "weight": gr.update(value=values["weight"], minimum=low, maximum=high),
         }
         return [state.text(), pictures, *updates.values()]
+
+
+def _encoder_name(shown: Mapping[str, Any]) -> str:
+    """The encoder that a unit in the page asks for."""
+    return str(shown.get("encoder") or "").strip() or AUTO
 
 
 def _ranges() -> str:

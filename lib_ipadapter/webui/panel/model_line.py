@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 
-from ...checkpoint.catalog import Catalog
+from ...checkpoint.catalog import AUTO, Catalog
+from ...checkpoint.names import few
 from ...checkpoint.wanted import encoder_wanted
 from ...errors import IPAdapterError
-from ...jobs.fit import check_fit, encoder_for
+from ...jobs.fit import check_fit, encoder_for, other_encoders
 from .. import host
 from . import html_controls
 
@@ -26,8 +27,9 @@ def problem(sentence: str) -> str:
     return _line("ip-adapter-problem", sentence, "⚠ ")
 
 
-def about(model: str | None, catalog: Catalog) -> str:
-    """HTML for an adapter's name; empty for none. Reads no weights. The page shows the variant's controls by it."""
+def about(model: str | None, catalog: Catalog, encoder_name: str = AUTO) -> str:
+    """HTML for an adapter's name, and the name of an encoder for it; empty for none. Reads no weights. The page shows
+    the variant's controls by it."""
     if not model:
         return ""
     try:
@@ -38,8 +40,11 @@ def about(model: str | None, catalog: Catalog) -> str:
     parts = [f"{spec.variant}, {spec.base}, {spec.tokens} tokens, {size(adapter.size)}"]
     problems = []
     try:
-        encoder = encoder_for(adapter, catalog)
-        parts.append(f"{encoder_wanted(spec)} in {encoder.file_name}, {size(encoder.size)}")
+        encoder = encoder_for(adapter, catalog, encoder_name)
+        kind = encoder_wanted(spec) if encoder_name == AUTO else encoder.spec.kind
+        parts.append(f"{kind} in {encoder.file_name}, {size(encoder.size)}")
+        if others := other_encoders(adapter, encoder, catalog):
+            parts.append(f"other image encoders that fit: {few([entry.name for entry in others])}")
     except IPAdapterError as error:
         problems.append(error.detail)
     topology = host.current().present_topology()

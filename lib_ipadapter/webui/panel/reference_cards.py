@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...checkpoint.catalog import Catalog
+from ...checkpoint.catalog import AUTO, Catalog
 from ...encode.crops import views
 from ...encode.picture import decode, decode_mask
 from ...errors import IPAdapterError
@@ -34,10 +34,10 @@ def new_key() -> str:
     return secrets.token_hex(6)
 
 
-def encoder_size(model: str | None, catalog: Catalog) -> int | None:
+def encoder_size(model: str | None, catalog: Catalog, encoder: str = AUTO) -> int | None:
     """How many pixels square the encoder of the adapter ``model`` sees; None where there is no such thing."""
     try:
-        return encoder_for(catalog.find(model), catalog).spec.image_size if model else None
+        return encoder_for(catalog.find(model), catalog, encoder).spec.image_size if model else None
     except IPAdapterError:
         return None
 
@@ -47,7 +47,7 @@ def seen(unit: Unit, catalog: Catalog) -> list[Image.Image]:
 
     Raises IPAdapterError for an adapter or encoder that is not there, and for what is no usable picture.
     """
-    size = encoder_for(catalog.find(unit.model), catalog).spec.image_size
+    size = encoder_for(catalog.find(unit.model), catalog, unit.encoder).spec.image_size
     shown: list[Image.Image] = []
     for reference in unit.references:
         mask = None if reference.mask is None else decode_mask(reference.mask)

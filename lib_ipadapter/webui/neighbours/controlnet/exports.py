@@ -90,7 +90,7 @@ def _picture_notes(unit: Unit, pictures: list[Image.Image]) -> list[str]:
 def _other_notes(unit: Unit) -> list[str]:
     left_out = {
         "embeds_scaling": unit.embeds_scaling != "V only", "negative_images": bool(unit.negative_references),
-        "subtract_prompt": bool(unit.subtract_prompt), "noise": unit.noise > 0,
+        "subtract_prompt": bool(unit.subtract_prompt), "noise": unit.noise > 0, "encoder": unit.encoder != "auto",
         "region_feather": unit.region_mask is not None and unit.region_feather > 0,
     }  # fmt: skip
     notes = [f"{name} is left out: it is not known to ControlNet." for name, used in left_out.items() if used]
