@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import CheckpointError
 from .containers import read_table
+from .safetensors_files import library
 from .tensor_table import KEPT_METADATA, NAME_LIMIT
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def main() -> None:
     answers = _own_output()
     with suppress(ImportError):
         import numpy  # noqa: F401 (safetensors does so at its first file; here it is not that file's work)
+
+        library()
     answers.write(READY)
     answers.flush()
     for line in sys.stdin.buffer:

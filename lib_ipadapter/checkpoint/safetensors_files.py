@@ -18,13 +18,17 @@ from typing import Any
 from ..errors import CheckpointError
 from .tensor_table import AGAIN, DTYPES, TABLE_LIMIT, Table, TensorEntry, check_names, is_sizes
 
-library: Any = importlib.import_module("safetensors")  # its types lack half of what it has
 # The library's errors about what a header says.
 _SENTENCES = {
     "InvalidOffset": f"This file's header contradicts itself at {{where}}: it is damaged. {AGAIN}",
     "TensorInvalidInfo": f"This file's header contradicts itself: sizes and data of a tensor differ. {AGAIN}",
     "ValidationOverflow": f"This file's header contradicts itself: a tensor is larger than any. {AGAIN}",
 }
+
+
+def library() -> Any:
+    """safetensors, imported when it is first needed; its types lack half of what it has."""
+    return importlib.import_module("safetensors")
 
 
 @contextmanager
@@ -42,8 +46,8 @@ def opened_by_library(path: str | Path, framework: str) -> Iterator[Any]:
             f"it is cut short or damaged. {AGAIN}"
         )
     try:
-        handle = library.safe_open(os.fspath(path), framework=framework)
-    except library.SafetensorError as error:
+        handle = library().safe_open(os.fspath(path), framework=framework)
+    except library().SafetensorError as error:
         raise CheckpointError(_sentence(str(error), path, size)) from None
     with handle as opened:
         yield opened
@@ -92,7 +96,7 @@ def _sentence(error: str, path: str | Path, size: int) -> str:
     if name in _SENTENCES:
         return _SENTENCES[name].format(where=rest.rstrip(")").strip('"')[:80] or "a tensor")
     return (
-        f"This file's header is damaged, or newer than safetensors {library.__version__} ({what[:80]}). Download it "
+        f"This file's header is damaged, or newer than safetensors {library().__version__} ({what[:80]}). Download it "
         "again, or get it in fp16."
     )
 

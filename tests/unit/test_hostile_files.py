@@ -14,9 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import safetensors
 import torch
 
-from lib_ipadapter.checkpoint import child, memory, reading, safetensors_files, torch_files
+from lib_ipadapter.checkpoint import child, memory, reading, torch_files
 from lib_ipadapter.checkpoint.containers import read_shapes, read_table
 from lib_ipadapter.checkpoint.reading import Reading
 from lib_ipadapter.errors import CheckpointError
@@ -134,7 +135,7 @@ def test_a_tensor_of_a_million_sizes_is_refused_at_once(tmp_path: Path, count: i
 
 def test_a_header_is_capped_before_the_library_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").write_bytes(header(b"{" + b" " * 8_000_000 + b"}"))
-    monkeypatch.setattr(safetensors_files.library, "safe_open", None)
+    monkeypatch.setattr(safetensors, "safe_open", None)
     assert "8,000,000 are allowed" in refused(tmp_path / "x")
 
 
