@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
 from .clip_keys import IMAGE_TOWER, TEXT_TOWER, TowerKeys
+from .finite import is_finite
 from .identify import identify
 from .keys import PAIRS, PROJ, bearers
 from .specs import AdapterSpec
@@ -131,14 +132,7 @@ def _check_twins(name: str, tensor: Tensor, others: Iterable[Tensor]) -> None:
 
 def _check_finite(name: str, tensor: Tensor, kind: str) -> None:
     """Raises CheckpointError for a tensor with NaN or infinities. ``kind``: what the file is."""
-    import torch
-
-    if not tensor.numel():
-        return
-    # NaN and infinities reach the extremes, which are found several times faster than every number is asked, and for
-    # 8-bit floats too. fp32 holds all of the smaller types.
-    extremes = torch.stack(torch.aminmax(tensor if tensor.dtype == torch.float64 else tensor.float()))
-    if not torch.isfinite(extremes).all():
+    if not is_finite(tensor):
         raise CheckpointError(
             f"This {kind} holds numbers that are not finite (NaN or infinity) in {name[:80]}, which would spoil every "
             "picture: download the original file."

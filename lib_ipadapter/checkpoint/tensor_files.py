@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,24 +39,40 @@ def open_tensors(path: str | Path) -> Iterator[TensorFile]:
         if table is not None:
             yield _OfTorch(file, table)
             return
-        with opened_by_library(name_for_library(path, file.fileno()), "pt") as handle:
-            with no_stumbling():
-                entries = accepted(path).entries
-            yield _OfLibrary(handle, entries)
+        with ExitStack() as handles:
+            yield _OfLibrary(path, name_for_library(path, file.fileno()), handles)
 
 
 class _OfLibrary:
     """A safetensors file."""
 
-    def __init__(self, handle: Any, entries: Mapping[str, TensorEntry]) -> None:
-        self._handle, self.entries = handle, entries
+    def __init__(self, path: str | Path, name: str, handles: ExitStack) -> None:
+        self._name, self._open = name, handles
+        self._handles: dict[str, Any] = {}
+        with no_stumbling():
+            self._handle("numpy")  # the library accepts it, or nothing is read of it
+            self.entries: Mapping[str, TensorEntry] = accepted(path).entries
 
     def read(self, key: str) -> Tensor:
-        _floating(key, self.entries[key])
-        # The library's tensors are the file itself, mapped: whoever writes it later would change them.
+        import torch
+
+        entry = self.entries[key]
+        kind = _floating(key, entry)
+        if 0 in entry.shape:
+            return torch.empty(entry.shape, dtype=kind)
+        # torch's tensors are the file itself, mapped: whoever writes it later would change them, and a copy of them
+        # takes several times as long as numpy's arrays, which are copies. But numpy knows these three alone.
         with no_stumbling():
-            tensor: Tensor = self._handle.get_tensor(key).clone()
-        return tensor
+            if kind in (torch.float16, torch.float32, torch.float64):
+                return torch.from_numpy(self._handle("numpy").get_tensor(key))
+            tensor: Tensor = self._handle("pt").get_tensor(key).clone()
+            return tensor
+
+    def _handle(self, framework: str) -> Any:
+        """The library's handle of the file for "numpy" or for torch, "pt"."""
+        if framework not in self._handles:
+            self._handles[framework] = self._open.enter_context(opened_by_library(self._name, framework))
+        return self._handles[framework]
 
 
 class _OfTorch:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lib_ipadapter.checkpoint import containers
 from lib_ipadapter.checkpoint.containers import read_shapes, read_table
@@ -18,7 +19,7 @@ from lib_ipadapter.checkpoint.load import (
     load_text_state,
     same_image_tower,
 )
-from lib_ipadapter.checkpoint.tensor_files import read_tensor
+from lib_ipadapter.checkpoint.tensor_files import open_tensors, read_tensor
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.checkpoint_shapes import open_clip_tower, open_clip_words, transformers_tower, transformers_words
 from tests.helpers.containers import SMALL, WRITERS, same, save_flat, save_legacy, save_safetensors, save_zip, tensors
@@ -68,6 +69,31 @@ def test_views_transposes_and_parameters_are_read_as_torch_reads_them(tmp_path, 
     with open(tmp_path / "x.pt", "rb") as file:
         for key, entry in read_table(tmp_path / "x.pt").entries.items():
             assert same(read_tensor(file, key, entry), state[key].detach()), key
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.float8_e4m3fn]
+)
+def test_safetensors_files_give_the_librarys_own_tensors_which_nobody_changes_later(tmp_path, dtype):
+    generator = torch.Generator().manual_seed(0)
+    state = {"a": torch.randn(3, 5, generator=generator), "b": torch.randn(2, generator=generator)}
+    state |= {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3)}
+    save_file({key: tensor.to(dtype) for key, tensor in state.items()}, tmp_path / "x")
+    theirs = {key: tensor.clone() for key, tensor in load_file(tmp_path / "x").items()}
+    with open_tensors(tmp_path / "x") as file:
+        ours = {key: file.read(key) for key in file.entries}
+        assert {key: (entry.shape, entry.dtype) for key, entry in file.entries.items()} == {
+            key: (tuple(tensor.shape), str(dtype).removeprefix("torch.")) for key, tensor in theirs.items()
+        }
+    with open(tmp_path / "x", "r+b") as file:  # the same file, written over
+        size = file.seek(0, 2)
+        file.seek(0)
+        file.write(b"\xff" * size)
+    whole = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[ours["a"].element_size()]
+    for key, tensor in theirs.items():
+        assert ours[key].dtype == dtype
+        assert torch.equal(ours[key].view(whole), tensor.view(whole)), key
+        ours[key].view(whole).zero_()  # and it may be written to
 
 
 @pytest.mark.parametrize("write", [save_safetensors, save_flat, save_legacy])
