@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from demo.start import Host
 from lib_ipadapter.encode.crops import views
 from lib_ipadapter.encode.picture import content_hash
-from tests.helpers.files import base64_of, half, picture
+from tests.helpers.files import base64_of, half, picture, write_encoder
 from tests.helpers.panel import panel_of, put_in
 
 MASK = half("left", (8, 8)).convert("RGB")
@@ -152,6 +153,24 @@ def test_lines_about_a_model(host: Host) -> None:
     assert "Base, SD1.5, 4 tokens" in line and "encoder.safetensors" in line and "problem" not in line
     assert "for SDXL, the checkpoint is SD1.5" in made.describe("wide")
     assert "face" in made.describe("face") and "ip-adapter-problem" in made.describe("face")
+
+
+def test_the_line_about_a_model_names_its_encoder_and_others_that_fit(host: Host, folder: Path) -> None:
+    editor = panel_of(host).editor
+    write_encoder(folder / "second.safetensors", seed=12)
+    try:
+        editor.resources().catalog.refresh()
+
+        def line(**unit: str) -> str:
+            """What the page gets when it asks."""
+            return editor._drawn("stamp", json.dumps({"shown": 1, "units": [unit]}), {}, "base")[-1]
+
+        assert "in encoder.safetensors" in line() and "other image encoders that fit: second" in line()
+        assert "in second.safetensors" in line(encoder=" second ") and "that fit: encoder" in line(encoder="second")
+        assert "no image encoder is called" in line(encoder="third").lower()
+    finally:
+        (folder / "second.safetensors").unlink()
+        editor.resources().catalog.refresh()
 
 
 def test_the_preview_is_what_the_encoder_sees(host: Host) -> None:
