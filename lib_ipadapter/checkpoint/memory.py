@@ -65,7 +65,8 @@ class Memory:
             record: _Record = {"kind": "adapter" if isinstance(spec, AdapterSpec) else "encoder", "spec": asdict(spec)}
         except CheckpointError as error:
             record = {"problem": error.detail, "refused": isinstance(error, RefusedAdapter)}
-            if isinstance(error.__cause__, OSError):  # permissions can change without a trace in size or time
+            # Permissions and packages can change without a trace in size or time.
+            if isinstance(error.__cause__, (OSError, ImportError)):
                 return _from_record(found, record)
         except Exception as error:  # one strange file is no reason to list none
             log.exception("IP-Adapter: %s cannot be recognised", printable(str(found.path)))

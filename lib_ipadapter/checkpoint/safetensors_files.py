@@ -28,7 +28,13 @@ _SENTENCES = {
 
 def library() -> Any:
     """safetensors, imported when it is first needed; its types lack half of what it has."""
-    return importlib.import_module("safetensors")
+    try:
+        return importlib.import_module("safetensors")
+    except ImportError as error:
+        raise CheckpointError(
+            "This file is read by the Python package safetensors, which is missing: install it with pip and restart "
+            "the WebUI."
+        ) from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ AGAIN = "Download it again."
 # Bounds of what is believed of a file before anything is computed with it. A whole SDXL checkpoint has some 2,500
 # tensors, of 4 sizes at most, in a table below 1 MB.
 TABLE_LIMIT = 8_000_000  # bytes of a table of tensors
-NAMES_LIMIT = 100_000  # tensors in a file
+NAMES_LIMIT = 50_000  # tensors in a file
 KEY_LIMIT = 500  # characters of a tensor's name
 RANK_LIMIT = 32  # sizes of a tensor
 SIZE_LIMIT = 2**48  # of one size, stride or offset
