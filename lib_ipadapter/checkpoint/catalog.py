@@ -120,7 +120,8 @@ class Catalog:
             return self._named_encoder(name, width, source, fitting)
         wanted = PUBLISHED.get((source, width))
         own = [entry for entry in fitting if entry.spec.image_encoder == trained_with]
-        meant = [entry for entry in own if not entry.spec.retrained]
+        any_training = wanted is None or trained_with is not None
+        meant = [entry for entry in own if any_training or not entry.spec.retrained]
         if meant:
             return min(meant, key=lambda entry: wanted is None or entry.spec.kind != wanted.kind)
         folder = next(iter(self.encoder_folders or self.adapter_folders), "models/clip_vision")

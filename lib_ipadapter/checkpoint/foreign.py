@@ -72,6 +72,11 @@ ADAPTERS = (
         "a PhotoMaker model",
         "use a FaceID adapter or InstantID for faces.",
     ),
+    Foreign(
+        _has("encoder_hid_proj.image_projection_layers."),
+        "a UNet of diffusers with an IP-Adapter already in it",
+        "get the adapter's own file, such as ip-adapter_sd15.safetensors from h94/IP-Adapter.",
+    ),
     # Methods built on IP-Adapter's attention, with parts of their own beside it.
     Foreign(
         _begins("content_image_proj", "style_image_proj."),

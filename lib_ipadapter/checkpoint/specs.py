@@ -51,8 +51,8 @@ class EncoderSpec:
     """The image tower of a CLIP model. ``projection`` is the width of its pooled output, ``width`` of its tokens.
 
     ``image_encoder`` is the name in its metadata that adapters trained with it carry too, ``text`` the text tower
-    that its file holds as well. ``retrained`` marks one of a published encoder's sizes with another activation, which
-    published adapters do not know.
+    that its file holds as well. ``retrained`` marks one that has another activation than published ones of its
+    sizes: published adapters do not know it.
     """
 
     kind: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from .encoders import ENCODERS
 from .specs import AdapterSpec, EncoderSpec
 
 # SHA-256 of published files whose shapes fit two variants. A copy saved anew has another hash: a hint, no requirement.
@@ -32,16 +31,15 @@ ACTIVATIONS = (
 
 def with_activation(spec: EncoderSpec, stem: str, told: str | None = None) -> EncoderSpec:
     """``spec`` with the activation that its file tells: its metadata ("gelu" or "quick_gelu"), else its name; as its
-    sizes have it where neither does. An encoder of published sizes with another activation is another training."""
+    sizes have it where neither does. An encoder with another activation than that is another training."""
     if told not in ("gelu", "quick_gelu"):
         told = next((activation for name, activation in ACTIVATIONS if name.search(stem.lower())), None)
     if told is None or (told == "quick_gelu") == spec.quick_gelu:
         return spec
     quick = not spec.quick_gelu
     text = None if spec.text is None else replace(spec.text, quick_gelu=quick)
-    published = spec.kind in ENCODERS.values()
     kind = f"{spec.kind}{'-quickgelu' if quick else ' with GELU'}"
-    return replace(spec, kind=kind, quick_gelu=quick, text=text, retrained=published)
+    return replace(spec, kind=kind, quick_gelu=quick, text=text, retrained=True)
 
 
 def named_variant(spec: AdapterSpec, stem: str) -> str | None:

@@ -78,19 +78,21 @@ def missing_encoder(
             f"no image encoder here puts out {source} embeddings {width} wide, and no published one does: put the "
             f"encoder that the adapter was trained with into {folder} and refresh the list of models."
         )
+    mistakable = _mistakable(wanted, width, source, there)
     return (
-        f"the image encoder {wanted.kind} is missing ({source} embeddings {width} wide{_mistakable(wanted, there)}): "
+        f"the image encoder {wanted.kind} is missing ({source} embeddings {width} wide{mistakable}): "
         f"download {wanted.file}, put it into {folder} as {wanted.save_as}, and refresh the list of models."
     )
 
 
-def _mistakable(wanted: WantedEncoder, there: Iterable[Entry]) -> str:
+def _mistakable(wanted: WantedEncoder, width: int, source: str, there: Iterable[Entry]) -> str:
     """What the files under a wanted encoder's name are, if they are not that one."""
     told = []
     for entry in there:
         is_named_so = wanted.looks.search(entry.path.stem.lower()) is not None
         if isinstance(entry, EncoderEntry):
-            is_twin = entry.spec.retrained and entry.spec.kind.startswith(wanted.kind)
+            made = entry.spec.projection if source == "pooled" else entry.spec.width
+            is_twin = entry.spec.retrained and made == width
             what = f"it is {entry.spec.kind}" + (", which can be chosen as the unit's encoder" if is_twin else "")
             is_named_so = is_named_so or is_twin
         elif isinstance(entry, UnusableEntry) and not entry.refused:

@@ -160,9 +160,22 @@ def test_another_training_is_never_taken_for_the_published_one(tmp_path: Path) -
         "which can be chosen as the unit's encoder): download"
     ) in error.value.detail
     assert catalog.find_encoder(1024, "pooled", name="a dfn").name == "a dfn"
+    write(tmp_path / "DFN5B-H-378.safetensors", transformers_tower(1280, 32, 5120, 14, 730, 1024))
+    catalog.refresh()
+    with pytest.raises(CheckpointError, match="DFN5B-H-378.safetensors is there, but it is .*-quickgelu, which can be"):
+        catalog.find_encoder(1024, "pooled")
     write(tmp_path / "b.safetensors", transformers_tower(*H))
     catalog.refresh()
     assert catalog.find_encoder(1024, "pooled").name == "b"
+
+
+def test_an_adapter_that_names_its_encoder_gets_it_whatever_its_activation(tmp_path: Path) -> None:
+    named = {"image_encoder": "mine", "activation": "quick_gelu"}
+    write(tmp_path / "mine.safetensors", transformers_tower(*H), metadata=named)
+    write(tmp_path / "odd-quickgelu.safetensors", transformers_tower(48, 2, 64, 4, 5, 24))
+    catalog = listed(tmp_path)
+    assert catalog.find_encoder(1024, "pooled", trained_with="mine").name == "mine"
+    assert catalog.find_encoder(24, "pooled").name == "odd-quickgelu"  # no published one is that wide
 
 
 @pytest.mark.parametrize("quick", [True, False])

@@ -234,6 +234,11 @@ FOREIGN = {
         r"SD3\.5",
     ),
     "PhotoMaker": ({"id_encoder.x": (2,), "lora_weights.y": (2,)}, "PhotoMaker"),
+    "UNet of diffusers with an adapter": (
+        {f"{place}.attn2.processor.to_{n}_ip.0.weight": (320, 768) for place in ("down_blocks.0.x",) for n in "kv"}
+        | {"encoder_hid_proj.image_projection_layers.0.image_embeds.weight": (3072, 1024)},
+        "a UNet of diffusers with an IP-Adapter already in it",
+    ),
     "CSGO": (
         {f"{half}_image_proj.{key}": s for half in ("content", "style") for key, s in base(1280, 2048).items()}
         | {f"ip_adapter.{key}": s for key, s in pairs(XL_WIDTHS, 2048).items()},
