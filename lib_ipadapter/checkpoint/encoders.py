@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 
 from ..errors import CheckpointError
@@ -32,17 +33,7 @@ def encoder(shapes: Shapes) -> EncoderSpec | None:
     found = {key: shapes[tower.prefix + key] for key in tower.keys}
     names = ("positional_embedding", "conv1.weight", "proj", FIRST_MLP)
     positions, patches, projected, mlp = map(tower.key, names)
-    for key, rank in {positions: 2, patches: 4, projected: 2, mlp: 2}.items():
-        if len(found.get(key, ())) != rank or 0 in found[key]:
-            raise CheckpointError(
-                f"This file is a CLIP image encoder without a usable {tower.prefix}{key}: get the complete encoder, "
-                "such as models/image_encoder/model.safetensors from h94/IP-Adapter."
-            )
-    if tower.has_gaps:
-        raise CheckpointError(
-            "This file is a CLIP image encoder that lacks some of its blocks: get the complete encoder, such as "
-            "models/image_encoder/model.safetensors from h94/IP-Adapter."
-        )
+    _check_whole(tower, found, {positions: 2, patches: 4, projected: 2, mlp: 2})
     width, _, patch, _ = found[patches]
     size = _grid(found[positions][0]) * patch
     projection = _projection(found, tower)
@@ -61,6 +52,21 @@ def encoder(shapes: Shapes) -> EncoderSpec | None:
         parameters=sum(map(prod, found.values())),
         text=_text(shapes, projection, kind in QUICK_GELU),
     )
+
+
+def _check_whole(tower: Tower, found: Shapes, ranks: Mapping[str, int]) -> None:
+    """Raises CheckpointError for a tower that lacks a block, or one of the tensors with these numbers of sizes."""
+    for key, rank in ranks.items():
+        if len(found.get(key, ())) != rank or 0 in found[key]:
+            raise CheckpointError(
+                f"This file is a CLIP image encoder without a usable {tower.prefix}{key}: get the complete encoder, "
+                "such as models/image_encoder/model.safetensors from h94/IP-Adapter."
+            )
+    if tower.has_gaps:
+        raise CheckpointError(
+            "This file is a CLIP image encoder that lacks some of its blocks: get the complete encoder, such as "
+            "models/image_encoder/model.safetensors from h94/IP-Adapter."
+        )
 
 
 def _grid(tokens: int) -> int:
