@@ -20,7 +20,7 @@ from .layers import CrossAttention
 from .outcome import Outcome
 from .prompt import ImagePrompt
 from .regions import Size, is_whole
-from .rows import RowCursor, RowRule, Rows, first_row
+from .rows import RowCursor, RowRule, Rows, Texts, first_row
 from .step import RowsOfCall
 
 log = logging.getLogger("ip-adapter")
@@ -171,8 +171,7 @@ class Injection:
         rows: Rows,
         step: int,
         steps: int,
-        text_cond: Tensor | None = None,
-        text_uncond: Tensor | None = None,
+        texts: Texts | None = None,
         size: Size | None = None,
         latents: Callable[[], Tensor] | None = None,
         sampler: nn.Module | None = None,
@@ -184,7 +183,7 @@ class Injection:
         self._latent = size
         for i, influence in self.measured.items():
             self._rest(i, influence, rows, size)
-        self.cursor.begin(rows if self.active else (), text_cond, text_uncond, latents)
+        self.cursor.begin(rows if self.active else (), texts, latents)
         self.rows_of_call = rows_of_call
         self._watch(sampler)
         self.rows = None
@@ -198,7 +197,7 @@ class Injection:
         self._sampler, self._sampler_handles = sampler, []
         if sampler is not None:
             self._sampler_handles = [
-                sampler.register_forward_pre_hook(lambda _module, args: self.cursor.open(len(args[0]))),
+                sampler.register_forward_pre_hook(lambda _module, args: self.cursor.open(len(args[0]), args[0])),
                 sampler.register_forward_hook(lambda *_: self.cursor.close()),
             ]
 
@@ -243,7 +242,7 @@ class Injection:
             rule: RowRule | None = RowRule.ANNOUNCED
         else:
             context = kwargs.get("context", args[2] if len(args) > 2 else None)
-            self.rows = self.cursor.take(len(x), context, marked="forward" in vars(unet))
+            self.rows = self.cursor.take(len(x), context, x, marked="forward" in vars(unet))
             rule = self.cursor.rule
         if self.rows is None or rule is None:
             self.lose()
