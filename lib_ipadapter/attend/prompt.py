@@ -91,7 +91,8 @@ class ImagePrompt:
         acts = self.acts_in(step, steps)
         self.acted |= acts
         self.now = weight_at(self.weight, step, steps) if acts else 0.0
-        return self.now != 0.0
+        # What does not hang on the weight goes on where a curve comes to 0; a weight that is 0 switches the unit off.
+        return acts and (self.now != 0.0 or (not self.steady and self.spread is not None and self.spread.constant))
 
     @property
     def steady(self) -> bool:
