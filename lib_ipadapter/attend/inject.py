@@ -75,6 +75,7 @@ class _LayerHooks:
                     continue
                 added = added * prompt.region.at(size, added)
             hidden = hidden + added
+            prompt.fired = True
             if prompt.influence is not None:
                 prompt.influence.add(added, text, rows if whole else ())
         self.injection.fired = True

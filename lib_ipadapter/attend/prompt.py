@@ -71,6 +71,8 @@ class ImagePrompt:
     region: Region | None = None
     picture_offset: int = 0  # index in the job of the batch's first picture
     acted: bool = False  # whether any step so far was one of its own
+    fired: bool = False  # whether it has added anything in any layer
+    unserved: bool = False  # whether a step of its own was made by a UNet that it does not fit
     influence: Influence | None = None  # what measures where it acts, if anybody asked
     now: float = 0.0  # the weight in the present step
 

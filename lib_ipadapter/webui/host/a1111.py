@@ -120,7 +120,7 @@ class A1111(Host):
         return SamplingPass(p.iteration * p.batch_size, bool(p.is_hr_pass), _sampled_part(p))
 
     def pass_inside(self, p: Any, outer: Any) -> SamplingPass:
-        return SamplingPass(self.finished_picture(outer), bool(getattr(outer, "enable_hr", False)), _sampled_part(p))
+        return SamplingPass(self.finished_picture(outer), self.has_second_pass(outer), _sampled_part(p))
 
     def denoised_job(self, params: Any) -> Any | None:
         return getattr(params.denoiser, "p", None)
@@ -146,6 +146,9 @@ class A1111(Host):
     def cut_short(self) -> bool:
         state = shared.state
         return bool(state.interrupted or state.skipped or state.stopping_generation)
+
+    def has_second_pass(self, p: Any) -> bool:
+        return bool(getattr(p, "enable_hr", False))
 
     def starts_with_second_pass(self, p: Any) -> bool:
         return getattr(p, "firstpass_image", None) is not None
