@@ -63,6 +63,21 @@ class MismatchError(IPAdapterError):
     """Two parts that do not fit each other: adapter and model, adapter and encoder."""
 
 
+class DeviceMemoryError(IPAdapterError):
+    """The device has no room for what a job needs there."""
+
+
+NO_ROOM = ("out of memory", "out_of_memory", "out_of_device_memory", "alloc_failed", "not enough gpu video memory")
+
+
+def is_device_full(error: BaseException) -> bool:
+    """Whether ``error`` says that a device has no room. CUDA, ROCm and XPU have a type for it, MPS, DirectML and
+    CUDA's libraries only words; that main memory is full is told in other ones."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_ROOM)
+
+
 def clear_frames(error: BaseException | None) -> None:
     """Empty the finished frames that an error, and those before it, came through: whoever keeps the error would keep
     all that was at hand there, pictures too."""

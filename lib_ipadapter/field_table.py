@@ -10,7 +10,7 @@ from .bases import SD15, SDXL, Base
 from .fields import Setting, settings_of
 from .reference import References
 from .unit import Unit
-from .weighting import BOOSTS, WEIGHT_TYPES, spread
+from .weighting import INVERTING, WEIGHT_TYPES, spread
 
 HEAD = ("| field | default | values | meaning |", "|---|---|---|---|")
 TYPES_HEAD = (
@@ -46,7 +46,7 @@ def _blocks(weight_type: str, base: Base) -> str:
         return _slope([of_type.factors[t] for t in base.all_blocks])
     parts = [_shares(of_type.factors, base)]
     if of_type.extra:
-        second = "boost" if weight_type in BOOSTS else "composition_weight"
+        second = "boost" if weight_type in INVERTING else "composition_weight"
         side = "negative side, " if of_type.inverted else ""
         parts.append(f"{side}by `{second}`: {_shares(of_type.extra, base)}")
     return "; ".join(parts)

@@ -61,6 +61,11 @@ class UnitAtWork(Protocol):
     def region_hash(self) -> str | None: ...
 
 
+def entry_name(number: int) -> str:
+    """What a unit's entry is called."""
+    return f"IP-Adapter {number}"
+
+
 def parameters(units: Sequence[UnitAtWork]) -> dict[str, str]:
     """The entries ``IP-Adapter n`` for ``p.extra_generation_params``: model, fields that differ from their defaults,
     and the pictures' content hashes (with their own weight after a star, their mask's hash after an @)."""
@@ -74,7 +79,7 @@ def parameters(units: Sequence[UnitAtWork]) -> dict[str, str]:
         if one.region_hash:
             values[REGION] = one.region_hash[:HASH_LENGTH]
         values[REFERENCES] = _hashes(one.references)
-        entries[f"IP-Adapter {one.number}"] = ", ".join(f"{name}: {_quoted(text)}" for name, text in values.items())
+        entries[entry_name(one.number)] = ", ".join(f"{name}: {_quoted(text)}" for name, text in values.items())
     return entries
 
 

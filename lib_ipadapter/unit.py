@@ -101,13 +101,14 @@ class Unit:
         changes_tokens=False,
     ))
     boost: float | None = field(default=None, metadata=declared(
-        Number(-5, 5, empty="the type's own"),
+        Number(-5, 5, empty="the weight"),
         PanelPlace(
             "Boost of precise types",
-            "How strongly the “precise” weight types turn against the other half; empty: the type's own.",
-            order=10, placeholder="the type's own",
+            "How strongly the “precise” weight types turn against the other half; empty: by the weight.",
+            order=10, placeholder="the weight",
         ),
-        about="for the “precise” types: strength of what they turn against",
+        about="for the “precise” types: strength of what they turn against; `null` is the weight, as in "
+        "ComfyUI_IPAdapter_plus's Advanced node (its node Precise Style Transfer has 1, Precise Composition 0)",
         changes_tokens=False,
     ))
     crop: str = field(default="center", metadata=declared(

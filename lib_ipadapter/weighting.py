@@ -38,7 +38,12 @@ class Spread:
     @property
     def silent(self) -> bool:
         """Whether no block gets anything, whatever the weight."""
-        return not any(self.factors.values()) and not any(self.extra.values())
+        return not any(self.factors.values()) and not self.constant
+
+    @property
+    def constant(self) -> bool:
+        """Whether any block gets something that does not hang on the weight."""
+        return any(self.extra.values())
 
 
 def _everywhere(blocks: int, factor: Callable[[int], float]) -> Spread:
@@ -68,38 +73,42 @@ _ANY: dict[str, Callable[[int], Spread]] = {
     "ease in-out": lambda n: _everywhere(n, lambda t: _eased(_slope(t, n))),
     "reverse in-out": lambda n: _everywhere(n, lambda t: _eased(1 - _slope(t, n))),
 }
-# Types that must know what a block carries; the second number is the composition weight, or the boost.
-_KNOWN: dict[str, Callable[[Base, float], Spread]] = {
-    "weak input": lambda b, _: _sections(b, 0.2, 1.0, 1.0),
-    "weak middle": lambda b, _: _sections(b, 1.0, 0.2, 1.0),
-    "weak output": lambda b, _: _sections(b, 1.0, 1.0, 0.2),
-    "strong middle": lambda b, _: _sections(b, 0.2, 1.0, 0.2),
-    "style transfer": lambda b, _: Spread(dict.fromkeys(b.style_blocks, 1.0)),
-    "composition": lambda b, _: Spread(b.composition_blocks),
-    "strong style transfer": lambda b, _: Spread(dict.fromkeys(set(b.all_blocks) - set(b.composition_blocks), 1.0)),
-    "style and composition": lambda b, second: Spread(
+
+
+def _precise(straight: Mapping[int, float], turned: Mapping[int, float], boost: float | None) -> Spread:
+    """The reference in ``straight``, and against the picture in ``turned``: there by ``boost``, None for the weight."""
+    if boost is None:
+        return Spread({**straight, **turned}, inverted=frozenset(turned))
+    return Spread(straight, {t: share * boost for t, share in turned.items()}, frozenset(turned))
+
+
+# Types that must know what a block carries; the numbers are the composition weight and the boost.
+_KNOWN: dict[str, Callable[[Base, float, float | None], Spread]] = {
+    "weak input": lambda b, *_: _sections(b, 0.2, 1.0, 1.0),
+    "weak middle": lambda b, *_: _sections(b, 1.0, 0.2, 1.0),
+    "weak output": lambda b, *_: _sections(b, 1.0, 1.0, 0.2),
+    "strong middle": lambda b, *_: _sections(b, 0.2, 1.0, 0.2),
+    "style transfer": lambda b, *_: Spread(dict.fromkeys(b.style_blocks, 1.0)),
+    "composition": lambda b, *_: Spread(b.composition_blocks),
+    "strong style transfer": lambda b, *_: Spread(dict.fromkeys(set(b.all_blocks) - set(b.composition_blocks), 1.0)),
+    "style and composition": lambda b, second, _: Spread(
         dict.fromkeys(b.style_blocks, 1.0), {t: share * second for t, share in b.composition_blocks.items()}
     ),
-    "strong style and composition": lambda b, second: Spread(
+    "strong style and composition": lambda b, second, _: Spread(
         dict.fromkeys(set(b.all_blocks) - set(b.composition_blocks), 1.0), dict.fromkeys(b.composition_blocks, second)
     ),
-    "style transfer precise": lambda b, second: Spread(
-        dict.fromkeys(b.style_blocks, 1.0), {t: share * second for t, share in b.composition_blocks.items()},
-        frozenset(b.composition_blocks),
+    "style transfer precise": lambda b, _, boost: _precise(
+        dict.fromkeys(b.style_blocks, 1.0), b.composition_blocks, boost
     ),
-    "composition precise": lambda b, second: Spread(
-        b.composition_blocks, {t: share * second for t, share in b.precise_rest.items()},
-        frozenset(set(b.all_blocks) - set(b.composition_blocks)),
-    ),
-    "style transfer (InstantStyle)": lambda b, _: Spread(dict.fromkeys(b.instant_style_blocks, 1.0)),
-    "composition (InstantStyle)": lambda b, _: Spread(dict.fromkeys(b.instant_composition_blocks, 1.0)),
-    "style and composition (InstantStyle)": lambda b, second: Spread(
+    "composition precise": lambda b, _, boost: _precise(b.composition_blocks, b.precise_rest, boost),
+    "style transfer (InstantStyle)": lambda b, *_: Spread(dict.fromkeys(b.instant_style_blocks, 1.0)),
+    "composition (InstantStyle)": lambda b, *_: Spread(dict.fromkeys(b.instant_composition_blocks, 1.0)),
+    "style and composition (InstantStyle)": lambda b, second, _: Spread(
         dict.fromkeys(b.instant_style_blocks, 1.0), dict.fromkeys(b.instant_composition_blocks, second)
     ),
 }  # fmt: skip
 WEIGHT_TYPES = (*_ANY, *_KNOWN)
 INVERTING = ("style transfer precise", "composition precise")
-BOOSTS = {"style transfer precise": 1.0, "composition precise": 0.0}  # where a unit does not say
 
 
 def spread(
@@ -112,8 +121,9 @@ def spread(
     """What a unit's settings mean for a UNet of ``blocks`` transformer blocks.
 
     ``composition_weight`` is the strength at the composition's blocks for the types "… style and composition";
-    ``boost`` that of what the "precise" types turn against (None: the type's own default). ``layer_weights`` stand in
-    the place of the type's factors; what a "precise" type turns around stays so.
+    ``boost`` that of what the "precise" types turn against. None is the weight, as in the formulas' source where a type
+    is chosen in its Advanced node; its nodes for one type each have 1 for style and 0 for composition.
+    ``layer_weights`` stand in the place of the type's factors; what a "precise" type turns around stays so.
 
     Raises UnitError for weights of more or fewer blocks than there are, and for a type that this UNet has no table of.
     """
@@ -121,10 +131,7 @@ def spread(
         return Spread(_factors(layer_weights, blocks), inverted=_inverted(weight_type, blocks))
     if weight_type in _ANY:
         return _ANY[weight_type](blocks)
-    second = composition_weight
-    if weight_type in BOOSTS:
-        second = BOOSTS[weight_type] if boost is None else boost
-    return _KNOWN[weight_type](_base(weight_type, blocks), second)
+    return _KNOWN[weight_type](_base(weight_type, blocks), composition_weight, boost)
 
 
 def _base(weight_type: str, blocks: int) -> Base:
@@ -138,7 +145,9 @@ def _base(weight_type: str, blocks: int) -> Base:
 
 
 def _inverted(weight_type: str, blocks: int) -> frozenset[int]:
-    return _KNOWN[weight_type](_base(weight_type, blocks), 1.0).inverted if weight_type in INVERTING else frozenset()
+    if weight_type not in INVERTING:
+        return frozenset()
+    return _KNOWN[weight_type](_base(weight_type, blocks), 1.0, None).inverted
 
 
 def _factors(layer_weights: LayerWeights, blocks: int) -> dict[int, float]:

@@ -42,7 +42,7 @@ class Units:
     def prompts(self, *units: dict[str, Any]) -> list[ImagePrompt]:
         """API objects with PIL pictures -> what ``Family.sample`` takes."""
         made = prepare_generation(parse_units(list(units)), self.family.unet, self.resources, self.device)
-        return [prompt for _, prompt in made.prompts]
+        return [one.prompt for one in made.prompts]
 
 
 def pil(pictures: Tensor) -> list[Image.Image]:

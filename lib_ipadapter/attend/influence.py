@@ -82,6 +82,13 @@ class Influence:
                 self._sums[picture, size] = ratio[i] if total is None else total.to(ratio) + ratio[i]
                 self._counts[picture] += 1
 
+    def leave_device(self) -> None:
+        """The sums go to main memory; what cannot, after an accident on the device, is lost."""
+        try:
+            self._sums = {key: total.cpu() for key, total in self._sums.items()}
+        except RuntimeError:
+            self._sums, self.incomplete = {}, True
+
     def maps(self) -> dict[int, Tensor]:
         """[height, width] of the latent for each picture, fp32 in main memory; pictures by their index in the job."""
         found: dict[int, Tensor] = {}

@@ -12,26 +12,28 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import DeviceMemoryError, is_device_full
 from .influence import Influence
 from .layers import CrossAttention
 from .outcome import Outcome
 from .prompt import ImagePrompt
 from .regions import Size, is_whole
-from .rows import RowCursor, RowRule, Rows, first_row
+from .rows import RowCursor, RowRule, Rows, Texts, first_row
+from .sides import Held, attend_by_side
 from .step import RowsOfCall
 
 log = logging.getLogger("ip-adapter")
-_Pattern = tuple[Rows, tuple[int, ...], torch.dtype, torch.device]
-KEPT_PATTERNS = 4  # row patterns whose gathered keys and values are kept; a step has one to four
+# Torch's own, whatever has been put in the place of its Python name: kernels that take some widths of head only.
+ATTENTION = torch.ops.aten.scaled_dot_product_attention
 
 
 def image_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """Attention of a query [B, L, C] to image keys and (weighted) values [B, T, C]; [B, L, C] in the query's dtype."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    attended: Tensor = ATTENTION(q, k, v)
+    return attended.transpose(1, 2).flatten(2)
 
 
 class _LayerHooks:
@@ -41,7 +43,7 @@ class _LayerHooks:
         self.injection, self.index, self.layer = injection, index, layer
         self.query: Tensor | None = None
         self.first: int | None = 0  # which of the call's rows the query's first one is, None if nothing tells
-        self.gathered: dict[_Pattern, list[tuple[ImagePrompt, Tensor, Tensor]]] = {}
+        self.gathered: dict[int, Held] = {}  # by prompt
 
     def keep_query(self, _module: nn.Module, args: tuple[Any, ...], query: Tensor) -> None:
         rows = self.injection.rows
@@ -61,12 +63,11 @@ class _LayerHooks:
             return None
         text = hidden
         whole = len(rows) <= len(of_call)
-        for prompt, key, value in self._prompts(query, rows):
-            if not prompt.steady:
-                if prompt.layer_weight(self.layer.block) == 0.0:
-                    continue
-                key, value = prompt.weighted(key, value, self.layer.block)
-            added = image_attention(query, key, value, self.layer.heads).to(hidden.dtype)
+        for i in self.injection.active:
+            prompt = self.injection.prompts[i]
+            if prompt.layer_weight(self.layer.block) == 0.0:
+                continue
+            added = self._added(i, query, rows).to(hidden.dtype)
             if prompt.region is not None:
                 size = self.injection.size_of(self.layer.transformer) if whole else None
                 if size is None or size[0] * size[1] != added.shape[1]:
@@ -74,6 +75,7 @@ class _LayerHooks:
                     continue
                 added = added * prompt.region.at(size, added)
             hidden = hidden + added
+            prompt.fired = True
             if prompt.influence is not None:
                 prompt.influence.add(added, text, rows if whole else ())
         self.injection.fired = True
@@ -87,17 +89,41 @@ class _LayerHooks:
         tiles, odd = divmod(n, len(of_call))
         return None if odd else tuple(row for row in of_call for _ in range(tiles))
 
-    def _prompts(self, query: Tensor, rows: Rows) -> list[tuple[ImagePrompt, Tensor, Tensor]]:
-        """The acting prompts with their keys and values for these rows; gathered once per pattern of rows."""
-        active = self.injection.active
-        pattern = (rows, active, query.dtype, query.device)
-        if pattern not in self.gathered:
-            if len(self.gathered) >= KEPT_PATTERNS:
-                self.gathered.clear()
-            prompts = (self.injection.prompts[i] for i in active)
-            pairs = ((prompt, prompt.gather(self.index, self.layer.block, rows, query)) for prompt in prompts)
-            self.gathered[pattern] = [(prompt, *pair) for prompt, pair in pairs if pair is not None]
-        return self.gathered[pattern]
+    def _added(self, i: int, query: Tensor, rows: Rows) -> Tensor:
+        """What prompt ``i`` adds to these rows. Where the device has no room, nothing more is kept from call to call.
+        Raises DeviceMemoryError where even that is too much."""
+        error = None
+        for _ in range(2):
+            try:
+                return self._attended(i, query, rows)
+            except RuntimeError as raised:
+                if not is_device_full(raised):
+                    raise
+                error = raised.with_traceback(None)  # which holds what there is no room for
+            self.injection.keep_nothing(query.device)
+        raise DeviceMemoryError(
+            "IP-Adapter: the device has no room for the references' keys and values: use fewer references, a smaller "
+            "batch or a smaller picture."
+        ) from error
+
+    def _attended(self, i: int, query: Tensor, rows: Rows) -> Tensor:
+        prompt, block = self.injection.prompts[i], self.layer.block
+        sides = prompt.sides(block, rows)
+        held = self.gathered.get(i)
+        if held is None or not held.serves(sides, query):
+            needed = {side for side in sides if side is not None}
+            if self.injection.keeps:
+                needed |= {side for side in prompt.sides(block, self.injection.cursor.rows) if side is not None}
+            held = prompt.gather(self.index, block, sorted(needed), query)
+            if self.injection.keeps:
+                self.gathered[i] = held
+        if not prompt.steady:
+            held = Held(held.sides, *prompt.weighted(held.key, held.value, block))
+        return attend_by_side(query, sides, held, lambda q, k, v: image_attention(q, k, v, self.layer.heads))
+
+    def let_go(self) -> None:
+        self.query = None
+        self.gathered.clear()
 
 
 class Injection:
@@ -121,6 +147,7 @@ class Injection:
         self.announced = False  # whether any step since attach was one in which a prompt acts
         self.fired = False  # whether any layer has added anything since attach
         self.lost = 0  # calls of the UNet or a layer whose rows nothing told
+        self.keeps = True  # keys and values stay on the device from call to call
         self.misplaced = False  # whether a prompt with a region was left out where nothing told the place
         self._sizes: dict[nn.Module, Size] = {}  # of what each transformer works on in this call
         self._latent: Size | None = None  # of the present step
@@ -155,9 +182,10 @@ class Injection:
         self._watch(None)
         self.pause()
         for hooks in self.layers:
-            hooks.query = None
-            hooks.gathered.clear()
+            hooks.let_go()
         self._sizes.clear()
+        for prompt in self.prompts:
+            prompt.leave_device()
         return self.outcome
 
     def __enter__(self) -> Injection:
@@ -171,8 +199,7 @@ class Injection:
         rows: Rows,
         step: int,
         steps: int,
-        text_cond: Tensor | None = None,
-        text_uncond: Tensor | None = None,
+        texts: Texts | None = None,
         size: Size | None = None,
         latents: Callable[[], Tensor] | None = None,
         sampler: nn.Module | None = None,
@@ -184,7 +211,7 @@ class Injection:
         self._latent = size
         for i, influence in self.measured.items():
             self._rest(i, influence, rows, size)
-        self.cursor.begin(rows if self.active else (), text_cond, text_uncond, latents)
+        self.cursor.begin(rows if self.active else (), texts, latents)
         self.rows_of_call = rows_of_call
         self._watch(sampler)
         self.rows = None
@@ -198,7 +225,7 @@ class Injection:
         self._sampler, self._sampler_handles = sampler, []
         if sampler is not None:
             self._sampler_handles = [
-                sampler.register_forward_pre_hook(lambda _module, args: self.cursor.open(len(args[0]))),
+                sampler.register_forward_pre_hook(lambda _module, args: self.cursor.open(len(args[0]), args[0])),
                 sampler.register_forward_hook(lambda *_: self.cursor.close()),
             ]
 
@@ -224,6 +251,15 @@ class Injection:
         if self.lost == 1:
             log.warning("IP-Adapter: another extension calls the model in a way that hides which rows are which.")
 
+    def keep_nothing(self, device: torch.device) -> None:
+        """``device`` is full: let go of what is kept there, and keep nothing more."""
+        if self.keeps:
+            log.warning("IP-Adapter: the device has no room to keep keys and values, so each step is slower.")
+        self.keeps = False
+        for hooks in self.layers:
+            hooks.gathered.clear()
+        empty_device_cache(device)
+
     def pause(self) -> None:
         """Do nothing until the next ``begin``: another job has the UNet."""
         self.active, self.rows = (), None
@@ -243,7 +279,7 @@ class Injection:
             rule: RowRule | None = RowRule.ANNOUNCED
         else:
             context = kwargs.get("context", args[2] if len(args) > 2 else None)
-            self.rows = self.cursor.take(len(x), context, marked="forward" in vars(unet))
+            self.rows = self.cursor.take(len(x), context, x, marked="forward" in vars(unet))
             rule = self.cursor.rule
         if self.rows is None or rule is None:
             self.lose()
@@ -268,6 +304,13 @@ class Injection:
 
     def _after_call(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
         self.rows = None
+
+
+def empty_device_cache(device: torch.device) -> None:
+    """Give back what torch holds for itself on ``device``, where it does that."""
+    empty = getattr(getattr(torch, device.type, None), "empty_cache", None)
+    if empty is not None:
+        empty()
 
 
 def injections(unet: nn.Module) -> list[Injection]:

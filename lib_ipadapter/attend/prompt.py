@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from ..weighting import Curve, Spread, scaled_sides, weight_at
 from .influence import Influence
 from .regions import Region
 from .rows import Rows
+from .sides import Held, Sides, sides_of
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class ImagePrompt:
     region: Region | None = None
     picture_offset: int = 0  # index in the job of the batch's first picture
     acted: bool = False  # whether any step so far was one of its own
+    fired: bool = False  # whether it has added anything in any layer
+    unserved: bool = False  # whether a step of its own was made by a UNet that it does not fit
     influence: Influence | None = None  # what measures where it acts, if anybody asked
     now: float = 0.0  # the weight in the present step
 
@@ -91,7 +94,8 @@ class ImagePrompt:
         acts = self.acts_in(step, steps)
         self.acted |= acts
         self.now = weight_at(self.weight, step, steps) if acts else 0.0
-        return self.now != 0.0
+        # What does not hang on the weight goes on where a curve comes to 0; a weight that is 0 switches the unit off.
+        return acts and (self.now != 0.0 or (not self.steady and self.spread is not None and self.spread.constant))
 
     @property
     def steady(self) -> bool:
@@ -102,22 +106,27 @@ class ImagePrompt:
         """The weight, now, in the layers of ``block``."""
         return self.now if self.spread is None else self.spread.at(block, self.now)
 
-    def gather(self, layer: int, block: int, rows: Rows, like: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Keys and values [len(rows), tokens, width] of one layer for a call's rows, on ``like``'s device and in its
-        dtype, with a ``steady`` weight in them; None where this layer adds nothing."""
-        if self.steady and self.layer_weight(block) == 0.0:
-            return None
-        pictures = self.kv.pictures
+    def leave_device(self) -> None:
+        """Let go of what a sampling pass has left on the device; what was measured goes to main memory."""
+        if self.region is not None:
+            self.region.leave_device()
+        if self.influence is not None:
+            self.influence.leave_device()
+
+    def sides(self, block: int, rows: Rows) -> Sides:
+        """The entries of the keys and values that rows attend to in the layers of ``block``. Where the reference counts
+        against the picture, the conditional rows have none, and the unconditional ones the reference's."""
         inverted = self.spread is not None and block in self.spread.inverted
-        index = torch.tensor([
-            (self.picture_offset + row.picture) % pictures + (0 if row.cond or inverted else pictures) for row in rows
-        ])  # fmt: skip
+        return sides_of(rows, self.kv.pictures, self.picture_offset, inverted)
+
+    def gather(self, layer: int, block: int, sides: Iterable[int], like: Tensor) -> Held:
+        """Keys and values of one layer for these ``sides``, on ``like``'s device and in its dtype, with a ``steady``
+        weight in them."""
+        index = [*sides]
         key, value = self.kv.keys[layer][index], self.kv.values[layer][index]
-        if inverted:  # no tokens for the conditional rows: attention to values of 0 is 0
-            value = value * value.new_tensor([float(not row.cond) for row in rows])[:, None, None]
         if self.steady:
             key, value = self.weighted(key, value, block)
-        return key.to(like), value.to(like)
+        return Held(tuple(index), key.to(like), value.to(like))
 
     def weighted(self, key: Tensor, value: Tensor, block: int) -> tuple[Tensor, Tensor]:
         """Keys and values [B, tokens, width] with the weight that the layers of ``block`` have now."""

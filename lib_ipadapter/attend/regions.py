@@ -60,6 +60,10 @@ class Region:
             self._layers[key] = _resized(self.mask, size).reshape(1, -1, 1).to(like)
         return self._layers[key]
 
+    def leave_device(self) -> None:
+        """Let go of what layers were given."""
+        self._layers.clear()
+
     def within(self, box: Box, picture: Size) -> Region:
         """The region in a part of the ``picture``, both in pixels: what an inpainted part sees of it."""
         left, top, width, height = box

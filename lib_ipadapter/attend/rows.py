@@ -8,14 +8,17 @@ has two groups of unconditional rows; AND prompts have several cond rows for one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-MARK = 1024.0  # |value| of the token with which sd-webui-controlnet marks a context: + cond, - uncond
+from .evidence import Told, kinds_by_text, marks, pictures_by_latent
+
+Texts = Callable[[], "tuple[Tensor | None, Tensor | None]"]
 
 
 class Row(NamedTuple):
@@ -33,8 +36,9 @@ class RowRule(Enum):
 
     ANNOUNCED = "announced by the host with the call"
     MARKED = "marked by ControlNet in the context"
-    ORDER = "the next rows in the sampler's order"
     TEXT = "told by their text"
+    LATENT = "told by their latents"
+    ORDER = "the next rows in the sampler's order"
     REPETITION = "whole repetitions of the step's rows"
 
 
@@ -43,16 +47,6 @@ def layout(prompts_per_picture: Sequence[int], n_rows: int) -> Rows:
     cond = [Row(True, i) for i, n in enumerate(prompts_per_picture) for _ in range(n)]
     pictures = max(1, len(prompts_per_picture))
     return tuple(cond + [Row(False, i % pictures) for i in range(n_rows - len(cond))])
-
-
-def marks(context: Tensor | None) -> list[bool] | None:
-    """Cond or uncond for each row of a context that ControlNet has marked with a first token of ±1024, else None."""
-    if context is None or context.ndim != 3 or context.shape[1] == 0:
-        return None
-    first = context[:, 0].float()
-    if not torch.all((first.abs() - MARK).abs() < 0.5):
-        return None
-    return [value > 0 for value in first[:, 0].tolist()]
 
 
 def first_row(part: Tensor, n: int) -> int | None:
@@ -82,63 +76,61 @@ class RowCursor:
     """Hands out the rows of one denoising step.
 
     What the sampler asks for in one go (``open`` to ``close``) is always the next rows in order. An extension between
-    sampler and UNet may make several calls of that: for tiles, each with all of these rows, or for a region, one part
-    of these rows after the other. Where nothing tells what the sampler has asked for, a call is taken for the sampler's
-    own as long as it fits. ``rule`` is what told the rows of the last call, None where nothing did.
+    sampler and UNet may make several calls of that: for tiles, each with all of these rows; for a region, one part of
+    these rows after the other; or any of these rows in any order. So the order is held against what the call itself
+    tells, which is surer. Where nothing tells what the sampler has asked for, a call is taken for the sampler's own as
+    long as it fits. ``rule`` is what told the rows of the last call, None where nothing did.
     """
 
     def __init__(self) -> None:
         self.begin(())
 
-    def begin(
-        self,
-        rows: Rows,
-        text_cond: Tensor | None = None,
-        text_uncond: Tensor | None = None,
-        latents: Callable[[], Tensor] | None = None,
-    ) -> None:
-        """A new denoising step. The texts [n, tokens, width] are what its rows will be conditioned on; ``latents``
-        gives the rows' latents as they are when the sampler begins to ask."""
+    def begin(self, rows: Rows, texts: Texts | None = None, latents: Callable[[], Tensor] | None = None) -> None:
+        """A new denoising step. ``texts`` gives what its rows will be conditioned on, cond and uncond [n, tokens,
+        width]; ``latents`` the rows' latents; both as they are when the sampler begins to ask."""
         self.rows, self.position = rows, 0
         self.rule: RowRule | None = None
         self.asked: Rows | None = None  # what the sampler is asking for just now
-        self.texts = None if text_cond is None or text_uncond is None else (text_cond, text_uncond)
-        self.latents = latents
+        self.asked_latents: Tensor | None = None
+        self.texts, self.latents = texts, latents
 
-    def open(self, n: int) -> None:
-        """The sampler asks for the next ``n`` rows."""
+    def open(self, n: int, latents: Tensor | None = None) -> None:
+        """The sampler asks for the next ``n`` rows, whose ``latents`` [n, channels, height, width] these are."""
         if self.latents is not None:
             self.rows, self.latents = same_pictures(self.rows, self.latents()), None
         rows = self.rows[self.position : self.position + n]
         self.asked, self.part = (rows, 0) if rows and len(rows) == n else (None, 0)
+        self.asked_latents = latents if self.asked else None
         self.position += len(rows) if self.asked else 0
 
     def close(self) -> None:
         """The sampler has its answer."""
-        self.asked = None
+        self.asked = self.asked_latents = None
 
-    def take(self, n: int, context: Tensor | None = None, *, marked: bool = False) -> Rows | None:
-        """The rows of a call of the UNet with ``n`` of them; None if nothing tells what they are.
+    def take(
+        self, n: int, context: Tensor | None = None, x: Tensor | None = None, *, marked: bool = False
+    ) -> Rows | None:
+        """The rows of a call of the UNet with ``n`` of them; None if nothing tells what they are, or if what tells it
+        contradicts itself.
 
-        ``marked``: another extension has replaced the UNet's forward and may have marked the context, which then
-        decides. A call that does not fit what is left of the step comes from an extension that calls the UNet in its
-        own order (tiles): its rows are told by their text, or by being whole repetitions of the step's rows.
+        ``context`` and ``x`` are what the UNet is called with. ``marked``: another extension has replaced the UNet's
+        forward and may have marked the context. A call that does not fit what is left of the step comes from an
+        extension that calls the UNet in its own order (tiles): without anything surer, its rows are whole repetitions
+        of the step's rows.
         """
         expected = self._expected(n)
-        kinds = marks(context) if marked else None
-        if kinds is not None and [row.cond for row in expected] != kinds:
-            self.rule = RowRule.MARKED
-            return self._with_pictures(kinds)
-        if len(expected) == n:
+        told, rule = self._told(n, context, x, marked)
+        if len(expected) == n and _agree(expected, told):
             self.rule = RowRule.ORDER
             return expected
-        kinds = self._compare(context)
-        if kinds is not None:
-            self.rule = RowRule.TEXT
-            return self._with_pictures(kinds)
-        if self.rows and n % len(self.rows) == 0:
+        rows = self._by_evidence(told)
+        if rows is not None:
+            self.rule = rule
+            return rows
+        repeated = self.rows * (n // max(1, len(self.rows)))
+        if len(repeated) == n and _agree(repeated, told):
             self.rule = RowRule.REPETITION
-            return self.rows * (n // len(self.rows))
+            return repeated
         self.rule = None
         return None
 
@@ -154,27 +146,52 @@ class RowCursor:
         self.part = (self.part + len(rows)) % len(self.asked)
         return rows
 
-    def _with_pictures(self, kinds: list[bool]) -> Rows:
-        """Rows of known kind in unknown order: the k-th of its kind belongs to the k-th picture of that kind."""
-        pictures = {kind: [row.picture for row in self.rows if row.cond == kind] or [0] for kind in (True, False)}
-        seen = {True: 0, False: 0}
-        rows = []
-        for kind in kinds:
-            rows.append(Row(kind, pictures[kind][seen[kind] % len(pictures[kind])]))
-            seen[kind] += 1
-        return tuple(rows)
+    def _told(self, n: int, context: Tensor | None, x: Tensor | None, marked: bool) -> tuple[list[Told], RowRule]:
+        """What the call itself tells of each of its rows, and the surest rule that says anything."""
+        kinds: list[bool | None] = [None] * n
+        rule = RowRule.LATENT
+        if marked and (by_marks := marks(context)) is not None:
+            kinds, rule = [*by_marks], RowRule.MARKED
+        elif context is not None and self.texts is not None:
+            cond, uncond = self.texts()
+            if cond is not None and uncond is not None:
+                kinds = kinds_by_text(context, cond, uncond)
+                rule = RowRule.TEXT if any(kind is not None for kind in kinds) else rule
+        pictures: list[frozenset[int] | None] = [None] * n
+        if x is not None and self.asked is not None and self.asked_latents is not None:
+            own = [row.picture for row in self.asked]
+            if len(set(own)) > 1:
+                pictures = pictures_by_latent(x, self.asked_latents, own)
+        return [Told(*one) for one in zip(kinds, pictures, strict=True)], rule
 
-    def _compare(self, context: Tensor | None) -> list[bool] | None:
-        """Cond or uncond for each row by its text, None where both or neither match."""
-        if context is None or self.texts is None:
+    def _by_evidence(self, told: Sequence[Told]) -> Rows | None:
+        """The rows as the call itself tells them, None where it does not tell them all."""
+        choices = [self._choices(one) for one in told]
+        if all(len(one) == 1 for one in choices):
+            return tuple(row for one in choices for row in one)
+        kinds = [one.cond for one in told]
+        if None in kinds or any(one.pictures is not None for one in told):
             return None
-        kinds = []
-        for row in context:
-            cond, uncond = (
-                any(text.shape == row.shape and torch.equal(text.to(row), row) for text in texts)
-                for texts in self.texts
-            )
-            if cond == uncond:
+        for kind in (True, False):  # of each kind none, or all that the step has, perhaps several times
+            if kinds.count(kind) % max(1, sum(row.cond == kind for row in self.rows)):
                 return None
-            kinds.append(cond)
-        return kinds
+        return self._in_order(kind for kind in kinds if kind is not None)
+
+    def _choices(self, told: Told) -> set[Row]:
+        """The rows that one of a call may be: of what the sampler has asked for, else of the whole step."""
+        for rows in (self.asked or (), self.rows):
+            found = {row for row in rows if told.allows(*row)}
+            if found:
+                return found
+        return set()
+
+    def _in_order(self, kinds: Iterable[bool]) -> Rows:
+        """Rows of known kind: the k-th of its kind belongs to the k-th picture of that kind."""
+        pictures = {kind: [row.picture for row in self.rows if row.cond == kind] or [0] for kind in (True, False)}
+        endless = {kind: itertools.cycle(of_kind) for kind, of_kind in pictures.items()}
+        return tuple(Row(kind, next(endless[kind])) for kind in kinds)
+
+
+def _agree(rows: Rows, told: Sequence[Told]) -> bool:
+    """Whether nothing that a call tells of its rows contradicts ``rows``."""
+    return all(one.allows(*row) for row, one in zip(rows, told, strict=True))

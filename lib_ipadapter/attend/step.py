@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from .regions import Size
-from .rows import Rows
+from .rows import Rows, Texts
 
 RowsOfCall = Callable[[Mapping[str, Any], int], "Rows | None"]
 
@@ -16,9 +16,9 @@ RowsOfCall = Callable[[Mapping[str, Any], int], "Rows | None"]
 class Step(NamedTuple):
     """The rows of one denoising step, and what tells them apart in the UNet's calls.
 
-    ``step`` is its index of ``steps``. ``text_cond`` and ``text_uncond`` [n, tokens, width] are what the rows are
-    conditioned on, ``size`` the height and width of the latent, ``latents`` gives the rows' latents when the sampler
-    begins to ask, and ``sampler`` is the module that it asks.
+    ``step`` is its index of ``steps``, ``size`` the height and width of the latent. When the sampler begins to ask,
+    ``texts`` gives what the rows are conditioned on, cond and uncond [n, tokens, width], and ``latents`` the rows'
+    latents; ``sampler`` is the module that it asks.
 
     ``rows_of_call`` is there on hosts that announce the rows with each call: it gives those of a call from its keyword
     arguments and the number of its rows, None where these do not fit each other. Nothing else is asked then.
@@ -27,8 +27,7 @@ class Step(NamedTuple):
     rows: Rows
     step: int
     steps: int
-    text_cond: Tensor | None = None
-    text_uncond: Tensor | None = None
+    texts: Texts | None = None
     size: Size | None = None
     latents: Callable[[], Tensor] | None = None
     sampler: nn.Module | None = None

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoint.clip_keys import OPEN_CLIP, TRANSFORMERS, Tower, TowerKeys
@@ -96,24 +97,26 @@ def arithmetic(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 
 
 def run_block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """One residual attention block on ``x`` [B, N, W]; older open_clip's blocks want [N, B, W].
+    """One residual attention block on ``x`` [B, N, W]; ``mask`` [N, N] is added to the attention's logits.
 
-    ``mask`` [N, N] is added to the attention's logits.
+    Of the block's parts, because its own attention asks for torch's by a name that extensions put other kernels under.
     """
-    options = {} if mask is None else {"attn_mask": mask}
-    if block.attn.batch_first:
-        return call(block, x, **options)
-    return call(block, x.transpose(0, 1), **options).transpose(0, 1)
+    attention = block.attn
+    qkv = F.linear(call(block.ln_1, x), attention.in_proj_weight.to(x.dtype), attention.in_proj_bias.to(x.dtype))
+    q, k, v = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+    attended: Tensor = torch.ops.aten.scaled_dot_product_attention(q, k, v, mask)
+    x = x + call(attention.out_proj, attended.transpose(1, 2).flatten(2))
+    return x + call(block.mlp, call(block.ln_2, x))
 
 
-def call(module: nn.Module, x: Tensor, **options: Tensor) -> Tensor:
+def call(module: nn.Module, x: Tensor) -> Tensor:
     """``module(x)``, its weights cast to the dtype of ``x`` for this call if they have another."""
     result: Tensor
     if next(module.parameters()).dtype == x.dtype:
-        result = module(x, **options)
+        result = module(x)
     else:
         weights = {name: p.to(x.dtype) for name, p in module.named_parameters()}
-        result = torch.func.functional_call(module, weights, (x,), options)
+        result = torch.func.functional_call(module, weights, (x,))
     return result
 
 

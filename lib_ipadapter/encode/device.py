@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
+
+from ..errors import is_device_full
+
+log = logging.getLogger("ip-adapter")
+T = TypeVar("T")
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -15,3 +23,35 @@ class Device:
     device: torch.device
     dtype: torch.dtype
     make_room: Callable[[], None] = lambda: None  # called before an encoder moves to the device
+
+
+@dataclass
+class Fallback:
+    """Work that is done on ``device`` and, from the moment at which that has no room, on the CPU.
+
+    ``place`` is where the latest work was done: results of both are remembered apart.
+    """
+
+    device: Device
+    full: bool = field(default=False, init=False)
+
+    @property
+    def now(self) -> torch.device:
+        return CPU if self.full else self.device.device
+
+    @property
+    def place(self) -> str:
+        return str(self.now)
+
+    def run(self, what: str, work: Callable[[torch.device], T]) -> T:
+        """What ``work`` gives on the device, or else on the CPU, where it begins anew; ``what`` is told in the log."""
+        if not self.full:
+            try:
+                return work(self.now)
+            except RuntimeError as error:
+                if self.now == CPU or not is_device_full(error):
+                    raise
+            log.warning("IP-Adapter: no room for the %s on the device, so it works on the CPU.", what)
+            self.full = True
+            self.device.make_room()
+        return work(CPU)

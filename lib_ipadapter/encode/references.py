@@ -7,7 +7,6 @@ noise goes into it: the references with their pixels shuffled.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -18,15 +17,13 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .cache import ByteCache
 from .combine import combine
-from .device import Device
+from .device import CPU, Device, Fallback
 from .pixels import to_pixels
 
 if TYPE_CHECKING:
     from ..checkpoint.entries import EncoderEntry, Entry
     from .clip_image import ImageEncoder, OneSource
     from .picture import Mask, Picture
-
-log = logging.getLogger("ip-adapter")
 
 Key = tuple[Hashable, ...]  # what a computed value is remembered by
 
@@ -105,15 +102,23 @@ class References:
         self, units: Sequence[UnitInputs], encoders: Encoders, device: Device, progress: Callable[[str], None]
     ) -> None:
         self.encoders, self.device, self.progress = encoders, device, progress
+        self.work = Fallback(device)
         keys = {self._key(unit, shown) for unit in units for shown in unit.all() if shown.image is not None}
         self.total = sum(key not in encoders.cache for key in keys)
         self.done = 0
-        self.encoded: dict[Key, Tensor] = {}  # in this job, whatever the cache's size
+        self.encoded: dict[Key, Tensor] = {}  # in this job, whatever the cache's size; by what they are on the device
+        self.apart: set[Key] = set()  # those of them that were made on the CPU for want of room
 
-    def _key(self, unit: UnitInputs, shown: EncoderInput) -> Key:
-        """What an embedding is remembered by."""
+    def _key(self, unit: UnitInputs, shown: EncoderInput, place: str | None = None) -> Key:
+        """What an embedding is remembered by; ``place`` is where it was made, None for the device."""
         file = self.encoders.identity(unit.encoder)
-        return ("embedding", file, self.device.dtype, unit.source, unit.crop, *shown.key)
+        place = place or str(self.device.device)
+        return ("embedding", file, self.device.dtype, place, unit.source, unit.crop, *shown.key)
+
+    def place(self, unit: UnitInputs) -> str:
+        """Where the unit's embeddings were made: on the CPU if any of them was."""
+        apart = any(self._key(unit, shown) in self.apart for shown in unit.all())
+        return str(CPU if apart else self.device.device)
 
     def embeddings(self, unit: UnitInputs) -> tuple[list[Tensor], Tensor]:
         """[V, E] or [V, N, W] of each reference, V its number of views, and [1, …] of the unconditional side, fp32 in
@@ -139,35 +144,38 @@ class References:
         return references, uncond
 
     def _encode(self, unit: UnitInputs, missing: Sequence[EncoderInput]) -> None:
-        """Encode what is ``missing``, with one move of the encoder to the device."""
+        """Encode what is ``missing``; the encoder stays where it works until all is done."""
         self.progress(f"loading image encoder {unit.encoder.name}")
         encoder = self.encoders.encoder(unit.encoder, self.device.dtype)
-        size = encoder.spec.image_size
         self.device.make_room()
         try:
-            encoder.to(self.device.device)
             for shown in missing:
                 if shown.image is not None:
                     self.done += 1
                     self.progress(f"encoding reference {self.done} of {self.total}")
-                views = shown.pixels(size, unit.crop)
-                embedding = torch.cat([encode_one(encoder, view[None], unit.source) for view in views])
-                check_finite(embedding, f"the image encoder {unit.encoder.file_name}")
-                key = self._key(unit, shown)
-                self.encoded[key] = embedding
-                self.encoders.cache.put(key, embedding, embedding.numel() * embedding.element_size())
+                self.encoded[self._key(unit, shown)] = self._encode_one(unit, shown, encoder)
+                if self.work.full:
+                    self.apart.add(self._key(unit, shown))
         finally:
             encoder.to("cpu")
 
+    def _encode_one(self, unit: UnitInputs, shown: EncoderInput, encoder: ImageEncoder) -> Tensor:
+        """[V, …], fp32 in main memory. Made and remembered where there is room."""
+        views = shown.pixels(encoder.spec.image_size, unit.crop)
 
-def encode_one(encoder: ImageEncoder, pixels: Tensor, source: OneSource) -> Tensor:
-    """One view's embedding, fp32 in main memory; computed there too where the device has no room."""
-    try:
-        embedding = encoder.encode(pixels, source)
-    except torch.cuda.OutOfMemoryError:
-        log.warning("IP-Adapter: no room for the image encoder on the device, so it works on the CPU.")
-        embedding = encoder.to("cpu").encode(pixels, source)
-    return embedding.of(source).float().cpu()
+        def encode(device: torch.device) -> Tensor:
+            known: Tensor | None = self.encoders.cache.get(self._key(unit, shown, str(device)))
+            if known is not None:
+                return known
+            encoder.to(device)
+            found = (encoder.encode(view[None], unit.source).of(unit.source) for view in views)
+            return torch.cat([one.float().cpu() for one in found])
+
+        embedding = self.work.run("image encoder", encode)
+        check_finite(embedding, f"the image encoder {unit.encoder.file_name}")
+        nbytes = embedding.numel() * embedding.element_size()
+        self.encoders.cache.put(self._key(unit, shown, self.work.place), embedding, nbytes)
+        return embedding
 
 
 def check_finite(embedding: Tensor, encoder: str) -> None:

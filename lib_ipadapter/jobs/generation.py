@@ -27,10 +27,20 @@ from .resources import Progress, Resources
 
 
 class PassPrompt(NamedTuple):
-    """A unit's prompt with the passes that it acts in: "both", "base" or "hires"."""
+    """A unit's prompt with the passes that it acts in, "both", "base" or "hires", and the unit's number."""
 
     hires: str
     prompt: ImagePrompt
+    number: int = 0
+
+
+class Inaction(NamedTuple):
+    """A unit that has not done all that it was to do: whether it has ``acted`` at all, and whether steps of its own
+    were ``unserved``, because their UNet was of another topology."""
+
+    number: int
+    acted: bool
+    unserved: bool
 
 
 class Generation:
@@ -49,13 +59,21 @@ class Generation:
         self.injection: Injection | None = None
         self.attached = False  # whether attach has ever put anything into a UNet
         self.unfit: nn.Module | None = None  # the UNet last found to be of another topology
-        self._regions = [prompt.region for _, prompt in self.prompts]  # in the whole picture
+        self.unfit_why = ""
+        self.lost = 0  # calls whose rows nothing told
+        self._earlier: Outcome | None = None  # what went wrong before the present attachment
+        self._of_pass: list[ImagePrompt] = []
+        self._regions = [one.prompt.region for one in self.prompts]  # in the whole picture
 
     def inside(self) -> Generation:
         """The same prompts for a job inside this one. Nothing is measured there."""
         inner = copy.copy(self)
         inner.injection, inner.attached, inner.unfit = None, False, None
-        inner.prompts = [PassPrompt(hires, replace(p, influence=None, acted=False)) for hires, p in self.prompts]
+        inner.lost, inner._earlier, inner._of_pass = 0, None, []
+        inner.prompts = [
+            PassPrompt(hires, replace(p, influence=None, acted=False, fired=False, unserved=False), number)
+            for hires, p, number in self.prompts
+        ]
         inner.maps = InfluenceMaps()
         return inner
 
@@ -75,11 +93,11 @@ class Generation:
         width, where only a part is sampled. Raises MismatchError for a UNet of another topology than the one that the
         units were checked against (SDXL's refiner, say).
         """
-        self.detach()
-        for (_, prompt), region in zip(self.prompts, self._regions, strict=True):
+        self._earlier = self._take_out()
+        for (_, prompt, _), region in zip(self.prompts, self._regions, strict=True):
             prompt.region = region if region is None or part is None else region.within(*part)
         skipped = "base" if hires_pass else "hires"
-        prompts = [prompt for hires, prompt in self.prompts if hires != skipped]
+        prompts = self._of_pass = [prompt for hires, prompt, _ in self.prompts if hires != skipped]
         for prompt in prompts:
             if prompt.influence is not None and not same_pass:
                 prompt.influence = Influence()
@@ -96,17 +114,41 @@ class Generation:
         return self.injection
 
     def detach(self) -> Outcome:
-        """Remove this job's hooks, if there are any, and say what the pass turned out to be.
+        """Remove this job's hooks, if there are any, and say what the passes since the last call turned out to be.
 
         MISSED means that units wanted the job's first pass and were never attached.
         """
-        outcome = Outcome.ACTED
-        if self.injection is not None:
-            outcome = self.injection.detach()
-            self.injection = None
-            self.maps.collect()
-        wanted = any(hires != "hires" for hires, _ in self.prompts)
+        idle = self.injection is not None and self.injection.outcome is Outcome.IDLE
+        outcome = self._take_out() or (Outcome.IDLE if idle else Outcome.ACTED)
+        self._earlier = None
+        wanted = any(hires != "hires" for hires, *_ in self.prompts)
         return Outcome.MISSED if wanted and not self.attached else outcome
+
+    def _take_out(self) -> Outcome | None:
+        """Remove the hooks; what went wrong since the job's last detach, None where nothing did."""
+        if self.injection is None:
+            return self._earlier
+        outcome = self.injection.detach()
+        self.lost += self.injection.lost
+        self.injection = None
+        self.maps.collect()
+        return self._earlier or (outcome if outcome in (Outcome.LOST, Outcome.MISPLACED) else None)
+
+    def pass_over(self, step: int, steps: int) -> None:
+        """Step ``step`` of ``steps`` is made by a UNet that the adapters do not fit."""
+        for prompt in self._of_pass:
+            prompt.unserved |= prompt.acts_in(step, steps)
+
+    def inactions(self) -> list[Inaction]:
+        """The units that have not done all that they were to do since the last call."""
+        found = [
+            Inaction(number, prompt.fired, prompt.unserved)
+            for _, prompt, number in self.prompts
+            if prompt.unserved or not prompt.fired
+        ]
+        for _, prompt, _ in self.prompts:
+            prompt.fired = prompt.unserved = False
+        return found
 
     def influence(self, picture: int) -> dict[int, Tensor | None]:
         """The heat maps of a picture of the job by unit, for the units that are to have some."""
@@ -148,7 +190,7 @@ def prepare_generation(
     prompts = [_prompt(plan, kv) for plan, kv in zip(acting, prepared, strict=True)]
     maps = InfluenceMaps(
         [plan.number for plan in plans if measure and plan.unit.influence_map],
-        {plan.number: prompt for plan, (_, prompt) in zip(acting, prompts, strict=True)},
+        {plan.number: one.prompt for plan, one in zip(acting, prompts, strict=True)},
     )
     return Generation(topology, [plan.without_pictures() for plan in plans], prompts, maps)
 
@@ -168,4 +210,5 @@ def _prompt(plan: Plan, kv: KeysValues) -> PassPrompt:
     return PassPrompt(
         unit.hires,
         ImagePrompt(kv, unit.weight, unit.start, unit.end, plan.spread, unit.embeds_scaling, plan.region),
+        plan.number,
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..attend.prompt import KeysValues
 from ..encode.combine import combine
-from ..encode.device import Device
+from ..encode.device import Device, Fallback
 from ..encode.references import References, mean
 from ..errors import errors_name_unit
 from ..projections import build
@@ -19,42 +19,56 @@ from .resources import Progress, Resources
 
 def prepare(plans: Sequence[Plan], resources: Resources, device: Device, progress: Progress) -> list[KeysValues]:
     """Encode, project, and compute every layer's keys and values for each plan; fp32 in main memory."""
-    keys = [_key(plan, resources, device) for plan in plans]
+    here = str(device.device)
+    keys = [_key(plan, resources, device, here, here) for plan in plans]
     ready = {key: resources.cache.get(key) for key in keys}
     missing = [plan.inputs() for plan, key in zip(plans, keys, strict=True) if ready[key] is None]
     references = References(missing, resources, device, progress)
     for plan, key in zip(plans, keys, strict=True):
         if ready[key] is None:
             with errors_name_unit(plan.number):
-                kv = _keys_values(plan, references, resources, device, progress)
-            resources.cache.put(key, kv, kv.nbytes)
-            ready[key] = kv
+                ready[key] = _keys_values(plan, references, resources, device, progress)
     return [ready[key] for key in keys]
 
 
-def _key(plan: Plan, resources: Resources, device: Device) -> tuple[Hashable, ...]:
-    """What a plan's keys and values are remembered by: everything that they are computed from."""
+def _key(plan: Plan, resources: Resources, device: Device, encoded: str, projected: str) -> tuple[Hashable, ...]:
+    """What a plan's keys and values are remembered by: everything that they are computed from, and the devices on which
+    its pictures were encoded and projected."""
     with errors_name_unit(plan.number):
         entries = (plan.adapter, plan.encoder, plan.text_encoder)
         files = [resources.identity(entry) for entry in entries if entry is not None]
     pictures = tuple(tuple(one.key for one in side) for side in (plan.references, plan.negatives))
-    return ("keys and values", *files, plan.spec, device.dtype, *plan.unit.token_settings(), pictures)
+    places = (device.dtype, encoded, projected)
+    return ("keys and values", *files, plan.spec, *places, *plan.unit.token_settings(), pictures)
 
 
 def _keys_values(
     plan: Plan, references: References, resources: Resources, device: Device, progress: Progress
 ) -> KeysValues:
-    embeddings, uncond = references.embeddings(plan.inputs())
-    embeddings, uncond = [views.to(device.device) for views in embeddings], uncond.to(device.device)
+    inputs, work = plan.inputs(), Fallback(device)
+    embeddings, uncond = references.embeddings(inputs)
     if plan.text_encoder is not None:
         text = resources.text_embedding(plan.text_encoder, plan.unit.subtract_prompt, progress)
         embeddings = _without_text(embeddings, text)
     progress(f"loading adapter {plan.adapter.name}")
     weights = resources.adapter(plan.adapter, plan.spec)
     projection = build(plan.spec.projection, weights.image_proj, plan.spec.context_width)
-    with torch.no_grad():
-        cond, uncond, factor = _tokens(plan, projection, embeddings, uncond)
-        return KeysValues.project(weights.key, weights.value, cond, uncond, factor)
+
+    def project(where: torch.device) -> KeysValues:
+        known: KeysValues | None = resources.cache.get(key(where))
+        if known is not None:
+            return known
+        with torch.no_grad():
+            moved = [views.to(where) for views in embeddings]
+            cond, of_uncond, factor = _tokens(plan, projection, moved, uncond.to(where))
+            return KeysValues.project(weights.key, weights.value, cond, of_uncond, factor)
+
+    def key(where: torch.device) -> tuple[Hashable, ...]:
+        return _key(plan, resources, device, references.place(inputs), str(where))
+
+    kv = work.run("projection", project)
+    resources.cache.put(key(work.now), kv, kv.nbytes)
+    return kv
 
 
 def _without_text(embeddings: Sequence[Tensor], text: Tensor) -> list[Tensor]:

@@ -11,7 +11,7 @@ from .. import infotext
 from ..attend.inject import detach_all
 from ..attend.layers import Topology, cross_attention_layers
 from ..encode.picture import Mask, Picture, Pictures
-from ..errors import BudgetError, PictureError, errors_name_unit
+from ..errors import BudgetError, PictureError, UnitError, errors_name_unit
 from ..jobs.generation import Generation, prepare_generation
 from ..jobs.plans import differ_in_form
 from ..kinds import Wording
@@ -44,6 +44,7 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
     with refusing(p):
         objects = distributed.local(panel.units(arguments, is_api=host.current().is_api(p)))
         units = units_of(p, objects, panel.wording(arguments))
+        _check_passes(p, units)
         with controlnet.restored_on_error(p):
             left = units
             if left:
@@ -52,6 +53,15 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
                 _prepare(p, left)
                 job = record.opened(p)
                 job.arguments, job.units, job.places = arguments, units, len(objects)
+
+
+def _check_passes(p: Any, units: Sequence[Unit]) -> None:
+    """Raises UnitError for a unit whose pass will not come."""
+    for unit in units:
+        if unit.hires == "hires" and not host.current().has_second_pass(p):
+            raise UnitError(
+                'hires is "hires", and this job has no second pass: switch on hires fix, or set hires to "both".'
+            ).in_unit(unit.number)
 
 
 def units_of(p: Any, objects: Sequence[object], wording: Wording) -> list[Unit]:

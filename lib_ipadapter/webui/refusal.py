@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from modules import errors
 from .. import infotext
 from ..attend.outcome import Outcome
 from ..errors import IPAdapterError
+from ..jobs.generation import Inaction
 from . import host
 from .host import record
 from .host.record import Job
@@ -31,6 +32,19 @@ NOT_USED = {
     Outcome.IDLE: "none of this sampler's steps lies between a unit's start and end; move them apart.",
 }
 NOT_USED[Outcome.MISSED] = NOT_USED[Outcome.LOST]
+IDLE = (
+    "it has added nothing to the pictures, because none of its steps or passes has come: see its start, end and hires."
+)
+REFINED = {
+    True: "the refiner worked without the reference",
+    False: "it has added nothing to the pictures, because all of its steps were the refiner's",
+}
+# Entries in a picture's parameters: the numbers of units that have not acted, and in what the others have not.
+UNUSED, PARTLY = "IP-Adapter units not used", "IP-Adapter not used in"
+LOST_CALLS = (
+    "IP-Adapter: the references were left out of some of the model's calls, because another extension hides which "
+    "picture they belong to: switch it off, or the units."
+)
 DISCARDED = (
     "ADetailer skips img2img, and the references stay out of its own passes; let them in (Settings, IP-Adapter), or "
     "switch off the units."
@@ -79,6 +93,30 @@ def take_refusal(p: Any) -> IPAdapterError | None:
         return None
     refusal, job.refusal = job.refusal, None
     return refusal
+
+
+def tell_inactions(job: Job, inactions: Sequence[Inaction], lost: int) -> None:
+    """Units that have not acted in the pictures that were made last leave the pictures' parameters, which say so, as
+    they say that units have acted in a part of their steps only; comments say why."""
+    p, generation = job.owner, job.generation
+    if generation is None:
+        return
+    said = [LOST_CALLS] if lost else []
+    for unit in inactions:
+        why = f"{REFINED[unit.acted]}: {generation.unfit_why}" if unit.unserved else IDLE
+        said.append(f"IP-Adapter unit {unit.number}: {why}")
+        if not unit.acted:
+            p.extra_generation_params.pop(infotext.entry_name(unit.number), None)
+    idle = [f"{unit.number}" for unit in inactions if not unit.acted]
+    if idle:
+        p.extra_generation_params[UNUSED] = " ".join(idle)
+    partly = ["some calls"] if lost else []
+    partly += ["refiner"] if any(unit.acted for unit in inactions) else []
+    if partly:
+        p.extra_generation_params[PARTLY] = " ".join(partly)
+    for sentence in said:
+        log.warning("%s", sentence)
+        p.comment(sentence)
 
 
 def fail(job: Job, reason: str) -> None:

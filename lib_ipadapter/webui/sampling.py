@@ -15,7 +15,7 @@ from . import host
 from .host import record
 from .job import watch_end
 from .neighbours import adetailer
-from .refusal import DISCARDED, NOT_USED, fail
+from .refusal import DISCARDED, NOT_USED, fail, tell_inactions
 
 if TYPE_CHECKING:
     from .host.record import Job
@@ -51,6 +51,9 @@ def step(params: Any) -> None:
         for injection in injections(unet):
             if injection is not attached:
                 injection.pause()
+        if generation is not None and generation.unfit is unet:
+            announced = current.denoising_step(params)
+            generation.pass_over(announced.step, announced.steps)
         if attached is not None:
             # A job inside this one may have cleaned the UNet.
             attached.attach().begin(*current.denoising_step(params))
@@ -73,9 +76,14 @@ def after(p: Any) -> None:
         outcome = Outcome.ACTED
     if host.current().cut_short():
         return  # what was cut short owes nothing
+    inactions, lost = job.generation.inactions(), job.generation.lost
     if outcome in NOT_USED:
         fail(job, NOT_USED[outcome])
-    elif adetailer.throws_away(p) and not adetailer.joined():
+    elif job.outer is None and job.failure is None:
+        tell_inactions(job, inactions, lost)
+    if outcome in NOT_USED:
+        return
+    if adetailer.throws_away(p) and not adetailer.joined():
         fail(job, DISCARDED)
 
 
@@ -96,7 +104,7 @@ def _follow(job: Job, unet: nn.Module) -> Injection | None:
     try:
         return _attach(job, unet, same_pass=True)
     except MismatchError as error:
-        generation.unfit = unet
+        generation.unfit, generation.unfit_why = unet, error.detail
         what = "the refiner works" if outer is None else "ADetailer's pass worked"
         log.warning("IP-Adapter: %s without the references: %s", what, error)
         if outer is not None:

@@ -56,10 +56,9 @@ SEEDS = (0, 3, 5, 6)
 @pytest.mark.parametrize("payload", [{}, {"batch_size": 2, "n_iter": 2}, {"batch_size": 2, **HIRES}])
 def test_inner_passes_have_the_references_if_a_setting_says_so(payload: dict, host: Host, near, passes) -> None:
     """Every picture its own; in a hires run those of its second pass. The job is kept once."""
-    units = [
-        unit(seeds=SEEDS, batch="per image"),
-        unit(seeds=(2,), hires="base" if "enable_hr" in payload else "hires"),
-    ]
+    units = [unit(seeds=SEEDS, batch="per image")]
+    if "enable_hr" in payload:
+        units.append(unit(seeds=(2,), hires="base"))
     kept = host.client.get("/ip-adapter/presets").json()["recent"]
     with near.acting(detailer={"parts": 2}):
         answer = ask(host, *units, **payload, **INNER)

@@ -63,7 +63,7 @@ def test_img2img_samples_its_latents_from_the_global_generator(host) -> None:
     assert run(1) == run(1) != run(2)
 
 
-@pytest.mark.parametrize("sampler", ["Euler", "Euler a", "Heun", "DPM++ 2M", "DDIM", "PLMS"])
+@pytest.mark.parametrize("sampler", ["Euler", "Euler a", "Heun", "DPM++ 2M", "DDIM", "PLMS", "UniPC"])
 def test_samplers_count_steps_like_the_host(host, log, sampler) -> None:
     host.txt2img(width=64, height=64, sampler_name=sampler, steps=4)
     steps = [entry[1][2] for entry in log if entry[0] == "cfg_denoiser"]
@@ -72,6 +72,7 @@ def test_samplers_count_steps_like_the_host(host, log, sampler) -> None:
         "Heun": [0, 0, 0, 1, 1, 2, 2],
         "DDIM": [0, 0, 1],
         "PLMS": [0, 0, 0, 1],
+        "UniPC": [0, 0, 0, 1],
     }.get(sampler, [0, 0, 1, 2])
 
 

@@ -141,7 +141,7 @@ def test_img2img_and_instruct_pix2pix(host: Host, plain) -> None:
 
 
 def test_steps_are_shares(host: Host, plain) -> None:
-    for sampler in ("Euler", "Heun", "DDIM"):
+    for sampler in ("Euler", "Heun", "DDIM", "UniPC"):
         settings = {"steps": 4, "sampler_name": sampler}
         whole = make(host, unit(), **settings)
         parts = make(host, unit(end=0.5), unit(start=0.5), **settings)
@@ -163,8 +163,24 @@ def test_arguments_are_not_changed(host: Host, plain) -> None:
     assert json.dumps(thing) == before
 
 
-@pytest.mark.parametrize(("sampler", "calls"), [("Euler", 4), ("Heun", 7), ("PLMS", 4), ("DDIM", 3)])
-def test_steps_are_counted(sampler: str, calls: int, host: Host, plain, monkeypatch) -> None:
+STEPS = {  # the steps' numbers, call by call, and how many there are
+    ("Euler", 4, False): ([0, 1, 2, 3], 4),
+    ("Heun", 4, False): ([0, 0, 1, 1, 2, 2, 3], 4),
+    # The distance of timesteps is 1000 // steps, and DDIM and PLMS go from one to the next.
+    ("DDIM", 4, False): ([0, 1, 2], 3),
+    ("DDIM", 3, False): ([0, 1, 2], 3),
+    ("PLMS", 4, False): ([0, 0, 1, 2], 3),  # it calls twice in its first
+    ("UniPC", 4, False): ([0, 1, 2, 3], 4),
+    ("Euler", 8, True): ([0, 1, 2, 3, 4], 5),
+    ("Heun", 8, True): ([0, 0, 1, 1, 2, 2, 3, 3, 4], 5),
+    ("DDIM", 8, True): ([0, 1, 2], 3),
+    ("PLMS", 8, True): ([0, 0, 1, 2], 3),
+    ("UniPC", 8, True): ([0, 1, 2, 3], 4),
+}
+
+
+@pytest.mark.parametrize(("sampler", "steps", "from_picture"), STEPS)
+def test_steps_are_counted(sampler: str, steps: int, from_picture: bool, host: Host, plain, monkeypatch) -> None:
     from lib_ipadapter.attend.inject import Injection
 
     seen, begin = [], Injection.begin
@@ -174,11 +190,20 @@ def test_steps_are_counted(sampler: str, calls: int, host: Host, plain, monkeypa
         return begin(self, rows, step, steps, *args, **kwargs)
 
     monkeypatch.setattr(Injection, "begin", watched)
-    make(host, unit(), sampler_name=sampler, steps=4)
-    # DDIM and PLMS, as the host has them, do one step less than they announce; PLMS calls twice in its first.
-    expected = {"Euler": [0, 1, 2, 3], "DDIM": [0, 1, 2], "Heun": [0, 0, 1, 1, 2, 2, 3], "PLMS": [0, 0, 1, 2]}
-    assert seen == [(step, 4) for step in expected[sampler]]
-    assert len(seen) == calls
+    start = {"path": "img2img", "init_images": [base64_of(picture(5))], "denoising_strength": 0.5}
+    make(host, unit(), sampler_name=sampler, steps=steps, **(start if from_picture else {}))
+    numbers, made = STEPS[sampler, steps, from_picture]
+    assert seen == [(step, made) for step in numbers]
+
+
+@pytest.mark.parametrize("sampler", ["DDIM", "PLMS", "UniPC"])
+def test_the_last_steps_from_a_picture_are_a_share(sampler: str, host: Host, plain) -> None:
+    start = {"path": "img2img", "init_images": [base64_of(picture(5))], "denoising_strength": 0.5, "steps": 8}
+    whole = make(host, unit(), sampler_name=sampler, **start)
+    parts = make(host, unit(end=0.6), unit(start=0.6), sampler_name=sampler, **start)
+    assert difference(whole, parts) < SAME
+    last = make(host, unit(start=0.6), sampler_name=sampler, **start)
+    assert difference(last, whole) > FAR / 8 and difference(last, make(host, sampler_name=sampler, **start)) > 0
 
 
 def test_the_hosts_prompt_cache_stays_useful(host: Host, plain) -> None:

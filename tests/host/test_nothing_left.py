@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from demo.start import Host
-from tests.helpers.files import unit
+from lib_ipadapter.attend.layers import cross_attention_layers
+from tests.helpers.files import base64_of, half, unit
 from tests.helpers.host import FAR, SAME, difference, hooks, make, ours, pixels
 from tests.helpers.panel import panel_args
 
@@ -135,3 +136,39 @@ def test_progress_is_told_and_taken_back(host: Host, plain, monkeypatch) -> None
     monkeypatch.setattr(ImageEncoder, "encode", watched)
     make(host, unit(seeds=(41, 42)))
     assert said == ["IP-Adapter: encoding reference 1 of 2", "IP-Adapter: encoding reference 2 of 2"]
+
+
+class OutOfMemoryError(RuntimeError):
+    """Called as CUDA's."""
+
+
+@pytest.mark.parametrize("place", ["in the model", "at the keys and values"])
+def test_a_full_device_leaves_nothing(place: str, host: Host, plain, monkeypatch) -> None:
+    """In a layer of the model, between ours, or where nothing more helps in our own."""
+    from modules import shared
+
+    from lib_ipadapter.attend import inject
+
+    attached = []
+    layer = cross_attention_layers(shared.sd_model.model.diffusion_model)[9].module
+
+    def full(*_args: object) -> None:
+        attached.extend(inject.injections(shared.sd_model.model.diffusion_model))
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    handle = layer.register_forward_pre_hook(full) if place == "in the model" else None
+    if handle is None:
+        monkeypatch.setattr(inject, "image_attention", full)
+    mask = base64_of(half("left"))
+    answer = host.post("txt2img", {"prompt": "a cat", "steps": 2, "alwayson_scripts": ours(
+        unit(), unit(region_mask=mask, influence_map=True))})  # fmt: skip
+    if handle is not None:
+        handle.remove()
+    assert answer.status_code == (500 if place == "in the model" else 422)
+    assert "out of memory" in answer.text or "no room for the references' keys and values" in answer.text
+    assert attached
+    for injection in attached:
+        assert not any(hooks.gathered or hooks.query is not None for hooks in injection.layers)
+        assert all(one.region is None or not one.region._layers for one in injection.prompts)
+        assert injection.cursor.rows == () and injection.cursor.asked_latents is None
+    assert hooks() == []

@@ -135,7 +135,7 @@ def test_penultimate_alone_does_not_run_the_last_block():
     encoder = ImageEncoder.from_state(spec, reference(spec).state_dict(), dtype=torch.float32)
     ran = []
     for i, block in enumerate(encoder._tower.transformer.resblocks):
-        block.register_forward_hook(lambda *_, i=i: ran.append(i))
+        block.mlp.register_forward_hook(lambda *_, i=i: ran.append(i))
     encoder.encode(pixels_for(spec), "penultimate")
     assert ran == [0, 1]
 

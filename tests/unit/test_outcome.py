@@ -64,7 +64,7 @@ def text(n: int, seed: int) -> torch.Tensor:
 
 def test_every_rule_has_its_name() -> None:
     cursor, cond, uncond = RowCursor(), text(1, 1), text(1, 2)
-    cursor.begin(ROWS, cond, uncond)
+    cursor.begin(ROWS, lambda: (cond, uncond))
     assert (cursor.take(2), cursor.rule) == (ROWS, RowRule.ORDER)
     assert (cursor.take(1, uncond), cursor.rule) == ((Row(False, 0),), RowRule.TEXT)
     assert (cursor.take(4), cursor.rule) == (ROWS * 2, RowRule.REPETITION)

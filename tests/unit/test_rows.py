@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lib_ipadapter.attend.evidence import MARK, kinds_by_text, marks, pictures_by_latent
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
-from lib_ipadapter.attend.rows import MARK, Row, RowCursor, layout, marks, same_pictures
+from lib_ipadapter.attend.rows import Row, RowCursor, RowRule, layout, same_pictures
 from tests.helpers.prompts import make_prompt
 from tests.helpers.tensors import close, draw
 
@@ -19,7 +20,7 @@ def text(rows: int, tokens: int = 77, *, seed: int, width: int = 768) -> torch.T
 def outputs(unet, prompts, rows, calls):
     """One denoising step: ``calls`` are (x, text) pairs in order; the outputs, concatenated."""
     with Injection(unet, cross_attention_layers(unet), prompts) as injection:
-        injection.begin(rows, 0, 1, *_texts(rows, calls))
+        injection.begin(rows, 0, 1, lambda: _texts(rows, calls))
         return torch.cat([unet(x, torch.full((len(x),), 500.0), context=c) for x, c in calls])
 
 
@@ -160,12 +161,12 @@ def test_tiles_are_told_apart_by_their_text() -> None:
     """A call with more rows than the step has: tiles, each with all rows, or only some of them."""
     cond, uncond = text(1, seed=1), text(1, seed=2)
     cursor = RowCursor()
-    cursor.begin(layout([1], 2), cond, uncond)
+    cursor.begin(layout([1], 2), lambda: (cond, uncond))
     tiles = torch.cat([cond, cond, cond, uncond, uncond, uncond])
     assert [row.cond for row in cursor.take(6, tiles)] == [True] * 3 + [False] * 3
     assert [row.cond for row in cursor.take(2, torch.cat([cond, uncond]))] == [True, False]
     assert [row.cond for row in cursor.take(1, uncond)] == [False]
-    cursor.begin(layout([1], 2), cond, cond)  # the same text on both sides tells nothing
+    cursor.begin(layout([1], 2), lambda: (cond, cond))  # the same text on both sides tells nothing
     assert [row.cond for row in cursor.take(4, cond.repeat(4, 1, 1))] == [True, False, True, False]
     assert cursor.take(3, cond.repeat(3, 1, 1)) is None
 
@@ -234,11 +235,95 @@ def test_prompts_that_were_put_into_another_order_keep_their_picture() -> None:
     assert [row.picture for row in cursor.take(4)] == [0, 1, 0, 1]
 
 
+# Parts of a step in an order of their own: AnimateDiff's windows of frames
+
+
+FRAMES, WINDOWS = 6, [[0, 1, 2, 3], [3, 4, 5, 0], [4, 5, 0, 1]]
+
+
+def film(*, apart: bool = False, same_text: bool = False, scale: float = 0.3, dtype: torch.dtype = torch.float32):
+    """The rows that a cursor gives for each window, its rules, and the rows that there are."""
+    rows = layout([1] * FRAMES, 2 * FRAMES)
+    latents = draw(FRAMES, 4, 8, 8, seed=1).repeat(2, 1, 1, 1)
+    cond, uncond = text(1, seed=2).repeat(FRAMES, 1, 1), text(1, seed=2 if same_text else 3).repeat(FRAMES, 1, 1)
+    texts = torch.cat([cond, uncond])
+    cursor, given, true = RowCursor(), [], []
+    cursor.begin(rows, lambda: (cond, uncond))
+    for a in (0, FRAMES) if apart else (0,):
+        n = FRAMES if apart else 2 * FRAMES
+        cursor.open(n, latents[a : a + n])
+        for window in WINDOWS:
+            index = [a + i for i in window] + ([] if apart else [FRAMES + i for i in window])
+            x = torch.cat([latents[index] * scale, draw(len(index), 5, 8, 8, seed=9)], 1).to(dtype)
+            given.append((cursor.take(len(index), texts[index].to(dtype), x), cursor.rule))
+            true.append(tuple(rows[i] for i in index))
+        cursor.close()
+    return given, true
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("apart", [False, True])
+def test_windows_of_frames_are_told_by_text_and_latent(apart: bool, dtype: torch.dtype) -> None:
+    given, true = film(apart=apart, dtype=dtype)
+    assert [rows for rows, _ in given] == true
+    assert {rule for _, rule in given} <= {RowRule.TEXT, RowRule.ORDER}
+
+
+def test_windows_of_one_text_are_told_where_the_sampler_asks_for_one_side() -> None:
+    given, true = film(apart=True, same_text=True)
+    assert [rows for rows, _ in given] == true
+    assert RowRule.LATENT in {rule for _, rule in given}
+
+
+def test_windows_that_nothing_tells_are_not_guessed() -> None:
+    given, _ = film(same_text=True)
+    assert {rows for rows, _ in given} == {None}
+
+
+def test_order_that_text_contradicts_is_not_believed() -> None:
+    """One picture: the latents say nothing. Half of the rows, the unconditional ones first."""
+    cond, uncond = text(1, seed=1), text(1, seed=2)
+    cursor = RowCursor()
+    for context, kinds in ((torch.cat([uncond, cond]), [False, True]), (uncond.repeat(2, 1, 1), [False, False])):
+        cursor.begin(layout([1], 2), lambda: (cond, uncond))
+        cursor.open(2, x(1).repeat(2, 1, 1, 1))
+        assert [row.cond for row in cursor.take(2, context, x(1).repeat(2, 1, 1, 1))] == kinds
+        assert cursor.rule is RowRule.TEXT
+
+
+def test_a_text_is_known_when_the_host_has_padded_or_cut_it() -> None:
+    cond, uncond = text(2, 154, seed=1), text(2, seed=2)
+    padded = torch.cat([uncond, text(1, seed=3).repeat(2, 1, 1)], dim=1)
+    assert kinds_by_text(torch.cat([cond, padded]), cond, uncond) == [True, True, False, False]
+    assert kinds_by_text(torch.cat([cond, padded])[:, :77], cond, uncond) == [True, True, False, False]
+    assert kinds_by_text(torch.cat([cond, padded]).half(), cond, uncond) == [True, True, False, False]
+    twice = torch.cat([uncond, uncond], dim=1)  # "X BREAK X" against "X"
+    assert kinds_by_text(torch.cat([twice, twice]), twice, uncond) == [True] * 4
+    assert kinds_by_text(uncond, twice, uncond) == [False] * 2
+    assert kinds_by_text(text(2, seed=4), cond, uncond) == [None, None]
+    assert kinds_by_text(cond, cond, cond) == [None, None]
+
+
+def test_a_latent_is_known_when_it_is_scaled_and_nothing_else() -> None:
+    latents = draw(3, 4, 8, 8, seed=1)
+    one, two, three = ({i} for i in range(3))
+    assert pictures_by_latent(latents[[2, 0]] * 0.01, latents, [0, 1, 2]) == [three, one]
+    assert pictures_by_latent(latents[[1]].bfloat16(), latents, [0, 1, 2]) == [two]
+    assert pictures_by_latent(-latents[[1]], latents, [0, 1, 2]) == [None]
+    assert pictures_by_latent(latents[[1]] + 0.1 * draw(1, 4, 8, 8, seed=2), latents, [0, 1, 2]) == [None]
+    assert pictures_by_latent(latents[:, :, :4], latents, [0, 1, 2]) == [None] * 3  # a tile
+    alike = latents[[0, 0, 1]]
+    assert pictures_by_latent(alike[[0, 2]], alike, [0, 1, 2]) == [{0, 1}, three]
+    close_by = latents[[0]] + 1e-4 * latents  # frames that differ by less than bf16 can hold
+    assert pictures_by_latent(close_by[[1]], close_by, [0, 1, 2]) == [two]
+    assert pictures_by_latent(torch.zeros(1, 4, 8, 8), torch.zeros(3, 4, 8, 8), [0, 1, 2]) == [{0, 1, 2}]
+
+
 def test_calls_that_nothing_explains_stay_plain(unet) -> None:
     prompts = [make_prompt(unet, 5)]
     same = text(1, seed=1)
     with Injection(unet, cross_attention_layers(unet), prompts) as injection:
-        injection.begin(layout([1], 2), 0, 1, same, same)
+        injection.begin(layout([1], 2), 0, 1, lambda: (same, same))
         three = unet(x(3), torch.full((3,), 500.0), context=same.repeat(3, 1, 1))
         assert injection.lost == 1
     assert torch.equal(three, unet(x(3), torch.full((3,), 500.0), context=same.repeat(3, 1, 1)))

@@ -122,7 +122,7 @@ def test_scaling_equals_its_formula(scaling: str, width: int) -> None:
     expected = (scores @ split[2]).transpose(1, 2).reshape(2, -1, width) * out
     prompt = ImagePrompt(KeysValues((k,), (v,)), weight, scaling=scaling)
     prompt.begin(0, 1)
-    key, value = prompt.gather(0, 0, ROWS, q)
+    _, key, value = prompt.gather(0, 0, prompt.sides(0, ROWS), q)
     ours = image_attention(q, key, value, heads)
     kinds = [0, 1]  # cond and uncond rows of one picture are the two entries
     assert close(ours, expected[kinds], 1e-9)
@@ -150,6 +150,23 @@ def test_a_curve_is_its_weight_in_every_step(scaling: str, unet) -> None:
         assert close(one, other, 1e-5)
         if step == 4:
             assert torch.equal(one, unet(x, t, context=text))
+
+
+@pytest.mark.parametrize("weight_type", ["style and composition", "style transfer precise"])
+def test_what_has_its_own_weight_goes_on_where_a_curve_is_0(weight_type: str, unet) -> None:
+    """As with a curve that comes as near to 0 as can be; and a weight of 0 still is the plain picture."""
+    kv, made = make_prompt(unet, 5).kv, spread(weight_type, 16, 0.7, boost=0.7)
+    x, t, text = inputs(unet)
+
+    def last(weight) -> torch.Tensor:
+        return call(unet, x, t, text, [ImagePrompt(kv, weight, spread=made)], ROWS, step=3, steps=4)
+
+    at_zero = last(((0.0, 1.0), (0.5, 0.0)))
+    assert close(at_zero, last(((0.0, 1.0), (0.5, 1e-9))), 1e-5)
+    assert far(at_zero, unet(x, t, context=text))
+    assert torch.equal(last(0.0), unet(x, t, context=text))
+    ended = ImagePrompt(kv, ((0.0, 1.0), (0.5, 0.0)), end=0.5, spread=made)
+    assert torch.equal(call(unet, x, t, text, [ended], ROWS, step=3, steps=4), unet(x, t, context=text))
 
 
 def test_a_curve_goes_through_one_attachment(unet) -> None:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from lib_ipadapter.errors import UnitError
 from lib_ipadapter.unit import Unit
 from lib_ipadapter.weighting import (
-    BOOSTS,
     INVERTING,
     SCALINGS,
     WEIGHT_TYPES,
@@ -111,10 +110,25 @@ def test_precise_types_turn_the_reference_around_in_the_published_blocks() -> No
     assert all(not spread(name, SD).inverted for name in WEIGHT_TYPES if name not in INVERTING)
 
 
-@pytest.mark.parametrize("weight_type", INVERTING)
-def test_a_boost_that_is_not_given_is_the_types_own(weight_type: str) -> None:
-    assert strengths(weight_type, SD) == strengths(weight_type, SD, boost=BOOSTS[weight_type])
-    assert strengths(weight_type, SD) != strengths(weight_type, SD, boost=0.3)
+PRECISE = {  # without a boost: by the weight, as in the source's Advanced node
+    ("style transfer precise", SD): [W, W, W, W, 0.2, 0.8, 0, 0, 0, *[W] * 7],
+    ("style transfer precise", XL): [0, 0, 0, W, 0, 0, W, 0, 0, 0, 0],
+    ("composition precise", SD): [*[W] * 4, 0.2, 0.8, 0.08, 0.08, 0.08, *[W] * 7],
+    ("composition precise", XL): [0.08, 0.08, 0.08, W, 0.08, 0.08, W, 0.08, 0.08, 0.08, 0.08],
+}
+
+
+@pytest.mark.parametrize(("weight_type", "blocks"), PRECISE)
+def test_a_boost_that_is_not_given_is_the_weight(weight_type: str, blocks: int) -> None:
+    assert strengths(weight_type, blocks) == pytest.approx(PRECISE[weight_type, blocks])
+    for weight in (W, 0.3, -1.0):
+        assert strengths(weight_type, blocks, weight) == pytest.approx(
+            strengths(weight_type, blocks, weight, boost=weight)
+        )
+    assert spread(weight_type, blocks).inverted == spread(weight_type, blocks, boost=1.0).inverted
+    straight = weight_type.removesuffix(" precise")
+    assert strengths(weight_type, blocks) != strengths(straight, blocks)
+    assert strengths(weight_type, blocks, boost=0.0) == strengths(straight, blocks)
 
 
 def test_layer_weights_are_factors_in_both_forms() -> None:

@@ -128,6 +128,8 @@ class Sampler:
         }  # fmt: skip
         wishes = inspect.signature(self.func).parameters
         extras = {"noise": p.rng.next, "eta": self._eta(p)} if "eta" in wishes else {}
+        if "is_img2img" in wishes:
+            extras["is_img2img"] = self.model_wrap_cfg.init_latent is not None
         state.sampling_steps, state.sampling_step = steps, 0
         with contextlib.suppress(InterruptedException):
             self.last_latent = self.func(self.model_wrap_cfg, x, schedule, extra_args=self.sampler_extra_args,

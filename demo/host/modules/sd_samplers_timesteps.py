@@ -1,4 +1,4 @@
-"""Samplers on timesteps: DDIM (Song et al. 2021) and PLMS (Liu et al. 2022)."""
+"""Samplers on timesteps: DDIM (Song et al. 2021), PLMS (Liu et al. 2022) and UniPC (Zhao et al. 2023)."""
 
 import torch
 
@@ -50,6 +50,63 @@ def plms(model, x, timesteps, extra_args, callback):
     return x
 
 
+def _uni_weights(ratios, h, corrects):
+    """What a step of length ``h`` in log-SNR weighs its differences with (equations 5 and 9, B(h) = h, data
+    prediction); ``ratios`` are the steps' places in h, 1 for the one that is gone to."""
+    orders = range(1, len(ratios) + 1)
+    phi, factorial, sides = torch.expm1(-h) / -h - 1, 1.0, []
+    for k in orders:
+        sides.append(phi * factorial / -h)
+        factorial *= k + 1
+        phi = phi / -h - 1 / factorial
+    matrix = torch.stack([ratios ** (k - 1) for k in orders])
+    if corrects:
+        return torch.linalg.solve(matrix, torch.stack(sides)) if len(ratios) > 1 else torch.tensor([0.5])
+    if len(ratios) == 2:
+        return torch.tensor([0.5])
+    return torch.linalg.solve(matrix[:-1, :-1], torch.stack(sides[:-1]))
+
+
+def unipc(model, x, timesteps, extra_args, callback, is_img2img=False):
+    """Third order, even steps in time, as many as there are timesteps; the last one's end asks for no answer."""
+    log_alphas = shared.sd_model.alphas_cumprod.cpu().double().log() / 2
+    start, count = (float(timesteps[-1]) + 1 if is_img2img else 1000.0), len(timesteps)
+    times = torch.linspace(start, 1.0, count + 1, dtype=torch.float64) - 1  # the model's
+
+    def level(t):
+        log_alpha = torch.lerp(log_alphas[int(t)], log_alphas[min(int(t) + 1, 999)], t.frac())
+        sigma = (1 - (2 * log_alpha).exp()).sqrt()
+        return log_alpha.exp(), sigma, log_alpha - sigma.log()
+
+    def clean(latent, t):
+        alpha, sigma, _ = level(t)
+        eps = model(latent, t.float().to(latent).expand(len(latent)), **extra_args)
+        return ((latent - sigma * eps) / alpha).to(latent)
+
+    known = [(level(times[0])[2], clean(x, times[0]))]
+    for i in range(1, count + 1):
+        order = min(3, i, count + 1 - i)
+        (_, sigma_now, here), (alpha, sigma, there) = level(times[i - 1]), level(times[i])
+        h, newest = there - here, known[-1][1]
+        older = [((at - here) / h, data) for at, data in known[-2 : -order - 1 : -1]]
+        ratios = torch.stack([*(ratio for ratio, _ in older), torch.ones(())]).double()
+        slopes = [(data - newest) / ratio for ratio, data in older]
+        base = sigma / sigma_now * x - alpha * torch.expm1(-h) * newest
+
+        def turned(weights, differences):
+            mixed = sum(w * d for w, d in zip(weights, differences, strict=True))
+            return (base + alpha * h * mixed).to(x)  # noqa: B023
+
+        x = turned(_uni_weights(ratios, h, False), slopes) if slopes else base.to(x)
+        data = newest
+        if i < count:
+            data = clean(x, times[i])
+            x = turned(_uni_weights(ratios, h, True), [*slopes, data - newest])
+        known = [*known, (there, data)][-3:]
+        callback({"x": x, "i": i - 1, "sigma": 0, "denoised": data})
+    return x
+
+
 class _NoiseModel(torch.nn.Module):
     """The model as it is: x and a timestep to the noise in x."""
 
@@ -77,9 +134,11 @@ class CompVisSampler(sd_samplers_common.Sampler):
     eta_option, eta_name, eta_default = "eta_ddim", "Eta DDIM", 0.0
     denoiser = CFGDenoiserTimesteps
 
-    def schedule(self, p, steps):
+    def get_timesteps(self, p, steps):
         """Timesteps, rising, with a distance as if there were 1000."""
         return (torch.arange(0, 1000, 1000 // steps, device=devices.device) + 1).clamp(max=999)
+
+    schedule = get_timesteps
 
     def begin(self, p, noise, schedule):
         return noise
@@ -93,4 +152,4 @@ def _data(name, func, aliases):
     return sd_samplers_common.SamplerData(name, lambda model, config: CompVisSampler(func, config), aliases, {})
 
 
-SAMPLERS = [_data("DDIM", ddim, ["ddim"]), _data("PLMS", plms, ["plms"])]
+SAMPLERS = [_data("DDIM", ddim, ["ddim"]), _data("PLMS", plms, ["plms"]), _data("UniPC", unipc, ["unipc"])]

@@ -120,7 +120,7 @@ class A1111(Host):
         return SamplingPass(p.iteration * p.batch_size, bool(p.is_hr_pass), _sampled_part(p))
 
     def pass_inside(self, p: Any, outer: Any) -> SamplingPass:
-        return SamplingPass(self.finished_picture(outer), bool(getattr(outer, "enable_hr", False)), _sampled_part(p))
+        return SamplingPass(self.finished_picture(outer), self.has_second_pass(outer), _sampled_part(p))
 
     def denoised_job(self, params: Any) -> Any | None:
         return getattr(params.denoiser, "p", None)
@@ -130,25 +130,25 @@ class A1111(Host):
         host's ``sampling_step`` is of no use here: it lags one step behind, because samplers report a step after its
         first call."""
         denoiser = params.denoiser
-        text_cond, text_uncond = _text(params.text_cond), _text(params.text_uncond)
-        steps = max(1, denoiser.steps or params.total_sampling_steps or 1)
-        calls_per_step = max(1, (denoiser.total_steps or steps) // steps)
-        sampler = getattr(getattr(denoiser.sampler, "config", None), "name", None)
-        extra = 1 if sampler == "PLMS" else 0  # it calls twice in its first step
+        announced = max(1, denoiser.steps or params.total_sampling_steps or 1)
+        calls_per_step = max(1, (denoiser.total_steps or announced) // announced)
+        extra = 1 if _formula(denoiser) == "plms" else 0  # it calls twice in its first step
         return Step(
-            rows=_rows(denoiser, len(params.x), text_cond),
+            rows=_rows(denoiser, len(params.x), _text(params.text_cond)),
             step=max(0, denoiser.step - extra) // calls_per_step,
-            steps=steps,
-            text_cond=text_cond,
-            text_uncond=text_uncond,
+            steps=_steps_made(denoiser, announced),
             size=tuple(params.x.shape[-2:]),
-            latents=lambda: params.x,  # as the callbacks after ours leave it
+            texts=lambda: (_text(params.text_cond), _text(params.text_uncond)),  # as the callbacks after ours leave it
+            latents=lambda: params.x,
             sampler=denoiser.inner_model if isinstance(denoiser.inner_model, nn.Module) else None,
         )
 
     def cut_short(self) -> bool:
         state = shared.state
         return bool(state.interrupted or state.skipped or state.stopping_generation)
+
+    def has_second_pass(self, p: Any) -> bool:
+        return bool(getattr(p, "enable_hr", False))
 
     def starts_with_second_pass(self, p: Any) -> bool:
         return getattr(p, "firstpass_image", None) is not None
@@ -234,6 +234,26 @@ def _text(condition: Any) -> Tensor | None:
     """The cross-attention part of what the host conditions on: a tensor, or SDXL's dict with one."""
     condition = condition.get("crossattn") if isinstance(condition, dict) else condition
     return condition if isinstance(condition, Tensor) else None
+
+
+# The formulas of samplers on timesteps, and how many fewer steps than their schedule has entries they make.
+SHORTER = {"ddim": 1, "ddim_cfgpp": 1, "plms": 1, "unipc": 0}
+
+
+def _formula(denoiser: Any) -> str | None:
+    """The name of the function that samples; a sampler's own name may be another extension's."""
+    return getattr(getattr(denoiser.sampler, "func", None), "__name__", None)
+
+
+def _steps_made(denoiser: Any, announced: int) -> int:
+    """How many steps the pass makes. Samplers on timesteps make others than the host announces: their schedule has as
+    many entries as the distance between them allows, and starting from a picture they are announced with one more."""
+    fewer = SHORTER.get(_formula(denoiser) or "")
+    if fewer is None:
+        return announced
+    from_picture = getattr(denoiser, "init_latent", None) is not None
+    entries = announced - 1 if from_picture else len(denoiser.sampler.get_timesteps(denoiser.p, announced))
+    return max(1, entries - fewer)
 
 
 def _rows(denoiser: Any, n_rows: int, text_cond: Tensor | None) -> Rows:

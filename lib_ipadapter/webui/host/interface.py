@@ -132,6 +132,10 @@ class Host(ABC):
         """Whether the user has ended the job or its picture early."""
 
     @abstractmethod
+    def has_second_pass(self, p: Any) -> bool:
+        """Whether p has the second pass of hires fix."""
+
+    @abstractmethod
     def starts_with_second_pass(self, p: Any) -> bool:
         """Whether p only upscales a finished picture, so that there is no first pass."""
 

@@ -332,6 +332,52 @@ def tiles(denoiser, forward):
     return tiled
 
 
+# AnimateDiff
+
+
+class Film(scripts.Script):
+    """The pictures of a batch are a film's frames: the sampler's model is asked for ``window`` of them at a time, the
+    windows overlapping, the last ones going on with the first frames. ``travel``: every frame has a text of its own."""
+
+    def title(self):
+        return "AnimateDiff"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def process(self, p, *args):
+        self.postprocess(p, None)
+        if "film" in settings:
+            self.frames = p.batch_size
+            script_callbacks.on_cfg_denoiser(self.begin)
+
+    def begin(self, params):
+        window, model = settings["film"]["window"], params.denoiser.inner_model
+        if settings["film"].get("travel"):
+            factors = torch.linspace(0.8, 1.2, len(params.text_cond))
+            params.text_cond = params.text_cond * factors[:, None, None]
+        if "forward" in vars(model):
+            return
+        original, frames = model.forward, self.frames
+
+        def forward(x, sigma, cond):
+            out = torch.zeros_like(x)
+            for start in range(0, frames, max(1, window - 1)):
+                some = [i % frames for i in range(start, start + window)]
+                if shared.opts.batch_cond_uncond:
+                    some += [frames + i for i in some]
+                told = {k: [v[0][some]] if isinstance(v, list) else v[some] for k, v in cond.items()}
+                out[some] = original(x[some], sigma[some], cond=told)
+            return out
+
+        model.forward = forward
+
+    def postprocess(self, p, processed, *args):
+        if hasattr(self, "frames"):
+            script_callbacks.remove_callbacks_for_function(self.begin)
+            del self.frames
+
+
 # Dynamic Thresholding
 
 

@@ -1,0 +1,111 @@
+"""The rows of a call by the keys and values that they attend to: those of one side of one picture share theirs.
+
+Attention knows no order among queries, so rows that attend to the same keys are one row with as many more places: they
+need no copies of what they share.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .rows import Rows
+
+Sides = tuple["int | None", ...]  # for each row the entry of KeysValues that it attends to, None for a row with none
+
+
+class Run(NamedTuple):
+    """Rows next to each other: for each of ``sides`` (None: rows that attend to nothing) ``rows_each`` of them."""
+
+    first: int
+    rows_each: int
+    sides: tuple[int, ...] | None
+
+    @property
+    def after(self) -> int:
+        return self.first + self.rows_each * (1 if self.sides is None else len(self.sides))
+
+
+class Grouped(NamedTuple):
+    """The ``order`` in which rows of one side stand together (None: they do so already), and their runs."""
+
+    order: tuple[int, ...] | None
+    runs: tuple[Run, ...]
+
+
+class Held(NamedTuple):
+    """Keys and values [len(sides), tokens, width] of these sides, on a device and in a dtype."""
+
+    sides: tuple[int, ...]
+    key: Tensor
+    value: Tensor
+
+    def serves(self, sides: Sides, query: Tensor) -> bool:
+        """Whether they are those that rows of these ``sides`` need for ``query``."""
+        there = set(self.sides)
+        return (self.key.dtype, self.key.device) == (query.dtype, query.device) and all(
+            side is None or side in there for side in sides
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def sides_of(rows: Rows, pictures: int, offset: int, inverted: bool) -> Sides:
+    """The entries of ``KeysValues`` of so many ``pictures`` that rows attend to, the first picture of the batch being
+    the job's picture ``offset``. ``inverted``: unconditional rows to the cond side, and conditional ones to nothing."""
+    found: list[int | None] = []
+    for row in rows:
+        picture = (offset + row.picture) % pictures
+        if inverted:
+            found.append(None if row.cond else picture)
+        else:
+            found.append(picture if row.cond else pictures + picture)
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=256)
+def grouped(sides: Sides) -> Grouped:
+    """The rows of these ``sides``, brought together."""
+    order = sorted(range(len(sides)), key=lambda i: -1 if (side := sides[i]) is None else side)
+    counts = [(side, len(list(same))) for side, same in groupby(sides[i] for i in order)]
+    runs, first = [], 0
+    for (nothing, rows_each), same in groupby(counts, key=lambda one: (one[0] is None, one[1])):
+        of_run = tuple(side for side, _ in same if side is not None)
+        runs.append(Run(first, rows_each, None if nothing else of_run))
+        first = runs[-1].after
+    return Grouped(None if order == sorted(order) else tuple(order), tuple(runs))
+
+
+def attend_by_side(
+    query: Tensor, sides: Sides, held: Held, attention: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
+    """``attention`` of the rows of ``query`` [B, L, C] to the keys and values of their sides; [B, L, C], 0 in rows
+    without a side."""
+    order, runs = grouped(sides)
+    rows = query if order is None else query[torch.tensor(order, device=query.device)]
+    place = {side: i for i, side in enumerate(held.sides)}
+    parts = []
+    for run in runs:
+        part = rows[run.first : run.after]
+        if run.sides is None:
+            parts.append(torch.zeros_like(part))
+            continue
+        index = _slice([place[side] for side in run.sides], query.device)
+        folded = part.reshape(len(run.sides), -1, part.shape[-1])
+        parts.append(attention(folded, held.key[index], held.value[index]).reshape(part.shape))
+    out = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if order is None:
+        return out
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return out[torch.tensor(back, device=out.device)]
+
+
+def _slice(places: list[int], device: torch.device) -> slice | Tensor:
+    """These places of a tensor, without a copy where they stand next to each other."""
+    if places == list(range(places[0], places[0] + len(places))):
+        return slice(places[0], places[0] + len(places))
+    return torch.tensor(places, device=device)

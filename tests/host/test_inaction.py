@@ -1,0 +1,93 @@
+"""At the end of a job each unit is known to have acted or not, and the answer says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from demo.start import Host
+from tests.helpers.files import base64_of, picture, unit
+from tests.helpers.host import FAR, ask, difference, make, ours, pixels
+
+REFINER = {"refiner_checkpoint": "demo-sdxl", "refiner_switch_at": 0.5, "steps": 4}
+HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
+
+
+@pytest.fixture
+def said(host: Host, monkeypatch) -> list[str]:
+    """The comments on all jobs."""
+    from modules.processing import StableDiffusionProcessing
+
+    comments: list[str] = []
+    monkeypatch.setattr(StableDiffusionProcessing, "comment", lambda p, text: comments.append(text))
+    return comments
+
+
+@pytest.mark.parametrize("path", ["txt2img", "img2img"])
+def test_a_pass_that_will_not_come_is_refused(path: str, host: Host, plain) -> None:
+    start = {"init_images": [base64_of(picture(5))]} if path == "img2img" else {}
+    payload = {"prompt": "a cat", "steps": 1, **start, "alwayson_scripts": ours(unit(), unit(hires="hires"))}
+    answer = host.post(path, payload)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == (
+        'IP-Adapter unit 2: hires is "hires", and this job has no second pass: switch on hires fix, or set '
+        'hires to "both".'
+    )
+    assert len(make(host, unit(hires="hires"), **HIRES)) == 1
+
+
+def test_a_refiner_that_takes_over_is_told(host: Host, plain, said) -> None:
+    """The units act up to there."""
+    answer = ask(host, unit(), unit(end=0.4, weight=0.5), **REFINER)
+    assert difference(pixels(answer), make(host, **REFINER)) > FAR / 10
+    assert "IP-Adapter unit 1: the refiner worked without the reference: the model has 70" in " ".join(said)
+    assert "unit 2" not in " ".join(said)
+    assert "IP-Adapter 1: " in answer.infotext and "IP-Adapter 2: " in answer.infotext
+    assert "IP-Adapter not used in: refiner" in answer.infotext and "units not used" not in answer.infotext
+
+
+def test_a_unit_whose_steps_are_all_the_refiners_leaves_the_parameters(host: Host, plain, said) -> None:
+    late = unit(seeds=(3,), start=0.6)
+    answer = ask(host, unit(end=0.4), late, **REFINER)
+    assert "IP-Adapter 1: " in answer.infotext
+    assert "IP-Adapter 2: " not in answer.infotext and "IP-Adapter units not used: 2" in answer.infotext
+    assert "not used in" not in answer.infotext
+    assert "IP-Adapter unit 2: it has added nothing to the pictures, because all of its steps were" in " ".join(said)
+    alone = ask(host, late, **REFINER)
+    assert difference(pixels(alone), make(host, **REFINER)) == 0
+    assert "IP-Adapter 1: " not in alone.infotext and "unit 1: it has added nothing" in said[-1]
+
+
+def test_what_has_acted_is_not_mentioned(host: Host, plain, said) -> None:
+    for units, payload in (
+        ([unit(), unit(start=0.5)], {}),
+        ([unit(), unit(hires="base"), unit(hires="hires")], HIRES),
+        ([unit(weight=0), unit()], {"batch_size": 2, "n_iter": 2}),
+    ):
+        answer = ask(host, *units, **payload)
+        assert "IP-Adapter" not in " ".join(said)
+        assert all(f"IP-Adapter {i + 1}: " in answer.infotext for i in range(len(units)))
+
+
+def test_a_curve_that_is_0_in_every_step_has_not_acted(host: Host, plain, said) -> None:
+    """Above 0 between two steps only."""
+    spike = unit(weight=[[0, 0], [0.3, 0], [0.4, 1], [0.5, 0], [1, 0]], seeds=(3,))
+    answer = ask(host, unit(), spike, steps=2)
+    assert "IP-Adapter unit 2: it has added nothing" in " ".join(said)
+    assert "IP-Adapter 2: " not in answer.infotext
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_calls_without_the_references_are_told(lost: int, host: Host, plain, said, monkeypatch) -> None:
+    from lib_ipadapter.attend.rows import RowCursor
+
+    take, calls = RowCursor.take, []
+
+    def forgets_one(self, *args, **kwargs):
+        calls.append(1)
+        rows = take(self, *args, **kwargs)
+        return None if len(calls) == lost else rows
+
+    monkeypatch.setattr(RowCursor, "take", forgets_one)
+    answer = ask(host, unit())
+    assert ("left out of some of the model's calls" in " ".join(said)) == bool(lost)
+    assert ("IP-Adapter not used in: some calls" in answer.infotext) == bool(lost)

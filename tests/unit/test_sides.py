@@ -1,0 +1,258 @@
+"""Rows of one side share keys and values: the same numbers as with a copy for each row, without the copies."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import weakref
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib_ipadapter.attend import inject, prompt
+from lib_ipadapter.attend.influence import Influence
+from lib_ipadapter.attend.inject import Injection, image_attention
+from lib_ipadapter.attend.layers import cross_attention_layers
+from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
+from lib_ipadapter.attend.regions import Region
+from lib_ipadapter.attend.rows import Row, layout
+from lib_ipadapter.attend.sides import Held, attend_by_side, grouped, sides_of
+from lib_ipadapter.encode.clip_image import ImageEncoder
+from lib_ipadapter.errors import DeviceMemoryError
+from lib_ipadapter.projections import build
+from lib_ipadapter.weighting import spread
+from tests.helpers.image_towers import SPECS, reference
+from tests.helpers.projections import resampler, tensors
+from tests.helpers.prompts import call, inputs, make_prompt
+from tests.helpers.tensors import close, draw
+from tests.helpers.unets import sd_unet
+
+# The grouping
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 5)), min_size=1, max_size=12))
+def test_each_row_attends_to_its_own_side(sides: list[int | None]) -> None:
+    """Against every row alone, in double precision by the formula."""
+    query, keys, values = (
+        draw(n, t, 16, seed=i).double() for i, (n, t) in enumerate([(len(sides), 3), (6, 5), (6, 5)])
+    )
+    held = Held(tuple(range(6)), keys, values)
+    ours = attend_by_side(query, tuple(sides), held, lambda q, k, v: image_attention(q, k, v, 4))
+    for row, side, out in zip(query, sides, ours, strict=True):
+        if side is None:
+            assert not out.any()
+            continue
+        q, k, v = (x.reshape(-1, 4, 4).transpose(0, 1) for x in (row, keys[side], values[side]))
+        expected = torch.softmax(q @ k.transpose(-1, -2) / 2, -1) @ v
+        assert close(out, expected.transpose(0, 1).reshape(3, 16), 1e-12)
+
+
+def test_the_hosts_own_rows_are_one_attention_without_a_copy() -> None:
+    """One reference in a batch, references of their own, and both sides called apart."""
+    for rows, pictures in ((layout([1] * 8, 16), 1), (layout([1] * 8, 16), 8), (layout([1] * 8, 16)[:8], 1)):
+        order, runs = grouped(sides_of(rows, pictures, 0, False))
+        assert order is None
+        assert len(runs) == 1
+    keys = draw(2, 4, 8, seed=1)
+    seen: list[torch.Tensor] = []
+
+    def spy(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        seen.extend((query, key))
+        return query
+
+    query = draw(16, 3, 8, seed=2)
+    attend_by_side(query, sides_of(layout([1] * 8, 16), 1, 0, False), Held((0, 1), keys, keys), spy)
+    assert [tuple(x.shape) for x in seen] == [(2, 24, 8), (2, 4, 8)]
+    assert seen[0].data_ptr() == query.data_ptr() and seen[1].data_ptr() == keys.data_ptr()
+
+
+# In a UNet
+
+
+def per_image(unet, n: int) -> ImagePrompt:
+    """A reference for each of ``n`` pictures."""
+    alone = [make_prompt(unet, 5, embeds=draw(1, 32, seed=60 + i)).kv for i in range(n)]
+
+    def joined(name: str) -> tuple[torch.Tensor, ...]:
+        layers = zip(*(getattr(kv, name) for kv in alone), strict=True)
+        return tuple(torch.cat([*(x[:1] for x in layer), *(x[1:] for x in layer)]) for layer in layers)
+
+    return ImagePrompt(KeysValues(joined("keys"), joined("values")))
+
+
+BATCHES = {
+    "one reference": (lambda unet: make_prompt(unet, 5), layout([1] * 4, 8)),
+    "a reference for each picture": (lambda unet: per_image(unet, 3), layout([1] * 4, 8)),
+    "AND prompts": (lambda unet: per_image(unet, 2), layout([2, 1, 3], 9)),
+    "InstructPix2Pix": (lambda unet: per_image(unet, 2), layout([1, 1], 6)),
+    "tiles together": (lambda unet: make_prompt(unet, 5), layout([1], 2) * 3),
+    "turned around": (
+        lambda unet: ImagePrompt(per_image(unet, 2).kv, spread=spread("composition precise", 16)),
+        layout([1, 1], 4),
+    ),
+    "a curve": (lambda unet: ImagePrompt(per_image(unet, 2).kv, ((0.0, 0.8), (1.0, 0.2))), layout([1, 1], 4)),
+}
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_rows_together_are_rows_alone(kind: str, unet) -> None:
+    make, rows = BATCHES[kind]
+    acting = make(unet)
+    x, t, text = inputs(unet, rows=len(rows))
+    together = call(unet, x, t, text, [acting], rows)
+    for i, row in enumerate(rows):
+        alone = call(unet, x[i : i + 1], t[:1], text[i : i + 1], [acting], (row,))
+        assert close(together[i : i + 1], alone, 1e-5)
+
+
+@pytest.mark.parametrize(("pictures", "references", "distinct"), [(8, 1, 1), (8, 3, 3), (2, 8, 2)])
+def test_what_stands_on_the_device_is_cond_and_uncond_of_each_picture(
+    pictures: int, references: int, distinct: int, unet
+) -> None:
+    acting = per_image(unet, references)
+    one = acting.kv.nbytes // references  # cond and uncond of one picture
+    rows = layout([1] * pictures, 2 * pictures)
+    x, t, text = inputs(unet, rows=len(rows))
+    with Injection(unet, cross_attention_layers(unet), [acting]) as injection:
+        for step, parts in enumerate(([len(rows)], [pictures] * 2, [1] * len(rows))):
+            injection.begin(rows, step, 3)
+            for i, part in enumerate(parts):
+                unet(x[i * part :][:part], t[:part], context=text[i * part :][:part])
+            held = [one for hooks in injection.layers for one in hooks.gathered.values()]
+            assert sum(x.numel() * x.element_size() for _, *both in held for x in both) == distinct * one
+
+
+# Whatever stands in the place of torch's attention
+
+
+def test_attention_is_torchs_own_whatever_stands_in_its_place(monkeypatch) -> None:
+    """Extensions put kernels there that take some widths of head only."""
+    q, k, v = (draw(2, n, 32, seed=n) for n in (9, 5, 5))
+    alone = image_attention(q, k, v, 4)
+    project, features = build("Resampler", tensors(resampler(64, 2, 4, 48, 32)), 32), draw(1, 5, 48, seed=4)
+    tokens = project(features)
+    spec = SPECS["heads of 80, as in ViT-H"]
+    tower = ImageEncoder.from_state(spec, reference(spec).state_dict(), dtype=torch.float32)
+    pixels = draw(1, 3, tower.spec.image_size, tower.spec.image_size, seed=5)
+    embedding = tower.encode(pixels, "penultimate").of("penultimate")
+
+    def other(*_args: object, **_kwargs: object) -> torch.Tensor:
+        raise AssertionError("head width 8 is not supported")
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", other)
+    assert torch.equal(image_attention(q, k, v, 4), alone)
+    assert torch.equal(project(features), tokens)
+    assert torch.equal(tower.encode(pixels, "penultimate").of("penultimate"), embedding)
+
+
+# A device without room
+
+
+class OutOfMemoryError(RuntimeError):
+    """Called as CUDA's."""
+
+
+FULL = [
+    OutOfMemoryError("no memory"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 18.00 GB, max allowed: 18.13 GB)"),
+    RuntimeError("Could not allocate tensor with 8 bytes. There is not enough GPU video memory available!"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: str(error)[:12])
+def test_without_room_to_keep_them_keys_and_values_come_with_each_call(error, unet, monkeypatch, caplog) -> None:
+    x, t, text = inputs(unet)
+    acting, rows = make_prompt(unet, 5), layout([1], 2)
+    expected = call(unet, x, t, text, [acting], rows)
+    gather, kept = prompt.ImagePrompt.gather, []
+
+    def full(self, layer, *args):
+        if layer == 5 and kept and kept[-1].keeps:
+            raise error
+        return gather(self, layer, *args)
+
+    monkeypatch.setattr(prompt.ImagePrompt, "gather", full)
+    with Injection(unet, cross_attention_layers(unet), [acting]) as injection:
+        kept.append(injection)
+        for step in range(2):
+            injection.begin(rows, step, 2)
+            assert torch.equal(unet(x, t, context=text), expected)
+        assert not any(hooks.gathered for hooks in injection.layers)
+    assert [record.getMessage() for record in caplog.records] == [
+        "IP-Adapter: the device has no room to keep keys and values, so each step is slower."
+    ]
+
+
+def test_without_any_room_the_error_says_so_and_nothing_is_left(unet, monkeypatch) -> None:
+    x, t, text = inputs(unet)
+    plain = unet(x, t, context=text)
+
+    def full(*_args: object) -> torch.Tensor:
+        raise OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(inject, "image_attention", full)
+    with (
+        pytest.raises(DeviceMemoryError, match="no room for the references' keys and values: use fewer"),
+        Injection(unet, cross_attention_layers(unet), [make_prompt(unet, 5)]) as injection,
+    ):
+        injection.begin(layout([1], 2), 0, 1)
+        unet(x, t, context=text)
+    assert torch.equal(unet(x, t, context=text), plain)
+
+
+def test_another_error_is_nobodys_lack_of_room(unet, monkeypatch) -> None:
+    def broken(*_args: object) -> torch.Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(inject, "image_attention", broken)
+    x, t, text = inputs(unet)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        call(unet, x, t, text, [make_prompt(unet, 5)], layout([1], 2))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_stays_on_the_device(fails: bool, monkeypatch) -> None:
+    """Keys and values, masks, sums, latents and queries: neither after a pass nor after an accident in one."""
+    unet = sd_unet()
+    x, t, text = inputs(unet, size=16)
+    acting = [
+        make_prompt(unet, 5, region=Region(torch.ones(8, 8).tril())), make_prompt(unet, 6, influence=Influence()),
+    ]  # fmt: skip
+    sampler = torch.nn.Identity()
+    injection = Injection(unet, cross_attention_layers(unet), acting).attach()
+    injection.begin(layout([1], 2), 0, 1, size=(16, 16), sampler=sampler, texts=lambda: (text[:1], text[1:]))
+    seen: list[weakref.ref] = []
+    sampler.register_forward_hook(lambda *_: (unet(x, t, context=text), 1 / 0 if fails else None))
+    with contextlib.suppress(ZeroDivisionError):
+        sampler(x)
+    seen += [weakref.ref(one.key) for hooks in injection.layers for one in hooks.gathered.values()]
+    seen += [weakref.ref(mask) for mask in acting[0].region._layers.values()]
+    sums = [weakref.ref(total) for total in acting[1].influence._sums.values()]
+    assert len(seen) > 30 and sums
+    moved: list[int] = []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: moved.append(1) or self.clone())
+    injection.detach()
+    monkeypatch.undo()
+    gc.collect()
+    assert [ref() for ref in seen + sums if ref() is not None] == []
+    assert len(moved) == len(sums)
+    assert injection.cursor.asked_latents is None and injection.cursor.texts is None
+    assert acting[1].influence.maps()[0].mean() > 0
+
+
+def test_sums_that_cannot_leave_a_broken_device_are_let_go(monkeypatch) -> None:
+    influence = Influence()
+    influence.begin((Row(True, 0),), (4, 4), 0, 0)
+    influence.enter((4, 4))
+    influence.add(draw(1, 16, 8, seed=1), draw(1, 16, 8, seed=2), (Row(True, 0),))
+
+    def broken(self: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.Tensor, "cpu", broken)
+    influence.leave_device()
+    assert influence.incomplete
+    assert influence.maps() == {}
