@@ -5,9 +5,10 @@
     // asked again.
 
     function lookOf(sheet) {
-        const {images, region, crop, encoder} = ipAdapter.shownUnit(sheet);
+        const {images, region, crop, encoder, resolution} = ipAdapter.shownUnit(sheet);
         const references = (images ?? []).map(({key, waiting, negative, mask}) => [key, waiting, negative, mask]);
-        return JSON.stringify([sheet.shown, references, region, references.length ? crop : null, encoder]);
+        const seen = references.length ? [crop, resolution] : null;
+        return JSON.stringify([sheet.shown, references, region, seen, encoder]);
     }
     function noteLook(tab, sheet) {
         tab.cards.look = lookOf(sheet);

@@ -81,7 +81,7 @@ def _limit(number: float) -> str:
 class Number(Kind):
     """A number from ``low`` to ``high``. ``empty`` is what None means, where it is allowed."""
 
-    axis = float
+    axis: ClassVar[type | None] = float
     low: float
     high: float
     empty: str | None = None
@@ -107,6 +107,24 @@ class Number(Kind):
     def values(self) -> str:
         limits = f"{_limit(self.low)} to {_limit(self.high)}"
         return limits if self.empty is None else f"{limits}, or `null`: {self.empty}"
+
+
+@dataclass(frozen=True)
+class Whole(Number):
+    """A whole number from ``low`` to ``high``."""
+
+    axis = int  # whole steps between the values of a range
+
+    def parse(self, value: Any, name: str, wording: Wording = Wording.API) -> int | None:
+        if value is None and self.empty is not None:
+            return None
+        if not is_number(value, self.low, self.high) or value != int(value):
+            raise self._wrong(value, name, wording, f"give a whole number from {self.low:g} to {self.high:g}")
+        return int(value)
+
+    @property
+    def values(self) -> str:
+        return f"whole number from {super().values}"
 
 
 @dataclass(frozen=True)

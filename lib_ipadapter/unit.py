@@ -9,12 +9,13 @@ from typing import Any
 from .bases import blocks_of_each
 from .errors import UnitError
 from .fields import PanelPlace, declared, settings_of
-from .kinds import BlockFactors, Choice, EncoderName, Flag, ModelName, Number, PictureKind, Text, Weight, Wording
+from .kinds import BlockFactors, Choice, EncoderName, Flag, ModelName, Number, PictureKind, Text, Weight, Whole, Wording
 from .reference import WEIGHT, References
 from .reference import Reference as Reference
 from .weighting import INVERTING, SCALINGS, WEIGHT_TYPES, Curve, LayerWeights
 
 MAX_UNITS = 10
+RESOLUTIONS = (112, 1024)  # sides of what an image encoder may be shown, in pixels, where it is not its own
 # Fields of the contract that this version knows by name only: their default changes nothing, so it is accepted.
 NOT_YET: dict[str, Any] = {
     "variant": "auto",
@@ -120,6 +121,17 @@ class Unit:
         ),
         about='how a reference that is not square meets the square encoder; `"tile"`: up to four overlapping squares '
         "that show all of it",
+    ))
+    resolution: int | None = field(default=None, metadata=declared(
+        Whole(*RESOLUTIONS, empty="the adapter's or the encoder's own"),
+        PanelPlace(
+            "Resolution",
+            "The side of what the image encoder sees, in pixels; empty: what the adapter was trained with, as far as "
+            "its file says.",
+            order=17, placeholder="the adapter's own",
+        ),
+        about="side of what the image encoder sees, for an adapter that was trained with another than the encoder's "
+        "own (448, say): a multiple of the encoder's patch, mostly 14; positions are interpolated",
     ))
     combine: str = field(default="concat", metadata=declared(
         Choice(("concat", "average", "add", "subtract", "norm average", "max", "min")),

@@ -48,8 +48,8 @@ def load_adapter(path: str | Path, spec: AdapterSpec) -> AdapterWeights:
     """
     with open_tensors(path) as file:
         found = identify({key: entry.shape for key, entry in file.entries.items()})
-        # The variant may be the user's choice, the encoder's name is metadata; all else follows from the shapes.
-        same = {name: getattr(spec, name) for name in ("variant", "alternatives", "image_encoder")}
+        # The variant may be the user's choice, two are metadata; all else follows from the shapes.
+        same = {name: getattr(spec, name) for name in ("variant", "alternatives", "image_encoder", "resolution")}
         if not isinstance(found, AdapterSpec) or replace(found, **same) != spec:
             raise CheckpointError("This file has changed since it was listed: refresh the list of models.")
         tensors = {}

@@ -40,7 +40,15 @@ def recognise(path: Path, table: Callable[[Path], Table] = read_table) -> Adapte
     spec = replace(spec, image_encoder=_name_in(metadata, "image_encoder"))
     if isinstance(spec, EncoderSpec):
         return with_activation(spec, path.stem, metadata.get("activation"))
+    spec = replace(spec, resolution=_resolution(metadata))
     return _untied(path, spec, entries) if spec.alternatives else spec
+
+
+def _resolution(metadata: Mapping[str, str]) -> int | None:
+    """The side of the encoder's input that an adapter's metadata names, as "448". What is no such number, such as
+    the "1024x1024" of the pictures that a model makes, speaks of something else."""
+    text = metadata.get("resolution", "").strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 6 else None
 
 
 def _name_in(metadata: Mapping[str, str], key: str) -> str | None:

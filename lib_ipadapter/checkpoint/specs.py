@@ -12,7 +12,8 @@ class AdapterSpec:
     ``base`` is the name of one of ``bases.BASES``, ``projection`` of one of ``projections.PROJECTIONS``;
     ``layer_widths`` are in the order of the file's pairs. ``alternatives`` are the other variants that its shapes
     leave open. ``image_encoder`` is what the file's metadata calls the encoder that it was trained with; published
-    files say nothing, and are for the published encoders.
+    files say nothing, and are for the published encoders. ``resolution`` is the side in pixels of the pictures that the
+    encoder was shown in training, where the metadata says it: None is the encoder's own.
     """
 
     variant: str
@@ -28,6 +29,7 @@ class AdapterSpec:
     has_lora: bool
     alternatives: tuple[str, ...]
     image_encoder: str | None = None
+    resolution: int | None = None
 
 
 @dataclass(frozen=True)

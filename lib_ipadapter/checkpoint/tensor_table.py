@@ -17,7 +17,7 @@ KEY_LIMIT = 500  # characters of a tensor's name
 RANK_LIMIT = 32  # sizes of a tensor
 SIZE_LIMIT = 2**48  # of one size, stride or offset
 NAME_LIMIT = 200  # characters of a text in a header that stands for a name
-KEPT_METADATA = ("image_encoder", "activation")  # the texts in a header that recognition asks for
+KEPT_METADATA = ("image_encoder", "activation", "resolution")  # the texts in a header that recognition asks for
 TOO_MANY = f"This file claims more tensors than any model has: it is damaged. {AGAIN}"
 
 # safetensors' names of the types, torch's names, and bytes per number.

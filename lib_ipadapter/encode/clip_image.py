@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoint.clip_keys import IMAGE_TOWER
@@ -86,22 +87,25 @@ class ImageEncoder:
         return self
 
     def encode(self, pixels: Tensor, source: Source = "both") -> Embedding:
-        """Encode ``pixels`` [B, 3, S, S], normalised (picture.to_pixels), S the spec's ``image_size``.
+        """Encode ``pixels`` [B, 3, S, S], normalised (picture.to_pixels), S the spec's ``image_size``, or another
+        multiple of its ``patch``, for which the positions are interpolated.
 
         ``source`` says what is needed; "penultimate" leaves out the last block. The results are plain tensors on the
         encoder's device in its dtype. fp16 weights on the CPU, where that dtype has no arithmetic, are computed with
         in fp32, one block at a time.
         """
-        size = self.spec.image_size
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
-            raise ValueError(f"{self.spec.kind} encodes pixels of shape [B, 3, {size}, {size}], not {[*pixels.shape]}")
+        patch, size = self.spec.patch, pixels.shape[-1]
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size) or size % patch or not size:
+            raise ValueError(
+                f"{self.spec.kind} encodes pixels of shape [B, 3, S, S], S a multiple of {patch}, not {[*pixels.shape]}"
+            )
         tower = self._tower
         *blocks, last = tower.transformer.resblocks
         dtype = arithmetic(self.device, self.dtype)
         with torch.inference_mode(False), torch.no_grad(), no_autocast(self.device):
             x = call(tower.conv1, pixels.to(self.device, dtype)).flatten(2).transpose(1, 2)
             x = torch.cat([tower.class_embedding.to(dtype).expand(len(x), 1, -1), x], dim=1)
-            x = call(tower.ln_pre, x + tower.positional_embedding.to(dtype))
+            x = call(tower.ln_pre, x + positions(tower.get_parameter("positional_embedding"), size // patch).to(dtype))
             for block in blocks:
                 x = run_block(block, x)
             penultimate = x if source != "pooled" else None
@@ -110,6 +114,19 @@ class ImageEncoder:
                 x = call(tower.ln_post, run_block(last, x)[:, 0])
                 pooled = x @ tower.get_parameter("proj").to(dtype)
         return Embedding(pooled, penultimate)
+
+
+def positions(embedding: Tensor, side: int) -> Tensor:
+    """[1 + side², width], fp32: position embeddings [1 + own², width] for ``side`` patches in a row. The class token's
+    stays, the patches' square is interpolated bicubically, as by transformers' ``interpolate_pos_encoding``. The
+    embedding itself, in its dtype, where ``side`` is its own."""
+    own = round((len(embedding) - 1) ** 0.5)
+    if side == own:
+        return embedding
+    of_class, of_patches = embedding[:1].float(), embedding[1:].float()
+    square = of_patches.T.reshape(1, -1, own, own)
+    resized = F.interpolate(square, (side, side), mode="bicubic", align_corners=False)
+    return torch.cat([of_class, resized[0].flatten(1).T])
 
 
 def _empty_tower(spec: EncoderSpec) -> nn.Module:

@@ -74,10 +74,12 @@ ZEROS = EncoderInput("zeros")
 
 @dataclass(frozen=True)
 class UnitInputs:
-    """Everything that one unit shows its image encoder: ``source`` is the encoder's output that is wanted."""
+    """Everything that one unit shows its image encoder, ``size`` pixels square: ``source`` is the encoder's output that
+    is wanted."""
 
     encoder: EncoderEntry
     source: OneSource
+    size: int
     crop: str
     references: tuple[EncoderInput, ...]
     negatives: tuple[EncoderInput, ...] = ()
@@ -113,7 +115,7 @@ class References:
         """What an embedding is remembered by; ``place`` is where it was made, None for the device."""
         file = self.encoders.identity(unit.encoder)
         place = place or str(self.device.device)
-        return ("embedding", file, self.device.dtype, place, unit.source, unit.crop, *shown.key)
+        return ("embedding", file, self.device.dtype, place, unit.source, unit.size, unit.crop, *shown.key)
 
     def place(self, unit: UnitInputs) -> str:
         """Where the unit's embeddings were made: on the CPU if any of them was."""
@@ -161,7 +163,7 @@ class References:
 
     def _encode_one(self, unit: UnitInputs, shown: EncoderInput, encoder: ImageEncoder) -> Tensor:
         """[V, …], fp32 in main memory. Made and remembered where there is room."""
-        views = shown.pixels(encoder.spec.image_size, unit.crop)
+        views = shown.pixels(unit.size, unit.crop)
 
         def encode(device: torch.device) -> Tensor:
             known: Tensor | None = self.encoders.cache.get(self._key(unit, shown, str(device)))

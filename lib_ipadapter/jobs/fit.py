@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..attend.layers import Topology
 from ..checkpoint.catalog import AUTO, Catalog
 from ..checkpoint.entries import AdapterEntry, EncoderEntry
-from ..errors import CheckpointError, MismatchError
+from ..errors import CheckpointError, MismatchError, UnitError
+from ..unit import RESOLUTIONS, Unit
 
 SOURCES = ("pooled", "penultimate")  # what projections can be fed with here; faces are not among it yet
 
@@ -55,3 +56,23 @@ def other_encoders(adapter: AdapterEntry, encoder: EncoderEntry, catalog: Catalo
     """The image encoders besides ``encoder`` that a unit may choose for ``adapter``."""
     fitting = catalog.fitting_encoders(adapter.spec.embedding_width, adapter.spec.source)
     return [entry for entry in fitting if entry != encoder]
+
+
+def seen_size(unit: Unit, adapter: AdapterEntry, encoder: EncoderEntry) -> int:
+    """The side, in pixels, of what ``encoder`` is shown for ``unit``: as the unit says, or as ``adapter``'s file does,
+    or else its own. Raises UnitError for one that is out of bounds or does not divide into the encoder's patches."""
+    patch, name = encoder.spec.patch, unit.called("resolution")
+    size = adapter.spec.resolution if unit.resolution is None else unit.resolution
+    if size is None or size == encoder.spec.image_size:
+        return encoder.spec.image_size
+    low, high = (-(-RESOLUTIONS[0] // patch) * patch, RESOLUTIONS[1] // patch * patch)
+    if size % patch or not low <= size <= high:
+        what, remedy = f"{name} is {size}", "give"
+        if unit.resolution is None:
+            what, remedy = f"the file of {adapter.name} says resolution {size}", f"set {name} to"
+        nearest = min(high, max(low, round(size / patch) * patch))
+        raise UnitError(
+            f"{what}, and its image encoder {encoder.name} sees multiples of {patch} from {low} to {high}: {remedy} "
+            f"{nearest}, for example."
+        )
+    return size

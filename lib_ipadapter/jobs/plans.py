@@ -17,7 +17,7 @@ from ..encode.references import EncoderInput, UnitInputs
 from ..errors import CheckpointError, IPAdapterError, UnitError, errors_name_unit
 from ..unit import Reference, Unit
 from ..weighting import Spread, peak, spread
-from .fit import check_fit, encoder_for
+from .fit import check_fit, encoder_for, seen_size
 
 if TYPE_CHECKING:
     from ..checkpoint.catalog import Catalog
@@ -58,8 +58,9 @@ class PlannedReference:
 class Plan:
     """A unit that was found to be possible: the files and decoded pictures that it will use.
 
-    ``text_encoder`` is the file with the text tower, where text is subtracted. ``notes`` are sentences on what the user
-    may want to know, though nothing is wrong with it.
+    ``text_encoder`` is the file with the text tower, where text is subtracted; ``size`` is the side of what the
+    image encoder is shown, in pixels. ``notes`` are sentences on what the user may want to know, though nothing is
+    wrong with it.
     """
 
     unit: Unit
@@ -71,6 +72,7 @@ class Plan:
     region: Region | None = None
     region_hash: str | None = None
     text_encoder: EncoderEntry | None = None
+    size: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -97,6 +99,7 @@ class Plan:
         return UnitInputs(
             self.encoder,
             self.source,
+            self.size,
             self.unit.crop,
             tuple(reference.encoder_input() for reference in self.references),
             tuple(negative.encoder_input() for negative in self.negatives),
@@ -124,6 +127,7 @@ def plan_unit(unit: Unit, topology: Topology, blocks: int, catalog: Catalog) -> 
         adapter = _looked_up(catalog, lambda: catalog.find(unit.model))
         check_fit(adapter, topology, catalog)
         encoder = _looked_up(catalog, lambda: encoder_for(adapter, catalog, unit.encoder))
+        size = seen_size(unit, adapter, encoder)
         strengths = spread(unit.weight_type, blocks, unit.composition_weight, unit.boost, unit.layer_weights)
         text_encoder = _text_encoder(unit, adapter, encoder, catalog)
         references, notes = _decoded(unit.references, "images", "the reference: ")
@@ -131,7 +135,7 @@ def plan_unit(unit: Unit, topology: Topology, blocks: int, catalog: Catalog) -> 
         region, region_hash = _region(unit)
         planned = Plan(
             unit, adapter, encoder, references, negatives, strengths, region, region_hash, text_encoder,
-            (*notes, *more),
+            size, (*notes, *more),
         )  # fmt: skip
         _check_tiles(planned)
         return planned
@@ -202,11 +206,10 @@ def _region(unit: Unit) -> tuple[Region | None, str | None]:
 
 def _check_tiles(planned: Plan) -> None:
     """Tiles of hidden states become more tokens, whose number must be one and the same where references meet."""
-    size = planned.encoder.spec.image_size
     unit, references = planned.unit, planned.references
     if unit.crop != "tile" or planned.source == "pooled" or len(references) == 1:
         return
-    counts = {tile_count(reference.image.size, size) for reference in references if reference.image is not None}
+    counts = {tile_count(reference.image.size, planned.size) for reference in references if reference.image is not None}
     if counts == {1}:
         return
     if unit.batch == "per image":

@@ -56,8 +56,10 @@ def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
         "model": "base", "images": [{"image": picture(0), "weight": 1.0}, {"controlnet": 1, "weight": 0.5}],
         "weight": -0.5, "start": 0.25, "end": 0.5, "combine": "average", "hires": "hires", "batch": "per image",
         "influence_map": True, "keypoints_weight": 0.75, "enabled": True, "weight_type": "composition precise",
-        "crop": "tile", "subtract_prompt": "red, “round”: 1", "composition_weight": 0.7, "noise": 0.3, "encoder": "x",
+        "crop": "tile", "resolution": 448, "subtract_prompt": "red, “round”: 1", "composition_weight": 0.7,
+        "encoder": "x",
         "layer_weights": {"5": 0.4, "7": -1.0}, "embeds_scaling": "K+V", "boost": 0.25, "region_feather": 0.2,
+        "noise": 0.3,
         "negative_images": [{"image": picture(2), "weight": 0.75, "mask": MASK}], "region_mask": MASK,
     }  # fmt: skip
     unit["images"][0]["mask"] = MASK

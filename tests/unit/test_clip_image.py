@@ -273,6 +273,6 @@ def test_layers_too_many_or_too_few():
 def test_pixels_of_another_size_are_a_programming_error():
     spec = SPECS["two heads of 32"]
     encoder = ImageEncoder.from_state(spec, reference(spec).state_dict(), dtype=torch.float32)
-    for shape in ((1, 3, 28, 28), (3, 42, 42), (1, 4, 42, 42)):
-        with pytest.raises(ValueError, match=r"\[B, 3, 42, 42\]"):
+    for shape in ((1, 3, 41, 41), (1, 3, 56, 42), (1, 3, 0, 0), (3, 42, 42), (1, 4, 42, 42)):
+        with pytest.raises(ValueError, match=r"\[B, 3, S, S\], S a multiple of 14"):
             encoder.encode(torch.zeros(shape))

@@ -123,7 +123,8 @@ LATER = {
     "region_mask", "region_feather", "hires", "influence_map", "keypoints_weight", "enabled",
 }  # fmt: skip
 TOKENS = {
-    "model", "encoder", "references", "negative_references", "crop", "combine", "subtract_prompt", "noise", "batch",
+    "model", "encoder", "references", "negative_references", "crop", "resolution", "combine", "subtract_prompt",
+    "noise", "batch",
 }  # fmt: skip
 
 

@@ -162,7 +162,9 @@ class Editor:
         """What depends on pictures and files, newly drawn."""
         catalog, pictures, page = self.resources().catalog, pictures or {}, PanelState.parse(text)
         encoder = _encoder_name(page.unit)
-        size = reference_cards.encoder_size(model_name(model), catalog, encoder)
+        settings = {"model": model_name(model), "encoder": encoder}
+        settings["resolution"] = BY_FIELD["resolution"].read(page.unit.get("resolution"))
+        size = reference_cards.encoder_size(settings, catalog)
         look = reference_cards.Look(size, page.unit.get("crop", reference_cards.Look.crop))
         cards = reference_cards.cards(page.items, pictures, look, stamp)
         key = page.unit.get(REGION)

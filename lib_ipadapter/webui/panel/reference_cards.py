@@ -15,11 +15,11 @@ from typing import Any
 
 from PIL import Image
 
-from ...checkpoint.catalog import AUTO, Catalog
+from ...checkpoint.catalog import Catalog
 from ...encode.crops import views
 from ...encode.picture import decode, decode_mask
 from ...errors import IPAdapterError
-from ...jobs.fit import encoder_for
+from ...jobs.fit import encoder_for, seen_size
 from ...reference import WEIGHT
 from ...unit import Unit
 from ..picture_text import data_url
@@ -34,12 +34,18 @@ def new_key() -> str:
     return secrets.token_hex(6)
 
 
-def encoder_size(model: str | None, catalog: Catalog, encoder: str = AUTO) -> int | None:
-    """How many pixels square the encoder of the adapter ``model`` sees; None where there is no such thing."""
+def encoder_size(settings: Item, catalog: Catalog) -> int | None:
+    """How many pixels square the encoder sees for a unit's ``settings``, its model, encoder and resolution; None where
+    there is no such thing."""
     try:
-        return encoder_for(catalog.find(model), catalog, encoder).spec.image_size if model else None
+        return _size(Unit.parse({**settings, "enabled": False}), catalog)
     except IPAdapterError:
         return None
+
+
+def _size(unit: Unit, catalog: Catalog) -> int:
+    adapter = catalog.find(unit.model)
+    return seen_size(unit, adapter, encoder_for(adapter, catalog, unit.encoder))
 
 
 def seen(unit: Unit, catalog: Catalog) -> list[Image.Image]:
@@ -47,7 +53,7 @@ def seen(unit: Unit, catalog: Catalog) -> list[Image.Image]:
 
     Raises IPAdapterError for an adapter or encoder that is not there, and for what is no usable picture.
     """
-    size = encoder_for(catalog.find(unit.model), catalog, unit.encoder).spec.image_size
+    size = _size(unit, catalog)
     shown: list[Image.Image] = []
     for reference in unit.references:
         mask = None if reference.mask is None else decode_mask(reference.mask)
