@@ -73,7 +73,7 @@ class _LayerHooks:
                 if size is None or size[0] * size[1] != added.shape[1]:
                     self.injection.misplaced = True
                     continue
-                added = added * prompt.region.at(size, added)
+                added = added * prompt.region.at(size, added, [row.picture for row in rows])
             hidden = hidden + added
             prompt.fired = True
             if prompt.influence is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,19 @@ from torch import Tensor
 
 Size = tuple[int, int]  # height, width
 Box = tuple[int, int, int, int]  # left, top, width, height
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is sampled of a picture of size ``picture``, as boxes in its pixels: one for each picture of a batch, or one
+    for all of them. A box may reach beyond the picture."""
+
+    picture: Size
+    boxes: tuple[Box, ...]
+
+    def of(self, index: int) -> Box:
+        """The box of the batch's picture ``index``."""
+        return self.boxes[index if len(self.boxes) > 1 else 0]
 
 
 def halved(latent: Size, places: int) -> Size:
@@ -29,15 +44,18 @@ def is_whole(size: Size, of: Size) -> bool:
 
 
 class Region:
-    """A mask over a whole picture: 1 where a prompt acts, 0 where it does not, anything between in part.
+    """A mask over a whole picture: 1 where a prompt acts, 0 where it does not, anything between in part. Where each
+    picture of a batch is another part of the whole, one for each.
 
     Layers see it at their own height and width: each place has the mean of what it covers, so masks that add up to 1
     add up to 1 in every layer.
     """
 
-    def __init__(self, mask: Tensor) -> None:
-        """``mask`` [height, width], fp32, of any size; it is stretched over the picture."""
+    def __init__(self, mask: Tensor, *others: Tensor) -> None:
+        """``mask`` [height, width], fp32, of any size; it is stretched over the picture. ``others`` are those of a
+        batch's other pictures."""
         self.mask = mask
+        self.masks = (mask, *others)
         self._layers: dict[tuple[Size, torch.device, torch.dtype], Tensor] = {}
 
     @property
@@ -47,28 +65,37 @@ class Region:
 
     @property
     def everywhere(self) -> bool:
-        return bool((self.mask == 1).all())
+        return all(bool((mask == 1).all()) for mask in self.masks)
 
     @property
     def nowhere(self) -> bool:
-        return not bool(self.mask.any())
+        return not any(bool(mask.any()) for mask in self.masks)
 
-    def at(self, size: Size, like: Tensor) -> Tensor:
-        """[1, height * width, 1] for a layer of ``size``, on ``like``'s device and in its dtype."""
+    def at(self, size: Size, like: Tensor, pictures: Sequence[int] = (0,)) -> Tensor:
+        """[rows, height * width, 1] for a layer of ``size``, on ``like``'s device and in its dtype: a row for each of
+        these ``pictures`` of the batch, or one for all where they are the same."""
         key = (size, like.device, like.dtype)
         if key not in self._layers:
-            self._layers[key] = _resized(self.mask, size).reshape(1, -1, 1).to(like)
-        return self._layers[key]
+            self._layers[key] = torch.stack([_resized(mask, size).reshape(-1, 1) for mask in self.masks]).to(like)
+        found = self._layers[key]
+        return found if len(found) == 1 else found[list(pictures)]
 
     def leave_device(self) -> None:
         """Let go of what layers were given."""
         self._layers.clear()
 
-    def within(self, box: Box, picture: Size) -> Region:
-        """The region in a part of the ``picture``, both in pixels: what an inpainted part sees of it."""
-        left, top, width, height = box
-        whole = _resized(self.mask, picture)
-        return Region(whole[top : top + height, left : left + width].contiguous())
+    def within(self, part: Part) -> Region:
+        """The region in a ``part`` of the picture: what an inpainted part sees of it, or the tiles of an upscaled one.
+        Beyond the picture's edges it goes on as it ends."""
+        whole = _resized(self.mask, part.picture)
+
+        def along(start: int, length: int, end: int) -> Tensor:
+            return torch.arange(start, start + length).clamp(0, end - 1)
+
+        height, width = part.picture
+        return Region(
+            *(whole[along(top, h, height)][:, along(left, w, width)].contiguous() for left, top, w, h in part.boxes)
+        )
 
 
 def _resized(mask: Tensor, size: Size) -> Tensor:

@@ -14,7 +14,7 @@ from ..attend.inject import Injection
 from ..attend.layers import Topology, count_blocks, cross_attention_layers
 from ..attend.outcome import Outcome
 from ..attend.prompt import ImagePrompt, KeysValues
-from ..attend.regions import Box, Size
+from ..attend.regions import Part
 from ..checkpoint.catalog import Catalog
 from ..encode.device import Device
 from ..errors import MismatchError, errors_name_unit
@@ -84,18 +84,18 @@ class Generation:
         hires_pass: bool = False,
         first_picture: int = 0,
         same_pass: bool = False,
-        part: tuple[Box, Size] | None = None,
+        part: Part | None = None,
     ) -> Injection | None:
         """Put the prompts of this pass into ``unet``; None if there are none.
 
         ``first_picture`` is the index in the job of the coming batch's first picture; ``same_pass`` says that another
-        UNet goes on with the pass that has begun; ``part`` is the box of the picture, and the picture's height and
-        width, where only a part is sampled. Raises MismatchError for a UNet of another topology than the one that the
-        units were checked against (SDXL's refiner, say).
+        UNet goes on with the pass that has begun; ``part`` is what of the picture is sampled, where that is not all
+        of it. Raises MismatchError for a UNet of another topology than the one that the units were checked against
+        (SDXL's refiner, say).
         """
         self._earlier = self._take_out()
         for (_, prompt, _), region in zip(self.prompts, self._regions, strict=True):
-            prompt.region = region if region is None or part is None else region.within(*part)
+            prompt.region = region if region is None or part is None else region.within(part)
         skipped = "base" if hires_pass else "hires"
         prompts = self._of_pass = [prompt for hires, prompt, _ in self.prompts if hires != skipped]
         for prompt in prompts:

@@ -17,6 +17,7 @@ from .neighbours import adetailer, distributed, xyz_cells
 def setup(p: Any) -> None:
     """``setup``: the job has its scripts and arguments, and nobody has read these yet."""
     distributed.json_arguments(p)
+    current().watch_parts(p)
 
 
 def before_process(p: Any, args: tuple[Any, ...]) -> None:

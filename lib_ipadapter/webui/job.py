@@ -71,7 +71,23 @@ def units_of(p: Any, objects: Sequence[object], wording: Wording) -> list[Unit]:
     with host.current().progress_text() as progress:
         units = decoded(controlnet.with_pictures(p, units), lambda: progress("reading the references"))
     distributed.check(p, units)
+    _check_places(p, units)
     return units
+
+
+def _check_places(p: Any, units: Sequence[Unit]) -> None:
+    """Raises UnitError (unit named) for a region mask whose place nothing tells."""
+    script = host.current().lost_part(p)
+    if script is None:
+        return
+    for unit in units:
+        mask = unit.region_mask
+        if mask is not None and not (isinstance(mask, Mask) and len({*mask.image.getextrema()}) == 1):
+            name = "region_mask" if unit.wording is Wording.API else "the region mask"
+            raise UnitError(
+                f"the script “{script}” takes the picture apart, so that nothing tells where {name} lies: make the "
+                f"picture without the script, or leave out {name}."
+            ).in_unit(unit.number)
 
 
 def decoded(units: Sequence[Unit], progress: Callable[[], None] = lambda: None) -> list[Unit]:

@@ -34,9 +34,10 @@ def on_app_started(_demo: Any, app: Any) -> None:
 
 def on_script_unloaded() -> None:
     """The page is reloaded: nothing of ours stays in a model, and files are looked for anew."""
-    from . import job
+    from . import host, job
 
     job.clean()
+    host.current().unwatch_parts()
     resources.cache_clear()
     store.cache_clear()
 

@@ -110,6 +110,12 @@ def _plot(hosts: Hosts) -> Setup:
     return started, started.close
 
 
+def _tiling(hosts: Hosts) -> Setup:
+    tiling = hosts.extension("tiling", tiling="tiling")
+    started = host_start([tiling, ROOT], SETTINGS, ["--ip-adapter-dir", str(hosts.adapters())])
+    return started, started.close
+
+
 def _neighbours(hosts: Hosts) -> Setup:
     # The name of the one of them that metadata.ini has to put after us, whatever our own folder is called.
     extension = hosts.extension("stable-diffusion-webui-distributed", neighbours="neighbours")
@@ -213,6 +219,7 @@ SETUPS: dict[str, Callable[[Hosts], Setup]] = {
     "plain": _plain,
     "guarded": _guarded,
     "plot": _plot,
+    "tiling": _tiling,
     "neighbours": _neighbours,
     "controlnet": _controlnet,
     "controlnet, loaded later": _controlnet_later,

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt
-from lib_ipadapter.attend.regions import Region, feathered, is_whole
+from lib_ipadapter.attend.regions import Part, Region, feathered, is_whole
 from lib_ipadapter.attend.rows import layout
 from tests.helpers.diffusers_reference import add_adapters, diffusers_unet, published, run
 from tests.helpers.files import base64_of, half, unit
@@ -105,12 +105,26 @@ def test_a_part_of_the_picture_sees_its_part_of_the_mask() -> None:
     mask = torch.zeros(40, 60)
     mask[:, :30] = 1
     region = Region(mask)
-    assert region.within((0, 0, 30, 40), (40, 60)).everywhere
-    assert region.within((30, 0, 30, 40), (40, 60)).nowhere
-    assert region.within((0, 0, 240, 160), (160, 240)).mask.mean() == 0.5  # a larger picture
+    assert region.within(Part((40, 60), ((0, 0, 30, 40),))).everywhere
+    assert region.within(Part((40, 60), ((30, 0, 30, 40),))).nowhere
+    assert region.within(Part((160, 240), ((0, 0, 240, 160),))).mask.mean() == 0.5  # a larger picture
     like = torch.zeros(1)
-    seen = region.within((15, 10, 30, 20), (40, 60)).at((2, 4), like).reshape(2, 4)
+    seen = region.within(Part((40, 60), ((15, 10, 30, 20),))).at((2, 4), like).reshape(2, 4)
     assert torch.equal(seen, torch.tensor([[1.0, 1, 0, 0]] * 2))
+    beyond = region.within(Part((40, 60), ((-30, -20, 120, 80),))).mask
+    assert torch.equal(beyond[0, ::30], torch.tensor([1.0, 1, 0, 0])) and beyond.shape == (80, 120)
+
+
+def test_each_picture_of_a_batch_sees_its_own_part() -> None:
+    mask = torch.zeros(8, 24)
+    mask[:, :8] = 1
+    tiles = Region(mask).within(Part((8, 24), ((0, 0, 8, 8), (4, 0, 8, 8), (16, 0, 8, 8))))
+    assert not tiles.everywhere and not tiles.nowhere
+    seen = tiles.at((1, 2), torch.zeros(1), [0, 1, 2, 0, 1, 2])
+    assert torch.equal(seen[..., 0], torch.tensor([[1.0, 1], [1, 0], [0, 0]] * 2))
+    assert torch.equal(tiles.at((1, 2), torch.zeros(1), [1])[..., 0], torch.tensor([[1.0, 0]]))
+    one = Region(mask).within(Part((8, 24), ((4, 0, 8, 8),)))
+    assert one.at((1, 2), torch.zeros(1), [0, 1]).shape == (1, 2, 1)  # the same for all
 
 
 def test_a_region_is_exact_at_any_size() -> None:

@@ -1,6 +1,7 @@
 """Pictures: reading, resizing, saving."""
 
 import math
+from collections import namedtuple
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -38,6 +39,44 @@ def image_grid(imgs, batch_size=1, rows=None):
         row, column = divmod(i, params.cols)
         grid.paste(picture, (column * width, row * height))
     return grid
+
+
+# ``tiles`` are rows [top, height, [[left, width, picture], …]]; scripts put other pictures in the places of these.
+Grid = namedtuple("Grid", "tiles tile_w tile_h image_w image_h overlap")
+
+
+def split_grid(image, tile_w=512, tile_h=512, overlap=64):
+    """A picture in tiles of one size, evenly spread, that overlap by so much or more. A tile that is larger than the
+    picture begins before it."""
+    lefts, tops = _starts(image.width, tile_w, overlap), _starts(image.height, tile_h, overlap)
+    rows = [[y, tile_h, [[x, tile_w, image.crop((x, y, x + tile_w, y + tile_h))] for x in lefts]] for y in tops]
+    return Grid(rows, tile_w, tile_h, image.width, image.height, overlap)
+
+
+def _starts(length, tile, overlap):
+    count = max(1, math.ceil((length - overlap) / (tile - overlap)))
+    return [min(int(i * (length - tile) / max(1, count - 1)), length - tile) for i in range(count)]
+
+
+def combine_grid(grid):
+    """The tiles as one picture, each fading in over its overlap with those to its left and above it."""
+    whole = Image.new("RGB", (grid.image_w, grid.image_h))
+    for top, height, row in grid.tiles:
+        line = Image.new("RGB", (grid.image_w, height))
+        for left, _, tile in row:
+            line.paste(tile, (left, 0), _fade(tile.size, grid.overlap if left else 0, 0))
+        whole.paste(line, (0, top), _fade(line.size, 0, grid.overlap if top else 0))
+    return whole
+
+
+def _fade(size, width, height):
+    """A mask that is black at its left or upper edge and white from ``width`` or ``height`` on."""
+    mask = Image.new("L", size, 255)
+    for i in range(width):
+        mask.paste(255 * i // width, (i, 0, i + 1, size[1]))
+    for i in range(height):
+        mask.paste(255 * i // height, (0, i, size[0], i + 1))
+    return mask
 
 
 def resize_image(resize_mode, im, width, height, upscaler_name=None):

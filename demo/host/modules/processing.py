@@ -387,6 +387,10 @@ def get_fixed_seed(seed):
     return random.randrange(2**32 - 2)
 
 
+def fix_seed(p):
+    p.seed, p.subseed = get_fixed_seed(p.seed), get_fixed_seed(p.subseed)
+
+
 def program_version():
     return "v1.10.1"  # of the host that this one stands for
 

@@ -13,7 +13,7 @@ from modules import devices, sd_models, shared
 from torch import Tensor, nn
 
 from ...attend.layers import Topology, cross_attention_layers
-from ...attend.regions import Box
+from ...attend.regions import Box, Part
 from ...attend.rows import Rows, layout
 from ...attend.step import Step
 from ...checkpoint.containers import read_shapes
@@ -21,6 +21,7 @@ from ...checkpoint.identify import identify
 from ...checkpoint.specs import UNetSpec
 from ...encode.device import Device
 from ...errors import IPAdapterError, MismatchError
+from . import tiles
 from .interface import Host, Interrupted, SamplingPass
 from .replaced import Before
 
@@ -120,7 +121,9 @@ class A1111(Host):
         return SamplingPass(p.iteration * p.batch_size, bool(p.is_hr_pass), _sampled_part(p))
 
     def pass_inside(self, p: Any, outer: Any) -> SamplingPass:
-        return SamplingPass(self.finished_picture(outer), self.has_second_pass(outer), _sampled_part(p))
+        whole = tiles.part(outer)
+        part = _sampled_part(p, None if whole is None else Part(whole.picture, (whole.of(outer.batch_index),)))
+        return SamplingPass(self.finished_picture(outer), self.has_second_pass(outer), part)
 
     def denoised_job(self, params: Any) -> Any | None:
         return getattr(params.denoiser, "p", None)
@@ -163,7 +166,9 @@ class A1111(Host):
         return index
 
     def picture_form(self, p: Any) -> tuple[int, int]:
-        start = self.start_picture(p)
+        start, part = self.start_picture(p), tiles.part(p)
+        if part is not None:
+            return part.picture[1], part.picture[0]
         if start is not None and getattr(p, "inpaint_full_res", False) and getattr(p, "image_mask", None) is not None:
             return start.width, start.height
         return p.width, p.height
@@ -183,6 +188,21 @@ class A1111(Host):
     def script_chosen(self, p: Any) -> bool:
         arguments = getattr(p, "script_args", None)
         return bool(arguments and isinstance(arguments[0], int) and arguments[0] > 0)
+
+    def watch_parts(self, p: Any) -> None:
+        if self.script_chosen(p):
+            tiles.watch(p)
+
+    def unwatch_parts(self) -> None:
+        tiles.unwatch()
+
+    def lost_part(self, p: Any) -> str | None:
+        choosable = getattr(getattr(p, "scripts", None), "selectable_scripts", None) or ()
+        number = p.script_args[0] if self.script_chosen(p) else 0
+        if not 0 < number <= len(choosable):
+            return None
+        title: str = choosable[number - 1].title()
+        return title if tiles.is_lost(p, title) else None
 
     def script(self, p: Any, title: str) -> Any | None:
         scripts = getattr(getattr(p, "scripts", None), "alwayson_scripts", None) or ()
@@ -266,10 +286,17 @@ def _rows(denoiser: Any, n_rows: int, text_cond: Tensor | None) -> Rows:
     return layout(counts, n_rows)
 
 
-def _sampled_part(p: Any) -> tuple[Box, tuple[int, int]] | None:
-    """The box of img2img's picture that inpainting samples, and that picture's height and width; None for all of it."""
+def _sampled_part(p: Any, within: Part | None = None) -> Part | None:
+    """What inpainting samples of img2img's picture, or all of it where that is a part of a larger one; None for all of
+    a whole. ``within`` says that the picture is that part of another one."""
     box, start = getattr(p, "paste_to", None), next(iter(getattr(p, "init_images", None) or ()), None)
-    return None if not box or start is None else (tuple(box), (start.height, start.width))
+    within = within or tiles.part(p)
+    if not box or start is None:
+        return within
+    if within is None:
+        return Part((start.height, start.width), (tuple(box),))
+    left, top, width, height = box
+    return Part(within.picture, tuple((x + left, y + top, width, height) for x, y, *_ in within.boxes))
 
 
 def _final_size(p: Any) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from ...attend.layers import Topology
-    from ...attend.regions import Box, Size
+    from ...attend.regions import Box, Part
     from ...attend.step import Step
     from ...encode.device import Device
 
@@ -26,12 +26,12 @@ class SamplingPass:
     """The pass that a job is about to sample.
 
     ``first_picture`` is the index in the job of the batch's first picture, ``hires`` says whether it is the second pass
-    of hires fix, ``part`` is the box of the picture, and the picture's height and width, where only a part is sampled.
+    of hires fix, ``part`` is what of the picture is sampled, where that is not all of it.
     """
 
     first_picture: int
     hires: bool
-    part: tuple[Box, Size] | None = None
+    part: Part | None = None
 
 
 class Interrupted(Exception):
@@ -171,6 +171,19 @@ class Host(ABC):
     def script_chosen(self, p: Any) -> bool:
         """Whether one of the page's scripts (X/Y/Z plot, SD upscale, …) makes this job as one of several, or as a
         part."""
+
+    @abstractmethod
+    def watch_parts(self, p: Any) -> None:
+        """Before such a script runs: from here on, parts that it takes a picture into tell where they lie."""
+
+    @abstractmethod
+    def unwatch_parts(self) -> None:
+        """Take back what ``watch_parts`` has put into the host."""
+
+    @abstractmethod
+    def lost_part(self, p: Any) -> str | None:
+        """The title of the script that makes p's job of parts of a picture, where nothing tells where these lie; None
+        where they are known, or the job's pictures are whole ones."""
 
     @abstractmethod
     def script(self, p: Any, title: str) -> Any | None:
