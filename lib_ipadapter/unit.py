@@ -153,7 +153,8 @@ class Unit:
     ))
     region_mask: Any = field(default=None, metadata=declared(
         PictureKind(),
-        about="white where the unit acts in the picture; any size",
+        about="white where the unit acts in the picture; any size; what a script such as SD upscale makes in tiles is "
+        "one picture",
         changes_tokens=False,
     ))
     region_feather: float = field(default=0.0, metadata=declared(

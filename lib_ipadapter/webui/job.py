@@ -77,7 +77,7 @@ def units_of(p: Any, objects: Sequence[object], wording: Wording) -> list[Unit]:
 
 def _check_places(p: Any, units: Sequence[Unit]) -> None:
     """Raises UnitError (unit named) for a region mask whose place nothing tells."""
-    script = host.current().lost_part(p)
+    script = host.current().lost_part(p, elsewhere=distributed.spreads(p))
     if script is None:
         return
     for unit in units:

@@ -128,23 +128,31 @@ def test_where_nothing_tells_the_place_the_job_is_refused(script: str, host: Hos
         made(host, unit(region_mask=base64_of(Image.new("L", (8, 8), everywhere))), **payload)
 
 
-def test_the_panels_reader_is_told_in_the_panels_words(host: Host) -> None:
+def test_the_panels_reader_is_told_in_the_panels_words(host: Host, monkeypatch) -> None:
     from lib_ipadapter.errors import UnitError
     from lib_ipadapter.kinds import Wording
     from lib_ipadapter.unit import parse_units
     from lib_ipadapter.webui import job
 
     class Elsewhere:
-        def lost_part(self, p: object) -> str:
+        def lost_part(self, p: object, elsewhere: bool) -> str:
             return "Mirror"
 
-    patch = pytest.MonkeyPatch()
-    patch.setattr(job.host, "current", Elsewhere)
-    try:
-        with pytest.raises(UnitError, match="nothing tells where the region mask lies: .* leave out the region mask"):
-            job._check_places(None, parse_units([masked("left")], Wording.PANEL))
-    finally:
-        patch.undo()
+    monkeypatch.setattr(job.host, "current", Elsewhere)
+    monkeypatch.setattr(job.distributed, "spreads", lambda p: False)
+    with pytest.raises(UnitError, match="nothing tells where the region mask lies: .* leave out the region mask"):
+        job._check_places(None, parse_units([masked("left")], Wording.PANEL))
+    monkeypatch.undo()
+
+
+def test_other_machines_are_told_no_places(host: Host, monkeypatch) -> None:
+    from lib_ipadapter.webui.neighbours import distributed
+
+    monkeypatch.setattr(distributed, "spreads", lambda p: True)
+    with pytest.raises(RuntimeError, match="the script “SD upscale” takes the picture apart"):
+        made(host, masked("left"), **WIDE_UPSCALE)
+    whole = {"script_name": "Twice", "script_args": []}
+    assert made(host, masked("left"), **whole).shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize("script", ["Loopback", "Twice"])

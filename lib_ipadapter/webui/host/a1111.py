@@ -196,13 +196,13 @@ class A1111(Host):
     def unwatch_parts(self) -> None:
         tiles.unwatch()
 
-    def lost_part(self, p: Any) -> str | None:
+    def lost_part(self, p: Any, elsewhere: bool) -> str | None:
         choosable = getattr(getattr(p, "scripts", None), "selectable_scripts", None) or ()
         number = p.script_args[0] if self.script_chosen(p) else 0
         if not 0 < number <= len(choosable):
             return None
         title: str = choosable[number - 1].title()
-        return title if tiles.is_lost(p, title) else None
+        return title if tiles.is_lost(p, title, elsewhere) else None
 
     def script(self, p: Any, title: str) -> Any | None:
         scripts = getattr(getattr(p, "scripts", None), "alwayson_scripts", None) or ()

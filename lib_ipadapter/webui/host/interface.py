@@ -181,9 +181,10 @@ class Host(ABC):
         """Take back what ``watch_parts`` has put into the host."""
 
     @abstractmethod
-    def lost_part(self, p: Any) -> str | None:
+    def lost_part(self, p: Any, elsewhere: bool) -> str | None:
         """The title of the script that makes p's job of parts of a picture, where nothing tells where these lie; None
-        where they are known, or the job's pictures are whole ones."""
+        where they are known, or the job's pictures are whole ones. ``elsewhere`` says that other machines make some of
+        them, which are not told."""
 
     @abstractmethod
     def script(self, p: Any, title: str) -> Any | None:

@@ -70,12 +70,13 @@ def part(p: Any) -> Part | None:
     return Part(known[0].picture, tuple(place.box for place in known))
 
 
-def is_lost(p: Any, title: str) -> bool:
-    """Whether the script of this ``title`` makes ``p``'s job of pictures of which nothing tells where they lie."""
+def is_lost(p: Any, title: str, elsewhere: bool) -> bool:
+    """Whether the script of this ``title`` makes ``p``'s job of pictures of which nothing tells where they lie.
+    ``elsewhere`` are machines that get pictures without their places."""
     pictures = _start_pictures(p)
     if title.lower() in WHOLE or all(getattr(picture, GIVEN, False) for picture in pictures):
         return False
-    return part(p) is None
+    return elsewhere or part(p) is None
 
 
 def _start_pictures(p: Any) -> list[Image]:
