@@ -78,7 +78,7 @@ def test_a_press_of_generate_finds_each_unit_as_it_is(page: Page, monkeypatch) -
             page.wait(lambda: len(asked) > count and list(tasks.done) != done)  # noqa: B023
             for one, (n, weight) in zip(asked[-1], ((1, 0.25), (2, 0.75), (3, 2)), strict=True):
                 assert (one["weight"], one["images"][0]["weight"]) == (weight, weight / 2), (moment, number)
-                assert content_hash(one["images"][0]["image"]) == content_hash(picture(n)), (moment, number)
+                assert one["images"][0]["image"].content_hash == content_hash(picture(n)), (moment, number)
             page.wait(lambda: page.shown() == number)  # noqa: B023
             page.page.wait_for_timeout(300)  # a press does nothing until the answer has come
     assert page.used() == [1, 2, 3]

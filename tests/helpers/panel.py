@@ -5,9 +5,18 @@ from __future__ import annotations
 import json
 
 import numpy as np
+from PIL import Image
 
 from demo.start import Host
 from tests.helpers.host import pixels
+
+
+def held_of(**pictures: Image.Image) -> dict[str, str]:
+    """What a page's session holds when it has these pictures, by their keys."""
+    from lib_ipadapter.webui.panel.picture_pool import Intake
+
+    intake = Intake()
+    return {key: intake.picture(image) for key, image in pictures.items()}
 
 
 def panel_args(host: Host, *units: dict, tick: object = True, shown: int = 1, inbox: str = "") -> list:
@@ -23,7 +32,7 @@ def panel_args(host: Host, *units: dict, tick: object = True, shown: int = 1, in
     pictures, entries = {}, []
     for number, given in enumerate(units, 1):
         keys = [f"{number}-{i}" for i in range(len(given.get("pictures", ())))]
-        pictures |= zip(keys, given.get("pictures", ()), strict=True)
+        pictures |= held_of(**dict(zip(keys, given.get("pictures", ()), strict=True)))
         settings = {name: value for name, value in given.items() if name not in ("pictures", "weights")}
         weights = given.get("weights", [1] * len(keys))
         stale = {"weight": -1, "model": "what the sheet says of the unit that is shown"} if number == shown else {}

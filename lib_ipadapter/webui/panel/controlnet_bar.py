@@ -25,7 +25,8 @@ from ...unit import Unit
 from .. import host
 from . import panel_state
 from .editor import QUIET, Editor, in_page, note
-from .reference_cards import Pictures, controlnet_name
+from .picture_pool import HeldPictures
+from .reference_cards import controlnet_name
 
 if TYPE_CHECKING:
     from ..neighbours.controlnet import ControlNetUnitView
@@ -146,7 +147,7 @@ class ControlNetBar:
 
     # from there
 
-    def _bring(self, name: str, text: str, pictures: Pictures, *values: Any) -> list[Any]:
+    def _bring(self, name: str, text: str, held: HeldPictures | None, *values: Any) -> list[Any]:
         from ..neighbours.controlnet.imports import imported  # not when the WebUI starts: most never press it
 
         try:
@@ -156,7 +157,7 @@ class ControlNetBar:
                 at += len(readable.inputs) if readable is not None else 0
             unit = self._read(number, chosen, values[at : at + len(chosen.inputs)])
             translated = imported(unit, self.resources().catalog)
-            shown, notes = self.editor.refilled(translated.settings, text, pictures)
+            shown, notes = self.editor.refilled(translated.settings, text, held)
         except IPAdapterError as error:
             return [note(error.detail), *[gr.update()] * len(self.editor.targets)]
         return [note(f"Taken from {controlnet_name(number)}.", *translated.notes, *notes), *shown]

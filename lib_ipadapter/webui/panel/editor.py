@@ -25,7 +25,7 @@ from . import block_strengths, model_line, panel_state, reference_cards
 from .controls import BY_FIELD, COMPONENTS, HTML_CONTROLS, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
 from .panel_entry import entry
 from .panel_state import REGION, PanelState
-from .reference_cards import Pictures
+from .picture_pool import HeldPictures, Intake, PagePictures
 
 QUIET = {"show_progress": "hidden"}
 # What the picture of the blocks' strengths shows.
@@ -151,18 +151,20 @@ class Editor:
             [self.cards, self.region, self.details], queue=False, **QUIET,
         ).then(None, None, None, **script("drawings.answerCards"))  # fmt: skip
         self.take.click(
-            self._taken, [self.inbox, self.state, self.pictures], [self.inbox, self.pictures, self.notes],
+            self._taken, [self.inbox, self.state, self.pictures, model], [self.inbox, self.pictures, self.notes],
             queue=False, **QUIET,
         ).then(None, self.inbox, None, **script("pictures.answerTaken"))  # fmt: skip
         self.refresh.click(self._look_again, [self.state, model], model).then(
             None, None, None, **script("drawings.answerModel")
         )
 
-    def _drawn(self, stamp: str, text: str, pictures: Pictures, model: str | None) -> tuple[Any, ...]:
+    def _encoder_size(self, model: str | None, unit: Mapping[str, Any]) -> int | None:
+        return reference_cards.encoder_size(model_name(model), self.resources().catalog, _encoder_name(unit))
+
+    def _drawn(self, stamp: str, text: str, held: HeldPictures | None, model: str | None) -> tuple[Any, ...]:
         """What depends on pictures and files, newly drawn."""
-        catalog, pictures, page = self.resources().catalog, pictures or {}, PanelState.parse(text)
-        encoder = _encoder_name(page.unit)
-        size = reference_cards.encoder_size(model_name(model), catalog, encoder)
+        pictures, page = PagePictures(held), PanelState.parse(text)
+        size = self._encoder_size(model, page.unit)
         look = reference_cards.Look(size, page.unit.get("crop", reference_cards.Look.crop))
         cards = reference_cards.cards(page.items, pictures, look, stamp)
         key = page.unit.get(REGION)
@@ -180,13 +182,14 @@ class Editor:
             return model_line.problem(error.detail)
         return block_strengths.drawn(base, unit)
 
-    @staticmethod
-    def _taken(inbox: str, text: str, pictures: Pictures) -> tuple[Any, ...]:
+    def _taken(self, inbox: str, text: str, held: HeldPictures | None, model: str | None) -> tuple[Any, ...]:
         try:
-            key, still_used = panel_state.take(text, inbox, pictures)
+            key, still_used = panel_state.take(
+                text, inbox, held, self._encoder_size(model, PanelState.parse(text).unit)
+            )
             return panel_state.receipt(key), still_used, gr.update()
         except IPAdapterError as error:
-            return panel_state.receipt(None), pictures, note(error.detail)
+            return panel_state.receipt(None), held, note(error.detail)
 
     def _look_again(self, text: str, model: str | None) -> Any:
         """The list of models after another look at the disk. Those in use stay in it even if they are gone."""
@@ -206,24 +209,26 @@ class Editor:
         """Values for ``targets`` that show these API objects and nothing else, and sentences on what cannot be shown.
         The first unit with a reference is shown."""
         state = self._blank(max(self.count, len(units)))
-        all_pictures: Pictures = {}
+        all_pictures: HeldPictures = {}
         notes: list[str] = []
+        intake = Intake()
         for number, unit in enumerate(units, 1):
-            given, pictures, more = entry(unit, self.resources().catalog)
+            given, pictures, more = entry(unit, self.resources().catalog, intake)
             state.units[number - 1].update(given)
             all_pictures |= pictures
             notes += [f"Unit {number}: {sentence}" for sentence in more]
         state.shown = next((number for number, unit in enumerate(state.units, 1) if unit.get("images")), 1)
         return self._values(state, all_pictures), notes
 
-    def refilled(self, unit: Mapping[str, Any], text: str, pictures: Pictures) -> tuple[list[Any], list[str]]:
-        """As ``filled``, but only the unit that is shown becomes ``unit``. ``text``, ``pictures``: the page's."""
+    def refilled(self, unit: Mapping[str, Any], text: str, held: HeldPictures | None) -> tuple[list[Any], list[str]]:
+        """As ``filled``, but only the unit that is shown becomes ``unit``. ``text``, ``held``: the page's."""
         state = PanelState.parse(text)
-        state.units[state.shown - 1], more, notes = entry(unit, self.resources().catalog)
-        still_used = {key: picture for key, picture in (pictures or {}).items() if key in state.used()}
-        return self._values(state, {**still_used, **more}), notes
+        state.units[state.shown - 1] = {}
+        others = state.still_used(held)
+        state.units[state.shown - 1], more, notes = entry(unit, self.resources().catalog, Intake(others.values()))
+        return self._values(state, {**others, **more}), notes
 
-    def _values(self, state: PanelState, pictures: Pictures) -> list[Any]:
+    def _values(self, state: PanelState, pictures: HeldPictures) -> list[Any]:
         shown = state.unit
         values = {name: shown.get(name, component.value) for name, component in self.controls.items()}
         choices = self._choices([unit.get("model") for unit in state.units])
