@@ -83,7 +83,7 @@ def test_the_page_has_the_panel_in_both_tabs(host: Host) -> None:
     ids = {block.elem_id for block in host.blocks.blocks.values() if getattr(block, "elem_id", None)}
     for tab in ("txt2img", "img2img"):
         assert f"{tab}_ip_adapter" in ids
-        assert {f"{tab}_ip_adapter_{name}" for name in ("units", "sheet", "slot", "model", "weight")} <= ids
+        assert {f"{tab}_ip_adapter_{name}" for name in ("units", "state", "drop_area", "model", "weight")} <= ids
 
 
 def test_the_panel_costs_few_components(host: Host) -> None:

@@ -79,8 +79,10 @@ class ControlNetBar:
 
     waiting: dict[str, ControlNetBar] = {}  # noqa: RUF012 (tab -> its bar; a tab is built anew on "Reload UI")
 
-    def __init__(self, tab: str, editor: Editor, resources: Callable[[], Resources], notes: gr.HTML) -> None:
-        self.tab, self.editor, self.resources, self.notes = tab, editor, resources, notes
+    def __init__(
+        self, tab: str, editor: Editor, resources: Callable[[], Resources], notes: gr.HTML, tick: gr.Checkbox
+    ) -> None:
+        self.tab, self.editor, self.resources, self.notes, self.tick = tab, editor, resources, notes, tick
 
         def elem(name: str) -> str:
             return f"{tab}_ip_adapter_controlnet_{name}"
@@ -131,7 +133,7 @@ class ControlNetBar:
         inputs = [one for readable in self.units if readable is not None for one in readable.inputs]
         self.bring.click(
             self._bring, [self.number, self.editor.state, self.editor.pictures, *inputs],
-            [self.notes, *self.editor.targets], queue=False, **QUIET,
+            [self.notes, self.tick, *self.editor.targets], queue=False, **QUIET,
         )  # fmt: skip
         self.send.click(
             self._send, [self.number, *self.editor.arguments], [self.notes, *self._places()], queue=False, **QUIET
@@ -159,8 +161,8 @@ class ControlNetBar:
             translated = imported(unit, self.resources().catalog)
             shown, notes = self.editor.refilled(translated.settings, text, held)
         except IPAdapterError as error:
-            return [note(error.detail), *[gr.update()] * len(self.editor.targets)]
-        return [note(f"Taken from {controlnet_name(number)}.", *translated.notes, *notes), *shown]
+            return [note(error.detail), *[gr.update()] * (1 + len(self.editor.targets))]
+        return [note(f"Taken from {controlnet_name(number)}.", *translated.notes, *notes), True, *shown]
 
     @staticmethod
     def _read(number: int, readable: ReadableUnit, values: tuple[Any, ...]) -> ControlNetUnitView:

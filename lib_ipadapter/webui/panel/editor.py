@@ -57,6 +57,10 @@ def note(sentence: str, *more: str) -> str:
     return "".join(f"<div>{html.escape(text)}</div>" for text in (sentence, *more) if text)
 
 
+UNTICKED = (
+    "IP-Adapter is not ticked, so the next picture is made without its references: tick it at the panel's head to use "
+    "them."
+)
 _DEFAULT_UNIT = Unit.parse({"enabled": False})
 
 
@@ -86,7 +90,7 @@ class Editor:
         self.controls: dict[str, Any] = {}
         gr.HTML(self._tabs(), elem_id=self._id("units"))
         with gr.Row(elem_classes="ip-adapter-pictures"):
-            gr.HTML(_drop_area(self.tab), elem_id=self._id("slot"), elem_classes="ip-adapter-slot-column")
+            gr.HTML(_drop_area(self.tab), elem_id=self._id("drop_area"), elem_classes="ip-adapter-drop-area-column")
             self.cards = gr.HTML("", elem_id=self._id("references"), elem_classes="ip-adapter-references")
         with gr.Row(elem_classes="ip-adapter-model"):
             self._add("model", "model", choices=models(self.resources()))
@@ -104,7 +108,7 @@ class Editor:
                 self.region = gr.HTML(reference_cards.region(None), elem_id=self._id("region"))
                 self.bars = gr.HTML(block_strengths.drawn(None, _DEFAULT_UNIT), elem_id=self._id("bars"))
         self.controls = {control.field: self.controls[control.field] for control in COMPONENTS}  # in the table's order
-        self.state = hidden(self._id("sheet"), self._blank(self.count).text())
+        self.state = hidden(self._id("state"), self._blank(self.count).text())
         self.inbox = hidden(self._id("inbox"), is_long=True)
         self.stamp, self.spread = hidden(self._id("stamp")), hidden(self._id("spread"))
         self.boxes = [self.state, self.inbox, self.stamp, self.spread]
@@ -129,6 +133,8 @@ class Editor:
         return (
             f"<div class='ip-adapter-units' role='tablist' aria-label='Units' "
             f"data-facts='{html.escape(json.dumps(facts))}'></div>"
+            f"<div id='{self._id('unused')}' class='ip-adapter-problem ip-adapter-note' role='status' hidden>"
+            f"⚠ {html.escape(UNTICKED)}</div>"
         )
 
     # what they do
@@ -253,7 +259,7 @@ def _ranges() -> str:
 
 def _drop_area(tab: str) -> str:
     return (
-        f"<div class='ip-adapter-slot' data-tab='{tab}' role='button' tabindex='0' aria-label='Add references' "
+        f"<div class='ip-adapter-drop-area' data-tab='{tab}' role='button' tabindex='0' aria-label='Add references' "
         "title='Drop, paste or click: the pictures become references of the unit that is shown.'>"
         "<span>Add references</span><small>drop, paste or click</small>"
         "<input type='file' accept='image/*' multiple hidden tabindex='-1'></div>"

@@ -150,6 +150,18 @@ def objects(
     return objects
 
 
+def is_ready(text: str, *values: Any) -> bool:
+    """Whether a unit is enabled and has a reference. ``values`` as for ``objects``."""
+    try:
+        state = PanelState.parse(text)
+    except UnitError:
+        return False
+    state.unit.update(zip((control.field for control in COMPONENTS), values, strict=True))
+    return any(
+        unit.get("enabled", True) and any(not item.get("negative") for item in unit["images"]) for unit in state.units
+    )
+
+
 @dataclass(frozen=True)
 class _Session:
     """The pictures of a session, and the one that is just arriving: it may not have been taken out of the inbox."""
