@@ -98,3 +98,20 @@ def test_the_panel_costs_few_components(host: Host) -> None:
     assert len(components) == panel.API_PLACES + 2 + 3 + len(COMPONENTS)
     assert not any(isinstance(block, gr.Image) for block in blocks.blocks.values())  # the page takes 15 ms for each
     assert len(blocks.blocks) <= 46, len(blocks.blocks)
+
+
+def test_references_of_an_unticked_panel_are_told_and_refuse_nothing(host: Host, plain, monkeypatch) -> None:
+    from modules import processing
+
+    said = []
+    monkeypatch.setattr(processing.StableDiffusionProcessing, "comment", lambda p, text: said.append(text))
+    tab = {"pictures": [picture(0)], "model": "base"}
+    for units, is_told in (([tab], True), ([{}, tab], True), ([{}], False), ([{**tab, "enabled": False}], False)):
+        said.clear()
+        assert difference(from_panel(host, *units, tick=False), make(host)) == 0
+        assert any("IP-Adapter is not ticked" in text for text in said) is is_told, units
+    said.clear()
+    from_panel(host, tab)
+    make(host, unit())
+    make(host)
+    assert said == []

@@ -175,7 +175,7 @@ class Editor:
         cards = reference_cards.cards(page.items, pictures, look, stamp)
         key = page.unit.get(REGION)
         region = reference_cards.region(pictures.get(key) if key else None, missing=bool(key))
-        return cards, region, self.describe(model, encoder)
+        return cards, region, self.describe(model, _encoder_name(page.unit))
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:
         """The picture of the blocks' strengths; the reason while what is written down makes none."""
