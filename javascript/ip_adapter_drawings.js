@@ -4,18 +4,18 @@
     // Cards. The server is asked through a stamp, which comes back with them; where it was too busy to hear, it is
     // asked again.
 
-    function lookOf(sheet) {
-        const {images, region, crop, encoder, resolution} = ipAdapter.shownUnit(sheet);
+    function lookOf(state) {
+        const {images, region, crop, encoder, resolution} = ipAdapter.shownUnit(state);
         const references = (images ?? []).map(({key, waiting, negative, mask}) => [key, waiting, negative, mask]);
         const seen = references.length ? [crop, resolution] : null;
-        return JSON.stringify([sheet.shown, references, region, seen, encoder]);
+        return JSON.stringify([state.shown, references, region, seen, encoder]);
     }
-    function noteLook(tab, sheet) {
-        tab.cards.look = lookOf(sheet);
+    function noteLook(tab, state) {
+        tab.cards.look = lookOf(state);
     }
-    function followReferences(tab, sheet) {
-        if (lookOf(sheet) === tab.cards.look) return;
-        noteLook(tab, sheet);
+    function followReferences(tab, state) {
+        if (lookOf(state) === tab.cards.look) return;
+        noteLook(tab, state);
         tab.element("references").classList.add("ip-adapter-stale");
         drawCards(tab);
     }

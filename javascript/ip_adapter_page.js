@@ -1,5 +1,5 @@
 // The page's state: one object for each tab with a panel, which holds everything that is known about that tab, and the
-// way to its elements, its hidden boxes and its sheet. The files beside this one may be loaded in any order: each adds
+// way to its elements, its hidden boxes and its state. The files beside this one may be loaded in any order: each adds
 // its subject to the object `ipAdapter`, and they call each other only once something happens in the page. Functions
 // named answer… answer gradio's events: they are given the values of the event's inputs and return its outputs.
 Object.assign(window.ipAdapter ??= {}, (() => {
@@ -14,7 +14,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     function newKey() {
         return [...crypto.getRandomValues(new Uint8Array(6))].map((x) => x.toString(16).padStart(2, "0")).join("");
     }
-    const shownUnit = (sheet) => sheet.units[sheet.shown - 1];
+    const shownUnit = (state) => state.units[state.shown - 1];
 
     class Tab {
         constructor(name) {
@@ -30,11 +30,17 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             // Pictures on their way to the session: those that wait, whether one is being delivered, and the function
             // that takes the server's receipt for it.
             this.delivery = {queue: [], isRunning: false, onReceipt: null};
+            // The panel's tick: whether it is set, when somebody clicked it last, and whether a press of Generate has
+            // said that it is not.
+            this.tick = {isSet: false, clicked: -Infinity, isMissed: false};
             // Presets: the order that is being carried out, and the button that was pressed last.
             this.presets = {order: null, button: null};
         }
         get panel() {
             return byId(`${this.name}_ip_adapter`);
+        }
+        get tickbox() {
+            return this.panel?.querySelector(":scope > .label-wrap .input-accordion-checkbox");
         }
         element(name) {
             return byId(`${this.name}_ip_adapter_${name}`);
@@ -58,22 +64,22 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             updateInput(field);
         }
 
-        // The sheet: all units' settings as a text (panel_state.py). It is changed only here, and by answers that set
+        // The state: all units' settings as a text (panel_state.py). It is changed only here, and by answers that set
         // everything at once; so nothing that is under way can undo what is done meanwhile.
 
-        get sheet() {
-            return JSON.parse(this.hiddenBox("sheet").value);
+        get state() {
+            return JSON.parse(this.hiddenBox("state").value);
         }
         get shownUnit() {
-            return shownUnit(this.sheet);
+            return shownUnit(this.state);
         }
-        changeSheet(change) {
-            const sheet = this.sheet;
-            change(sheet);
-            this.writeBox("sheet", JSON.stringify(sheet));
+        changeState(change) {
+            const state = this.state;
+            change(state);
+            this.writeBox("state", JSON.stringify(state));
         }
         changeShownUnit(change) {
-            this.changeSheet((sheet) => change(shownUnit(sheet)));
+            this.changeState((state) => change(shownUnit(state)));
         }
     }
 
@@ -114,10 +120,10 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         }
     });
     onUiLoaded(() => Object.values(tabs).forEach((tab) => {
-        const {sheet} = tab, unit = shownUnit(sheet);
-        ipAdapter.units.drawRow(tab, sheet, true);
+        const {state} = tab, unit = shownUnit(state);
+        ipAdapter.units.drawRow(tab, state, true);
         ipAdapter.units.fillControls(tab, unit);
-        ipAdapter.drawings.noteLook(tab, sheet);
+        ipAdapter.drawings.noteLook(tab, state);
         ipAdapter.units.showVariantsControls(tab);
         translate(tab.panel);
         ipAdapter.drawings.noteStrength(tab, unit);

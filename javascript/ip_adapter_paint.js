@@ -1,6 +1,7 @@
 // A dialog in which a mask is painted over a picture, or taken from a file: white where something counts.
 (window.ipAdapter ??= {}).paint = (() => {
     const LONGEST_SIDE = 1024;  // of a mask, in pixels
+    const HINT = "Paint over what counts. What stays dark does not.";
     function element(name, properties = {}, ...children) {
         const made = Object.assign(document.createElement(name), properties);
         made.append(...children);
@@ -94,7 +95,7 @@
 
     const button = (textContent, title, onclick) => element("button", {type: "button", textContent, title, onclick});
     function showDialog(title, mask) {
-        const hint = element("small", {textContent: "Paint over what counts. What stays dark does not."});
+        const hint = element("small", {textContent: HINT});
         const brush = element("input", {type: "range", min: 1, max: 50, value: 12});
         let isErasing = false, last = null;
         const eraser = button("Erase", "Paint with darkness", () => {
@@ -115,10 +116,17 @@
         mask.view.onpointermove = (event) => { if (event.buttons) stroke(event); };
         const file = element("input", {type: "file", accept: "image/*", hidden: true});
         file.onchange = async () => {
+            const [chosen] = file.files;
+            file.value = "";  // the same one, chosen again, is a change
+            if (!chosen) return;  // the chooser was closed without one
+            const address = URL.createObjectURL(chosen);
             try {
-                mask.take(await load(URL.createObjectURL(file.files[0])));
+                mask.take(await load(address));
+                hint.textContent = HINT;
             } catch {
                 hint.textContent = "This file is no picture: choose a PNG, JPEG or WebP.";
+            } finally {
+                URL.revokeObjectURL(address);
             }
         };
         return new Promise((resolve) => {

@@ -6,9 +6,10 @@
 
     function add(tab, files, number) {
         const arriving = files.map((file) => ({key: ipAdapter.newKey(), file}));
+        ipAdapter.units.tick(tab);
         tab.delivery.queue.push(...arriving);
-        tab.changeSheet((sheet) => {
-            const unit = sheet.units[(number ?? sheet.shown) - 1];
+        tab.changeState((state) => {
+            const unit = state.units[(number ?? state.shown) - 1];
             unit.images = [...(unit.images ?? []), ...arriving.map(({key}) => ({key, weight: 1, waiting: true}))];
         });
         deliver(tab);
@@ -27,7 +28,7 @@
             await ipAdapter.pause(0);
             const receipt = new Promise((resolve) => { delivery.onReceipt = resolve; });
             tab.press("take");
-            const isReference = tab.sheet.units.some((unit) => unit.images?.some((reference) => reference.key === key));
+            const isReference = tab.state.units.some((unit) => unit.images?.some((reference) => reference.key === key));
             if (await receipt !== key) {
                 ipAdapter.references.remove(tab, key);
                 ipAdapter.references.forgetMask(tab, key);
@@ -60,7 +61,7 @@
 
     // Dropped, pasted, chosen
 
-    const DROP_AREA = ".ip-adapter-slot";
+    const DROP_AREA = ".ip-adapter-drop-area";
     const dropAreaAt = (target) => target instanceof Element && target.closest(DROP_AREA);
 
     function onDragOver(event) {
@@ -135,7 +136,7 @@
         const tab = ipAdapter.page.lastTab;
         openTab(tab);
         tab.panel.querySelector(":scope > .label-wrap:not(.open)")?.click();
-        const {units, shown} = tab.sheet;
+        const {units, shown} = tab.state;
         const isFree = (number) => !units[number - 1].images?.length;
         const number = [shown, ...units.map((_, i) => i + 1)].find(isFree) ?? shown;
         await ipAdapter.units.show(tab, number);

@@ -3,8 +3,8 @@
     const CARD = ".ip-adapter-card";
 
     function changeAll(tab, changeList) {
-        tab.changeSheet((sheet) => {
-            for (const unit of sheet.units) if (unit.images) unit.images = changeList(unit.images);
+        tab.changeState((state) => {
+            for (const unit of state.units) if (unit.images) unit.images = changeList(unit.images);
         });
     }
     function change(tab, key, changeOne) {
@@ -24,6 +24,7 @@
         const number = Number(/\d+/.exec(name ?? "")?.[0]);
         if (Number.isNaN(number)) return [];
         const reference = {key: ipAdapter.newKey(), weight: 1, controlnet: number + 1};
+        ipAdapter.units.tick(tab);
         tab.changeShownUnit((unit) => { unit.images = [...(unit.images ?? []), reference]; });
         return [];
     }
@@ -40,18 +41,18 @@
         ipAdapter.pictures.addMask(tab, file, mask);
     }
     async function paintRegion(tab, button) {
-        const number = tab.sheet.shown, start = button.dataset.mask ?? null;
+        const number = tab.state.shown, start = button.dataset.mask ?? null;
         const side = (name) => Number(ipAdapter.byId(`${tab.name}_${name}`)?.querySelector("input")?.value) || 512;
         const size = [side("width"), side("height")];
         const background = ipAdapter.pictures.pictureIn(tab.name) ?? null;
         const file = await ipAdapter.paint({title: "Where the unit acts", background, size, start});
         if (!file) return;
         const mask = ipAdapter.newKey();
-        tab.changeSheet((sheet) => { sheet.units[number - 1].region = mask; });
+        tab.changeState((state) => { state.units[number - 1].region = mask; });
         ipAdapter.pictures.addMask(tab, file, mask);
     }
     function forgetMask(tab, mask) {
-        tab.changeSheet((sheet) => sheet.units.forEach((unit) => {
+        tab.changeState((state) => state.units.forEach((unit) => {
             if (unit.region === mask) delete unit.region;
             unit.images?.forEach((reference) => { if (reference.mask === mask) delete reference.mask; });
         }));

@@ -1,23 +1,57 @@
-// Units: the row in which one of them is chosen, the switch to it, what follows a change of any unit, and those of a
-// unit's controls that are HTML of our own.
+// Units: the panel's tick, the row in which one of them is chosen, the switch to it, what follows a change of any unit,
+// and those of a unit's controls that are HTML of our own.
 (window.ipAdapter ??= {}).units = (() => {
+    // The tick in the panel's head says whether units take part. The host sets it when the panel is opened and takes it
+    // away when the panel is folded, until it is clicked: here looking at a panel changes nothing, so it is told of a
+    // click, which is none of a mouse and sets nothing. Who adds a reference wants it to be used.
+
+    const headOf = (tab) => tab.panel.querySelector(":scope > .label-wrap");
+    function unlinkTick(tab) {
+        tab.tickbox?.dispatchEvent(new Event("click"));
+    }
+    function tick(tab) {
+        if (tab.tickbox && !tab.tickbox.checked) tab.tickbox.click();
+    }
+    function onTick(event) {
+        const isReal = event instanceof MouseEvent && event.target.matches?.(".input-accordion-checkbox");
+        const tab = isReal && ipAdapter.tabOf(event.target);
+        if (tab && tab.tickbox === event.target) tab.tick.clicked = performance.now();
+    }
+    // Set by parameters that have come: then the panel opens, or folds where they are of a picture made without us.
+    function answerTick(tab, [isSet]) {
+        const isByHand = performance.now() - tab.tick.clicked < 1000;
+        if (!isByHand && headOf(tab).classList.contains("open") !== isSet) headOf(tab).click();
+        Object.assign(tab.tick, {isSet, isMissed: false});
+        drawRow(tab, tab.state, tab.element("enabled").querySelector("input").checked);
+        return [];
+    }
+    // A press of Generate says that references are left out, once: who has unticked the panel knows.
+    function onGenerate(event) {
+        const tab = Object.values(ipAdapter.page.tabs).find(({name}) => event.target.closest?.(`#${name}_generate`));
+        if (!tab?.panel || tab.tick.isMissed || tab.element("unused").hidden) return;
+        tab.tick.isMissed = true;
+        ipAdapter.page.tabs.txt2img.press("unticked");
+    }
+
+    // The row of units
+
     async function show(tab, number) {
         tab.requestedUnit = number;
         tab.press("show");
         // gradio applies the answer before anything else happens, but not before this code goes on.
         await ipAdapter.pause(0);
-        await ipAdapter.waitUntil(() => tab.sheet.shown === number, 5000);
+        await ipAdapter.waitUntil(() => tab.state.shown === number, 5000);
     }
     function answerShow(tab, [text, ...values]) {
-        const {fields} = tab.facts, sheet = JSON.parse(text);
-        Object.assign(ipAdapter.shownUnit(sheet), Object.fromEntries(fields.map((field, i) => [field, values[i]])));
-        if (tab.requestedUnit >= 1 && tab.requestedUnit <= sheet.units.length) sheet.shown = tab.requestedUnit;
-        const unit = ipAdapter.shownUnit(sheet);
+        const {fields} = tab.facts, state = JSON.parse(text);
+        Object.assign(ipAdapter.shownUnit(state), Object.fromEntries(fields.map((field, i) => [field, values[i]])));
+        if (tab.requestedUnit >= 1 && tab.requestedUnit <= state.units.length) state.shown = tab.requestedUnit;
+        const unit = ipAdapter.shownUnit(state);
         for (const field of fields) unit[field] ??= ipAdapter.page.initialValues[`${tab.name}_ip_adapter_${field}`];
         const updates = fields.map((field) => {
             return field === "weight" ? {...weightRange(tab, unit), value: unit.weight} : unit[field];
         });
-        return [JSON.stringify(sheet), ...updates];
+        return [JSON.stringify(state), ...updates];
     }
 
     // The range of the weight's slider, as gradio wants an update of it.
@@ -26,21 +60,21 @@
         return {minimum, maximum, __type__: "update"};
     }
     function answerWide(tab, [text, weight]) {
-        const sheet = JSON.parse(text), unit = ipAdapter.shownUnit(sheet);
+        const state = JSON.parse(text), unit = ipAdapter.shownUnit(state);
         unit.wide = !unit.wide;
         const range = weightRange(tab, unit);
         const value = Math.min(range.maximum, Math.max(range.minimum, weight));
-        return [JSON.stringify(sheet), {...range, value}];
+        return [JSON.stringify(state), {...range, value}];
     }
 
-    // The sheet has changed, or whether the shown unit is enabled.
+    // The state has changed, or whether the shown unit is enabled.
     function answerChange(tab, [text, isEnabled]) {
-        const sheet = JSON.parse(text), unit = ipAdapter.shownUnit(sheet);
-        drawRow(tab, sheet, isEnabled);
+        const state = JSON.parse(text), unit = ipAdapter.shownUnit(state);
+        drawRow(tab, state, isEnabled);
         fillControls(tab, unit);
         ipAdapter.drawings.followStrength(tab, unit);
-        tab.element("slot").parentElement.classList.toggle("ip-adapter-filled", Boolean(unit.images?.length));
-        ipAdapter.drawings.followReferences(tab, sheet);
+        tab.element("drop_area").parentElement.classList.toggle("ip-adapter-filled", Boolean(unit.images?.length));
+        ipAdapter.drawings.followReferences(tab, state);
         setTimeout(() => {
             const field = (type) => tab.element("weight").querySelector(`input[type=${type}]`);
             field("range").value = field("number").value;
@@ -48,27 +82,33 @@
         return [weightRange(tab, unit)];
     }
 
-    // The row of units
-
-    function drawRow(tab, sheet, isShownEnabled) {
-        const row = tab.element("units").querySelector(".ip-adapter-units"), {units} = sheet;
+    function drawRow(tab, state, isShownEnabled) {
+        const row = tab.element("units").querySelector(".ip-adapter-units"), {units} = state;
         const hadFocus = row.contains(document.activeElement);
         while (row.children.length > units.length) row.lastChild.remove();
         while (row.children.length < units.length) {
             const textContent = `Unit ${row.children.length + 1}`;
             row.append(Object.assign(document.createElement("button"), {type: "button", role: "tab", textContent}));
         }
+        const isReady = (unit, isEnabled) => {
+            return isEnabled && Boolean(unit.images?.some((reference) => !reference.negative));
+        };
+        let isAnyReady = false;
         [...row.children].forEach((button, i) => {
-            const unit = units[i], isShown = i + 1 === sheet.shown;
+            const unit = units[i], isShown = i + 1 === state.shown;
             const isEnabled = isShown ? isShownEnabled : unit.enabled !== false;
-            const takesPart = Boolean(unit.images?.some((reference) => !reference.negative)) && isEnabled;
+            const takesPart = isReady(unit, isEnabled) && tab.tick.isSet;
+            isAnyReady ||= isReady(unit, isEnabled);
             button.tabIndex = isShown ? 0 : -1;
             button.setAttribute("aria-selected", isShown);
             button.classList.toggle("ip-adapter-used", takesPart);
             button.title = takesPart
-                ? "This unit takes part." : "This unit takes no part: it has no reference, or is not enabled.";
+                ? "This unit takes part." : isReady(unit, isEnabled)
+                ? "This unit takes no part: IP-Adapter is not ticked."
+                : "This unit takes no part: it has no reference, or is not enabled.";
         });
-        if (hadFocus) row.children[sheet.shown - 1].focus();
+        tab.element("unused").hidden = tab.tick.isSet || !isAnyReady;
+        if (hadFocus) row.children[state.shown - 1].focus();
     }
     function onRowClick(event) {
         const button = event.target.closest?.(".ip-adapter-units > button");
@@ -77,7 +117,7 @@
     function onRowKey(event) {
         const row = event.target.closest?.(".ip-adapter-units");
         if (!row) return;
-        const tab = ipAdapter.tabOf(row), count = row.children.length, {shown} = tab.sheet;
+        const tab = ipAdapter.tabOf(row), count = row.children.length, {shown} = tab.state;
         const before = (shown + count - 2) % count + 1, after = shown % count + 1;
         const number = {ArrowLeft: before, ArrowRight: after, Home: 1, End: count}[event.key];
         if (!number) return;
@@ -85,7 +125,7 @@
         show(tab, number);
     }
 
-    // Controls that are no components of gradio (html_controls.py): the sheet has their values.
+    // Controls that are no components of gradio (html_controls.py): the state has their values.
 
     const CONTROL = ".ip-adapter-control";
     function fillControls(tab, unit) {
@@ -125,9 +165,14 @@
         }
     }
 
+    onUiLoaded(() => Object.values(ipAdapter.page.tabs).forEach(unlinkTick));
+    document.addEventListener("click", onTick, true);
+    document.addEventListener("click", onGenerate, true);
     document.addEventListener("click", onRowClick);
     document.addEventListener("keydown", onRowKey);
     document.addEventListener("input", onControl);
     document.addEventListener("focusout", onControlLeft);
-    return {show, drawRow, fillControls, showVariantsControls, answerShow, answerWide, answerChange};
+    return {
+        tick, show, drawRow, fillControls, showVariantsControls, answerTick, answerShow, answerWide, answerChange,
+    };
 })();

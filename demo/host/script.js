@@ -37,28 +37,42 @@ function chosenPicture(gallery) {
     return [gallery[chosen] ?? gallery[0]];
 }
 
-// An accordion that is an input, and its hidden checkbox: each follows the other.
-const accordionHead = (id) => document.querySelector(`#${id} > .label-wrap`);
+// An accordion that is an input: a hidden checkbox has its value, and one in its head shows it. Whether it is open
+// follows the tick and the other way round, until somebody has clicked the tick; from then on they are apart.
 const isOpen = (head) => head.classList.contains("open");
-function setInputAccordion(id, open) {
-    const head = accordionHead(id);
-    if (head && isOpen(head) !== open) head.click();
+function setInputAccordion(id, isTicked) {
+    const accordion = document.getElementById(id);
+    accordion.tick.checked = isTicked;
+    accordion.followTick();
 }
 function connectAccordion(accordion) {
-    const head = accordionHead(accordion.id), value = document.querySelector(`#${accordion.id}-checkbox input`);
-    if (!head || !value || head.querySelector("input")) return;
+    const head = accordion.querySelector(".label-wrap");
+    const value = document.querySelector(`#${accordion.id}-checkbox input`);
     const tick = Object.assign(document.createElement("input"), {
-        type: "checkbox", className: `${value.className} input-accordion-checkbox`, checked: isOpen(head),
+        type: "checkbox", checked: isOpen(head), id: `${accordion.id}-visible-checkbox`,
+        className: `${value.className} input-accordion-checkbox`,
     });
-    head.prepend(tick);
-    new MutationObserver(() => {
-        tick.checked = isOpen(head);
-        if (value.checked === tick.checked) return;
+    let isLinked = true;
+    accordion.tick = tick;
+    accordion.followTick = () => {
+        if (isLinked && isOpen(head) !== tick.checked) head.click();
         value.checked = tick.checked;
-        value.dispatchEvent(new Event("change"));
+        updateInput(value);
+    };
+    head.querySelector("span").prepend(tick);
+    new MutationObserver(() => {
+        accordion.classList.toggle("input-accordion-open", isOpen(head));
+        if (!isLinked) return;
+        tick.checked = isOpen(head);
+        accordion.followTick();
     }).observe(head, {attributeFilter: ["class"]});
+    tick.addEventListener("click", (event) => {
+        isLinked = false;
+        event.stopPropagation();
+    });
+    tick.addEventListener("input", accordion.followTick);
 }
-onAfterUiUpdate(() => document.querySelectorAll(".input-accordion").forEach(connectAccordion));
+onUiLoaded(() => document.querySelectorAll(".input-accordion").forEach(connectAccordion));
 onAfterUiUpdate(() => {
     for (const {props} of window.gradio_config?.components ?? []) {
         const element = props?.webui_tooltip && document.getElementById(props.elem_id);

@@ -38,10 +38,13 @@ class Picture:
     given: Image.Image | bytes
 
     @classmethod
-    def of(cls, data: Any, budget: Budget | None = None) -> Self:
+    def of(
+        cls, data: Any, budget: Budget | None = None, look: Callable[[Self, Image.Image], None] | None = None
+    ) -> Self:
         """The picture in ``data``, whatever ``decode`` takes; one that is known already is returned as it is.
 
-        ``budget`` is asked before the pixels are decoded. Raises PictureError.
+        ``budget`` is asked before the pixels are decoded. ``look`` is shown the new picture while its image is at hand.
+        Raises PictureError.
         """
         if isinstance(data, cls):
             return data
@@ -51,6 +54,8 @@ class Picture:
         if file is not None:  # both known while there is an image to tell them
             picture.__dict__["content_hash"] = picture._hash(image)
             picture.__dict__["size"] = image.size
+        if look is not None:
+            look(picture, image)
         return picture
 
     @staticmethod

@@ -14,7 +14,7 @@ from ..attend.regions import Region, feathered
 from ..encode.crops import tile_count
 from ..encode.picture import Mask, Picture
 from ..encode.references import EncoderInput, UnitInputs
-from ..errors import CheckpointError, IPAdapterError, UnitError, errors_name_unit
+from ..errors import CheckpointError, IPAdapterError, PictureError, UnitError, errors_name_unit
 from ..unit import Reference, Unit
 from ..weighting import Spread, peak, spread
 from .fit import check_fit, encoder_for, seen_size
@@ -174,6 +174,11 @@ def _decoded(
             mask = None if reference.mask is None else Mask.of(reference.mask)
         except IPAdapterError as error:
             raise type(error)(where + error.detail) from None
+        if mask is not None and _is_empty(mask):
+            raise PictureError(
+                f"{where}the mask is black all over, so nothing of the picture counts: paint white what counts, or "
+                "leave the mask out."
+            )
         if mask is None or mask.image.getextrema() == (255, 255):
             planned.append(PlannedReference(picture.content_hash, reference.weight, None, picture))
             continue
@@ -184,6 +189,10 @@ def _decoded(
             )
         planned.append(PlannedReference(picture.content_hash, reference.weight, mask.content_hash, picture, mask))
     return tuple(planned), notes
+
+
+def _is_empty(mask: Mask) -> bool:
+    return bool(mask.image.getextrema() == (0, 0))
 
 
 def differ_in_form(one: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -199,6 +208,11 @@ def _region(unit: Unit) -> tuple[Region | None, str | None]:
         mask = Mask.of(unit.region_mask)
     except IPAdapterError as error:
         raise type(error)(f"region_mask: {error.detail}") from None
+    if _is_empty(mask):
+        raise PictureError(
+            "region_mask: the mask is black all over, so the unit acts nowhere: paint white where it acts, or leave "
+            "the mask out."
+        )
     values = torch.from_numpy(np.array(mask.image, dtype=np.float32)) / 255
     region = Region(feathered(values, unit.region_feather))
     return None if region.everywhere else region, mask.content_hash

@@ -45,6 +45,8 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
         objects = distributed.local(panel.units(arguments, is_api=host.current().is_api(p)))
         units = units_of(p, objects, panel.wording(arguments))
         _check_passes(p, units)
+        if not objects and panel.left_out(arguments):
+            p.comment("IP-Adapter is not ticked: its references were left out of this picture.")
         with controlnet.restored_on_error(p):
             left = units
             if left:

@@ -14,7 +14,7 @@ from modules import script_callbacks
 from . import api, options, preview
 from . import influence_pictures as influence
 from .neighbours import xyz
-from .panel import send_to
+from .panel import picture_pool, send_to
 from .panel.controlnet_bar import ControlNetBar
 from .process import resources, store
 
@@ -40,6 +40,7 @@ def on_script_unloaded() -> None:
     host.current().unwatch_parts()
     resources.cache_clear()
     store.cache_clear()
+    picture_pool.pool.cache_clear()
 
 
 def _register_axes() -> None:

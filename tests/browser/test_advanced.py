@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.helpers.files import picture
+from tests.helpers.files import half, picture, png
 from tests.helpers.page import Page, accept, advanced, paint
 
 pytestmark = pytest.mark.host("page")
@@ -96,3 +96,30 @@ def test_the_strength_of_keypoints_is_instantids(page: Page) -> None:
     page.unit(1)
     page.wait(page.find("keypoints_weight").is_visible)
     assert page.number("keypoints_weight") == 0.5
+
+
+def test_a_mask_from_a_file_leaves_nothing_behind(page: Page) -> None:
+    """Its address is given back, whether it is a picture or not; a chooser that is closed without one says nothing."""
+    page.add(picture(0))
+    page.page.evaluate(
+        """() => {
+            window.open = new Set();
+            const {createObjectURL, revokeObjectURL} = URL;
+            URL.createObjectURL = (file) => { const url = createObjectURL(file); open.add(url); return url; };
+            URL.revokeObjectURL = (url) => { open.delete(url); revokeObjectURL(url); };
+        }"""
+    )
+    page.cards().first.locator(".ip-adapter-mask").click()
+    dialog = page.page.locator(".ip-adapter-painter")
+    chooser, hint = dialog.locator("input[type=file]"), dialog.locator("small")
+    before = hint.inner_text()
+    chooser.evaluate("field => field.onchange()")  # closed without a file
+    page.page.wait_for_timeout(200)
+    assert hint.inner_text() == before
+    chooser.set_input_files({"name": "no.png", "mimeType": "image/png", "buffer": b"no picture"})
+    page.wait(lambda: "This file is no picture" in hint.inner_text())
+    chooser.set_input_files({"name": "yes.png", "mimeType": "image/png", "buffer": png(half("left"))})
+    page.wait(lambda: hint.inner_text() == before)
+    page.wait(lambda: page.page.evaluate("window.open.size") == 0)
+    accept(page)
+    page.wait(lambda: page.cards().first.locator("[data-mask]").count() == 1)

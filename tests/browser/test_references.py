@@ -19,9 +19,7 @@ def test_a_picture_a_model_a_different_result(page: Page, monkeypatch) -> None:
     from lib_ipadapter.encode.clip_image import ImageEncoder
 
     page.small()
-    page.page.locator("#txt2img_ip_adapter .input-accordion-checkbox").first.click()
     plain = page.generate()
-    page.open()
     drop(page, [picture(77)])  # of no other test: it has to be encoded
     assert page.cards().locator("img").count() == 1  # no model yet: nothing sees anything
     page.choose("model", "demo-sd15")
@@ -50,6 +48,7 @@ def test_a_picture_a_model_a_different_result(page: Page, monkeypatch) -> None:
 
 def test_what_cannot_be_done_is_told(page: Page) -> None:
     page.small()
+    page.tick()
     assert "no unit has a reference picture" in page.generate()
     page.add(picture(0))
     assert "IP-Adapter unit 1: model is missing" in page.generate()
@@ -94,7 +93,7 @@ def test_sending_pictures_to_the_panel(page: Page) -> None:
     page.page.locator("#txt2img_send_to_ip_adapter").click()
     page.wait(lambda: "There is no picture to send" in page.page.locator(".toast-body").first.inner_text())
     page.small()
-    page.page.locator("#txt2img_ip_adapter .input-accordion-checkbox").first.click()
+    page.fold()
     page.generate()
     page.page.locator("#txt2img_send_to_ip_adapter").click()
     page.wait(lambda: page.pictures() == [1, 0, 0] and page.drawn(1))
@@ -123,25 +122,26 @@ def test_sending_pictures_to_the_panel(page: Page) -> None:
     page.page.locator("#txt2img_send_to_img2img").click()
     page.wait(lambda: page.pictures("img2img") == [1, 1, 2] and page.shown("img2img") == 3)
     page.wait(lambda: page.drawn(2, "img2img") and page.cards("img2img").locator("img").count() == 2)
-    page.wait(page.find("slot", "img2img").is_visible)
+    page.wait(page.find("drop_area", "img2img").is_visible)
+    assert page.is_ticked("img2img")
 
 
 def test_a_picture_counts_from_the_moment_it_is_dropped(page: Page, monkeypatch) -> None:
     """Generated while it is on its way: it is used, or the sentence says that it is not there yet. What is done
     meanwhile stays done, and it goes to the unit into which it was dropped."""
-    from lib_ipadapter.webui.panel import panel_state as sheet
+    from lib_ipadapter.webui.panel import panel_state
 
-    take = sheet.take
+    take = panel_state.take
 
     def slow(*args):
         time.sleep(2)
         return take(*args)
 
-    monkeypatch.setattr(sheet, "take", slow)
+    monkeypatch.setattr(panel_state, "take", slow)
     page.small()
     page.choose("model", "demo-sd15")
     data = [{"name": f"{i}.png", "mimeType": "image/png", "buffer": png(picture(i))} for i in range(2)]
-    page.find("slot").locator("input[type=file]").set_input_files(data)
+    page.find("drop_area").locator("input[type=file]").set_input_files(data)
     page.wait(lambda: page.cards().count() == 2)
     assert "a reference is still on its way" in page.generate()
     page.cards().nth(0).locator("input").fill("0.5")
@@ -154,7 +154,7 @@ def test_a_picture_counts_from_the_moment_it_is_dropped(page: Page, monkeypatch)
     assert page.cards().locator("img").count() == 4
     page.generate()
     assert page.page.locator("#html_log_txt2img .error").count() == 0
-    page.find("slot").locator("input[type=file]").set_input_files(
+    page.find("drop_area").locator("input[type=file]").set_input_files(
         {"name": "no.png", "mimeType": "image/png", "buffer": b"not a picture at all"}
     )
     page.wait(lambda: "The picture is text, not a picture" in page.note())

@@ -21,7 +21,7 @@ def test_one_unit_needs_no_scrolling(width: int, pages: Callable[..., Page]) -> 
     box = page.page.locator("#txt2img_ip_adapter").bounding_box()
     assert box["height"] < 720
     assert page.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
-    for name in ("slot", "model", "weight", "start", "end", "enabled", "advanced"):
+    for name in ("drop_area", "model", "weight", "start", "end", "enabled", "advanced"):
         inner = page.find(name).bounding_box()
         assert inner["x"] >= box["x"] and inner["x"] + inner["width"] <= box["x"] + box["width"] + 1, name
 
@@ -36,7 +36,7 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
             "document.activeElement.closest('[id*=_ip_adapter_]')?.id.replace('txt2img_ip_adapter_', '')"
         ))  # fmt: skip
     wanted = {f"preset_{name}" for name in ("load", "save", "rename", "delete", "export", "import")}
-    wanted |= {*("units", "slot", "references", "model", "weight", "wide", "start", "end", "enabled")}
+    wanted |= {*("units", "drop_area", "references", "model", "weight", "wide", "start", "end", "enabled")}
     assert wanted - reached == set()
 
 
@@ -78,7 +78,7 @@ def test_a_press_of_generate_finds_each_unit_as_it_is(page: Page, monkeypatch) -
             page.wait(lambda: len(asked) > count and list(tasks.done) != done)  # noqa: B023
             for one, (n, weight) in zip(asked[-1], ((1, 0.25), (2, 0.75), (3, 2)), strict=True):
                 assert (one["weight"], one["images"][0]["weight"]) == (weight, weight / 2), (moment, number)
-                assert content_hash(one["images"][0]["image"]) == content_hash(picture(n)), (moment, number)
+                assert one["images"][0]["image"].content_hash == content_hash(picture(n)), (moment, number)
             page.wait(lambda: page.shown() == number)  # noqa: B023
             page.page.wait_for_timeout(300)  # a press does nothing until the answer has come
     assert page.used() == [1, 2, 3]
@@ -128,4 +128,4 @@ def test_every_control_has_its_sentence(page: Page) -> None:
         assert control.at.tooltip.endswith(".") and ". " not in control.at.tooltip
     for name in ("refresh", "wide", "preset_load", "preset_save", "preset_rename", "preset_delete"):
         assert page.find(name).get_attribute("title")
-    assert page.find("slot").locator("[role=button]").get_attribute("title")
+    assert page.find("drop_area").locator("[role=button]").get_attribute("title")

@@ -29,6 +29,7 @@ class Page:
         self.page.goto(f"{host.address}/?__theme={theme}")
         self.page.wait_for_selector("#txt2img_ip_adapter")
         self.wait(lambda: self.page.locator("#txt2img_ip_adapter .input-accordion-checkbox").count() == 1)
+        self.wait(lambda: self.find("model").get_attribute("title"))  # what the host does last
 
     def wait(self, condition: Callable[[], Any], seconds: float = 40) -> Any:
         end = time.monotonic() + seconds
@@ -44,12 +45,29 @@ class Page:
         self.page.locator(f"#{tab}_ip_adapter > .label-wrap").click()
         self.wait(self.find("model", tab).is_visible)
 
+    def fold(self, tab: str = "txt2img") -> None:
+        self.page.locator(f"#{tab}_ip_adapter > .label-wrap").click()
+        self.wait(lambda: not self.find("model", tab).is_visible())
+
+    def tick(self, tab: str = "txt2img") -> None:
+        """Click the panel's tick."""
+        box = self.page.locator(f"#{tab}_ip_adapter .input-accordion-checkbox").first
+        before = box.is_checked()
+        box.click()
+        self.wait(lambda: box.is_checked() != before)
+
+    def is_ticked(self, tab: str = "txt2img") -> bool:
+        """What a job is told, and what is on view."""
+        value = self.page.locator(f"#{tab}_ip_adapter-checkbox input").is_checked()
+        assert value == self.page.locator(f"#{tab}_ip_adapter .input-accordion-checkbox").first.is_checked()
+        return value
+
     def cards(self, tab: str = "txt2img") -> Any:
         return self.find("references", tab).locator(".ip-adapter-card")
 
     def drawn(self, count: int, tab: str = "txt2img") -> bool:
         """Whether the shown unit's cards are on view, and as many, all pictures on the server."""
-        if '"waiting"' in self.sheet(tab):
+        if '"waiting"' in self.state(tab):
             return False
         stale = self.page.locator(f"[id='{tab}_ip_adapter_references'].ip-adapter-stale").count()
         return not stale and self.cards(tab).count() == count
@@ -57,7 +75,7 @@ class Page:
     def add(self, image: Image.Image) -> None:
         before = self.cards().count()
         data = {"name": "reference.png", "mimeType": "image/png", "buffer": png(image)}
-        self.find("slot").locator("input[type=file]").set_input_files(data)
+        self.find("drop_area").locator("input[type=file]").set_input_files(data)
         self.wait(lambda: self.drawn(before + 1))
 
     def tabs(self, tab: str = "txt2img") -> Any:
@@ -78,10 +96,10 @@ class Page:
 
     def pictures(self, tab: str = "txt2img") -> list[int]:
         """How many references each unit has."""
-        return [len(unit.get("images", ())) for unit in json.loads(self.sheet(tab))["units"]]
+        return [len(unit.get("images", ())) for unit in json.loads(self.state(tab))["units"]]
 
-    def sheet(self, tab: str = "txt2img") -> str:
-        return self.find("sheet", tab).locator("textarea, input").input_value()
+    def state(self, tab: str = "txt2img") -> str:
+        return self.find("state", tab).locator("textarea, input").input_value()
 
     def choose(self, name: str, value: str) -> None:
         stamp, new = self.stamps()[0], self.find(name).locator("input").input_value() != value
@@ -142,9 +160,9 @@ class Page:
 
 
 def drop(page: Page, images: list[Image.Image], event: str = "drop") -> None:
-    """Let the page's slot get pictures as a person's hand would: dropped on it, or pasted while it is pointed at."""
-    page.find("slot").hover()
-    page.find("slot").locator("[role=button]").evaluate(
+    """Let the page's drop area get pictures as a person's hand would: dropped on it, or pasted over it."""
+    page.find("drop_area").hover()
+    page.find("drop_area").locator("[role=button]").evaluate(
         """(target, [pictures, kind]) => {
             const data = new DataTransfer();
             for (const text of pictures) {

@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 
 import numpy as np
+from PIL import Image
 
 from demo.start import Host
 from tests.helpers.host import pixels
 
 
+def held_of(**pictures: Image.Image) -> dict[str, str]:
+    """What a page's session holds when it has these pictures, by their keys."""
+    from lib_ipadapter.webui.panel.picture_pool import Intake
+
+    intake = Intake()
+    return {key: intake.picture(image) for key, image in pictures.items()}
+
+
 def panel_args(host: Host, *units: dict, tick: object = True, shown: int = 1, inbox: str = "") -> list:
-    """The script's arguments as the page sends them: untouched API slots, the tick, the sheet with all units, a
+    """The script's arguments as the page sends them: untouched API slots, the tick, the state with all units, a
     picture on its way, the session's pictures, and gradio's components, which are right for the unit that is shown
     alone.
 
@@ -23,16 +32,16 @@ def panel_args(host: Host, *units: dict, tick: object = True, shown: int = 1, in
     pictures, entries = {}, []
     for number, given in enumerate(units, 1):
         keys = [f"{number}-{i}" for i in range(len(given.get("pictures", ())))]
-        pictures |= zip(keys, given.get("pictures", ()), strict=True)
+        pictures |= held_of(**dict(zip(keys, given.get("pictures", ()), strict=True)))
         settings = {name: value for name, value in given.items() if name not in ("pictures", "weights")}
         weights = given.get("weights", [1] * len(keys))
-        stale = {"weight": -1, "model": "what the sheet says of the unit that is shown"} if number == shown else {}
+        stale = {"weight": -1, "model": "what the state says of the unit that is shown"} if number == shown else {}
         images = [{"key": key, "weight": weight} for key, weight in zip(keys, weights, strict=True)]
         images += settings.pop("images", [])
         entries.append({**settings, **stale, "images": images})
     components = [units[shown - 1].get(control.field, control.default) for control in COMPONENTS]
-    sheet = json.dumps({"shown": shown, "units": entries})
-    return [*[panel.NOT_SENT] * panel.API_PLACES, "", tick, sheet, inbox, pictures, *components]
+    state = json.dumps({"shown": shown, "units": entries})
+    return [*[panel.NOT_SENT] * panel.API_PLACES, "", tick, state, inbox, pictures, *components]
 
 
 def from_panel(host: Host, *tabs: dict, tick: bool = True, **fields) -> list[np.ndarray]:

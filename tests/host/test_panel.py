@@ -75,11 +75,11 @@ def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
         assert Unit.parse(twice).changed() == Unit.parse(once).changed() == Unit.parse(unit).changed()
         assert [one.get("controlnet") for one in twice["images"]] == [None, 1]
         assert [one["weight"] for one in twice["images"]] == [1, 0.5]
-        assert content_hash(twice["images"][0]["image"]) == content_hash(picture(0))
+        assert twice["images"][0]["image"].content_hash == content_hash(picture(0))
         (away,) = twice["negative_images"]
-        assert (content_hash(away["image"]), away["weight"]) == (content_hash(picture(2)), 0.75)
+        assert (away["image"].content_hash, away["weight"]) == (content_hash(picture(2)), 0.75)
         masks = twice["images"][0]["mask"], away["mask"], twice["region_mask"]
-        assert {content_hash(mask) for mask in masks} == {content_hash(MASK)}
+        assert {mask.content_hash for mask in masks} == {content_hash(MASK)}
 
 
 def test_a_curve_stands_in_the_place_of_the_weight(host: Host) -> None:
@@ -124,16 +124,16 @@ def test_new_units_have_the_crop_of_the_settings(host: Host, monkeypatch) -> Non
 
     from lib_ipadapter.webui import options
     from lib_ipadapter.webui.panel import accordion as panel
-    from lib_ipadapter.webui.panel import panel_state as sheet
+    from lib_ipadapter.webui.panel import panel_state
 
     monkeypatch.setitem(shared.opts.data, options.CROP, "pad")
     made = panel_of(host)
     assert [unit["crop"] for unit in json.loads(made.editor.state.value)["units"]] == ["pad"] * 3
     values, _ = put_in(made, [])
     assert panel.presets_units(tuple(values)) == []
-    assert {unit["crop"] for unit in sheet.objects(*values)} == {"pad"}
+    assert {unit["crop"] for unit in panel_state.objects(*values)} == {"pad"}
     values, _ = put_in(made, [{"enabled": False}, {"model": "base", "images": [picture(0)], "crop": "tile"}])
-    assert [unit["crop"] for unit in sheet.objects(*values)] == ["pad", "tile", "pad"]
+    assert [unit["crop"] for unit in panel_state.objects(*values)] == ["pad", "tile", "pad"]
     values, _ = put_in(made, [{"model": "base", "images": [picture(0)]}])  # made with another default: kept
     assert json.loads(values[0])["units"][0]["crop"] == "center"
 

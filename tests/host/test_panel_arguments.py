@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
 from demo.start import Host
+from lib_ipadapter.encode.picture import content_hash
 from lib_ipadapter.errors import IPAdapterError
 from tests.helpers.files import base64_of, picture, unit
 from tests.helpers.host import difference, make
@@ -50,7 +50,7 @@ def test_pictures_that_are_not_there(host: Host) -> None:
     arriving = json.dumps({"key": "k", "data": base64_of(picture(2))})
     (_, unit) = units({"waiting": True}, inbox=arriving)
     assert [one["weight"] for one in unit["images"]] == [1, 0.5]
-    assert np.array_equal(np.asarray(unit["images"][1]["image"]), np.asarray(picture(2)))
+    assert unit["images"][1]["image"].content_hash == content_hash(picture(2))
     with pytest.raises(IPAdapterError, match="no unit has a reference"):
         units({}, unit={"enabled": False})
     args = panel_args(host, {}, {"enabled": False, "images": [{"key": "k"}]})
@@ -83,7 +83,7 @@ def test_the_page_has_the_panel_in_both_tabs(host: Host) -> None:
     ids = {block.elem_id for block in host.blocks.blocks.values() if getattr(block, "elem_id", None)}
     for tab in ("txt2img", "img2img"):
         assert f"{tab}_ip_adapter" in ids
-        assert {f"{tab}_ip_adapter_{name}" for name in ("units", "sheet", "slot", "model", "weight")} <= ids
+        assert {f"{tab}_ip_adapter_{name}" for name in ("units", "state", "drop_area", "model", "weight")} <= ids
 
 
 def test_the_panel_costs_few_components(host: Host) -> None:
@@ -98,3 +98,20 @@ def test_the_panel_costs_few_components(host: Host) -> None:
     assert len(components) == panel.API_PLACES + 2 + 3 + len(COMPONENTS)
     assert not any(isinstance(block, gr.Image) for block in blocks.blocks.values())  # the page takes 15 ms for each
     assert len(blocks.blocks) <= 46, len(blocks.blocks)
+
+
+def test_references_of_an_unticked_panel_are_told_and_refuse_nothing(host: Host, plain, monkeypatch) -> None:
+    from modules import processing
+
+    said = []
+    monkeypatch.setattr(processing.StableDiffusionProcessing, "comment", lambda p, text: said.append(text))
+    tab = {"pictures": [picture(0)], "model": "base"}
+    for units, is_told in (([tab], True), ([{}, tab], True), ([{}], False), ([{**tab, "enabled": False}], False)):
+        said.clear()
+        assert difference(from_panel(host, *units, tick=False), make(host)) == 0
+        assert any("IP-Adapter is not ticked" in text for text in said) is is_told, units
+    said.clear()
+    from_panel(host, tab)
+    make(host, unit())
+    make(host)
+    assert said == []

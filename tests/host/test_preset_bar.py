@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import json
+import time
+from pathlib import Path
 
 from demo.start import Host
 from tests.helpers.panel import panel_of, put_in
@@ -11,8 +13,6 @@ from tests.helpers.panel import panel_of, put_in
 
 def test_orders_of_the_preset_bar(host: Host, store, monkeypatch, tmp_path) -> None:
     """What is said, asked, shown in the list and kept of the file, after each order that the page can give."""
-    from types import SimpleNamespace
-
     import gradio as gr
 
     from lib_ipadapter.presets.store import StorageError
@@ -57,7 +57,8 @@ def test_orders_of_the_preset_bar(host: Host, store, monkeypatch, tmp_path) -> N
     assert give("Two", **asked)[2] == "<b>'one'" and store.names() == ["<b>'one'"]
 
     exported = give("<b>'one'", do="export")[3]
-    file = SimpleNamespace(name=exported)
+    file = exported.with_name("mine.zip")
+    file.write_bytes(exported.read_bytes())
     said, chosen, kept = made.bar._import(file, None)
     assert "Overwrite them?" in said and kept == untouched
     with monkeypatch.context() as patch:
@@ -66,11 +67,65 @@ def test_orders_of_the_preset_bar(host: Host, store, monkeypatch, tmp_path) -> N
         assert "The disk is full" in said and asked["do"] == "import over" and kept == untouched
     assert give(do="import over", about="", name="", file=None)[0].count("import it again") == 1
     said, _, _, kept, _ = give(do="import over", about="", name="", file=file)
-    assert "Imported “<b>'one'”." in said and kept is None
+    assert "Imported “<b>'one'”." in said and kept["value"] is None and not file.exists()
     (tmp_path / "bad.zip").write_bytes(b"PK")
-    assert "no export of presets" in made.bar._import(SimpleNamespace(name=str(tmp_path / "bad.zip")), None)[0]
+    assert "no export of presets" in made.bar._import(tmp_path / "bad.zip", None)[0]
+    assert not (tmp_path / "bad.zip").exists()
 
-    assert give("<b>'one'", do="cancel")[:4] == ("", None, "as it was", None)
+    assert give("<b>'one'", do="cancel")[:4] == ("", None, "as it was", gr.update(value=None))
     said, _, _, _, shown = give("<b>'one'", do="load")
     assert "Loaded “<b>'one'”." in said and len(shown) == len(made.targets) and shown[0] is True
     assert give("<b>'one'", do="delete", about="<b>'one'", name="")[2] is None and store.names() == []
+
+
+def test_of_exchanged_files_nothing_stays(host: Host, store, monkeypatch) -> None:
+    """Of exports and uploads: when their time is over, at the end of the process, and of what gradio knows."""
+    from lib_ipadapter.webui.panel import exchanged_files
+
+    bar = panel_of(host).bar
+    store.save("One", [{"model": "base"}])
+
+    def export() -> Path:
+        _, _, path, *_ = bar.follow(json.dumps({"do": "export"}), None, None)
+        answer = bar.file.postprocess(path)
+        assert Path(answer["name"]) == path and str(path) in bar.file.temp_files and path.is_file()
+        return path
+
+    def gone(path: Path) -> bool:
+        return not path.parent.exists() and str(path) not in bar.file.temp_files
+
+    def named(path: Path) -> dict:
+        return {"name": str(path), "orig_name": path.name, "data": None, "is_file": True}
+
+    first = export()
+    assert export() != first and first.exists()  # somebody may be about to fetch it
+    now = time.monotonic()
+    monkeypatch.setattr(exchanged_files.time, "monotonic", lambda: now + exchanged_files.SENT + 1)
+    second = export()
+    assert gone(first) and second.exists()
+
+    upload = Path(bar.file.DEFAULT_TEMP_DIR) / "some-hash" / "up.zip"
+    upload.parent.mkdir(parents=True, exist_ok=True)
+    upload.write_bytes(second.read_bytes())
+    path = bar.file.preprocess(named(upload))
+    assert "Overwrite them?" in bar._import(path, None)[0] and upload.exists()  # it waits for an answer
+    assert bar.file.preprocess(named(second)) == second
+    assert bar.file.preprocess(named(Path(__file__))) is None  # no other file of this machine
+    bar.files.delete_all()
+    assert gone(second) and gone(upload)
+    assert bar.file.preprocess(named(upload)) is None and bar.file.preprocess(None) is None
+
+
+def test_files_are_deleted_at_the_end_and_when_their_time_is_over(host: Host, store, monkeypatch) -> None:
+    from lib_ipadapter.webui.panel import exchanged_files
+
+    at_end = []
+    monkeypatch.setattr(exchanged_files.atexit, "register", at_end.append)
+    monkeypatch.setattr(exchanged_files, "SENT", -0.9)  # and a second more
+    files = panel_of(host).bar.files
+    assert at_end == [files.delete_all]
+    path = files.write("a.zip", b"")
+    end = time.monotonic() + 20
+    while path.parent.exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -14,6 +14,7 @@ from lib_ipadapter.errors import IPAdapterError
 from tests.helpers.files import base64_of, picture, unit
 from tests.helpers.host import make, ours
 
+BLACK = base64_of(Image.new("L", (8, 8)))
 WRONG = {
     "null": (None, "a unit is an object"),
     "text": ("x", "a unit is an object"),
@@ -33,6 +34,19 @@ WRONG = {
         "the reference: The mask is text",
     ),
     "a negative picture": (unit(negative_images=["aGVsbG8gd29ybGQ="]), "negative_images[0]: The picture is text"),
+    "an empty region": (unit(region_mask=BLACK, region_feather=0.5), "region_mask: the mask is black all over"),
+    "an empty mask": (
+        unit(images=[{"image": base64_of(picture(0)), "mask": BLACK}]),
+        "the reference: the mask is black all over, so nothing of the picture counts: paint white what counts, or",
+    ),
+    "an empty mask of several": (
+        unit(images=[base64_of(picture(0)), {"image": base64_of(picture(1)), "mask": BLACK}]),
+        "images[1]: the mask is black all over",
+    ),
+    "an empty negative mask": (
+        unit(negative_images=[{"image": base64_of(picture(1)), "mask": BLACK}]),
+        "negative_images[0]: the mask is black all over",
+    ),
     "words without a tower": (unit(subtract_prompt="red"), "unit 1: "),
     "words for hidden states": (unit("plus", subtract_prompt="red"), "subtract_prompt works on pooled embeddings only"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 
+from lib_ipadapter.encode.picture import Picture
 from tests.helpers.files import half, picture
 
 
@@ -11,21 +12,22 @@ def test_cards() -> None:
     from lib_ipadapter.webui.panel import reference_cards as references
 
     items = [{"key": "a", "weight": 1.0}, {"key": "b", "weight": 0.5}]
+    one, two, mask = map(Picture.of, (picture(0), picture(1), MASK))
     look, none = references.Look(42), references.Look()
-    html = references.cards(items, {"a": picture(0), "b": picture(1)}, look, "stamp")
+    html = references.cards(items, {"a": one, "b": two}, look, "stamp")
     assert html.count("<img") == 4 and "value='0.5'" in html and "data-stamp='stamp'" in html
     assert "Remove all" in html and "Remove all" not in references.cards(items[:1], {}, look)
-    assert references.cards(items, {"a": picture(0), "b": picture(1)}, none).count("<img") == 2
-    assert "not there any more" in references.cards(items, {"a": picture(0)}, none)
+    assert references.cards(items, {"a": one, "b": two}, none).count("<img") == 2
+    assert "not there any more" in references.cards(items, {"a": one}, none)
     assert "on its way" in references.cards([{**items[0], "waiting": True}], {}, none)
     assert "ControlNet Unit 1<" in references.cards([{**items[0], "controlnet": 2}], {}, none)
-    long = picture(0, (126, 42))
+    long = Picture.of(picture(0, (126, 42)))
     assert references.cards(items[:1], {"a": long}, references.Look(42, "tile")).count("ip-adapter-seen") == 3
-    masked = references.cards([{**items[0], "mask": "m", "negative": True}], {"a": picture(0), "m": MASK}, look)
+    masked = references.cards([{**items[0], "mask": "m", "negative": True}], {"a": one, "m": mask}, look)
     assert masked.count("aria-pressed='true'") == 2 and "data-mask='data:image/png;base64," in masked
     assert html.count("aria-pressed='true'") == 0 and "data-mask" not in html
     assert "not there any more" in references.region(None, missing=True)
-    assert "data-mask" in references.region(MASK) and "the whole picture" in references.region(None)
+    assert "data-mask" in references.region(mask) and "the whole picture" in references.region(None)
 
 
 MASK = half("left", (8, 8)).convert("RGB")

@@ -1,4 +1,4 @@
-"""The sheet with which the page tells of its units."""
+"""The state with which the page tells of its units."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_ipadapter.encode.picture import content_hash
+from lib_ipadapter.encode.picture import Picture, content_hash
 from tests.helpers.files import base64_of, half, picture
+from tests.helpers.panel import held_of
 
 
 @given(st.text() | st.recursive(
     st.none() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text() | st.sampled_from(
         ["shown", "units", "images", "key", "weight", "controlnet"]), x)).map(json.dumps)
 )  # fmt: skip
-def test_no_sheet_but_the_pages_own_is_understood(text: str) -> None:
+def test_no_state_but_the_pages_own_is_understood(text: str) -> None:
     from lib_ipadapter.errors import UnitError
     from lib_ipadapter.webui.panel.panel_state import PanelState
 
@@ -28,7 +29,7 @@ def test_no_sheet_but_the_pages_own_is_understood(text: str) -> None:
 
 def test_pictures_are_taken_in() -> None:
     """Into the unit in which the page has announced them; what no unit has any more is let go."""
-    from lib_ipadapter.webui.panel import panel_state as sheet
+    from lib_ipadapter.webui.panel import panel_state
 
     def page(*keys: str) -> str:
         return json.dumps({"shown": 1, "units": [{}, {"images": [{"key": key} for key in keys]}]})
@@ -36,13 +37,14 @@ def test_pictures_are_taken_in() -> None:
     def inbox(key: str, data: str = base64_of(picture(1))) -> str:
         return json.dumps({"key": key, "data": data})
 
-    key, kept = sheet.take(page("a", "b"), inbox("b"), {"a": picture(0), "gone": picture(2)})
-    assert (key, sorted(kept)) == ("b", ["a", "b"]) and kept["b"].size == picture(1).size
-    assert sheet.take(page("a"), inbox("b"), {"a": picture(0)}) == ("b", {"a": picture(0)})
+    held = held_of(a=picture(0), gone=picture(2))
+    key, kept = panel_state.take(page("a", "b"), inbox("b"), held)
+    assert (key, kept) == ("b", {"a": content_hash(picture(0)), "b": content_hash(picture(1))})
+    assert panel_state.take(page("a"), inbox("b"), held) == ("b", {"a": content_hash(picture(0))})
     with pytest.raises(Exception, match="not a picture"):
-        sheet.take(page("a"), inbox("a", "aGVsbG8gd29ybGQ="), {})
+        panel_state.take(page("a"), inbox("a", "aGVsbG8gd29ybGQ="), {})
     with pytest.raises(Exception, match="at most 64"):
-        sheet.take(page(*map(str, range(65))), inbox("64"), {})
+        panel_state.take(page(*map(str, range(65))), inbox("64"), {})
 
 
 MASK = half("left", (8, 8)).convert("RGB")
@@ -50,19 +52,19 @@ MASK = half("left", (8, 8)).convert("RGB")
 
 def test_a_mask_that_has_not_arrived_is_told() -> None:
     from lib_ipadapter.errors import UnitError
-    from lib_ipadapter.webui.panel import panel_state as sheet
+    from lib_ipadapter.webui.panel import panel_state
     from lib_ipadapter.webui.panel.controls import COMPONENTS
 
     values = [control.default for control in COMPONENTS]
     items = [{"key": "a", "weight": 1, "mask": "m"}]
     text = json.dumps({"shown": 1, "units": [{"images": items, "region": "r"}]})
-    pictures = {"a": picture(0), "m": MASK, "r": MASK}
-    (unit,) = sheet.objects(text, None, pictures, *values)
-    assert unit["images"][0]["mask"] is MASK and unit["region_mask"] is MASK
+    pictures = held_of(a=picture(0), m=MASK, r=MASK)
+    (unit,) = panel_state.objects(text, None, pictures, *values)
+    assert unit["images"][0]["mask"] == unit["region_mask"] == Picture.of(MASK)
     for gone, says in (("m", "unit 1: the mask of a reference is not"), ("r", "unit 1: the mask of the region is not")):
         with pytest.raises(UnitError, match=says):
-            sheet.objects(text, None, {key: value for key, value in pictures.items() if key != gone}, *values)
+            panel_state.objects(text, None, {key: value for key, value in pictures.items() if key != gone}, *values)
     arriving = json.dumps({"key": "m", "data": base64_of(MASK)})
-    (unit,) = sheet.objects(text, arriving, {"a": picture(0), "r": MASK}, *values)
-    assert content_hash(unit["images"][0]["mask"]) == content_hash(MASK)
-    assert sheet.take(text, arriving, {"a": picture(0)})[1].keys() == {"a", "m"}
+    (unit,) = panel_state.objects(text, arriving, held_of(a=picture(0), r=MASK), *values)
+    assert unit["images"][0]["mask"].content_hash == content_hash(MASK)
+    assert panel_state.take(text, arriving, held_of(a=picture(0)))[1].keys() == {"a", "m"}

@@ -12,6 +12,7 @@ from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt
 from lib_ipadapter.attend.regions import Part, Region, feathered, is_whole
 from lib_ipadapter.attend.rows import layout
+from lib_ipadapter.errors import PictureError
 from tests.helpers.diffusers_reference import add_adapters, diffusers_unet, published, run
 from tests.helpers.files import base64_of, half, unit
 from tests.helpers.jobs import denoise, far, generation
@@ -25,10 +26,15 @@ def grey(value: int, size: tuple[int, int] = (8, 8)) -> str:
     return base64_of(Image.new("L", size, value))
 
 
-def test_a_region_of_everything_is_none_and_of_nothing_the_plain_picture(unet, resources) -> None:
-    default, plain = denoise(unet, generation(unet, resources, unit())), denoise(unet, None)
+def test_a_region_of_everything_is_none_and_of_nothing_is_refused(unet, resources) -> None:
+    default = denoise(unet, generation(unet, resources, unit()))
     assert torch.equal(denoise(unet, generation(unet, resources, unit(region_mask=grey(255)))), default)
-    assert torch.equal(denoise(unet, generation(unet, resources, unit(region_mask=grey(0)))), plain)
+    for feather in (0.0, 0.5):
+        with pytest.raises(PictureError, match="^IP-Adapter unit 1: region_mask: the mask is black all over"):
+            generation(unet, resources, unit(region_mask=grey(0), region_feather=feather))
+    corner = Image.new("L", (8, 8))
+    corner.putpixel((0, 0), 1)
+    generation(unet, resources, unit(region_mask=base64_of(corner)))
     soft = generation(unet, resources, unit(region_mask=grey(255), region_feather=0.3))
     assert torch.equal(denoise(unet, soft), default)
 

@@ -42,7 +42,7 @@ _numbers = itertools.count()
 
 
 class InputAccordion(gr.Checkbox):
-    """An accordion whose value is whether it is open. It is a hidden checkbox, and script.js keeps the two alike."""
+    """An accordion with a tick, which is its value. It is a hidden checkbox, and script.js shows it."""
 
     def __init__(self, value, **kwargs):
         self.accordion_id = kwargs.pop("elem_id", None) or f"input-accordion-{next(_numbers)}"
@@ -52,7 +52,7 @@ class InputAccordion(gr.Checkbox):
             label, open=value, elem_id=self.accordion_id, elem_classes=["input-accordion"],
             visible=kwargs.get("visible", True),
         )  # fmt: skip
-        follow = f"(open) => setInputAccordion({self.accordion_id!r}, open)"
+        follow = f"(ticked) => {{ setInputAccordion({self.accordion_id!r}, ticked); }}"
         self.change(None, inputs=[self], outputs=[], _js=follow)
 
     def extra(self):

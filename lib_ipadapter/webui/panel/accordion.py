@@ -21,7 +21,7 @@ from ...unit import MAX_UNITS
 from .. import options, process
 from . import panel_state
 from .controlnet_bar import ControlNetBar
-from .editor import QUIET, Editor, hidden, note
+from .editor import QUIET, UNTICKED, Editor, hidden, in_page, note
 from .preset_bar import PresetBar
 
 NOT_SENT = "(no unit)"  # what stands in a place of the API where no client has put a unit
@@ -53,6 +53,12 @@ def units(args: tuple[Any, ...], *, is_api: bool = False) -> list[object]:
 def wording(args: tuple[Any, ...]) -> Wording:
     """Whose words sentences about the units of ``units(args)`` use: the panel's if it holds them."""
     return Wording.PANEL if not _sent(args) and args[API_PLACES + 1] is True else Wording.API
+
+
+def left_out(args: tuple[Any, ...]) -> bool:
+    """Whether the page has references that are ready to be used, and the panel is not ticked."""
+    tick, text, _, _, *values = args[API_PLACES + 1 :]
+    return tick is not True and not _sent(args) and panel_state.is_ready(text, *values)
 
 
 def _sent(args: tuple[Any, ...]) -> list[object]:
@@ -114,13 +120,14 @@ class Panel:
             self.bar = PresetBar(tab, store)
             self.editor = Editor(tab, options.unit_count(), resources, self.bar.note)
             if ControlNetBar.wanted(tab):
-                ControlNetBar(tab, self.editor, resources, self.bar.note)
+                ControlNetBar(tab, self.editor, resources, self.bar.note, self.tick)
             self.pasted = hidden(f"{tab}_ip_adapter_pasted")
             for box in (*self.bar.boxes, *self.editor.boxes, self.pasted):
                 box.render()
             if tab == "txt2img":  # all pages press these
                 self._button("unload", self._unload)
                 self._button("nothing", self._nothing)
+                self._button("unticked", lambda: gr.Warning(UNTICKED))
         self.tick.do_not_save_to_config = True
         self._connect()
 
@@ -130,6 +137,7 @@ class Panel:
 
     def _connect(self) -> None:
         self.bar.connect(self.editor.arguments, presets_units, self.targets, self.filled)
+        self.tick.change(None, self.tick, None, **in_page(self.tab, "units.answerTick"))
         self.pasted.change(self.paste, self.pasted, [self.bar.note, *self.targets], **QUIET)
 
     def _button(self, name: str, function: Callable[[], None]) -> None:
@@ -169,7 +177,7 @@ class Panel:
         gr.Warning("There is no picture to send: make or choose one first.")
 
     def built(self) -> BuiltPanel:
-        names = ["ticked", "sheet", "pictures", *self.editor.controls]
+        names = ["ticked", "state", "pictures", *self.editor.controls]
         travelling = dict(zip((f"IP-Adapter panel {name}" for name in names), self.targets, strict=True))
         fields = [PasteField(component, name) for name, component in travelling.items()]
         return BuiltPanel(

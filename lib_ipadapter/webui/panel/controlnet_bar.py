@@ -25,7 +25,8 @@ from ...unit import Unit
 from .. import host
 from . import panel_state
 from .editor import QUIET, Editor, in_page, note
-from .reference_cards import Pictures, controlnet_name
+from .picture_pool import HeldPictures
+from .reference_cards import controlnet_name
 
 if TYPE_CHECKING:
     from ..neighbours.controlnet import ControlNetUnitView
@@ -78,8 +79,10 @@ class ControlNetBar:
 
     waiting: dict[str, ControlNetBar] = {}  # noqa: RUF012 (tab -> its bar; a tab is built anew on "Reload UI")
 
-    def __init__(self, tab: str, editor: Editor, resources: Callable[[], Resources], notes: gr.HTML) -> None:
-        self.tab, self.editor, self.resources, self.notes = tab, editor, resources, notes
+    def __init__(
+        self, tab: str, editor: Editor, resources: Callable[[], Resources], notes: gr.HTML, tick: gr.Checkbox
+    ) -> None:
+        self.tab, self.editor, self.resources, self.notes, self.tick = tab, editor, resources, notes, tick
 
         def elem(name: str) -> str:
             return f"{tab}_ip_adapter_controlnet_{name}"
@@ -130,7 +133,7 @@ class ControlNetBar:
         inputs = [one for readable in self.units if readable is not None for one in readable.inputs]
         self.bring.click(
             self._bring, [self.number, self.editor.state, self.editor.pictures, *inputs],
-            [self.notes, *self.editor.targets], queue=False, **QUIET,
+            [self.notes, self.tick, *self.editor.targets], queue=False, **QUIET,
         )  # fmt: skip
         self.send.click(
             self._send, [self.number, *self.editor.arguments], [self.notes, *self._places()], queue=False, **QUIET
@@ -146,7 +149,7 @@ class ControlNetBar:
 
     # from there
 
-    def _bring(self, name: str, text: str, pictures: Pictures, *values: Any) -> list[Any]:
+    def _bring(self, name: str, text: str, held: HeldPictures | None, *values: Any) -> list[Any]:
         from ..neighbours.controlnet.imports import imported  # not when the WebUI starts: most never press it
 
         try:
@@ -156,10 +159,10 @@ class ControlNetBar:
                 at += len(readable.inputs) if readable is not None else 0
             unit = self._read(number, chosen, values[at : at + len(chosen.inputs)])
             translated = imported(unit, self.resources().catalog)
-            shown, notes = self.editor.refilled(translated.settings, text, pictures)
+            shown, notes = self.editor.refilled(translated.settings, text, held)
         except IPAdapterError as error:
-            return [note(error.detail), *[gr.update()] * len(self.editor.targets)]
-        return [note(f"Taken from {controlnet_name(number)}.", *translated.notes, *notes), *shown]
+            return [note(error.detail), *[gr.update()] * (1 + len(self.editor.targets))]
+        return [note(f"Taken from {controlnet_name(number)}.", *translated.notes, *notes), True, *shown]
 
     @staticmethod
     def _read(number: int, readable: ReadableUnit, values: tuple[Any, ...]) -> ControlNetUnitView:

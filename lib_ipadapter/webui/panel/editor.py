@@ -25,7 +25,7 @@ from . import block_strengths, model_line, panel_state, reference_cards
 from .controls import BY_FIELD, COMPONENTS, HTML_CONTROLS, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
 from .panel_entry import entry
 from .panel_state import REGION, PanelState
-from .reference_cards import Pictures
+from .picture_pool import HeldPictures, Intake, PagePictures
 
 QUIET = {"show_progress": "hidden"}
 # What the picture of the blocks' strengths shows.
@@ -57,6 +57,10 @@ def note(sentence: str, *more: str) -> str:
     return "".join(f"<div>{html.escape(text)}</div>" for text in (sentence, *more) if text)
 
 
+UNTICKED = (
+    "IP-Adapter is not ticked, so the next picture is made without its references: tick it at the panel's head to use "
+    "them."
+)
 _DEFAULT_UNIT = Unit.parse({"enabled": False})
 
 
@@ -86,7 +90,7 @@ class Editor:
         self.controls: dict[str, Any] = {}
         gr.HTML(self._tabs(), elem_id=self._id("units"))
         with gr.Row(elem_classes="ip-adapter-pictures"):
-            gr.HTML(_drop_area(self.tab), elem_id=self._id("slot"), elem_classes="ip-adapter-slot-column")
+            gr.HTML(_drop_area(self.tab), elem_id=self._id("drop_area"), elem_classes="ip-adapter-drop-area-column")
             self.cards = gr.HTML("", elem_id=self._id("references"), elem_classes="ip-adapter-references")
         with gr.Row(elem_classes="ip-adapter-model"):
             self._add("model", "model", choices=models(self.resources()))
@@ -104,7 +108,7 @@ class Editor:
                 self.region = gr.HTML(reference_cards.region(None), elem_id=self._id("region"))
                 self.bars = gr.HTML(block_strengths.drawn(None, _DEFAULT_UNIT), elem_id=self._id("bars"))
         self.controls = {control.field: self.controls[control.field] for control in COMPONENTS}  # in the table's order
-        self.state = hidden(self._id("sheet"), self._blank(self.count).text())
+        self.state = hidden(self._id("state"), self._blank(self.count).text())
         self.inbox = hidden(self._id("inbox"), is_long=True)
         self.stamp, self.spread = hidden(self._id("stamp")), hidden(self._id("spread"))
         self.boxes = [self.state, self.inbox, self.stamp, self.spread]
@@ -129,6 +133,8 @@ class Editor:
         return (
             f"<div class='ip-adapter-units' role='tablist' aria-label='Units' "
             f"data-facts='{html.escape(json.dumps(facts))}'></div>"
+            f"<div id='{self._id('unused')}' class='ip-adapter-problem ip-adapter-note' role='status' hidden>"
+            f"⚠ {html.escape(UNTICKED)}</div>"
         )
 
     # what they do
@@ -151,25 +157,27 @@ class Editor:
             [self.cards, self.region, self.details], queue=False, **QUIET,
         ).then(None, None, None, **script("drawings.answerCards"))  # fmt: skip
         self.take.click(
-            self._taken, [self.inbox, self.state, self.pictures], [self.inbox, self.pictures, self.notes],
+            self._taken, [self.inbox, self.state, self.pictures, model], [self.inbox, self.pictures, self.notes],
             queue=False, **QUIET,
         ).then(None, self.inbox, None, **script("pictures.answerTaken"))  # fmt: skip
         self.refresh.click(self._look_again, [self.state, model], model).then(
             None, None, None, **script("drawings.answerModel")
         )
 
-    def _drawn(self, stamp: str, text: str, pictures: Pictures, model: str | None) -> tuple[Any, ...]:
+    def _encoder_size(self, model: str | None, unit: Mapping[str, Any]) -> int | None:
+        settings = {"model": model_name(model), "encoder": _encoder_name(unit)}
+        settings["resolution"] = BY_FIELD["resolution"].read(unit.get("resolution"))
+        return reference_cards.encoder_size(settings, self.resources().catalog)
+
+    def _drawn(self, stamp: str, text: str, held: HeldPictures | None, model: str | None) -> tuple[Any, ...]:
         """What depends on pictures and files, newly drawn."""
-        catalog, pictures, page = self.resources().catalog, pictures or {}, PanelState.parse(text)
-        encoder = _encoder_name(page.unit)
-        settings = {"model": model_name(model), "encoder": encoder}
-        settings["resolution"] = BY_FIELD["resolution"].read(page.unit.get("resolution"))
-        size = reference_cards.encoder_size(settings, catalog)
+        pictures, page = PagePictures(held), PanelState.parse(text)
+        size = self._encoder_size(model, page.unit)
         look = reference_cards.Look(size, page.unit.get("crop", reference_cards.Look.crop))
         cards = reference_cards.cards(page.items, pictures, look, stamp)
         key = page.unit.get(REGION)
         region = reference_cards.region(pictures.get(key) if key else None, missing=bool(key))
-        return cards, region, self.describe(model, encoder)
+        return cards, region, self.describe(model, _encoder_name(page.unit))
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:
         """The picture of the blocks' strengths; the reason while what is written down makes none."""
@@ -182,13 +190,14 @@ class Editor:
             return model_line.problem(error.detail)
         return block_strengths.drawn(base, unit)
 
-    @staticmethod
-    def _taken(inbox: str, text: str, pictures: Pictures) -> tuple[Any, ...]:
+    def _taken(self, inbox: str, text: str, held: HeldPictures | None, model: str | None) -> tuple[Any, ...]:
         try:
-            key, still_used = panel_state.take(text, inbox, pictures)
+            key, still_used = panel_state.take(
+                text, inbox, held, self._encoder_size(model, PanelState.parse(text).unit)
+            )
             return panel_state.receipt(key), still_used, gr.update()
         except IPAdapterError as error:
-            return panel_state.receipt(None), pictures, note(error.detail)
+            return panel_state.receipt(None), held, note(error.detail)
 
     def _look_again(self, text: str, model: str | None) -> Any:
         """The list of models after another look at the disk. Those in use stay in it even if they are gone."""
@@ -208,24 +217,26 @@ class Editor:
         """Values for ``targets`` that show these API objects and nothing else, and sentences on what cannot be shown.
         The first unit with a reference is shown."""
         state = self._blank(max(self.count, len(units)))
-        all_pictures: Pictures = {}
+        all_pictures: HeldPictures = {}
         notes: list[str] = []
+        intake = Intake()
         for number, unit in enumerate(units, 1):
-            given, pictures, more = entry(unit, self.resources().catalog)
+            given, pictures, more = entry(unit, self.resources().catalog, intake)
             state.units[number - 1].update(given)
             all_pictures |= pictures
             notes += [f"Unit {number}: {sentence}" for sentence in more]
         state.shown = next((number for number, unit in enumerate(state.units, 1) if unit.get("images")), 1)
         return self._values(state, all_pictures), notes
 
-    def refilled(self, unit: Mapping[str, Any], text: str, pictures: Pictures) -> tuple[list[Any], list[str]]:
-        """As ``filled``, but only the unit that is shown becomes ``unit``. ``text``, ``pictures``: the page's."""
+    def refilled(self, unit: Mapping[str, Any], text: str, held: HeldPictures | None) -> tuple[list[Any], list[str]]:
+        """As ``filled``, but only the unit that is shown becomes ``unit``. ``text``, ``held``: the page's."""
         state = PanelState.parse(text)
-        state.units[state.shown - 1], more, notes = entry(unit, self.resources().catalog)
-        still_used = {key: picture for key, picture in (pictures or {}).items() if key in state.used()}
-        return self._values(state, {**still_used, **more}), notes
+        state.units[state.shown - 1] = {}
+        others = state.still_used(held)
+        state.units[state.shown - 1], more, notes = entry(unit, self.resources().catalog, Intake(others.values()))
+        return self._values(state, {**others, **more}), notes
 
-    def _values(self, state: PanelState, pictures: Pictures) -> list[Any]:
+    def _values(self, state: PanelState, pictures: HeldPictures) -> list[Any]:
         shown = state.unit
         values = {name: shown.get(name, component.value) for name, component in self.controls.items()}
         choices = self._choices([unit.get("model") for unit in state.units])
@@ -250,7 +261,7 @@ def _ranges() -> str:
 
 def _drop_area(tab: str) -> str:
     return (
-        f"<div class='ip-adapter-slot' data-tab='{tab}' role='button' tabindex='0' aria-label='Add references' "
+        f"<div class='ip-adapter-drop-area' data-tab='{tab}' role='button' tabindex='0' aria-label='Add references' "
         "title='Drop, paste or click: the pictures become references of the unit that is shown.'>"
         "<span>Add references</span><small>drop, paste or click</small>"
         "<input type='file' accept='image/*' multiple hidden tabindex='-1'></div>"

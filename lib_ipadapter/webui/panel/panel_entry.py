@@ -6,31 +6,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...checkpoint.catalog import Catalog
-from ...encode.picture import decode, decode_mask
 from ...errors import IPAdapterError, UnitError
 from ...unit import NOT_YET, WINDOW, conflicts
 from ...weighting import peak
 from . import reference_cards
 from .controls import BY_FIELD, CONTROLS, CURVE, NARROW, model_name
 from .panel_state import REGION, reference_weight
-from .reference_cards import Item, Pictures
+from .picture_pool import HeldPictures, Intake
+from .reference_cards import Item
 
 ELSEWHERE = ("model", "image", "images", "negative_images", "region_mask")  # fields that are no mere values
 
 
-def entry(unit: Mapping[str, Any] | None, catalog: Catalog) -> tuple[dict[str, Any], Pictures, list[str]]:
+def entry(
+    unit: Mapping[str, Any] | None, catalog: Catalog, intake: Intake
+) -> tuple[dict[str, Any], HeldPictures, list[str]]:
     """An API object (None: an empty unit) as it stands in the panel's state, its pictures, and sentences on what cannot
-    be shown. Its pictures are PIL images or anything else that ``decode`` takes."""
+    be shown. Its pictures are PIL images or anything else that ``decode`` takes; ``intake`` takes them."""
     if not unit or set(unit) <= {"enabled"}:
         return {}, {}, []
-    items, pictures, notes = _items(unit)
+    items, pictures, notes = _items(unit, intake)
     shown = _shown_values(unit, notes)
     shown["enabled"] = unit.get("enabled", True) is not False
     shown["model"] = BY_FIELD["model"].show(_listed(unit.get("model"), catalog))
     shown["images"] = items
     if unit.get("region_mask") is not None:
         try:
-            mask = decode_mask(unit["region_mask"]).convert("RGB")
+            mask = intake.mask(unit["region_mask"])
             shown[REGION] = reference_cards.new_key()
             pictures[shown[REGION]] = mask
         except IPAdapterError as error:
@@ -77,13 +79,13 @@ def _listed(model: Any, catalog: Catalog) -> str | None:
         return model
 
 
-def _items(unit: Mapping[str, Any]) -> tuple[list[Item], Pictures, list[str]]:
+def _items(unit: Mapping[str, Any], intake: Intake) -> tuple[list[Item], HeldPictures, list[str]]:
     """A unit's references and negative references, their pictures and masks by keys, and sentences on what cannot be
     shown."""
     given = unit.get("images")
     given = [unit["image"]] if given is None and unit.get("image") is not None else given or []
     items: list[Item] = []
-    pictures: Pictures = {}
+    pictures: HeldPictures = {}
     notes = []
     both = [(one, False) for one in given] + [(one, True) for one in unit.get("negative_images") or ()]
     for one, is_negative in both:
@@ -93,13 +95,13 @@ def _items(unit: Mapping[str, Any]) -> tuple[list[Item], Pictures, list[str]]:
             item["negative"] = True
         try:
             if one.get("mask") is not None:
-                mask = decode_mask(one["mask"]).convert("RGB")
+                mask = intake.mask(one["mask"])
                 item["mask"] = reference_cards.new_key()
                 pictures[item["mask"]] = mask
             if one.get("controlnet") is not None:
                 item["controlnet"] = int(one["controlnet"])
             else:
-                pictures[item["key"]] = decode(one.get("image"))
+                pictures[item["key"]] = intake.picture(one.get("image"))
             items.append(item)
         except (IPAdapterError, ValueError, TypeError) as error:
             notes.append(f"a reference was left out. {error}")

@@ -2,7 +2,7 @@
 
 The page has one set of controls for all units (editor.py). Those that are gradio's components hold the values of the
 unit that is shown; everything else is in the state, which also says which one is shown. The page sets both in one go,
-so that a press of *Generate* at any moment finds them together. Pictures stay on the server, in the session, under
+so that a press of *Generate* at any moment finds them together. Pictures stay on the server (picture_pool.py) under
 keys; the state has the keys.
 
 ``{"shown": 1, "units": [{"images": [item, …], field: its control's value, …}, …]}``; what a unit lacks is at its
@@ -17,13 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...encode.picture import decode
+from ...encode.picture import Picture
 from ...errors import IPAdapterError, UnitError
 from ...kinds import is_number
 from ...reference import MAX_REFERENCES, WEIGHT
 from ...unit import MAX_UNITS
 from .controls import COMPONENTS, CONTROLS, CURVE
-from .reference_cards import Item, Pictures
+from .picture_pool import HeldPictures, Intake, PagePictures
+from .reference_cards import Item, Look, remember
 
 REGION = "region"  # a unit's entry: the key of its region mask
 DAMAGED = "IP-Adapter: the panel's settings have not arrived as they should: reload the page."
@@ -62,6 +63,11 @@ class PanelState:
     def used(self) -> set[str]:
         """The keys of all units' pictures."""
         return {key for unit in self.units for key in _keys(unit)}
+
+    def still_used(self, held: HeldPictures | None) -> HeldPictures:
+        """Of a session's pictures those that units have."""
+        used = self.used()
+        return {key: one for key, one in (held or {}).items() if key in used}
 
     @property
     def unit(self) -> dict[str, Any]:
@@ -120,7 +126,7 @@ class Arriving:
 
 
 def objects(
-    text: str, inbox: str | None, pictures: Pictures | None, *values: Any, complete: bool = False
+    text: str, inbox: str | None, held: HeldPictures | None, *values: Any, complete: bool = False
 ) -> list[dict[str, Any]]:
     """The page's values (``values``: one for each of COMPONENTS) -> an API object for each unit, without what has no
     value. Raises UnitError (unit named) where a picture is not there, which does not matter for a unit that is
@@ -135,7 +141,7 @@ def objects(
         if CURVE in settings:
             settings["weight"] = settings.pop(CURVE)
         try:
-            settings |= _pictures(unit, _Session(pictures or {}, arriving))
+            settings |= _pictures(unit, _Session(PagePictures(held), arriving))
         except IPAdapterError as error:
             if settings["enabled"] or complete:
                 raise error.in_unit(number) from None
@@ -144,18 +150,31 @@ def objects(
     return objects
 
 
+def is_ready(text: str, *values: Any) -> bool:
+    """Whether a unit is enabled and has a reference. ``values`` as for ``objects``."""
+    try:
+        state = PanelState.parse(text)
+    except UnitError:
+        return False
+    state.unit.update(zip((control.field for control in COMPONENTS), values, strict=True))
+    return any(
+        unit.get("enabled", True) and any(not item.get("negative") for item in unit["images"]) for unit in state.units
+    )
+
+
 @dataclass(frozen=True)
 class _Session:
     """The pictures of a session, and the one that is just arriving: it may not have been taken out of the inbox."""
 
-    pictures: Pictures
+    pictures: PagePictures
     arriving: Arriving | None
 
     def get(self, key: str) -> Any:
         """A picture, None where it is not there."""
-        if key not in self.pictures and self.arriving is not None and self.arriving.key == key:
-            return decode(self.arriving.data)
-        return self.pictures.get(key)
+        picture = self.pictures.get(key)
+        if picture is None and self.arriving is not None and self.arriving.key == key:
+            return Picture.of(self.arriving.data)
+        return picture
 
     def mask(self, key: str, of: str) -> Any:
         mask = self.get(key)
@@ -198,21 +217,28 @@ def _images(items: Sequence[Item], session: _Session) -> list[dict[str, Any]]:
 # Pictures that come in
 
 
-def take(text: str, inbox: str, pictures: Pictures | None) -> tuple[str, Pictures]:
+def take(text: str, inbox: str, held: HeldPictures | None, size: int | None = None) -> tuple[str, HeldPictures]:
     """The key of the picture in ``inbox``, and the session's pictures with it, without those that no unit has any more.
+    ``size``: as a Look's.
 
-    Raises IPAdapterError for what is no usable picture, and for one too many in a unit.
+    Raises IPAdapterError for what is no usable picture, for one too many in a unit, and for more pixels than one page
+    may have.
     """
     state, arriving = PanelState.parse(text), Arriving.parse(inbox)
     if arriving is None:
         raise UnitError(DAMAGED)
     unit = next((unit for unit in state.units if arriving.key in _keys(unit)), None)
-    still_used = {key: picture for key, picture in (pictures or {}).items() if key in state.used()}
+    still_used = state.still_used(held)
     if unit is None:  # removed before it was here
         return arriving.key, still_used
-    if arriving.key in [item["key"] for item in unit["images"][MAX_REFERENCES:]]:
+    items = [item["key"] for item in unit["images"]]
+    if arriving.key in items[MAX_REFERENCES:]:
         raise IPAdapterError(f"A unit has at most {MAX_REFERENCES} references: remove one first.")
-    return arriving.key, {**still_used, arriving.key: decode(arriving.data)}
+    look = Look(size, unit.get("crop", Look.crop))
+    picture = Intake(still_used.values()).picture(
+        arriving.data, (lambda picture, image: remember(picture, image, look)) if arriving.key in items else None
+    )
+    return arriving.key, {**still_used, arriving.key: picture}
 
 
 def receipt(key: str | None) -> str:

@@ -9,7 +9,6 @@ Buttons and questions are plain HTML. The page's script writes what is wanted in
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from ...errors import IPAdapterError
 from ...presets.store import PresetExists, Store
 from . import html_controls
 from .editor import QUIET, hidden, in_page, note
+from .exchanged_files import ExchangedFiles
 
 RECENT = "Recent / "  # before a kept generation's name in the list; no name can have that slash
 EXPORT = "ip-adapter-presets.zip"
@@ -64,6 +64,7 @@ class PresetBar:
             gr.HTML(f"<div class='ip-adapter-tools'>{''.join(tools)}</div>", elem_classes="ip-adapter-tools-column")
         # What comes and goes as a file; without a kind of component that the page does not have anyway.
         self.file = gr.File(visible=False, interactive=True, file_types=[".zip"], elem_id=self._id("file"))
+        self.files = ExchangedFiles(self.file)
         self.note = gr.HTML("", elem_id=f"{tab}_ip_adapter_note", elem_classes="ip-adapter-note")
         self.order, self.listed = self.boxes = [hidden(self._id(name)) for name in ("order", "listed")]
         self.chosen.do_not_save_to_config = True
@@ -110,7 +111,7 @@ class PresetBar:
         about: str,
         name: str,
         chosen: str | None,
-        file: Any,
+        file: Path | None,
         units: Callable[[], list[dict[str, Any]]],
     ) -> list[Any]:
         """What was answered with a yes. Returns values for the note, the list of presets and the file."""
@@ -125,7 +126,7 @@ class PresetBar:
                 self.store().delete(about)
                 answer, choice = f"Deleted “{about}”.", None
             else:
-                answer, file_stays = self._imported(file, True), None
+                answer, file_stays = self._imported(file, True), self._forgotten(file)
         except PresetExists:
             return [
                 self._question("overwrite" if action == "save" else "rename over", about, name),
@@ -142,31 +143,36 @@ class PresetBar:
         self.store().save(name, units, overwrite=overwrite)
         return f"Saved “{name}”."
 
-    def _imported(self, file: Any, overwrite: bool) -> str:
-        """``file``: as gradio gives it, None where there is none any more."""
+    def _forgotten(self, file: Path | None) -> Any:
+        """The component's value when what came in it has been dealt with."""
+        if file is not None:
+            self.files.delete(file)
+        return gr.update(value=None)
+
+    def _imported(self, file: Path | None, overwrite: bool) -> str:
+        """``file``: None where there is none any more."""
         if file is None:
             return "The file is not here any more: import it again."
-        names = self.store().import_(Path(file.name).read_bytes(), overwrite=overwrite)
+        names = self.store().import_(file.read_bytes(), overwrite=overwrite)
         return "Imported " + ", ".join(f"“{name}”" for name in names[:5]) + (" …" if len(names) > 5 else "") + "."
 
-    def _import(self, file: Any, chosen: str | None) -> list[Any]:
+    def _import(self, file: Path | None, chosen: str | None) -> list[Any]:
         """A file has come. It waits in its component while there is a question about it."""
         try:
-            return [note(self._imported(file, False)), self._list(chosen), None]
+            return [note(self._imported(file, False)), self._list(chosen), self._forgotten(file)]
         except PresetExists:
             return [self._question("import over"), gr.update(), gr.update()]
         except (IPAdapterError, OSError) as error:
-            return [note(str(error)), gr.update(), None]
+            return [note(str(error)), gr.update(), self._forgotten(file)]
 
-    def _export(self, chosen: str | None) -> tuple[str, str | None]:
+    def _export(self, chosen: str | None) -> tuple[str, Path | None]:
         """Values for the note and the file."""
         try:
             data = self.store().export([name_of(chosen)] if chosen else None)
         except IPAdapterError as error:
             return note(error.detail), None
-        path = Path(tempfile.mkdtemp(prefix="ip-adapter-")) / EXPORT
-        path.write_bytes(data)
-        return "", str(path)
+        self.files.delete_old()
+        return "", self.files.write(EXPORT, data)
 
     def connect(
         self, inputs: list[Any], units: Callable[[tuple[Any, ...]], list[dict[str, Any]]], outputs: list[Any],
@@ -187,7 +193,7 @@ class PresetBar:
             None, self.listed, None, **script("presets.answerNames")
         )
 
-    def follow(self, order: str, chosen: str | None, file: Any, *values: Any) -> list[Any]:
+    def follow(self, order: str, chosen: str | None, file: Path | None, *values: Any) -> list[Any]:
         """Values for the note, the list, the file (it stays while there may be a question about it), and what
         ``connect`` was given as ``outputs``."""
         wanted, same = json.loads(order), gr.update()
@@ -195,7 +201,7 @@ class PresetBar:
             return [self._ask(wanted["ask"], chosen), same, same, *self.nothing]
         action = wanted["do"]
         if action == "cancel":
-            return ["", same, None, *self.nothing]
+            return ["", same, self._forgotten(file), *self.nothing]
         if action == "load":
             answer, shown = self._load(chosen)
             return [answer, same, same, *shown]

@@ -1,15 +1,16 @@
 """A unit's references as the panel keeps them, and how they are shown: each beside what the image encoder sees.
 
-An item is ``{"key": …, "weight": …}``, and its picture lies in the session's pictures under that key; or it has
+An item is ``{"key": …, "weight": …}``, and its picture is the page's under that key (picture_pool.py); or it has
 ``"controlnet": n`` instead of a picture. ``"mask"`` is the key of its mask, ``"negative"`` makes it a negative
 reference, ``"waiting"`` says that the page is about to send the picture.
 """
 
 from __future__ import annotations
 
+import functools
 import html
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +18,16 @@ from PIL import Image
 
 from ...checkpoint.catalog import Catalog
 from ...encode.crops import views
-from ...encode.picture import decode, decode_mask
+from ...encode.picture import Picture, decode, decode_mask
 from ...errors import IPAdapterError
 from ...jobs.fit import encoder_for, seen_size
 from ...reference import WEIGHT
 from ...unit import Unit
 from ..picture_text import data_url
+from . import picture_pool
 
 Item = dict[str, Any]
-Pictures = dict[str, Image.Image]  # RGB
+Pictures = Mapping[str, Picture]
 CARD = 224  # height of a shown reference, in pixels
 SEEN = "What the encoder sees"
 
@@ -81,9 +83,44 @@ def _shown(picture: Image.Image) -> str:
     return data_url(picture, "JPEG", quality=85)
 
 
-def _face(number: int, item: Item, pictures: Mapping[str, Image.Image], look: Look) -> str:
+def _small(image: Image.Image, width: int, height: int) -> Image.Image:
+    """``image``, no larger than that."""
+    share = min(1.0, width / image.width, height / image.height)
+    size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def _whole(picture: Picture, image: Callable[[], Image.Image]) -> str:
+    """Address of a small picture. ``image`` gives that of ``picture``, and is asked for what is not remembered."""
+    return picture_pool.pool().preview((picture.content_hash, CARD), lambda: _shown(_small(image(), CARD * 2, CARD)))
+
+
+def _views(picture: Picture, image: Callable[[], Image.Image], look: Look, mask: Picture | None) -> str:
+    """HTML: what the encoder sees. ``image`` as in ``_whole``."""
+    size = look.size
+    if size is None:
+        return ""
+
+    def draw() -> str:
+        counts = None if mask is None else decode_mask(mask)
+        return "".join(
+            f"<img src='{_shown(view)}' alt='{SEEN}' title='{SEEN}' class='ip-adapter-seen'>"
+            for view in views(image(), size, look.crop, counts)
+        )
+
+    name = (picture.content_hash, size, look.crop, None if mask is None else mask.content_hash)
+    return picture_pool.pool().preview(name, draw)
+
+
+def remember(picture: Picture, image: Image.Image, look: Look) -> None:
+    """Draw what the card of a picture shows, while its ``image`` is at hand: one of a large picture is not kept."""
+    _whole(picture, lambda: image)
+    _views(picture, lambda: image, look, None)
+
+
+def _face(number: int, item: Item, pictures: Pictures, look: Look) -> str:
     """The upper half of a card: its picture, or why there is none."""
-    picture, mask = pictures.get(item["key"]), pictures.get(item.get("mask", ""))
+    picture = pictures.get(item["key"])
     if "controlnet" in item:
         name = controlnet_name(item["controlnet"])
         text = f"<em title='The picture that {name} has when the generation starts'>{name}</em>"
@@ -92,19 +129,20 @@ def _face(number: int, item: Item, pictures: Mapping[str, Image.Image], look: Lo
     elif picture is None:
         text = "<em class='ip-adapter-problem'>⚠ not there any more: add it again</em>"
     else:
-        whole = picture.copy()
-        whole.thumbnail((CARD * 2, CARD), Image.Resampling.BICUBIC, reducing_gap=2.0)
-        text = f"<img src='{_shown(whole)}' alt='Reference {number}' title='Reference {number}'>"
-        if look.size is not None:
-            mask = None if mask is None else decode_mask(mask)
-            for view in views(picture, look.size, look.crop, mask):
-                text += f"<img src='{_shown(view)}' alt='{SEEN}' title='{SEEN}' class='ip-adapter-seen'>"
+        image = functools.cache(lambda: picture.image)
+        text = f"<img src='{_whole(picture, image)}' alt='Reference {number}' title='Reference {number}'>"
+        text += _views(picture, image, look, pictures.get(item.get("mask", "")))
     return f"<span>{text}</span>"
 
 
-def _buttons(number: int, item: Item, pictures: Mapping[str, Image.Image]) -> str:
+def _mask_address(mask: Picture) -> str:
+    return picture_pool.pool().preview((mask.content_hash, "PNG"), lambda: data_url(mask.image))
+
+
+def _buttons(number: int, item: Item, pictures: Pictures) -> str:
     masked, negative = "mask" in item, "negative" in item
-    mask = f" data-mask='{data_url(pictures[item['mask']])}'" if masked and item["mask"] in pictures else ""
+    given = pictures.get(item.get("mask", ""))
+    mask = "" if given is None else f" data-mask='{_mask_address(given)}'"
     paintable = "" if item["key"] in pictures else " disabled"
     return (
         f"<button type='button' class='ip-adapter-negate' aria-pressed='{str(negative).lower()}' "
@@ -116,7 +154,7 @@ def _buttons(number: int, item: Item, pictures: Mapping[str, Image.Image]) -> st
     )
 
 
-def _card(number: int, item: Item, pictures: Mapping[str, Image.Image], look: Look) -> str:
+def _card(number: int, item: Item, pictures: Pictures, look: Look) -> str:
     number_field = (
         f"<input type='number' min='{WEIGHT.low:g}' max='{WEIGHT.high:g}' step='0.05' value='{item['weight']:g}' "
         f"aria-label='Weight of reference {number}'>"
@@ -129,7 +167,7 @@ def _card(number: int, item: Item, pictures: Mapping[str, Image.Image], look: Lo
     )
 
 
-def cards(items: Sequence[Item], pictures: Mapping[str, Image.Image], look: Look, stamp: str = "") -> str:
+def cards(items: Sequence[Item], pictures: Pictures, look: Look, stamp: str = "") -> str:
     """HTML: for each reference the picture, what the encoder sees of it, its weight, and buttons: negative, mask,
     remove. The page's script puts into the panel's state what is done there; it looks for ``stamp``.
     """
@@ -140,13 +178,14 @@ def cards(items: Sequence[Item], pictures: Mapping[str, Image.Image], look: Look
     return f"<ul class='ip-adapter-cards' data-stamp='{html.escape(stamp)}'>{shown}</ul>"
 
 
-def region(mask: Image.Image | None, missing: bool = False) -> str:
+def region(mask: Picture | None, missing: bool = False) -> str:
     """HTML: a unit's region mask, and buttons to draw it and to do without."""
     shown, data = "<em>the whole picture</em>", ""
     if mask is not None:
-        small = mask.copy()
-        small.thumbnail((CARD, CARD // 2))
-        shown, data = f"<img src='{data_url(small)}' alt='Region mask'>", f" data-mask='{data_url(mask)}'"
+        small = picture_pool.pool().preview(
+            (mask.content_hash, "region"), lambda: data_url(_small(mask.image, CARD, CARD // 2))
+        )
+        shown, data = f"<img src='{small}' alt='Region mask'>", f" data-mask='{_mask_address(mask)}'"
     elif missing:
         shown = "<em class='ip-adapter-problem'>⚠ not there any more: draw it again</em>"
     clear = "" if mask is None and not missing else (
