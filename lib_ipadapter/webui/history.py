@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..encode.picture import Picture
 from ..errors import IPAdapterError
 from . import host, options, process
 
 if TYPE_CHECKING:
+    from ..unit import Unit
     from .host.record import Job
 
 log = logging.getLogger("ip-adapter")
+
+MAX_PIXELS = 100_000_000  # of a job's references and masks: each is written as a PNG before the job's answer
 
 
 def keep(job: Job, processed: Any) -> None:
@@ -21,6 +26,12 @@ def keep(job: Job, processed: Any) -> None:
     if not job.units or job.failure is not None or not processed.images:
         return
     if not options.save_generations() or host.current().script_chosen(job.owner):
+        return
+    if sum(picture.size[0] * picture.size[1] for picture in _pictures(job.units)) > MAX_PIXELS:
+        log.warning(
+            "IP-Adapter: this generation's units are not kept, because its references have more than %d megapixels "
+            "together: save them as a preset to keep them.", MAX_PIXELS // 1_000_000,
+        )  # fmt: skip
         return
     first = processed.images[min(processed.index_of_first_image, len(processed.images) - 1)]
     saved = getattr(first, "already_saved_as", None)
@@ -34,3 +45,12 @@ def keep(job: Job, processed: Any) -> None:
         store.keep(name, units)
     except IPAdapterError as error:  # the pictures are made all the same
         log.warning("IP-Adapter: this generation's units are not kept. %s", error.detail)
+
+
+def _pictures(units: Sequence[Unit]) -> set[Picture]:
+    """The decoded pictures and masks of units, each once."""
+    found = {unit.region_mask for unit in units}
+    for unit in units:
+        for reference in (*unit.references, *unit.negative_references):
+            found |= {reference.image, reference.mask}
+    return {picture for picture in found if isinstance(picture, Picture)}

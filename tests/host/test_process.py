@@ -42,3 +42,17 @@ def test_a_store_that_cannot_be_written_costs_no_picture(host: Host, store, monk
     monkeypatch.setattr(store, "keep", full)
     assert generated(host, {"model": "base", "images": [base64_of(picture(0))]}).images
     assert "The disk is full" in caplog.text
+
+
+def test_generations_with_large_references_are_not_kept(host: Host, store, monkeypatch, caplog) -> None:
+    """Each would be written as a PNG before the answer: 64 photographs take minutes and gigabytes."""
+    from lib_ipadapter.webui import history
+
+    one = picture(0).width * picture(0).height
+    monkeypatch.setattr(history, "MAX_PIXELS", 2 * one)
+    same = base64_of(picture(0))
+    generated(host, {"model": "base", "images": [same, same, base64_of(picture(1))]})
+    assert len(store.recent()) == 1
+    generated(host, {"model": "base", "images": [same, base64_of(picture(1)), base64_of(picture(2))]})
+    assert len(store.recent()) == 1
+    assert "not kept, because its references have more than 0 megapixels together: save them" in caplog.text
