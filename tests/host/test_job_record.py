@@ -75,7 +75,7 @@ def test_a_picture_is_decoded_and_hashed_once_in_a_job(host: Host, store, monkey
 
     decoded, hashed = [], []
     decode, content_hash = pictures._decoded, pictures.content_hash
-    monkeypatch.setattr(pictures, "_decoded", lambda data, convert: decoded.append(data) or decode(data, convert))
+    monkeypatch.setattr(pictures, "_decoded", lambda data, *args: decoded.append(data) or decode(data, *args))
     monkeypatch.setattr(pictures, "content_hash", lambda image: hashed.append(image.size) or content_hash(image))
     one, mask = base64_of(picture(71, (40, 50))), base64_of(picture(72, (40, 50)))
     region, negative = base64_of(picture(73, (64, 64))), base64_of(picture(74, (30, 30)))
