@@ -51,9 +51,8 @@ class Picture:
         image = cls._decode(data, budget)
         file = _file_in(data) if image.width * image.height > KEPT_PIXELS else None
         picture = cls(image if file is None else file)
-        if file is not None:  # both known while there is an image to tell them
-            picture.__dict__["content_hash"] = picture._hash(image)
-            picture.__dict__["size"] = image.size
+        if file is not None:
+            picture.__dict__.update(cls._facts(image))  # known while there is an image to tell them
         if look is not None:
             look(picture, image)
         return picture
@@ -61,6 +60,11 @@ class Picture:
     @staticmethod
     def _decode(data: Any, budget: Budget | None = None) -> Image.Image:
         return decode(data, budget)
+
+    @classmethod
+    def _facts(cls, image: Image.Image) -> dict[str, Any]:
+        """What is remembered of the image, by the names of the properties that give it."""
+        return {"content_hash": cls._hash(image), "size": image.size}
 
     @staticmethod
     def _hash(image: Image.Image) -> str:
@@ -97,9 +101,19 @@ class Mask(Picture):
     def _decode(data: Any, budget: Budget | None = None) -> Image.Image:
         return decode_mask(data, budget)
 
+    @classmethod
+    def _facts(cls, image: Image.Image) -> dict[str, Any]:
+        return {**super()._facts(image), "extrema": image.getextrema()}
+
     @staticmethod
     def _hash(image: Image.Image) -> str:
         return content_hash(image.convert("RGB"))
+
+    @cached_property
+    def extrema(self) -> tuple[int, int]:
+        """The darkest and the lightest of its values, 0 to 255."""
+        low, high = self.image.getextrema()
+        return low, high
 
 
 class Pictures:

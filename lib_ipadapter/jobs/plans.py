@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..encode.clip_image import OneSource
 
 T = TypeVar("T")
+BLACK, WHITE = (0, 0), (255, 255)  # extrema of masks that are so all over
 ROUNDING = 0.02  # by how much the forms of a mask and its picture may differ: rounding to whole pixels
 
 
@@ -174,12 +175,12 @@ def _decoded(
             mask = None if reference.mask is None else Mask.of(reference.mask)
         except IPAdapterError as error:
             raise type(error)(where + error.detail) from None
-        if mask is not None and _is_empty(mask):
+        if mask is not None and mask.extrema == BLACK:
             raise PictureError(
                 f"{where}the mask is black all over, so nothing of the picture counts: paint white what counts, or "
                 "leave the mask out."
             )
-        if mask is None or mask.image.getextrema() == (255, 255):
+        if mask is None or mask.extrema == WHITE:
             planned.append(PlannedReference(picture.content_hash, reference.weight, None, picture))
             continue
         if differ_in_form(mask.size, picture.size):
@@ -189,10 +190,6 @@ def _decoded(
             )
         planned.append(PlannedReference(picture.content_hash, reference.weight, mask.content_hash, picture, mask))
     return tuple(planned), notes
-
-
-def _is_empty(mask: Mask) -> bool:
-    return bool(mask.image.getextrema() == (0, 0))
 
 
 def differ_in_form(one: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -208,7 +205,7 @@ def _region(unit: Unit) -> tuple[Region | None, str | None]:
         mask = Mask.of(unit.region_mask)
     except IPAdapterError as error:
         raise type(error)(f"region_mask: {error.detail}") from None
-    if _is_empty(mask):
+    if mask.extrema == BLACK:
         raise PictureError(
             "region_mask: the mask is black all over, so the unit acts nowhere: paint white where it acts, or leave "
             "the mask out."
