@@ -157,11 +157,11 @@
         if (tab) setTimeout(() => fillControls(tab, tab.shownUnit));
     }
 
-    // Some controls are for adapters of one variant only; the line about the model says which one it is.
+    // Some controls are for adapters of some variants only; the line about the model says which one it is.
     function showVariantsControls(tab) {
         const variant = tab.element("details").querySelector("[data-variant]")?.dataset.variant;
-        for (const control of tab.element("advanced").querySelectorAll("[data-variant]")) {
-            control.hidden = control.dataset.variant !== variant;
+        for (const control of tab.element("advanced").querySelectorAll("[data-variants]")) {
+            control.hidden = !control.dataset.variants.split(" ").includes(variant);
         }
     }
 

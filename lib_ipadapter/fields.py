@@ -34,15 +34,15 @@ class Setting:
     """One field of a unit: its kind, its places in the panel, and its sentence in the documentation.
 
     ``changes_tokens`` is false for what acts only after the image tokens are made; all else is part of their cache
-    key. ``variant`` is the kind of adapters that alone have this field, None for all. A text in the place of a number,
-    as the panel writes a curve, belongs to the last of its ``panel`` controls.
+    key. ``variants`` are the kinds of adapters that alone have this field, none for all. A text in the place of a
+    number, as the panel writes a curve, belongs to the last of its ``panel`` controls.
     """
 
     kind: Kind
     panel: tuple[PanelPlace, ...] = ()
     about: str = ""
     changes_tokens: bool = True
-    variant: str | None = None
+    variants: tuple[str, ...] = ()
     name: str = ""
     default: Any = None
     is_required: bool = False
@@ -62,10 +62,14 @@ class Setting:
 
 
 def declared(
-    kind: Kind, *panel: PanelPlace, about: str = "", changes_tokens: bool = True, variant: str | None = None
+    kind: Kind,
+    *panel: PanelPlace,
+    about: str = "",
+    changes_tokens: bool = True,
+    variants: tuple[str, ...] = (),
 ) -> Mapping[str, Setting]:
     """The metadata of a dataclass's field that is a setting."""
-    return {"setting": Setting(kind, panel, about, changes_tokens, variant)}
+    return {"setting": Setting(kind, panel, about, changes_tokens, variants)}
 
 
 def settings_of(cls: type) -> Mapping[str, Setting]:

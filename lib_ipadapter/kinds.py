@@ -284,6 +284,31 @@ class Text(Kind):
 
 
 @dataclass(frozen=True)
+class FaceNumber(Kind):
+    """Which of a picture's faces: "largest", or a number from left to right, from 1 on."""
+
+    axis = str
+    largest: ClassVar[str] = "largest"
+    last: ClassVar[int] = 100
+
+    def parse(self, value: Any, name: str, wording: Wording = Wording.API) -> int | str:
+        if isinstance(value, str):
+            value = value.strip().lower()
+            value = int(value) if value.isdecimal() else value
+        if value == self.largest or (value == "" and wording is Wording.PANEL):
+            return self.largest
+        if not is_number(value, 1, self.last) or value != int(value):
+            largest = wording.shown(self.largest)
+            remedy = f"give {largest}, or the face's number from left to right, 1 to {self.last}"
+            raise self._wrong(value, name, wording, remedy)
+        return int(value)
+
+    @property
+    def values(self) -> str:
+        return f'`"{self.largest}"`, or a whole number from 1 to {self.last}'
+
+
+@dataclass(frozen=True)
 class EncoderName(Text):
     """The name of an image encoder; ``empty`` stands for the one that an adapter is for."""
 

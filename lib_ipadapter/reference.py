@@ -19,29 +19,40 @@ class Reference:
     """One reference picture: base64 text from the API, a picture from the panel, or a decoded one.
 
     ``mask``: None, or a picture that is white where the reference counts. ``controlnet``: the number of the ControlNet
-    unit whose picture it takes when a job begins; ``image`` is None then.
+    unit whose picture it takes when a job begins. ``embeddings``: a file of the embeddings route, bytes or base64.
+    ``image`` is None with either.
     """
 
     image: Any
     weight: float = 1.0
     controlnet: int | None = None
     mask: Any = None
+    embeddings: Any = None
 
     @classmethod
     def parse(cls, item: object, where: str) -> Reference:
-        """``item``: a picture, ``{"image": …, "weight": 1.0, "mask": …}``, or ``{"controlnet": 1, "weight": 1.0}``.
+        """``item``: a picture, ``{"image": …, "weight": 1.0, "mask": …}``, or ``{"controlnet": 1, "weight": 1.0}``, or
+        ``{"embeddings": …, "weight": 1.0}``.
 
         ``where`` begins the sentence of an error.
         """
         if not isinstance(item, Mapping):
             item = {"image": item}
-        unknown = sorted(map(str, set(item) - {"image", "controlnet", "weight", "mask"}))
+        unknown = sorted(map(str, set(item) - {"image", "controlnet", "embeddings", "weight", "mask"}))
         if unknown:
             name = Wording.API.shown(unknown[0])
-            raise UnitError(f"{where}unknown field {name}: a reference has image (or controlnet), weight and mask.")
+            raise UnitError(
+                f"{where}unknown field {name}: a reference has image (or controlnet, or embeddings), weight and mask."
+            )
         image, weight = item.get("image"), WEIGHT.parse(item.get("weight", 1.0), f"{where}weight")
         assert weight is not None
         mask = MASK.parse(item.get("mask"), f"{where}mask")
+        if (embeddings := item.get("embeddings")) is not None:
+            if image is not None or item.get("controlnet") is not None:
+                raise UnitError(f"{where}embeddings are given beside a picture: leave one out.")
+            if not isinstance(embeddings, (str, bytes)):
+                raise UnitError(f"{where}embeddings is {Wording.API.shown(embeddings)}: give the file as base64.")
+            return cls(None, weight, None, mask, embeddings)
         if item.get("controlnet") is not None:
             return cls(None, weight, cls._controlnet(item["controlnet"], image, where), mask)
         if image is None or (isinstance(image, str) and not image.strip()):
@@ -59,7 +70,9 @@ class Reference:
 
     def to_item(self) -> Any:
         """What ``parse`` makes this reference of."""
-        parts = {"image": self.image, "controlnet": self.controlnet, "mask": self.mask}
+        parts = {
+            "image": self.image, "controlnet": self.controlnet, "mask": self.mask, "embeddings": self.embeddings,
+        }  # fmt: skip
         given = {name: value for name, value in parts.items() if value is not None}
         if self.weight != 1:
             given["weight"] = self.weight

@@ -6,6 +6,7 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from . import face_fields
 from .bases import blocks_of_each
 from .errors import UnitError
 from .fields import PanelPlace, declared, settings_of
@@ -16,15 +17,9 @@ from .weighting import INVERTING, SCALINGS, WEIGHT_TYPES, Curve, LayerWeights
 
 MAX_UNITS = 10
 RESOLUTIONS = (112, 1024)  # sides of what an image encoder may be shown, in pixels, where it is not its own
-# Fields of the contract that this version knows by name only: their default changes nothing, so it is accepted.
-NOT_YET: dict[str, Any] = {
-    "variant": "auto",
-    "face_index": "largest",
-    "faceid_v2_weight": 1.0,
-    "lora_strength": 1.0,
-}
 # Fields that may not go together.
 WINDOW = ("start", "end")
+KEYPOINTS_WINDOW = ("keypoints_start", "keypoints_end")
 FACTORS = ("weight_type", "layer_weights")
 
 
@@ -221,16 +216,24 @@ class Unit:
         about="adds a heat map of the unit's influence after the job's pictures",
         changes_tokens=False,
     ))
-    keypoints_weight: float = field(default=1.0, metadata=declared(
-        Number(0, 2),
+    acts_in: str = field(default="as set", metadata=declared(
+        Choice(("as set", "picture", "detailer", "both")),
         PanelPlace(
-            "Keypoints strength", "How strictly InstantID keeps the face where it is in the reference.",
-            order=14, step=0.05,
+            "Acts in", "The picture itself, ADetailer's passes over its faces and hands, or both; else as in Settings.",
+            order=14,
         ),
-        about="InstantID: how strictly the face stays where it is in the reference",
+        about="where the unit acts: the job's own passes, ADetailer's (whose checkpoint it has to fit then), or both; "
+        '`"as set"` is what Settings say',
         changes_tokens=False,
-        variant="instantid",
     ))
+    variant: str = field(default="auto", metadata=face_fields.VARIANT)
+    face_index: int | str = field(default="largest", metadata=face_fields.FACE_INDEX)
+    faceid_v2_weight: float = field(default=1.0, metadata=face_fields.FACEID_V2_WEIGHT)
+    lora_strength: float = field(default=1.0, metadata=face_fields.LORA_STRENGTH)
+    keypoints_weight: float = field(default=1.0, metadata=face_fields.KEYPOINTS_WEIGHT)
+    keypoints_start: float = field(default=0.0, metadata=face_fields.KEYPOINTS_START)
+    keypoints_end: float = field(default=1.0, metadata=face_fields.KEYPOINTS_END)
+    keypoints_image: Any = field(default=None, metadata=face_fields.KEYPOINTS_IMAGE)
     enabled: bool = field(default=True, metadata=declared(
         Flag(),
         PanelPlace("Enabled", "Whether this unit takes part; its settings stay either way.", "model"),
@@ -321,18 +324,13 @@ def _is_blank(value: object) -> bool:
 
 
 def _check_names(settings: Mapping[str, Any], cls: type[Unit]) -> None:
-    """Raises UnitError for a field that no unit has, and for one that this version knows by name only."""
+    """Raises UnitError for a field that no unit has."""
     kinds = {name: setting.kind for name, setting in settings_of(cls).items()}
     known = [name for name, kind in kinds.items() if not isinstance(kind, References)]
     known += [name for kind in kinds.values() if isinstance(kind, References) for name in kind.names]
-    known += NOT_YET
     for name in settings:
         if name not in known:
             raise UnitError(f"unknown field {Wording.API.shown(name)}: known are {', '.join(known)}.")
-    for name, default in NOT_YET.items():
-        value = settings.get(name, default)
-        if type(value) is bool or value != default:
-            raise UnitError(f"{name} is not available in this version: leave it out.")
 
 
 def conflicts(values: Mapping[str, Any], wording: Wording = Wording.API) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -345,12 +343,17 @@ def conflicts(values: Mapping[str, Any], wording: Wording = Wording.API) -> Iter
     def called(name: str) -> str:
         return own[name].called(wording)
 
-    start, end, weight_type = values["start"], values["end"], values["weight_type"]
-    if start >= end:
-        yield WINDOW, (
-            f"{called('start')} is {start:g} and {called('end')} is {end:g}: no step lies between; make "
-            f"{called('start')} less than {called('end')}."
-        )  # fmt: skip
+    for window in (WINDOW, KEYPOINTS_WINDOW):
+        start, end = window
+        if values[start] >= values[end]:
+            yield (
+                window,
+                (
+                    f"{called(start)} is {values[start]:g} and {called(end)} is {values[end]:g}: no step lies between; "
+                    f"make {called(start)} less than {called(end)}."
+                ),
+            )
+    weight_type = values["weight_type"]
     if values["layer_weights"] is not None and weight_type not in ("linear", *INVERTING):
         yield FACTORS, (
             f"{called('weight_type')} is “{weight_type}” and {called('layer_weights')} are given too, which take its "

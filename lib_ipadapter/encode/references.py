@@ -8,7 +8,7 @@ noise goes into it: the references with their pixels shuffled.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -18,11 +18,14 @@ from ..errors import CheckpointError
 from .cache import ByteCache
 from .combine import combine
 from .device import CPU, Device, Fallback
+from .faces.align import aligned
+from .faces.photo import photo
 from .pixels import to_pixels
 
 if TYPE_CHECKING:
     from ..checkpoint.entries import EncoderEntry, Entry
     from .clip_image import ImageEncoder, OneSource
+    from .faces.face import Face
     from .picture import Mask, Picture
 
 Key = tuple[Hashable, ...]  # what a computed value is remembered by
@@ -43,9 +46,10 @@ class Encoders(Protocol):
 
 @dataclass(frozen=True)
 class EncoderInput:
-    """A picture as an encoder is shown it: under its mask, perhaps shuffled; without a picture, zeros.
+    """A picture as an encoder is shown it: under its mask, perhaps shuffled, or only its ``face``; without a picture,
+    zeros. What it is encoded to may be known already: ``embedding`` then.
 
-    Two are equal where their content hashes are.
+    Two are equal where their content hashes and faces are.
     """
 
     content_hash: str
@@ -53,19 +57,24 @@ class EncoderInput:
     noise: bool = False
     image: Picture | None = field(default=None, compare=False)
     mask: Mask | None = field(default=None, compare=False)
+    face: Face | None = None
+    embedding: Tensor | None = field(default=None, compare=False)
 
     @property
     def key(self) -> Key:
-        return (self.content_hash, self.mask_hash, self.noise)
+        return (self.content_hash, self.mask_hash, self.noise, None if self.face is None else self.face.landmarks)
 
     def shuffled(self) -> EncoderInput:
-        return EncoderInput(self.content_hash, self.mask_hash, True, self.image, self.mask)
+        return replace(self, noise=True)
 
     def pixels(self, size: int, crop: str) -> Tensor:
         """[V, 3, size, size]: the V views that the encoder sees."""
         if self.image is None:
             return torch.zeros(1, 3, size, size)
-        pixels = to_pixels(self.image.image, size, crop, None if self.mask is None else self.mask.image)
+        image, mask = self.image.image, None if self.mask is None else self.mask.image
+        if self.face is not None:
+            image, mask, crop = aligned(photo(image, mask, crop), self.face.landmarks, size), None, "center"
+        pixels = to_pixels(image, size, crop, mask)
         return shuffled(pixels, self.content_hash) if self.noise else pixels
 
 
@@ -75,9 +84,9 @@ ZEROS = EncoderInput("zeros")
 @dataclass(frozen=True)
 class UnitInputs:
     """Everything that one unit shows its image encoder, ``size`` pixels square: ``source`` is the encoder's output that
-    is wanted."""
+    is wanted. There is no encoder where all is known already."""
 
-    encoder: EncoderEntry
+    encoder: EncoderEntry | None
     source: OneSource
     size: int
     crop: str
@@ -90,10 +99,12 @@ class UnitInputs:
     def pooled(self) -> bool:
         return self.source == "pooled"
 
-    def all(self) -> list[EncoderInput]:
+    def to_encode(self) -> list[EncoderInput]:
+        """What the encoder has to be shown."""
         inputs = [*self.references, *self.negatives]
         if self.noise:
             inputs += [reference.shuffled() for reference in self.references]
+        inputs = [shown for shown in inputs if shown.embedding is None]
         return inputs if self.pooled else [*inputs, ZEROS]
 
 
@@ -105,7 +116,7 @@ class References:
     ) -> None:
         self.encoders, self.device, self.progress = encoders, device, progress
         self.work = Fallback(device)
-        keys = {self._key(unit, shown) for unit in units for shown in unit.all() if shown.image is not None}
+        keys = {self._key(unit, shown) for unit in units for shown in unit.to_encode() if shown.image is not None}
         self.total = sum(key not in encoders.cache for key in keys)
         self.done = 0
         self.encoded: dict[Key, Tensor] = {}  # in this job, whatever the cache's size; by what they are on the device
@@ -113,19 +124,19 @@ class References:
 
     def _key(self, unit: UnitInputs, shown: EncoderInput, place: str | None = None) -> Key:
         """What an embedding is remembered by; ``place`` is where it was made, None for the device."""
-        file = self.encoders.identity(unit.encoder)
+        file = self.encoders.identity(_needed(unit))
         place = place or str(self.device.device)
         return ("embedding", file, self.device.dtype, place, unit.source, unit.size, unit.crop, *shown.key)
 
     def place(self, unit: UnitInputs) -> str:
         """Where the unit's embeddings were made: on the CPU if any of them was."""
-        apart = any(self._key(unit, shown) in self.apart for shown in unit.all())
+        apart = any(self._key(unit, shown) in self.apart for shown in unit.to_encode())
         return str(CPU if apart else self.device.device)
 
     def embeddings(self, unit: UnitInputs) -> tuple[list[Tensor], Tensor]:
         """[V, E] or [V, N, W] of each reference, V its number of views, and [1, …] of the unconditional side, fp32 in
         main memory."""
-        keys = {shown: self._key(unit, shown) for shown in unit.all()}
+        keys = {shown: self._key(unit, shown) for shown in unit.to_encode()}
         for key in keys.values():
             if key not in self.encoded and (known := self.encoders.cache.get(key)) is not None:
                 self.encoded[key] = known
@@ -134,7 +145,7 @@ class References:
             self._encode(unit, missing)
 
         def of(shown: EncoderInput) -> Tensor:
-            return self.encoded[keys[shown]]
+            return self.encoded[keys[shown]] if shown.embedding is None else shown.embedding
 
         references = [of(reference) for reference in unit.references]
         uncond = torch.zeros_like(references[0][:1]) if unit.pooled else of(ZEROS)
@@ -147,8 +158,9 @@ class References:
 
     def _encode(self, unit: UnitInputs, missing: Sequence[EncoderInput]) -> None:
         """Encode what is ``missing``; the encoder stays where it works until all is done."""
-        self.progress(f"loading image encoder {unit.encoder.name}")
-        encoder = self.encoders.encoder(unit.encoder, self.device.dtype)
+        entry = _needed(unit)
+        self.progress(f"loading image encoder {entry.name}")
+        encoder = self.encoders.encoder(entry, self.device.dtype)
         self.device.make_room()
         try:
             for shown in missing:
@@ -174,10 +186,16 @@ class References:
             return torch.cat([one.float().cpu() for one in found])
 
         embedding = self.work.run("image encoder", encode)
-        check_finite(embedding, f"the image encoder {unit.encoder.file_name}")
+        check_finite(embedding, f"the image encoder {_needed(unit).file_name}")
         nbytes = embedding.numel() * embedding.element_size()
         self.encoders.cache.put(self._key(unit, shown, self.work.place), embedding, nbytes)
         return embedding
+
+
+def _needed(unit: UnitInputs) -> EncoderEntry:
+    """The unit's encoder, where something has to be encoded."""
+    assert unit.encoder is not None
+    return unit.encoder
 
 
 def check_finite(embedding: Tensor, encoder: str) -> None:
@@ -196,6 +214,14 @@ def shuffled(pixels: Tensor, content_hash: str) -> Tensor:
     seed = int(content_hash[:15], 16)
     order = torch.randperm(pixels[0, 0].numel(), generator=torch.Generator().manual_seed(seed))
     return pixels.flatten(2)[..., order].view_as(pixels)
+
+
+def noise_like(embedding: Tensor, content_hash: str) -> Tensor:
+    """An embedding of no direction in particular, as long as [1, E] ``embedding``, the same whenever the picture is."""
+    generator = torch.Generator().manual_seed(int(content_hash[:15], 16))
+    noise = torch.randn(embedding.shape, generator=generator)
+    scaled: Tensor = noise / noise.norm() * embedding.norm()
+    return scaled
 
 
 def mean(views: Tensor) -> Tensor:

@@ -2,13 +2,66 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 from ..attend.layers import Topology
-from ..checkpoint.catalog import AUTO, Catalog
+from ..checkpoint.catalog import AUTO, PUBLISHED, Catalog
 from ..checkpoint.entries import AdapterEntry, EncoderEntry
-from ..errors import CheckpointError, MismatchError, UnitError
+from ..errors import MismatchError, UnitError
 from ..unit import RESOLUTIONS, Unit
 
-SOURCES = ("pooled", "penultimate")  # what projections can be fed with here; faces are not among it yet
+if TYPE_CHECKING:
+    from ..checkpoint.specs import AdapterSpec
+    from ..encode.clip_image import OneSource
+
+SOURCES = ("pooled", "penultimate", "face", "face+penultimate")  # what projections can be fed with here
+# Of the published face packs, the one whose embeddings each variant was trained with, and what takes them as they are.
+PACK, OTHER_PACKS = "buffalo_l", {"instantid": "antelopev2"}
+UNNORMALISED = ("instantid", "faceid-portrait-unnorm")
+
+
+def recogniser(spec: AdapterSpec) -> str:
+    """Who makes the face embeddings that an adapter takes: a pack, or what the file's metadata call it."""
+    return spec.image_encoder or OTHER_PACKS.get(spec.variant, PACK)
+
+
+def image_source(spec: AdapterSpec) -> tuple[OneSource, int] | None:
+    """The image encoder's output that an adapter takes, and its width; None for one that sees faces alone."""
+    if spec.source == "face":
+        return None
+    if spec.source == "pooled":
+        return "pooled", spec.embedding_width
+    return "penultimate", spec.embedding_width if spec.clip_width is None else spec.clip_width
+
+
+def encoder_kind(spec: AdapterSpec) -> str:
+    """The kind of image encoder that an adapter takes, as stored embeddings name it."""
+    found = image_source(spec)
+    if spec.image_encoder is not None and spec.source in ("pooled", "penultimate"):
+        return spec.image_encoder
+    published = None if found is None else PUBLISHED.get(found)
+    return published.kind if published else "" if found is None else f"{found[0]} {found[1]} wide"
+
+
+def kind_of(encoder: EncoderEntry) -> str:
+    """What stored embeddings call an image encoder."""
+    return encoder.spec.image_encoder or encoder.spec.kind
+
+
+def with_variant(adapter: AdapterEntry, unit: Unit) -> AdapterEntry:
+    """``adapter`` as the variant that the unit says it is. Raises UnitError for one that its file cannot be."""
+    spec, possible = adapter.spec, (adapter.spec.variant, *adapter.spec.alternatives)
+    if unit.variant in ("auto", spec.variant):
+        return adapter
+    if unit.variant not in possible:
+        can = f"be {' or '.join(possible)}" if len(possible) > 1 else f"only be {possible[0]}"
+        raise UnitError(
+            f"{unit.called('variant')} is “{unit.variant}”, and the file of adapter {adapter.name} can {can}: leave it "
+            "at “auto”, or choose another adapter."
+        )
+    others = tuple(one for one in possible if one != unit.variant)
+    return replace(adapter, spec=replace(spec, variant=unit.variant, alternatives=others))
 
 
 def fits(adapter: AdapterEntry, topology: Topology) -> bool:
@@ -25,9 +78,7 @@ def check_fit(
     if fits(adapter, topology):
         return
     spec = adapter.spec
-    fitting = [
-        entry.name for entry in catalog.adapters if fits(entry, topology) and entry.spec.source in SOURCES
-    ]  # fmt: skip
+    fitting = [entry.name for entry in catalog.adapters if fits(entry, topology)]
     made_for, is_for = spec.base, topology.base
     if made_for == is_for:
         made_for = str(Topology(spec.context_width, spec.layer_widths))
@@ -40,21 +91,21 @@ def check_fit(
     raise MismatchError(f"adapter {adapter.name} is for {made_for}, {model} is {is_for}: {remedy}.")
 
 
-def encoder_for(adapter: AdapterEntry, catalog: Catalog, name: str = AUTO) -> EncoderEntry:
-    """The image encoder that feeds ``adapter``, the one of that ``name`` if one is given. Raises CheckpointError where
-    it needs a face, or has none here."""
-    spec = adapter.spec
-    if spec.source not in SOURCES:
-        raise CheckpointError(
-            f"adapter {adapter.name} ({spec.variant}) is fed with a face recognition embedding, which this version "
-            "cannot make: choose an adapter that is fed by an image encoder."
-        )
-    return catalog.find_encoder(spec.embedding_width, spec.source, trained_with=spec.image_encoder, name=name)
+def encoder_for(adapter: AdapterEntry, catalog: Catalog, name: str = AUTO) -> EncoderEntry | None:
+    """The image encoder that feeds ``adapter``, the one of that ``name`` if one is given; None for one that sees faces
+    alone. Raises CheckpointError where it is not here."""
+    found = image_source(adapter.spec)
+    if found is None:
+        return None
+    source, width = found
+    trained_with = None if adapter.spec.source.startswith("face") else adapter.spec.image_encoder
+    return catalog.find_encoder(width, source, trained_with=trained_with, name=name)
 
 
 def other_encoders(adapter: AdapterEntry, encoder: EncoderEntry, catalog: Catalog) -> list[EncoderEntry]:
     """The image encoders besides ``encoder`` that a unit may choose for ``adapter``."""
-    fitting = catalog.fitting_encoders(adapter.spec.embedding_width, adapter.spec.source)
+    found = image_source(adapter.spec)
+    fitting = [] if found is None else catalog.fitting_encoders(found[1], found[0])
     return [entry for entry in fitting if entry != encoder]
 
 

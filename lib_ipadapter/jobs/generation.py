@@ -13,16 +13,17 @@ from ..attend.influence import Influence
 from ..attend.inject import Injection
 from ..attend.layers import Topology, count_blocks, cross_attention_layers
 from ..attend.outcome import Outcome
-from ..attend.prompt import ImagePrompt, KeysValues
+from ..attend.prompt import ImagePrompt
 from ..attend.regions import Part
 from ..checkpoint.catalog import Catalog
 from ..encode.device import Device
 from ..errors import MismatchError, errors_name_unit
 from ..unit import Unit
+from .faces import with_faces
 from .fit import check_fit
 from .influence import InfluenceMaps
 from .plans import Plan, plan_unit
-from .prepare import prepare
+from .prepare import Prepared, prepare
 from .resources import Progress, Resources
 
 
@@ -185,9 +186,10 @@ def prepare_generation(
     plans = [plan_unit(unit, topology, blocks, resources.catalog) for unit in units]
     if hires_topology is not None:
         _check_hires(plans, resources.catalog, *hires_topology)
+    plans = with_faces(plans, resources, progress)
     acting = [plan for plan in plans if plan.acts]
     prepared = prepare(acting, resources, device, progress)
-    prompts = [_prompt(plan, kv) for plan, kv in zip(acting, prepared, strict=True)]
+    prompts = [_prompt(plan, one) for plan, one in zip(acting, prepared, strict=True)]
     maps = InfluenceMaps(
         [plan.number for plan in plans if measure and plan.unit.influence_map],
         {plan.number: one.prompt for plan, one in zip(acting, prompts, strict=True)},
@@ -205,10 +207,10 @@ def _check_hires(plans: Sequence[Plan], catalog: Catalog, name: str, topology: T
                 )  # fmt: skip
 
 
-def _prompt(plan: Plan, kv: KeysValues) -> PassPrompt:
+def _prompt(plan: Plan, prepared: Prepared) -> PassPrompt:
     unit = plan.unit
     return PassPrompt(
         unit.hires,
-        ImagePrompt(kv, unit.weight, unit.start, unit.end, plan.spread, unit.embeds_scaling, plan.region),
+        ImagePrompt(prepared.kv, unit.weight, unit.start, unit.end, plan.spread, unit.embeds_scaling, plan.region),
         plan.number,
     )

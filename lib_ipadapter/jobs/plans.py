@@ -11,13 +11,16 @@ import torch
 
 from ..attend.layers import Topology
 from ..attend.regions import Region, feathered
+from ..checkpoint.names import few
 from ..encode.crops import tile_count
-from ..encode.picture import Mask, Picture
-from ..encode.references import EncoderInput, UnitInputs
+from ..encode.picture import Mask
+from ..encode.references import UnitInputs
 from ..errors import CheckpointError, IPAdapterError, PictureError, UnitError, errors_name_unit
+from ..fields import settings_of
 from ..unit import Reference, Unit
 from ..weighting import Spread, peak, spread
-from .fit import check_fit, encoder_for, seen_size
+from .fit import check_fit, encoder_for, image_source, seen_size, with_variant
+from .planned import BLACK, PlannedReference, check_stored, decoded_references
 
 if TYPE_CHECKING:
     from ..checkpoint.catalog import Catalog
@@ -26,47 +29,21 @@ if TYPE_CHECKING:
     from ..encode.clip_image import OneSource
 
 T = TypeVar("T")
-BLACK, WHITE = (0, 0), (255, 255)  # extrema of masks that are so all over
-ROUNDING = 0.02  # by how much the forms of a mask and its picture may differ: rounding to whole pixels
-
-
-@dataclass(frozen=True)
-class PlannedReference:
-    """A decoded reference: its content hash, its weight, and its mask's content hash, None without one.
-
-    ``image`` and ``mask`` are None once they have been used.
-    """
-
-    content_hash: str
-    weight: float = 1.0
-    mask_hash: str | None = None
-    image: Picture | None = None
-    mask: Mask | None = None
-
-    @property
-    def key(self) -> tuple[str, str | None, float]:
-        """What it contributes to image tokens is remembered by this."""
-        return (self.content_hash, self.mask_hash, self.weight)
-
-    def encoder_input(self) -> EncoderInput:
-        return EncoderInput(self.content_hash, self.mask_hash, False, self.image, self.mask)
-
-    def without_pictures(self) -> PlannedReference:
-        return replace(self, image=None, mask=None)
 
 
 @dataclass(frozen=True)
 class Plan:
     """A unit that was found to be possible: the files and decoded pictures that it will use.
 
-    ``text_encoder`` is the file with the text tower, where text is subtracted; ``size`` is the side of what the
-    image encoder is shown, in pixels. ``notes`` are sentences on what the user may want to know, though nothing is
-    wrong with it.
+    ``encoder`` is None where no picture has to be shown to one. ``text_encoder`` is the file with the text tower, where
+    text is subtracted; ``size`` is the side of what the image encoder is shown, in pixels. ``keypoints`` is InstantID's
+    second network, and ``pose`` the picture that the keypoints are taken from, where that is not the reference.
+    ``notes`` are sentences on what the user may want to know, though nothing is wrong with it.
     """
 
     unit: Unit
     adapter: AdapterEntry
-    encoder: EncoderEntry
+    encoder: EncoderEntry | None
     references: tuple[PlannedReference, ...]
     negatives: tuple[PlannedReference, ...] = ()
     spread: Spread | None = None
@@ -75,6 +52,7 @@ class Plan:
     text_encoder: EncoderEntry | None = None
     size: int = 0
     notes: tuple[str, ...] = ()
+    pose: PlannedReference | None = None
 
     @property
     def number(self) -> int:
@@ -85,9 +63,15 @@ class Plan:
         return self.adapter.spec
 
     @property
-    def source(self) -> OneSource:
-        """Which output of the encoder feeds the adapter; there is no plan for an adapter that is fed with faces."""
-        return "pooled" if self.spec.source == "pooled" else "penultimate"
+    def takes_faces(self) -> bool:
+        """Whether the adapter is fed with face embeddings."""
+        return self.spec.source.startswith("face")
+
+    @property
+    def image_source(self) -> OneSource | None:
+        """Which output of the image encoder feeds the adapter; None for one that sees faces alone."""
+        found = image_source(self.spec)
+        return None if found is None else found[0]
 
     @property
     def acts(self) -> bool:
@@ -95,15 +79,18 @@ class Plan:
         nowhere = self.region is not None and self.region.nowhere
         return peak(self.unit.weight) != 0 and not nowhere and not (self.spread is not None and self.spread.silent)
 
-    def inputs(self) -> UnitInputs:
-        """What its image encoder is shown."""
+    def inputs(self) -> UnitInputs | None:
+        """What its image encoder is shown; None for an adapter that sees faces alone."""
+        source = self.image_source
+        if source is None:
+            return None
         return UnitInputs(
             self.encoder,
-            self.source,
+            source,
             self.size,
             self.unit.crop,
-            tuple(reference.encoder_input() for reference in self.references),
-            tuple(negative.encoder_input() for negative in self.negatives),
+            tuple(reference.encoder_input(source) for reference in self.references),
+            tuple(negative.encoder_input(source) for negative in self.negatives),
             tuple(negative.weight for negative in self.negatives),
             self.unit.noise,
         )
@@ -114,6 +101,7 @@ class Plan:
             self,
             references=tuple(reference.without_pictures() for reference in self.references),
             negatives=tuple(negative.without_pictures() for negative in self.negatives),
+            pose=None if self.pose is None else self.pose.without_pictures(),
         )
 
 
@@ -125,21 +113,58 @@ def plan_unit(unit: Unit, topology: Topology, blocks: int, catalog: Catalog) -> 
     that do not go together, and for references that are no usable pictures.
     """
     with errors_name_unit(unit.number):
-        adapter = _looked_up(catalog, lambda: catalog.find(unit.model))
-        check_fit(adapter, topology, catalog)
-        encoder = _looked_up(catalog, lambda: encoder_for(adapter, catalog, unit.encoder))
-        size = seen_size(unit, adapter, encoder)
+        planned = plan_embeddings(unit, catalog, topology)
         strengths = spread(unit.weight_type, blocks, unit.composition_weight, unit.boost, unit.layer_weights)
-        text_encoder = _text_encoder(unit, adapter, encoder, catalog)
-        references, notes = _decoded(unit.references, "images", "the reference: ")
-        negatives, more = _decoded(unit.negative_references, "negative_images")
+        text_encoder = _text_encoder(unit, planned.adapter, planned.encoder, catalog)
+        pose, of_pose = _pose(unit)
         region, region_hash = _region(unit)
-        planned = Plan(
-            unit, adapter, encoder, references, negatives, strengths, region, region_hash, text_encoder,
-            size, (*notes, *more),
+        planned = replace(
+            planned, spread=strengths, region=region, region_hash=region_hash, text_encoder=text_encoder, pose=pose,
+            notes=(*planned.notes, *of_pose, *_without_effect(unit, planned.adapter)),
         )  # fmt: skip
         _check_tiles(planned)
         return planned
+
+
+def plan_embeddings(unit: Unit, catalog: Catalog, topology: Topology | None = None) -> Plan:
+    """As much of a unit's plan as its references' embeddings depend on. Raises IPAdapterError."""
+    adapter = with_variant(_looked_up(catalog, lambda: catalog.find(unit.model)), unit)
+    if topology is not None:
+        check_fit(adapter, topology, catalog)
+    references, notes = decoded_references(unit.references, "images", "the reference: ")
+    negatives, more = decoded_references(unit.negative_references, "negative_images")
+    encoder, size = None, 0
+    if not _all_known(adapter, (*references, *negatives), bool(unit.subtract_prompt)):
+        encoder = _looked_up(catalog, lambda: encoder_for(adapter, catalog, unit.encoder))
+        size = 0 if encoder is None else seen_size(unit, adapter, encoder)
+    check_stored(unit, adapter, encoder)
+    return Plan(unit, adapter, encoder, references, negatives, size=size, notes=(*notes, *more))
+
+
+def _all_known(adapter: AdapterEntry, references: Sequence[PlannedReference], has_text: bool) -> bool:
+    """Whether nothing has to be shown to an image encoder: all references are stored embeddings, and the side without a
+    reference is zeros."""
+    zeros = adapter.spec.source in ("pooled", "face")
+    return zeros and not has_text and all(one.stored is not None for one in references)
+
+
+def _without_effect(unit: Unit, adapter: AdapterEntry) -> list[str]:
+    """Notes on fields that were set, and that adapters of this variant do not have."""
+    own, variant = settings_of(Unit), adapter.spec.variant
+    changed = [name for name in unit.changed() if own[name].variants and variant not in own[name].variants]
+    changed += ["keypoints_image"] * (unit.keypoints_image is not None and variant != "instantid")
+    return [
+        f"{unit.called(name)} has no effect: adapter {adapter.name} is {variant}, and only {few(own[name].variants)} "
+        "have it."
+        for name in changed
+    ]
+
+
+def _pose(unit: Unit) -> tuple[PlannedReference | None, list[str]]:
+    if unit.keypoints_image is None:
+        return None, []
+    planned, notes = decoded_references([Reference(unit.keypoints_image)], "keypoints_image", "keypoints_image: ")
+    return planned[0], notes
 
 
 def _looked_up(catalog: Catalog, look: Callable[[], T]) -> T:
@@ -151,50 +176,19 @@ def _looked_up(catalog: Catalog, look: Callable[[], T]) -> T:
         return look()
 
 
-def _text_encoder(unit: Unit, adapter: AdapterEntry, encoder: EncoderEntry, catalog: Catalog) -> EncoderEntry | None:
+def _text_encoder(
+    unit: Unit, adapter: AdapterEntry, encoder: EncoderEntry | None, catalog: Catalog
+) -> EncoderEntry | None:
     """The file whose text tower embeds the text that the unit subtracts, None without text."""
     if not unit.subtract_prompt:
         return None
-    if adapter.spec.source != "pooled":
+    if adapter.spec.source != "pooled" or encoder is None:
         raise UnitError(
             f"subtract_prompt works on pooled embeddings only, and adapter {adapter.name} ({adapter.spec.variant}) is "
-            "fed with hidden states: leave it out, or choose a base adapter."
+            f"fed with {'faces' if adapter.spec.source.startswith('face') else 'hidden states'}: leave it out, or "
+            "choose a base adapter."
         )
     return _looked_up(catalog, lambda: catalog.find_text_tower(encoder))
-
-
-def _decoded(
-    references: Sequence[Reference], name: str, single: str | None = None
-) -> tuple[tuple[PlannedReference, ...], list[str]]:
-    """The decoded references, and notes. ``single`` is what a lone one is called instead of ``name[0]``."""
-    planned, notes = [], []
-    for i, reference in enumerate(references):
-        where = single if single is not None and len(references) == 1 else f"{name}[{i}]: "
-        try:
-            picture = Picture.of(reference.image)
-            mask = None if reference.mask is None else Mask.of(reference.mask)
-        except IPAdapterError as error:
-            raise type(error)(where + error.detail) from None
-        if mask is not None and mask.extrema == BLACK:
-            raise PictureError(
-                f"{where}the mask is black all over, so nothing of the picture counts: paint white what counts, or "
-                "leave the mask out."
-            )
-        if mask is None or mask.extrema == WHITE:
-            planned.append(PlannedReference(picture.content_hash, reference.weight, None, picture))
-            continue
-        if differ_in_form(mask.size, picture.size):
-            notes.append(
-                f"{where}the mask ({mask.size[0]} x {mask.size[1]}) is stretched over a picture of another form "
-                f"({picture.size[0]} x {picture.size[1]})."
-            )
-        planned.append(PlannedReference(picture.content_hash, reference.weight, mask.content_hash, picture, mask))
-    return tuple(planned), notes
-
-
-def differ_in_form(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes (width, height) are of different form."""
-    return abs(one[0] * other[1] / (one[1] * other[0]) - 1) > ROUNDING
 
 
 def _region(unit: Unit) -> tuple[Region | None, str | None]:
@@ -218,7 +212,7 @@ def _region(unit: Unit) -> tuple[Region | None, str | None]:
 def _check_tiles(planned: Plan) -> None:
     """Tiles of hidden states become more tokens, whose number must be one and the same where references meet."""
     unit, references = planned.unit, planned.references
-    if unit.crop != "tile" or planned.source == "pooled" or len(references) == 1:
+    if unit.crop != "tile" or planned.spec.source != "penultimate" or len(references) == 1:
         return
     counts = {tile_count(reference.image.size, planned.size) for reference in references if reference.image is not None}
     if counts == {1}:

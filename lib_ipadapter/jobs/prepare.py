@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..attend.prompt import KeysValues
 from ..encode.combine import combine
 from ..encode.device import Device, Fallback
-from ..encode.references import References, mean
+from ..encode.references import References, mean, noise_like, towards
 from ..errors import errors_name_unit
 from ..projections import build
+from .faces import face_embedding
+from .fit import UNNORMALISED
+from .planned import PlannedReference
 from .plans import Plan
 from .resources import Progress, Resources
 
+Parts = tuple[Tensor, ...]  # what a projection is called with, each [V, …]: pooled, penultimate, face, or the last two
 
-def prepare(plans: Sequence[Plan], resources: Resources, device: Device, progress: Progress) -> list[KeysValues]:
-    """Encode, project, and compute every layer's keys and values for each plan; fp32 in main memory."""
+
+class Prepared(NamedTuple):
+    """A unit's keys and values, and the image tokens that they are made of: [pictures, T, D] of both sides."""
+
+    kv: KeysValues
+    cond: Tensor
+    uncond: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensors take."""
+        return self.kv.nbytes + sum(tokens.numel() * tokens.element_size() for tokens in (self.cond, self.uncond))
+
+
+def prepare(plans: Sequence[Plan], resources: Resources, device: Device, progress: Progress) -> list[Prepared]:
+    """Encode, project, and compute every layer's keys and values for each plan; fp32 in main memory. The faces of
+    those that take some have been found."""
     here = str(device.device)
     keys = [_key(plan, resources, device, here, here) for plan in plans]
     ready = {key: resources.cache.get(key) for key in keys}
     missing = [plan.inputs() for plan, key in zip(plans, keys, strict=True) if ready[key] is None]
-    references = References(missing, resources, device, progress)
+    references = References([inputs for inputs in missing if inputs is not None], resources, device, progress)
     for plan, key in zip(plans, keys, strict=True):
         if ready[key] is None:
             with errors_name_unit(plan.number):
-                ready[key] = _keys_values(plan, references, resources, device, progress)
+                ready[key] = _prepared(plan, references, resources, device, progress)
     return [ready[key] for key in keys]
 
 
@@ -42,44 +63,87 @@ def _key(plan: Plan, resources: Resources, device: Device, encoded: str, project
     return ("keys and values", *files, plan.spec, *places, *plan.unit.token_settings(), pictures)
 
 
-def _keys_values(
-    plan: Plan, references: References, resources: Resources, device: Device, progress: Progress
-) -> KeysValues:
+def _prepared(plan: Plan, references: References, resources: Resources, device: Device, progress: Progress) -> Prepared:
     inputs, work = plan.inputs(), Fallback(device)
-    embeddings, uncond = references.embeddings(inputs)
+    embeddings, uncond = _embeddings(plan, references)
     if plan.text_encoder is not None:
         text = resources.text_embedding(plan.text_encoder, plan.unit.subtract_prompt, progress)
-        embeddings = _without_text(embeddings, text)
+        embeddings = [(_without_text(pooled, text),) for (pooled,) in embeddings]
     progress(f"loading adapter {plan.adapter.name}")
     weights = resources.adapter(plan.adapter, plan.spec)
-    projection = build(plan.spec.projection, weights.image_proj, plan.spec.context_width)
+    projection = _projection(plan, build(plan.spec.projection, weights.image_proj, plan.spec.context_width))
 
-    def project(where: torch.device) -> KeysValues:
-        known: KeysValues | None = resources.cache.get(key(where))
+    def project(where: torch.device) -> Prepared:
+        known: Prepared | None = resources.cache.get(key(where))
         if known is not None:
             return known
         with torch.no_grad():
-            moved = [views.to(where) for views in embeddings]
-            cond, of_uncond, factor = _tokens(plan, projection, moved, uncond.to(where))
-            return KeysValues.project(weights.key, weights.value, cond, of_uncond, factor)
+            moved = [tuple(part.to(where) for part in parts) for parts in embeddings]
+            cond, of_uncond, factor = _tokens(plan, projection, moved, tuple(part.to(where) for part in uncond))
+            kv = KeysValues.project(weights.key, weights.value, cond, of_uncond, factor)
+            return Prepared(kv, cond.cpu(), of_uncond.cpu())
 
     def key(where: torch.device) -> tuple[Hashable, ...]:
-        return _key(plan, resources, device, references.place(inputs), str(where))
+        encoded = str(device.device) if inputs is None else references.place(inputs)
+        return _key(plan, resources, device, encoded, str(where))
 
-    kv = work.run("projection", project)
-    resources.cache.put(key(work.now), kv, kv.nbytes)
-    return kv
+    prepared = work.run("projection", project)
+    resources.cache.put(key(work.now), prepared, prepared.nbytes)
+    return prepared
 
 
-def _without_text(embeddings: Sequence[Tensor], text: Tensor) -> list[Tensor]:
+def _embeddings(plan: Plan, references: References) -> tuple[list[Parts], Parts]:
+    """The embeddings of each reference, and of the unconditional side, fp32 in main memory."""
+    parts: list[tuple[list[Tensor], Tensor]] = []
+    if plan.takes_faces:
+        parts.append(_faces(plan))
+    inputs = plan.inputs()
+    if inputs is not None:
+        parts.append(references.embeddings(inputs))
+    of_each = [*zip(*(of_references for of_references, _ in parts), strict=True)]
+    return of_each, tuple(uncond for _, uncond in parts)
+
+
+def _faces(plan: Plan) -> tuple[list[Tensor], Tensor]:
+    """Face embeddings [1, 512] of each reference, and of the unconditional side: zeros, as the reference implementation
+    has it, negative references in their place, and noise of the references' length."""
+    faces = [_face(plan, one) for one in plan.references]
+    uncond = torch.zeros_like(faces[0])
+    if plan.negatives:
+        negatives = [_face(plan, one) for one in plan.negatives]
+        uncond = towards(uncond, negatives, [one.weight for one in plan.negatives])
+    if plan.unit.noise:
+        noise = [noise_like(face, one.content_hash) for face, one in zip(faces, plan.references, strict=True)]
+        uncond = torch.lerp(uncond, torch.cat(noise).mean(0, keepdim=True), plan.unit.noise)
+    return faces, uncond
+
+
+def _face(plan: Plan, reference: PlannedReference) -> Tensor:
+    return _measured(plan, face_embedding(reference))
+
+
+def _measured(plan: Plan, face: Tensor) -> Tensor:
+    """A face embedding of the length that the adapter was trained with: 1, or recognition's own."""
+    return face if plan.spec.variant in UNNORMALISED else F.normalize(face, dim=-1)
+
+
+def _projection(plan: Plan, projection: Callable[..., Tensor]) -> Callable[[Parts], Tensor]:
+    """``projection`` as a function of one reference's embeddings."""
+    options = {}
+    if plan.spec.source == "face+penultimate":
+        options = {"shortcut": plan.spec.variant == "faceid-plus-v2", "scale": plan.unit.faceid_v2_weight}
+    return lambda parts: projection(*parts, **options)
+
+
+def _without_text(pooled: Tensor, text: Tensor) -> Tensor:
     """Pooled embeddings [V, E] without what they share with the ``text``'s [1, E]."""
     from ..encode.clip_text import subtract
 
-    return [subtract(views, text.to(views)) for views in embeddings]
+    return subtract(pooled, text.to(pooled))
 
 
 def _tokens(
-    plan: Plan, projection: Callable[[Tensor], Tensor], references: list[Tensor], uncond: Tensor
+    plan: Plan, projection: Callable[[Parts], Tensor], references: list[Parts], uncond: Parts
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Image tokens of the cond and uncond sides [pictures, T, D], and each token's factor [pictures, T].
 
@@ -87,11 +151,11 @@ def _tokens(
     """
     unit = plan.unit
     weights = [reference.weight for reference in plan.references]
-    if plan.source == "pooled":
-        references = [mean(views) for views in references]
+    if plan.spec.source == "pooled":
+        references = [(mean(pooled),) for (pooled,) in references]
     if unit.batch == "same":
-        references, weights = _joined(references, unit.combine, weights)
-    tokens = [projection(views).flatten(0, 1) for views in references]  # [V * T, D]
+        references, weights = _joined(plan, references, weights)
+    tokens = [projection(parts).flatten(0, 1) for parts in references]  # [V * T, D]
     factors = [t.new_tensor(weight).expand(len(t)) for t, weight in zip(tokens, weights, strict=True)]
     of_uncond = projection(uncond)
     if unit.batch == "per image":
@@ -101,14 +165,18 @@ def _tokens(
     return cond, of_uncond.repeat(len(cond), cond.shape[1] // of_uncond.shape[1], 1), factor
 
 
-def _joined(references: list[Tensor], mode: str, weights: list[float]) -> tuple[list[Tensor], list[float]]:
+def _joined(plan: Plan, references: list[Parts], weights: list[float]) -> tuple[list[Parts], list[float]]:
     """The references that every picture sees, and the factors of their tokens."""
+    mode = plan.unit.combine
     if not any(weights):
         return references[:1], [0.0]
-    if mode == "concat" or (len(references) == 1 and len(references[0]) > 1):
+    if mode == "concat" or (len(references) == 1 and len(references[0][0]) > 1):
         # Tokens of weight 0 would still take their part of the attention.
-        kept = [(e, weight) for e, weight in zip(references, weights, strict=True) if weight]
-        return [e for e, _ in kept], [weight for _, weight in kept]
+        kept = [(parts, weight) for parts, weight in zip(references, weights, strict=True) if weight]
+        return [parts for parts, _ in kept], [weight for _, weight in kept]
     # A reference's weight is its share of the mean; what all shares lack to 1 weakens the unit as a whole.
     strength = sum(map(abs, weights)) / len(weights) if mode == "average" else 1.0
-    return [combine(references, mode, weights)], [strength]
+    joined = tuple(combine(part, mode, weights) for part in zip(*references, strict=True))
+    if plan.takes_faces:  # the mean of several is shorter than any face that the adapter was trained with
+        joined = (_measured(plan, joined[0]), *joined[1:])
+    return [joined], [strength]

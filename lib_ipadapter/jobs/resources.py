@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..checkpoint.load import AdapterWeights
     from ..checkpoint.specs import AdapterSpec
     from ..encode.clip_image import ImageEncoder
+    from ..encode.faces.face import FaceFinder
 
 Progress = Callable[[str], None]
 FileIdentity = tuple[str, int, int]  # a file's path, size and time of change
@@ -42,8 +43,11 @@ class Resources:
     Everything in here stays in main memory; the device holds nothing between generations.
     """
 
-    def __init__(self, catalog: Catalog, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
-        self.catalog = catalog
+    def __init__(
+        self, catalog: Catalog, cache_bytes: int = DEFAULT_CACHE_BYTES, faces: FaceFinder | None = None
+    ) -> None:
+        """``faces`` finds them, where anybody does."""
+        self.catalog, self.faces = catalog, faces
         self.cache = ByteCache(cache_bytes)
         self.adapter_bytes = DEFAULT_ADAPTER_BYTES
         self._adapters: dict[FileIdentity, AdapterWeights] = {}

@@ -104,7 +104,7 @@ def with_pictures(unit: Mapping[str, Any], change: Callable[[Any, str], Any]) ->
         return value if value is None else change(value, where)
 
     changed = dict(unit)
-    for field in ("image", "images", "negative_images", "region_mask"):
+    for field in ("image", "images", "negative_images", "region_mask", "keypoints_image"):
         value = changed.get(field)
         if isinstance(value, (list, tuple)):
             changed[field] = [item(part, f"{field}[{i}]") for i, part in enumerate(value)]

@@ -13,7 +13,7 @@ from ..attend.layers import Topology, cross_attention_layers
 from ..encode.picture import Mask, Picture, Pictures
 from ..errors import BudgetError, PictureError, UnitError, errors_name_unit
 from ..jobs.generation import Generation, prepare_generation
-from ..jobs.plans import differ_in_form
+from ..jobs.planned import differ_in_form
 from ..kinds import Wording
 from ..reference import Reference
 from ..unit import Unit, parse_units

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.helpers.checkpoint_shapes import linear, norm
+from tests.helpers.checkpoint_shapes import faceid, faceid_plus, linear, norm
 from tests.helpers.projections import resampler, tensors
 from tests.helpers.tensors import draw, kv_weights
 
@@ -52,9 +52,9 @@ def image_proj(kind: str, width: int, seed: int) -> dict[str, torch.Tensor]:
         "full-face": lambda: {
             **linear("proj.0", WIDTH, WIDTH), **linear("proj.2", width, WIDTH), **norm("proj.3", width)
         },
-        "faceid": lambda: {
-            **linear("proj.0", 1024, 512), **linear("proj.2", 16 * width, 1024), **norm("norm", width)
-        },
+        "faceid": lambda: faceid(width, 16),
+        "faceid-lora": lambda: faceid(width, 4),
+        "faceid-plus": lambda: faceid_plus(width, WIDTH),
     }[kind]()  # fmt: skip
     return tensors(shapes, seed)
 
@@ -66,9 +66,22 @@ def write_adapter(path: Path, unet, kind: str = "base", seed: int = 5) -> Path:
     for i, (k, v) in enumerate(zip(key, value, strict=True)):
         flat[f"ip_adapter.{2 * i + 1}.to_k_ip.weight"] = k
         flat[f"ip_adapter.{2 * i + 1}.to_v_ip.weight"] = v
+    if kind in ("faceid-lora", "faceid-plus"):
+        flat |= lora(key, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(flat, path)
     return path
+
+
+def lora(key: list[torch.Tensor], seed: int, rank: int = 4) -> dict[str, torch.Tensor]:
+    """The LoRA of a FaceID file whose pairs have these keys [C, D]."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, (width, context) in enumerate(one.shape for one in key):
+        for number, source in ((2 * i, width), (2 * i + 1, context)):
+            for name, columns in (("q", width), ("k", source), ("v", source), ("out", width)):
+                shapes[f"ip_adapter.{number}.to_{name}_lora.down.weight"] = (rank, columns)
+                shapes[f"ip_adapter.{number}.to_{name}_lora.up.weight"] = (width, rank)
+    return tensors(shapes, seed)
 
 
 def write_encoder(path: Path, seed: int = 11) -> Path:

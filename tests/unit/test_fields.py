@@ -105,7 +105,7 @@ def test_every_field_is_used() -> None:
 def test_every_field_is_told_when_a_unit_is_handed_to_controlnet() -> None:
     """What ControlNet cannot do is said; what changes no picture, and what is InstantID's, need not be."""
     exports = LIBRARY / "webui" / "neighbours" / "controlnet" / "exports.py"
-    needless = {"model", "enabled", "influence_map", *(n for n, one in settings_of(Unit).items() if one.variant)}
+    needless = {"model", "enabled", "influence_map", *(n for n, one in settings_of(Unit).items() if one.variants)}
     silent = settings_of(Unit).keys() - read_of_units([exports]) - needless
     assert not silent, f"controlnet/exports.py neither translates nor names: {', '.join(silent)}"
 
@@ -120,11 +120,12 @@ def test_defaults_are_values_that_a_field_may_have() -> None:
 
 LATER = {
     "weight", "start", "end", "weight_type", "layer_weights", "composition_weight", "boost", "embeds_scaling",
-    "region_mask", "region_feather", "hires", "influence_map", "keypoints_weight", "enabled",
+    "region_mask", "region_feather", "hires", "influence_map", "enabled", "acts_in", "lora_strength",
+    "keypoints_weight", "keypoints_start", "keypoints_end", "keypoints_image",
 }  # fmt: skip
 TOKENS = {
     "model", "encoder", "references", "negative_references", "crop", "resolution", "combine", "subtract_prompt",
-    "noise", "batch",
+    "noise", "batch", "variant", "face_index", "faceid_v2_weight",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "lib_ipadapter"
 FLOORS = (
-    {"errors", "bases", "fields", "kinds", "reference", "unit", "weighting", "field_table"},
+    {"errors", "bases", "fields", "kinds", "reference", "unit", "weighting", "field_table", "face_fields"},
     {"checkpoint", "encode", "projections", "attend"},
     {"jobs"},
     {"presets", "infotext"},

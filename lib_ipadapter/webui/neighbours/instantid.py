@@ -24,7 +24,7 @@ from ...checkpoint.entries import AdapterEntry
 from ...encode.picture import Picture
 from ...errors import CheckpointError, IPAdapterError, UnitError, errors_name_unit
 from ...jobs.fit import check_fit
-from ...jobs.plans import PlannedReference
+from ...jobs.planned import PlannedReference
 from ...unit import Unit
 from .. import host
 from . import controlnet

@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from ...fields import PanelPlace, Setting, settings_of
-from ...kinds import BlockFactors, Choice, EncoderName, Flag, Kind, ModelName, Number, Text, Weight
+from ...kinds import BlockFactors, Choice, EncoderName, FaceNumber, Flag, Kind, ModelName, Number, Text, Weight
 from ...reference import WEIGHT
 from ...unit import Unit
 from ...weighting import as_text
@@ -84,6 +84,7 @@ FORMS: Mapping[type[Kind], Form] = {
     Flag: Form(html_controls.tick, gr.Checkbox, lambda kind, place: {}),
     Text: Form(html_controls.text, None, _placeholder),
     EncoderName: Form(html_controls.text, None, _placeholder),
+    FaceNumber: Form(html_controls.text, None, _placeholder, show=str),
     BlockFactors: LINE,
     ModelName: Form(
         None, gr.Dropdown, lambda kind, place: {}, lambda kind, name: model_name(name), lambda name: name or NO_MODEL
@@ -142,8 +143,8 @@ class Control:
         have is in sight for these."""
         about = {"id": elem_id, "title": self.at.tooltip, "data_field": self.field}
         about["data_default"] = json.dumps(self.default)
-        if self.setting.variant:
-            about["data_variant"] = self.setting.variant
+        if self.setting.variants:
+            about["data_variants"] = " ".join(self.setting.variants)
         assert self.form.html is not None
         shown = self.form.html(self.at.label, **self.form.settings(self.setting.kind, self.at))
         return f"<div class='ip-adapter-control'{html_controls.attributes(**about)}>{shown}</div>"

@@ -6,9 +6,8 @@ import html
 
 from ...checkpoint.catalog import AUTO, Catalog
 from ...checkpoint.names import few
-from ...checkpoint.wanted import encoder_wanted
 from ...errors import IPAdapterError
-from ...jobs.fit import check_fit, encoder_for, other_encoders
+from ...jobs.fit import check_fit, encoder_for, encoder_kind, other_encoders, recogniser
 from .. import host
 from . import html_controls
 
@@ -41,10 +40,13 @@ def about(model: str | None, catalog: Catalog, encoder_name: str = AUTO) -> str:
     problems = []
     try:
         encoder = encoder_for(adapter, catalog, encoder_name)
-        kind = encoder_wanted(spec) if encoder_name == AUTO else encoder.spec.kind
-        parts.append(f"{kind} in {encoder.file_name}, {size(encoder.size)}")
-        if others := other_encoders(adapter, encoder, catalog):
-            parts.append(f"other image encoders that fit: {few([entry.name for entry in others])}")
+        if spec.source.startswith("face"):
+            parts.append(f"faces by {recogniser(spec)}")
+        if encoder is not None:
+            kind = encoder_kind(spec) if encoder_name == AUTO else encoder.spec.kind
+            parts.append(f"{kind} in {encoder.file_name}, {size(encoder.size)}")
+            if others := other_encoders(adapter, encoder, catalog):
+                parts.append(f"other image encoders that fit: {few([entry.name for entry in others])}")
     except IPAdapterError as error:
         problems.append(error.detail)
     topology = host.current().present_topology()

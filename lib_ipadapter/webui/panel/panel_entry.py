@@ -7,7 +7,7 @@ from typing import Any
 
 from ...checkpoint.catalog import Catalog
 from ...errors import IPAdapterError, UnitError
-from ...unit import NOT_YET, WINDOW, conflicts
+from ...unit import KEYPOINTS_WINDOW, WINDOW, conflicts
 from ...weighting import peak
 from . import reference_cards
 from .controls import BY_FIELD, CONTROLS, CURVE, NARROW, model_name
@@ -50,15 +50,14 @@ def _shown_values(unit: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
         if name in ELSEWHERE or name == "enabled":
             continue
         if name == CURVE or name not in BY_FIELD:
-            if value != NOT_YET.get(name):
-                notes.append(f"{name} has no place in this panel and was left out.")
+            notes.append(f"{name} has no place in this panel and was left out.")
             continue
         try:
             parsed[name] = BY_FIELD[name].setting.parse({name: value})
         except UnitError as error:
             notes.append(error.detail)
     for names, sentence in conflicts(parsed):
-        if names == WINDOW:  # what else does not go together can be seen in the panel
+        if names in (WINDOW, KEYPOINTS_WINDOW):  # what else does not go together can be seen in the panel
             notes.append(sentence)
             parsed |= {name: BY_FIELD[name].setting.default for name in names}
     for name, value in parsed.items():

@@ -30,6 +30,7 @@ Item = dict[str, Any]
 Pictures = Mapping[str, Picture]
 CARD = 224  # height of a shown reference, in pixels
 SEEN = "What the encoder sees"
+RECOGNISED = 112  # pixels square of what face recognition sees
 
 
 def new_key() -> str:
@@ -47,7 +48,8 @@ def encoder_size(settings: Item, catalog: Catalog) -> int | None:
 
 def _size(unit: Unit, catalog: Catalog) -> int:
     adapter = catalog.find(unit.model)
-    return seen_size(unit, adapter, encoder_for(adapter, catalog, unit.encoder))
+    encoder = encoder_for(adapter, catalog, unit.encoder)
+    return RECOGNISED if encoder is None else seen_size(unit, adapter, encoder)
 
 
 def seen(unit: Unit, catalog: Catalog) -> list[Image.Image]:

@@ -1,0 +1,143 @@
+"""Embeddings in a file, in the place of the pictures that they were made of: a person, or a look, as a small file.
+
+The file is a safetensors file. References are numbered from 0: ``0.face`` [1, 512] is what face recognition puts out,
+of any length; ``0.pooled`` [V, E] and ``0.penultimate`` [V, N, W] are the image encoder's, for V views. Its metadata
+say what made them, because equal widths do not make two encoders one: ``face`` is the recogniser's name, ``encoder``
+the image encoder's kind.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoint.safetensors_files import library
+from ..errors import PictureError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT, VERSION = "ip-adapter", "embeddings 1"
+DIMS = {"face": 2, "pooled": 2, "penultimate": 3}  # of each part's tensors
+MAX_FILE = 64 * 2**20  # bytes
+MAX_HEADER = 64 * 2**10
+MAX_STORED = 64  # references
+AGAIN = "get it from POST /ip-adapter/embeddings again"
+
+Parts = Mapping[str, "Tensor"]  # a reference's embeddings by the names in DIMS
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file's references with their weights, and by whom their parts were made, by the names in ``DIMS``."""
+
+    content_hash: str
+    references: tuple[Parts, ...] = field(compare=False)
+    weights: tuple[float, ...] = ()
+    made_by: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(cls, data: Any) -> Stored:
+        """The embeddings in a file's bytes, or in the same as base64. Raises PictureError for everything else."""
+        if isinstance(data, Stored):
+            return data
+        file = _file_in(data)
+        return _read(file)
+
+
+def write(references: Sequence[Parts], weights: Sequence[float], made_by: Mapping[str, str]) -> bytes:
+    """A file with these references' embeddings."""
+    from safetensors.torch import save
+
+    metadata = {FORMAT: VERSION, "weights": json.dumps([float(weight) for weight in weights])}
+    metadata |= {"face" if part == "face" else "encoder": name for part, name in made_by.items()}
+    tensors = {
+        f"{i}.{part}": tensor.float().cpu().contiguous()
+        for i, parts in enumerate(references)
+        for part, tensor in parts.items()
+    }
+    return bytes(save(tensors, metadata))
+
+
+def _file_in(data: Any) -> bytes:
+    if isinstance(data, (bytes, bytearray, memoryview)) and len(data) <= MAX_FILE:
+        return bytes(data)
+    if isinstance(data, str) and len(data) <= MAX_FILE * 4 // 3 + 200:
+        head, comma, body = data[:200].partition(",")
+        text = data[len(head) + 1 :] if comma and head.lstrip().lower().startswith("data:") else data
+        try:
+            return base64.b64decode("".join(text.split()), validate=True)
+        except ValueError:
+            raise PictureError(f"The embeddings are not valid base64: send the file itself, or {AGAIN}.") from None
+    if isinstance(data, (str, bytes, bytearray, memoryview)):
+        raise PictureError(f"The embeddings are larger than {MAX_FILE >> 20} MB: keep fewer references in one file.")
+    raise PictureError("The embeddings are missing: give the file of POST /ip-adapter/embeddings as base64.")
+
+
+def _read(file: bytes) -> Stored:
+    damaged = PictureError(f"The embeddings are no file of this extension, or a damaged one: {AGAIN}.")
+    length = int.from_bytes(file[:8], "little")
+    if not 2 <= length <= min(MAX_HEADER, len(file) - 8):
+        raise damaged
+    try:
+        header = json.loads(file[8 : 8 + length])
+        metadata = dict(header.get("__metadata__") or {})
+        names = [name for name in header if name != "__metadata__"]
+        version, weights = metadata.get(FORMAT), json.loads(metadata.get("weights", "null"))
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        raise damaged from None
+    if version != VERSION:
+        if isinstance(version, str) and version.startswith("embeddings "):
+            raise PictureError(
+                f"The embeddings are of a newer version ({version[:40]}): update the extension, or {AGAIN}."
+            )
+        raise damaged
+    references = _references(file, names, damaged)
+    if weights is None:
+        weights = [1.0] * len(references)
+    if not _are_weights(weights, len(references)):
+        raise damaged
+    made_by = {part: str(metadata.get("face" if part == "face" else "encoder", ""))[:100] for part in references[0]}
+    return Stored(hashlib.sha256(file).hexdigest(), references, tuple(map(float, weights)), made_by)
+
+
+def _are_weights(weights: Any, count: int) -> bool:
+    return (
+        isinstance(weights, list)
+        and len(weights) == count
+        and all(isinstance(one, (int, float)) and not isinstance(one, bool) and isfinite(one) for one in weights)
+        and all(abs(one) <= 3 for one in weights)
+    )
+
+
+def _references(file: bytes, names: Sequence[str], damaged: PictureError) -> tuple[Parts, ...]:
+    import torch
+    from safetensors.torch import load
+
+    found: dict[int, dict[str, Tensor]] = {}
+    for name in names:
+        number, _, part = name.partition(".")
+        if not number.isdecimal() or len(number) > 2 or part not in DIMS:
+            raise damaged
+        found.setdefault(int(number), {})
+    if sorted(found) != list(range(len(found))) or not 1 <= len(found) <= MAX_STORED:
+        raise damaged
+    try:
+        tensors = load(file)
+    except (library().SafetensorError, ValueError, TypeError, RuntimeError, KeyError):
+        raise damaged from None
+    for name, tensor in tensors.items():
+        number, _, part = name.partition(".")
+        if tensor.ndim != DIMS[part] or not tensor.numel() or not tensor.dtype.is_floating_point:
+            raise damaged
+        if not torch.isfinite(tensor).all():
+            raise PictureError(f"The embeddings hold numbers that are not finite (NaN or infinity): {AGAIN}.")
+        found[int(number)][part] = tensor.float()
+    if len({frozenset(parts) for parts in found.values()}) != 1:
+        raise damaged
+    return tuple(found[i] for i in range(len(found)))

@@ -1,0 +1,111 @@
+"""The faces in the references of units whose adapters are fed with faces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+
+from ..encode.faces.choice import chosen
+from ..encode.faces.face import PACKS, Found
+from ..encode.faces.photo import photo
+from ..errors import CheckpointError, IPAdapterError, PictureError, errors_name_unit
+from .fit import recogniser
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .planned import PlannedReference
+    from .plans import Plan
+    from .resources import Resources
+
+ALIKE = 0.2  # the cosine of two embeddings below which their photos hardly show one person
+FOUND_BYTES = 4096  # about what a picture's faces take in the cache
+TRAINED_FACES = 5  # the most that portrait adapters were shown side by side
+
+
+def with_faces(plans: Sequence[Plan], resources: Resources, progress: Callable[[str], None]) -> list[Plan]:
+    """The plans with the faces of their references, each found once, and notes on photos that disagree.
+
+    Raises IPAdapterError (unit and reference named) where there is no face, none of the wanted number, or nothing to
+    find it with.
+    """
+    return [_with_faces(plan, resources, progress) if plan.takes_faces else plan for plan in plans]
+
+
+def _with_faces(plan: Plan, resources: Resources, progress: Callable[[str], None]) -> Plan:
+    with errors_name_unit(plan.number):
+        references = tuple(_with_face(one, plan, resources, progress) for one in plan.references)
+        negatives = tuple(_with_face(one, plan, resources, progress) for one in plan.negatives)
+        pose = None if plan.pose is None else _with_face(plan.pose, plan, resources, progress)
+    return replace(
+        plan, references=references, negatives=negatives, pose=pose, notes=(*plan.notes, *_notes(plan, references))
+    )
+
+
+def _with_face(
+    reference: PlannedReference, plan: Plan, resources: Resources, progress: Callable[[str], None]
+) -> PlannedReference:
+    if reference.image is None:
+        return reference
+    try:
+        found = faces_in(reference, plan.unit.crop, recogniser(plan.spec), resources, progress)
+        return replace(reference, face=chosen(found, plan.unit.face_index), how=found.how)
+    except IPAdapterError as error:
+        raise type(error)(f"{reference.name}{error.detail}") from None
+
+
+def faces_in(
+    reference: PlannedReference, crop: str, pack: str, resources: Resources, progress: Callable[[str], None]
+) -> Found:
+    """The faces of a picture under its mask, in what ``crop`` leaves of it; remembered. Raises IPAdapterError."""
+    if pack not in PACKS:
+        raise CheckpointError(
+            f"the adapter was trained with the face recognition {pack}, which is not to be had here: give embeddings "
+            "that it has made, in the place of pictures."
+        )
+    finder = resources.faces
+    if finder is None:
+        raise CheckpointError("faces cannot be found here: give embeddings in the place of pictures.")
+    if reference.image is None:
+        raise PictureError("there is no picture to find a face in: add it again.")
+    key = ("faces", reference.content_hash, reference.mask_hash, crop, pack)
+    found: Found | None = resources.cache.get(key)
+    if found is None:
+        progress("looking for faces")
+        mask = None if reference.mask is None else reference.mask.image
+        found = finder.find(photo(reference.image.image, mask, crop), pack)
+        resources.cache.put(key, found, FOUND_BYTES * len(found.faces))
+    return found
+
+
+def face_embedding(reference: PlannedReference) -> Tensor:
+    """[1, 512]: of the reference's face, or as it is stored; of any length."""
+    if reference.stored is not None:
+        return reference.stored["face"]
+    assert reference.face is not None, "faces are found before they are asked for"
+    return reference.face.embedding[None]
+
+
+def _notes(plan: Plan, references: Sequence[PlannedReference]) -> list[str]:
+    notes = [f"{one.name}the face was found {one.how}." for one in references if one.how]
+    count = len(references)
+    if plan.unit.batch == "same":
+        units = [F.normalize(face_embedding(one)) for one in references]
+        apart = [
+            (i, j, cosine)
+            for i, j in combinations(range(count), 2)
+            if (cosine := float((units[i] * units[j]).sum())) < ALIKE
+        ]
+        if apart:
+            i, j, cosine = min(apart, key=lambda one: one[2])
+            notes.append(
+                f"photos {i + 1} and {j + 1} hardly show one person (similarity {cosine:.2f}): the face becomes a "
+                "mixture of theirs."
+            )
+        if plan.spec.variant == "faceid-portrait" and plan.unit.combine == "concat" and count > TRAINED_FACES:
+            notes.append(f"portrait adapters were trained with up to {TRAINED_FACES} faces side by side, not {count}.")
+    return notes

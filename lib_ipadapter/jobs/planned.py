@@ -1,0 +1,159 @@
+"""A unit's references as a job uses them: decoded pictures, or stored embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..checkpoint.names import shown
+from ..encode.picture import Mask, Picture
+from ..encode.references import EncoderInput
+from ..encode.stored import Stored
+from ..errors import IPAdapterError, PictureError, UnitError
+from ..reference import MAX_REFERENCES
+from ..unit import Reference, Unit
+from .fit import encoder_kind, image_source, kind_of, recogniser
+
+if TYPE_CHECKING:
+    from ..checkpoint.entries import AdapterEntry, EncoderEntry
+    from ..checkpoint.specs import AdapterSpec
+    from ..encode.clip_image import OneSource
+    from ..encode.faces.face import Face
+    from ..encode.stored import Parts
+
+BLACK, WHITE = (0, 0), (255, 255)  # extrema of masks that are so all over
+ROUNDING = 0.02  # by how much the forms of a mask and its picture may differ: rounding to whole pixels
+
+
+@dataclass(frozen=True)
+class PlannedReference:
+    """A decoded reference: its content hash, its weight, and its mask's content hash, None without one.
+
+    ``image`` and ``mask`` are None once they have been used. ``stored`` are its embeddings where it is no picture.
+    ``face`` is there once it was found, where the adapter wants one, and ``how`` says what had to be done for it.
+    ``name`` is what sentences call the reference.
+    """
+
+    content_hash: str
+    weight: float = 1.0
+    mask_hash: str | None = None
+    image: Picture | None = None
+    mask: Mask | None = None
+    stored: Parts | None = None
+    face: Face | None = None
+    how: str = ""
+    name: str = ""
+
+    @property
+    def key(self) -> tuple[str, str | None, float]:
+        """What it contributes to image tokens is remembered by this."""
+        return (self.content_hash, self.mask_hash, self.weight)
+
+    def encoder_input(self, source: OneSource) -> EncoderInput:
+        known = None if self.stored is None else self.stored[source]
+        return EncoderInput(self.content_hash, self.mask_hash, False, self.image, self.mask, self.face, embedding=known)
+
+    def without_pictures(self) -> PlannedReference:
+        return replace(self, image=None, mask=None, stored=None, face=None)
+
+
+def decoded_references(
+    references: Sequence[Reference], name: str, single: str | None = None
+) -> tuple[tuple[PlannedReference, ...], list[str]]:
+    """The decoded references, and notes. ``single`` is what a lone one is called instead of ``name[0]``."""
+    planned, notes = [], []
+    for i, reference in enumerate(references):
+        where = single if single is not None and len(references) == 1 else f"{name}[{i}]: "
+        if reference.embeddings is not None:
+            planned += _stored(reference, where)
+            continue
+        try:
+            picture = Picture.of(reference.image)
+            mask = None if reference.mask is None else Mask.of(reference.mask)
+        except IPAdapterError as error:
+            raise type(error)(where + error.detail) from None
+        if mask is not None and mask.extrema == BLACK:
+            raise PictureError(
+                f"{where}the mask is black all over, so nothing of the picture counts: paint white what counts, or "
+                "leave the mask out."
+            )
+        if mask is None or mask.extrema == WHITE:
+            planned.append(PlannedReference(picture.content_hash, reference.weight, None, picture, name=where))
+            continue
+        if differ_in_form(mask.size, picture.size):
+            notes.append(
+                f"{where}the mask ({mask.size[0]} x {mask.size[1]}) is stretched over a picture of another form "
+                f"({picture.size[0]} x {picture.size[1]})."
+            )
+        masked = PlannedReference(picture.content_hash, reference.weight, mask.content_hash, picture, mask, name=where)
+        planned.append(masked)
+    if len(planned) > MAX_REFERENCES:
+        raise UnitError(f"{name} holds {len(planned)} references, stored ones among them: give {MAX_REFERENCES}.")
+    return tuple(planned), notes
+
+
+def _stored(reference: Reference, where: str) -> list[PlannedReference]:
+    """The references in a file of embeddings."""
+    try:
+        stored = Stored.of(reference.embeddings)
+    except IPAdapterError as error:
+        raise type(error)(where + error.detail) from None
+    if reference.mask is not None:
+        raise UnitError(f"{where}a mask has no effect on embeddings, which are made already: leave the mask out.")
+    return [
+        PlannedReference(
+            stored.content_hash if len(stored.references) == 1 else f"{stored.content_hash}.{i}",
+            reference.weight * weight, stored=parts, name=where,
+        )
+        for i, (parts, weight) in enumerate(zip(stored.references, stored.weights, strict=True))
+    ]  # fmt: skip
+
+
+def differ_in_form(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes (width, height) are of different form."""
+    return abs(one[0] * other[1] / (one[1] * other[0]) - 1) > ROUNDING
+
+
+def check_stored(unit: Unit, adapter: AdapterEntry, encoder: EncoderEntry | None) -> None:
+    """Raises UnitError for stored embeddings of another kind than the adapter takes, and for noise that is to be made
+    of pictures where there are none."""
+    wanted = {part: recogniser(adapter.spec) for part in adapter.spec.source.split("+") if part == "face"}
+    found = image_source(adapter.spec)
+    if found is not None:
+        wanted[found[0]] = encoder_kind(adapter.spec) if encoder is None else kind_of(encoder)
+    widths = dict(_widths(adapter.spec))
+    for reference in (*unit.references, *unit.negative_references):
+        if reference.embeddings is None:
+            continue
+        stored = Stored.of(reference.embeddings)
+        if any(stored.made_by.get(part) != name for part, name in wanted.items()):
+            raise UnitError(
+                f"the embeddings hold {_kinds(stored.made_by)}, and adapter {adapter.name} takes {_kinds(wanted)}: "
+                "make them again with this adapter, or choose one that takes them."
+            )
+        for part, width in widths.items():
+            if (found_width := stored.references[0][part].shape[-1]) != width:
+                raise UnitError(
+                    f"the {part} embeddings have {found_width} numbers, where the adapter takes {width}: make them "
+                    "again with this adapter."
+                )
+        if unit.noise and found is not None:
+            raise UnitError(
+                f"{unit.called('noise')} is made of the references' pixels, which embeddings no longer have: leave it "
+                "at 0, or give the pictures."
+            )
+
+
+def _widths(spec: AdapterSpec) -> list[tuple[str, int]]:
+    """The width of each part of what an adapter takes."""
+    found = image_source(spec)
+    faces = [("face", spec.embedding_width)] if spec.source.startswith("face") else []
+    return faces if found is None else [*faces, found]
+
+
+def _kinds(made_by: Mapping[str, str]) -> str:
+    """ "face embeddings of buffalo_l and penultimate embeddings of ViT-H-14"."""
+    return " and ".join(
+        f"{part} embeddings of {shown(name) if name else 'an unknown encoder'}" for part, name in made_by.items()
+    )

@@ -1,0 +1,245 @@
+"""Units of adapters for faces, from the photo to the UNet; who finds the faces is a stand-in."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lib_ipadapter.checkpoint.catalog import Catalog
+from lib_ipadapter.encode import stored
+from lib_ipadapter.errors import IPAdapterError
+from lib_ipadapter.jobs.embeddings import embeddings_of
+from lib_ipadapter.jobs.resources import Resources
+from lib_ipadapter.unit import Unit
+from tests.helpers.faces import LENGTH, Finder, face, similar
+from tests.helpers.files import base64_of, half, picture, unit, write_adapter, write_encoder
+from tests.helpers.jobs import DEVICE, denoise, far, generation
+from tests.helpers.tensors import close
+
+KINDS = ("faceid", "faceid-lora", "faceid-plus", "instantid")
+
+
+@pytest.fixture(scope="module")
+def faces_folder(tmp_path_factory: pytest.TempPathFactory, unet) -> Path:
+    folder = tmp_path_factory.mktemp("faces")
+    for kind in KINDS:
+        write_adapter(folder / f"{kind}.safetensors", unet, kind)
+    write_encoder(folder / "encoder.safetensors")
+    return folder
+
+
+@pytest.fixture
+def finder() -> Finder:
+    return Finder()
+
+
+@pytest.fixture
+def resources(faces_folder: Path, finder: Finder) -> Resources:
+    catalog = Catalog([faces_folder], [])
+    catalog.refresh()
+    return Resources(catalog, faces=finder)
+
+
+def settings(kind: str = "faceid", seeds: tuple[int, ...] = (0,), **more) -> dict:
+    return unit(kind, seeds, keypoints_weight=0, **more) if kind == "instantid" else unit(kind, seeds, **more)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_acts_by_the_face_and_leaves(kind: str, unet, resources) -> None:
+    plain = denoise(unet, None)
+    one = denoise(unet, generation(unet, resources, settings(kind)))
+    assert far(one, plain)
+    assert far(denoise(unet, generation(unet, resources, settings(kind, (1,)))), one)
+    assert torch.equal(denoise(unet, None), plain)
+
+
+def test_each_kind_asks_the_pack_that_it_was_trained_with(unet, resources, finder) -> None:
+    for kind in KINDS:
+        generation(unet, resources, settings(kind, (KINDS.index(kind),)))
+    assert [pack for _, pack in finder.asked] == ["buffalo_l", "buffalo_l", "buffalo_l", "antelopev2"]
+    generation(unet, resources, settings("instantid", (9,), variant="faceid-portrait-unnorm"))
+    assert finder.asked[-1][1] == "buffalo_l"
+
+
+def test_a_photo_is_looked_at_once(unet, resources, finder) -> None:
+    generation(unet, resources, settings("faceid", (0, 1, 0)), settings("faceid-plus", (1,)))
+    assert len(finder.asked) == 2
+    generation(unet, resources, settings("faceid-plus", (0,), weight=0.5))
+    assert len(finder.asked) == 2
+
+
+def test_only_the_direction_of_the_face_counts_where_the_adapter_was_trained_so(unet, resources, finder) -> None:
+    """A raw embedding twice as long is the same person; InstantID takes it as it is."""
+    for kind, same in (("faceid", True), ("faceid-plus", True), ("instantid", False)):
+        once = denoise(unet, generation(unet, resources, settings(kind, (5,))))
+        own = finder.faces
+
+        def twice(image, own=own):
+            return [type(one)(one.box, one.landmarks, one.score, one.embedding * 2) for one in own(image)]
+
+        finder.faces = twice
+        resources.unload()
+        again = denoise(unet, generation(unet, resources, settings(kind, (5,))))
+        finder.faces = own
+        resources.unload()
+        assert close(once, again, 1e-6) is same, kind
+
+
+def test_versions_1_and_2_of_plus_differ_and_the_scale_counts_for_version_2(unet, resources) -> None:
+    v1 = denoise(unet, generation(unet, resources, settings("faceid-plus", variant="faceid-plus")))
+    v2 = denoise(unet, generation(unet, resources, settings("faceid-plus", variant="faceid-plus-v2")))
+    assert far(v1, v2)
+    scaled = generation(unet, resources, settings("faceid-plus", variant="faceid-plus-v2", faceid_v2_weight=0.3))
+    assert far(denoise(unet, scaled), v2)
+    ignored = generation(unet, resources, settings("faceid-plus", variant="faceid-plus", faceid_v2_weight=0.3))
+    assert torch.equal(denoise(unet, ignored), v1)
+    assert "faceid_v2_weight has no effect" in ignored.plans[0].notes[0]
+
+
+def test_a_variant_that_the_file_cannot_be_is_refused(unet, resources) -> None:
+    says = "variant is “instantid”, and the file of adapter faceid-plus can be faceid-plus or faceid-plus-v2"
+    with pytest.raises(IPAdapterError, match=says):
+        generation(unet, resources, settings("faceid-plus", variant="instantid"))
+
+
+def test_which_face_is_chosen_by_size_or_number(unet, resources, finder) -> None:
+    left, large, right = face(1, 0, 10), face(2, 12, 30), face(3, 45, 12)
+    finder.faces = lambda image: [left, large, right]
+    group = generation(unet, resources, settings())
+    both = [generation(unet, resources, settings(face_index=index)) for index in (2, 3)]
+    assert torch.equal(denoise(unet, group), denoise(unet, both[0]))
+    assert far(denoise(unet, group), denoise(unet, both[1]))
+    with pytest.raises(IPAdapterError, match="^IP-Adapter unit 1: the reference: face_index is 4, and there are 3"):
+        generation(unet, resources, settings(face_index=4))
+
+
+def test_no_face_is_told_with_the_unit_and_the_photo(unet, resources, finder) -> None:
+    one = face(1)
+    finder.faces = lambda image: [one] if len(finder.asked) == 1 else []
+    with pytest.raises(IPAdapterError, match=r"^IP-Adapter unit 2: images\[1\]: no face was found"):
+        generation(unet, resources, {"enabled": False}, settings(seeds=(0, 1)))
+
+
+def test_the_mask_and_the_side_that_is_cropped_come_before_the_face_is_looked_for(unet, resources, finder) -> None:
+    wide = base64_of(picture(3, (90, 30)))
+    masked = {"image": wide, "mask": base64_of(half("left"))}
+    generation(unet, resources, {"model": "faceid", "images": [masked]})
+    assert finder.asked[-1][0].size == (90, 30)
+    assert finder.asked[-1][0].getpixel((80, 10)) == (127, 127, 127) != finder.asked[-1][0].getpixel((5, 10))
+    generation(unet, resources, {"model": "faceid", "images": [wide], "crop": "right"})
+    assert finder.asked[-1][0].size == (30, 30)
+    assert finder.asked[-1][0].getpixel((29, 3)) == picture(3, (90, 30)).getpixel((89, 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_photos_that_are_one_are_one(kind: str, unet, resources) -> None:
+    one = denoise(unet, generation(unet, resources, settings(kind)))
+    for combine in ("concat", "average"):
+        two = denoise(unet, generation(unet, resources, settings(kind, (0, 0), combine=combine)))
+        assert close(one, two, 1e-5), combine
+    other = denoise(unet, generation(unet, resources, settings(kind, (0, 1), combine="average")))
+    assert far(one, other)
+
+
+def test_the_mean_of_two_photos_is_as_long_as_a_face(unet, resources, finder) -> None:
+    """Of unit vectors the mean is shorter, which the adapter has never seen: it is made one again."""
+    first = face(1)
+    second = type(first)(first.box, first.landmarks, 0.9, similar(first.embedding, 0.6))
+    middle = type(first)(first.box, first.landmarks, 0.9, (first.embedding + second.embedding) * 3)
+    ones = iter([first, second, middle])
+    finder.faces = lambda image: [next(ones)]
+    mixed = denoise(unet, generation(unet, resources, settings(seeds=(0, 1), combine="average")))
+    direct = denoise(unet, generation(unet, resources, settings(seeds=(2,))))
+    assert close(mixed, direct, 1e-5)
+
+
+def test_photos_of_two_people_are_told_and_not_refused(unet, resources, finder) -> None:
+    first = face(1)
+    for share, told in ((0.1, True), (0.5, False)):
+        second = type(first)(first.box, first.landmarks, 0.9, similar(first.embedding, share))
+        ones = iter([first, second])
+        finder.faces = lambda image, ones=ones: [next(ones)]
+        resources.unload()
+        notes = generation(unet, resources, settings(seeds=(0, 1))).plans[0].notes
+        assert any("photos 1 and 2 hardly show one person (similarity 0.10)" in note for note in notes) is told
+
+
+def test_what_had_to_be_done_for_a_face_is_a_note(unet, resources, finder) -> None:
+    finder.how = "after a turn by 90°"
+    assert (
+        "the reference: the face was found after a turn by 90°."
+        in generation(unet, resources, settings()).plans[0].notes
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_negative_photos_and_noise_change_the_negative_side_alone(kind: str, unet, resources) -> None:
+    plain = denoise(unet, generation(unet, resources, settings(kind)))
+    for change in ({"negative_images": [base64_of(picture(7))]}, {"noise": 0.5}):
+        other = denoise(unet, generation(unet, resources, settings(kind, **change)))
+        assert torch.equal(plain[0], other[0]) and far(plain[1:], other[1:]), change
+
+
+def test_each_picture_of_a_batch_may_have_its_own_person(unet, resources) -> None:
+    job = generation(unet, resources, settings(seeds=(0, 1), batch="per image"))
+    both = denoise(unet, job, pictures=2)
+    swapped = denoise(unet, generation(unet, resources, settings(seeds=(1, 0), batch="per image")), pictures=2)
+    assert far(both[0], swapped[0]) and far(both[1], swapped[1])
+
+
+# Embeddings in the place of photos
+
+
+def file_of(parts: list[dict], weights: list[float], made_by: dict) -> str:
+    return base64.b64encode(stored.write(parts, weights, made_by)).decode()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_embeddings_are_the_photos_they_were_made_of(kind: str, unet, resources) -> None:
+    photos = settings(kind, (0, 1), combine="average")
+    file = base64.b64encode(embeddings_of(Unit.parse(photos), resources, DEVICE)).decode()
+    kept = {**photos, "images": [{"embeddings": file}]}
+    with_photos = denoise(unet, generation(unet, resources, photos))
+    assert torch.equal(denoise(unet, generation(unet, resources, kept)), with_photos)
+
+
+def test_a_face_works_without_anybody_who_finds_one(unet, faces_folder) -> None:
+    catalog = Catalog([faces_folder], [])
+    catalog.refresh()
+    alone = Resources(catalog)
+    file = file_of([{"face": face(1).embedding[None]}], [1.0], {"face": "buffalo_l"})
+    kept = {"model": "faceid", "images": [{"embeddings": file}]}
+    assert far(denoise(unet, generation(unet, alone, kept)), denoise(unet, None))
+    with pytest.raises(IPAdapterError, match="faces cannot be found here"):
+        generation(unet, alone, settings())
+
+
+@pytest.mark.parametrize(
+    ("made_by", "parts", "says"),
+    [
+        (
+            {"face": "antelopev2"},
+            {"face": (1, 512)},
+            "hold face embeddings of 'antelopev2', and adapter faceid takes face",
+        ),
+        (
+            {"pooled": "ViT-H-14"},
+            {"pooled": (1, 1024)},
+            "hold pooled embeddings of 'ViT-H-14', and adapter faceid takes",
+        ),
+        ({"face": "buffalo_l"}, {"face": (1, 128)}, "128 numbers, where the adapter takes 512"),
+    ],
+)
+def test_embeddings_of_another_kind_are_refused(made_by: dict, parts: dict, says: str, unet, resources) -> None:
+    tensors = {name: torch.ones(shape) for name, shape in parts.items()}
+    with pytest.raises(IPAdapterError, match=f"^IP-Adapter unit 1: .*{says}"):
+        generation(unet, resources, {"model": "faceid", "images": [{"embeddings": file_of([tensors], [1.0], made_by)}]})
+
+
+def test_the_length_of_the_stand_ins_faces_is_recognitions() -> None:
+    assert F.normalize(face(1).embedding, dim=0).norm() == pytest.approx(1)
+    assert face(1).embedding.norm() == pytest.approx(LENGTH)
