@@ -12,6 +12,7 @@ from .kinds import Kind, Number, PictureKind, Wording
 MAX_REFERENCES = 64  # of one unit: their tokens meet in every attention layer
 WEIGHT = Number(-1, 3)  # what the weight of a unit or of a reference may be
 MASK = PictureKind()
+SAFETENSORS = "AAB7"  # in base64, the end of the length of a header of less than 2**48 bytes, and its first brace
 
 
 @dataclass(frozen=True)
@@ -19,15 +20,13 @@ class Reference:
     """One reference picture: base64 text from the API, a picture from the panel, or a decoded one.
 
     ``mask``: None, or a picture that is white where the reference counts. ``controlnet``: the number of the ControlNet
-    unit whose picture it takes when a job begins. ``embeddings``: a file of the embeddings route, bytes or base64.
-    ``image`` is None with either.
+    unit whose picture it takes when a job begins; ``image`` is None then. A file of embeddings is a picture, too.
     """
 
     image: Any
     weight: float = 1.0
     controlnet: int | None = None
     mask: Any = None
-    embeddings: Any = None
 
     @classmethod
     def parse(cls, item: object, where: str) -> Reference:
@@ -47,17 +46,22 @@ class Reference:
         image, weight = item.get("image"), WEIGHT.parse(item.get("weight", 1.0), f"{where}weight")
         assert weight is not None
         mask = MASK.parse(item.get("mask"), f"{where}mask")
-        if (embeddings := item.get("embeddings")) is not None:
-            if image is not None or item.get("controlnet") is not None:
-                raise UnitError(f"{where}embeddings are given beside a picture: leave one out.")
-            if not isinstance(embeddings, (str, bytes)):
-                raise UnitError(f"{where}embeddings is {Wording.API.shown(embeddings)}: give the file as base64.")
-            return cls(None, weight, None, mask, embeddings)
+        if item.get("embeddings") is not None:
+            image = cls._embeddings(item["embeddings"], item, where)
         if item.get("controlnet") is not None:
             return cls(None, weight, cls._controlnet(item["controlnet"], image, where), mask)
         if image is None or (isinstance(image, str) and not image.strip()):
             raise UnitError(f"{where}the picture is missing: give a PNG, JPEG or WebP as base64.")
         return cls(image, weight, None, mask)
+
+    @staticmethod
+    def _embeddings(file: Any, item: Mapping[str, Any], where: str) -> Any:
+        if item.get("image") is not None or item.get("controlnet") is not None:
+            raise UnitError(f"{where}embeddings are given beside a picture: leave one out.")
+        text = file.partition(",")[2] if isinstance(file, str) and file.startswith("data:") else file
+        if not isinstance(text, str) or text.strip()[8:12] != SAFETENSORS:
+            raise UnitError(f"{where}embeddings is no file of POST /ip-adapter/embeddings: give that, as base64.")
+        return file
 
     @staticmethod
     def _controlnet(number: Any, image: Any, where: str) -> int:
@@ -70,9 +74,7 @@ class Reference:
 
     def to_item(self) -> Any:
         """What ``parse`` makes this reference of."""
-        parts = {
-            "image": self.image, "controlnet": self.controlnet, "mask": self.mask, "embeddings": self.embeddings,
-        }  # fmt: skip
+        parts = {"image": self.image, "controlnet": self.controlnet, "mask": self.mask}
         given = {name: value for name, value in parts.items() if value is not None}
         if self.weight != 1:
             given["weight"] = self.weight

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import PictureError
+from .carriers import carrier, carries, is_embeddings
 from .conversions import from_array, to_mask, to_rgb, upright
 from .formats import damaged, open_file
 from .sizes import Budget, check_size
@@ -64,7 +65,7 @@ class Picture:
     @classmethod
     def _facts(cls, image: Image.Image) -> dict[str, Any]:
         """What is remembered of the image, by the names of the properties that give it."""
-        return {"content_hash": cls._hash(image), "size": image.size}
+        return {"content_hash": cls._hash(image), "size": image.size, "carries_embeddings": carries(image)}
 
     @staticmethod
     def _hash(image: Image.Image) -> str:
@@ -83,6 +84,11 @@ class Picture:
     @cached_property
     def content_hash(self) -> str:
         return self._hash(self.image)
+
+    @cached_property
+    def carries_embeddings(self) -> bool:
+        """Whether it is a file of embeddings in a picture's form, and nothing to be looked at."""
+        return carries(self.image)
 
     def __eq__(self, other: object) -> bool:
         return self is other or (type(other) is type(self) and self.content_hash == other.content_hash)
@@ -140,9 +146,10 @@ class Pictures:
 def decode(data: bytes | str | Image.Image | NDArray[Any] | Picture, budget: Budget | None = None) -> Image.Image:
     """The picture in ``data`` as a plain RGB image, upright.
 
-    ``data``: a file's bytes (PNG, JPEG, WebP, GIF, BMP, TIFF), the same as base64 with or without a ``data:`` prefix,
-    a PIL image, or an array [H, W] or [H, W, 1 to 4], 8 or 16 bits, bool, or floats in 0…1. A string is never taken
-    for a path or an address. Of a Picture the image is returned as it is.
+    ``data``: a file's bytes (PNG, JPEG, WebP, GIF, BMP, TIFF; or of embeddings, which become a picture that carries
+    them), the same as base64 with or without a ``data:`` prefix, a PIL image, or an array [H, W] or [H, W, 1 to 4], 8
+    or 16 bits, bool, or floats in 0…1. A string is never taken for a path or an address. Of a Picture the image is
+    returned as it is.
 
     EXIF orientation is applied, 16-bit values are scaled to 8 bits, an animation means its first frame, and what is
     transparent lies over white (fully opaque pixels keep their colour exactly; colour profiles are ignored, as
@@ -204,7 +211,7 @@ def _image_in(data: Any) -> Image.Image:
     """The picture in ``data``, not necessarily decoded yet."""
     file = _file_in(data)
     if file is not None:
-        return open_file(file)
+        return carrier(file) if is_embeddings(file) else open_file(file)
     if isinstance(data, Image.Image):
         return data
     if isinstance(data, Picture):

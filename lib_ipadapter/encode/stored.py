@@ -8,7 +8,6 @@ the image encoder's kind.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.safetensors_files import library
 from ..errors import PictureError
+from .carriers import carried
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .picture import Picture
+
 FORMAT, VERSION = "ip-adapter", "embeddings 1"
 DIMS = {"face": 2, "pooled": 2, "penultimate": 3}  # of each part's tensors
-MAX_FILE = 64 * 2**20  # bytes
 MAX_HEADER = 64 * 2**10
 MAX_STORED = 64  # references
 AGAIN = "get it from POST /ip-adapter/embeddings again"
@@ -42,12 +43,12 @@ class Stored:
     made_by: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, data: Any) -> Stored:
-        """The embeddings in a file's bytes, or in the same as base64. Raises PictureError for everything else."""
-        if isinstance(data, Stored):
-            return data
-        file = _file_in(data)
-        return _read(file)
+    def of(cls, picture: Picture) -> Stored | None:
+        """The embeddings that a picture carries, None where it is a mere picture. Raises PictureError for a carrier
+        whose file is damaged, or none of ours."""
+        if not picture.carries_embeddings:
+            return None
+        return read(carried(picture.image))
 
 
 def write(references: Sequence[Parts], weights: Sequence[float], made_by: Mapping[str, str]) -> bytes:
@@ -61,25 +62,22 @@ def write(references: Sequence[Parts], weights: Sequence[float], made_by: Mappin
         for i, parts in enumerate(references)
         for part, tensor in parts.items()
     }
-    return bytes(save(tensors, metadata))
+    return _in_order(save(tensors, metadata))
 
 
-def _file_in(data: Any) -> bytes:
-    if isinstance(data, (bytes, bytearray, memoryview)) and len(data) <= MAX_FILE:
-        return bytes(data)
-    if isinstance(data, str) and len(data) <= MAX_FILE * 4 // 3 + 200:
-        head, comma, body = data[:200].partition(",")
-        text = data[len(head) + 1 :] if comma and head.lstrip().lower().startswith("data:") else data
-        try:
-            return base64.b64decode("".join(text.split()), validate=True)
-        except ValueError:
-            raise PictureError(f"The embeddings are not valid base64: send the file itself, or {AGAIN}.") from None
-    if isinstance(data, (str, bytes, bytearray, memoryview)):
-        raise PictureError(f"The embeddings are larger than {MAX_FILE >> 20} MB: keep fewer references in one file.")
-    raise PictureError("The embeddings are missing: give the file of POST /ip-adapter/embeddings as base64.")
+def _in_order(file: bytes) -> bytes:
+    """The file with its metadata in alphabetical order: the library's is another one each time, and equal embeddings
+    shall be equal files."""
+    length = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + file[8 + length :]
 
 
-def _read(file: bytes) -> Stored:
+def read(file: bytes) -> Stored:
+    """The embeddings in a file. Raises PictureError for every other one."""
     damaged = PictureError(f"The embeddings are no file of this extension, or a damaged one: {AGAIN}.")
     length = int.from_bytes(file[:8], "little")
     if not 2 <= length <= min(MAX_HEADER, len(file) - 8):

@@ -26,7 +26,8 @@ def embeddings_of(unit: Unit, resources: Resources, device: Device, progress: Pr
     Raises IPAdapterError (unit named) as a generation with the unit would.
     """
     with errors_name_unit(unit.number or 1):
-        (plan,) = with_faces([plan_embeddings(unit, resources.catalog)], resources, progress)
+        planned = plan_embeddings(unit, resources.catalog)
+        (plan,) = with_faces([planned.expanded()], resources, progress)
         parts: list[dict[str, Tensor]] = [{} for _ in plan.references]
         made_by = {}
         if plan.takes_faces:
@@ -40,9 +41,7 @@ def embeddings_of(unit: Unit, resources: Resources, device: Device, progress: Pr
             for one, embedding in zip(parts, embeddings, strict=True):
                 one[inputs.source] = embedding
         elif inputs is not None:  # they were stored embeddings already
-            made_by[inputs.source] = next(
-                stored.Stored.of(one.embeddings).made_by[inputs.source] for one in unit.references
-            )
+            made_by |= next(one.stored.made_by for one in planned.references if one.stored is not None)
             for one, shown in zip(parts, inputs.references, strict=True):
                 assert shown.embedding is not None
                 one[inputs.source] = shown.embedding

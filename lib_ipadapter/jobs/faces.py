@@ -28,7 +28,7 @@ TRAINED_FACES = 5  # the most that portrait adapters were shown side by side
 
 
 def with_faces(plans: Sequence[Plan], resources: Resources, progress: Callable[[str], None]) -> list[Plan]:
-    """The plans with the faces of their references, each found once, and notes on photos that disagree.
+    """The expanded plans with the faces of their references, each found once, and notes on photos that disagree.
 
     Raises IPAdapterError (unit and reference named) where there is no face, none of the wanted number, or nothing to
     find it with.
@@ -84,8 +84,8 @@ def faces_in(
 
 def face_embedding(reference: PlannedReference) -> Tensor:
     """[1, 512]: of the reference's face, or as it is stored; of any length."""
-    if reference.stored is not None:
-        return reference.stored["face"]
+    if reference.parts is not None:
+        return reference.parts["face"]
     assert reference.face is not None, "faces are found before they are asked for"
     return reference.face.embedding[None]
 

@@ -35,13 +35,13 @@ def image_source(spec: AdapterSpec) -> tuple[OneSource, int] | None:
     return "penultimate", spec.embedding_width if spec.clip_width is None else spec.clip_width
 
 
-def encoder_kind(spec: AdapterSpec) -> str:
-    """The kind of image encoder that an adapter takes, as stored embeddings name it."""
+def encoder_kind(spec: AdapterSpec) -> str | None:
+    """The kind of image encoder that an adapter takes, as stored embeddings name it; None where nothing tells."""
     found = image_source(spec)
     if spec.image_encoder is not None and spec.source in ("pooled", "penultimate"):
         return spec.image_encoder
     published = None if found is None else PUBLISHED.get(found)
-    return published.kind if published else "" if found is None else f"{found[0]} {found[1]} wide"
+    return published.kind if published else None
 
 
 def kind_of(encoder: EncoderEntry) -> str:

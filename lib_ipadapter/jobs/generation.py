@@ -186,15 +186,16 @@ def prepare_generation(
     plans = [plan_unit(unit, topology, blocks, resources.catalog) for unit in units]
     if hires_topology is not None:
         _check_hires(plans, resources.catalog, *hires_topology)
-    plans = with_faces(plans, resources, progress)
-    acting = [plan for plan in plans if plan.acts]
+    full = with_faces([plan.expanded() for plan in plans], resources, progress)
+    acting = [plan for plan in full if plan.acts]
     prepared = prepare(acting, resources, device, progress)
     prompts = [_prompt(plan, one) for plan, one in zip(acting, prepared, strict=True)]
     maps = InfluenceMaps(
         [plan.number for plan in plans if measure and plan.unit.influence_map],
         {plan.number: one.prompt for plan, one in zip(acting, prompts, strict=True)},
     )
-    return Generation(topology, [plan.without_pictures() for plan in plans], prompts, maps)
+    written = [replace(plan, notes=one.notes).without_pictures() for plan, one in zip(plans, full, strict=True)]
+    return Generation(topology, written, prompts, maps)
 
 
 def _check_hires(plans: Sequence[Plan], catalog: Catalog, name: str, topology: Topology) -> None:

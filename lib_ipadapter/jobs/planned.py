@@ -30,7 +30,8 @@ ROUNDING = 0.02  # by how much the forms of a mask and its picture may differ: r
 class PlannedReference:
     """A decoded reference: its content hash, its weight, and its mask's content hash, None without one.
 
-    ``image`` and ``mask`` are None once they have been used. ``stored`` are its embeddings where it is no picture.
+    ``image`` and ``mask`` are None once they have been used. ``stored`` is what a file of embeddings holds, perhaps of
+    several references, and ``parts`` are the embeddings of one of these.
     ``face`` is there once it was found, where the adapter wants one, and ``how`` says what had to be done for it.
     ``name`` is what sentences call the reference.
     """
@@ -40,7 +41,8 @@ class PlannedReference:
     mask_hash: str | None = None
     image: Picture | None = None
     mask: Mask | None = None
-    stored: Parts | None = None
+    stored: Stored | None = None
+    parts: Parts | None = None
     face: Face | None = None
     how: str = ""
     name: str = ""
@@ -51,11 +53,20 @@ class PlannedReference:
         return (self.content_hash, self.mask_hash, self.weight)
 
     def encoder_input(self, source: OneSource) -> EncoderInput:
-        known = None if self.stored is None else self.stored[source]
+        known = None if self.parts is None else self.parts[source]
         return EncoderInput(self.content_hash, self.mask_hash, False, self.image, self.mask, self.face, embedding=known)
 
+    def singles(self) -> list[PlannedReference]:
+        """Itself, or the references that it holds the embeddings of."""
+        if self.stored is None:
+            return [self]
+        return [
+            PlannedReference(f"{self.content_hash}.{i}", self.weight * weight, parts=parts, name=self.name)
+            for i, (parts, weight) in enumerate(zip(self.stored.references, self.stored.weights, strict=True))
+        ]
+
     def without_pictures(self) -> PlannedReference:
-        return replace(self, image=None, mask=None, stored=None, face=None)
+        return replace(self, image=None, mask=None, stored=None, parts=None, face=None)
 
 
 def decoded_references(
@@ -65,14 +76,17 @@ def decoded_references(
     planned, notes = [], []
     for i, reference in enumerate(references):
         where = single if single is not None and len(references) == 1 else f"{name}[{i}]: "
-        if reference.embeddings is not None:
-            planned += _stored(reference, where)
-            continue
         try:
             picture = Picture.of(reference.image)
             mask = None if reference.mask is None else Mask.of(reference.mask)
+            stored = Stored.of(picture)
         except IPAdapterError as error:
             raise type(error)(where + error.detail) from None
+        if stored is not None:
+            if mask is not None:
+                raise UnitError(f"{where}a mask changes nothing of embeddings, which are made already: leave it out.")
+            planned.append(PlannedReference(picture.content_hash, reference.weight, stored=stored, name=where))
+            continue
         if mask is not None and mask.extrema == BLACK:
             raise PictureError(
                 f"{where}the mask is black all over, so nothing of the picture counts: paint white what counts, or "
@@ -88,26 +102,9 @@ def decoded_references(
             )
         masked = PlannedReference(picture.content_hash, reference.weight, mask.content_hash, picture, mask, name=where)
         planned.append(masked)
-    if len(planned) > MAX_REFERENCES:
-        raise UnitError(f"{name} holds {len(planned)} references, stored ones among them: give {MAX_REFERENCES}.")
+    if (count := sum(len(one.singles()) for one in planned)) > MAX_REFERENCES:
+        raise UnitError(f"{name} holds {count} references, stored ones among them: give at most {MAX_REFERENCES}.")
     return tuple(planned), notes
-
-
-def _stored(reference: Reference, where: str) -> list[PlannedReference]:
-    """The references in a file of embeddings."""
-    try:
-        stored = Stored.of(reference.embeddings)
-    except IPAdapterError as error:
-        raise type(error)(where + error.detail) from None
-    if reference.mask is not None:
-        raise UnitError(f"{where}a mask has no effect on embeddings, which are made already: leave the mask out.")
-    return [
-        PlannedReference(
-            stored.content_hash if len(stored.references) == 1 else f"{stored.content_hash}.{i}",
-            reference.weight * weight, stored=parts, name=where,
-        )
-        for i, (parts, weight) in enumerate(zip(stored.references, stored.weights, strict=True))
-    ]  # fmt: skip
 
 
 def differ_in_form(one: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -115,19 +112,22 @@ def differ_in_form(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(one[0] * other[1] / (one[1] * other[0]) - 1) > ROUNDING
 
 
-def check_stored(unit: Unit, adapter: AdapterEntry, encoder: EncoderEntry | None) -> None:
+def check_stored(
+    unit: Unit, adapter: AdapterEntry, encoder: EncoderEntry | None, references: Sequence[PlannedReference]
+) -> None:
     """Raises UnitError for stored embeddings of another kind than the adapter takes, and for noise that is to be made
     of pictures where there are none."""
-    wanted = {part: recogniser(adapter.spec) for part in adapter.spec.source.split("+") if part == "face"}
+    wanted: dict[str, str | None] = {}
+    if adapter.spec.source.startswith("face"):
+        wanted["face"] = recogniser(adapter.spec)
     found = image_source(adapter.spec)
     if found is not None:
         wanted[found[0]] = encoder_kind(adapter.spec) if encoder is None else kind_of(encoder)
     widths = dict(_widths(adapter.spec))
-    for reference in (*unit.references, *unit.negative_references):
-        if reference.embeddings is None:
+    for stored in (reference.stored for reference in references):
+        if stored is None:
             continue
-        stored = Stored.of(reference.embeddings)
-        if any(stored.made_by.get(part) != name for part, name in wanted.items()):
+        if any(part not in stored.made_by or name not in (None, stored.made_by[part]) for part, name in wanted.items()):
             raise UnitError(
                 f"the embeddings hold {_kinds(stored.made_by)}, and adapter {adapter.name} takes {_kinds(wanted)}: "
                 "make them again with this adapter, or choose one that takes them."
@@ -152,7 +152,7 @@ def _widths(spec: AdapterSpec) -> list[tuple[str, int]]:
     return faces if found is None else [*faces, found]
 
 
-def _kinds(made_by: Mapping[str, str]) -> str:
+def _kinds(made_by: Mapping[str, str | None]) -> str:
     """ "face embeddings of buffalo_l and penultimate embeddings of ViT-H-14"."""
     return " and ".join(
         f"{part} embeddings of {shown(name) if name else 'an unknown encoder'}" for part, name in made_by.items()

@@ -95,6 +95,13 @@ class Plan:
             self.unit.noise,
         )
 
+    def expanded(self) -> Plan:
+        """The plan with the references that files of embeddings hold in the place of these."""
+        references, negatives = (
+            tuple(single for one in side for single in one.singles()) for side in (self.references, self.negatives)
+        )
+        return replace(self, references=references, negatives=negatives)
+
     def without_pictures(self) -> Plan:
         """The plan without its decoded pictures, which are large."""
         return replace(
@@ -137,7 +144,7 @@ def plan_embeddings(unit: Unit, catalog: Catalog, topology: Topology | None = No
     if not _all_known(adapter, (*references, *negatives), bool(unit.subtract_prompt)):
         encoder = _looked_up(catalog, lambda: encoder_for(adapter, catalog, unit.encoder))
         size = 0 if encoder is None else seen_size(unit, adapter, encoder)
-    check_stored(unit, adapter, encoder)
+    check_stored(unit, adapter, encoder, (*references, *negatives))
     return Plan(unit, adapter, encoder, references, negatives, size=size, notes=(*notes, *more))
 
 

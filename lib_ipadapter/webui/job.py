@@ -117,8 +117,12 @@ def decoded(units: Sequence[Unit], progress: Callable[[], None] = lambda: None) 
         with errors_name_unit(unit.number):
             references = tuple(map(reference, unit.references))
             negatives = tuple(map(reference, unit.negative_references))
-            region = of(Mask, unit.region_mask)
-        done.append(replace(unit, references=references, negative_references=negatives, region_mask=region))
+            region, pose = of(Mask, unit.region_mask), of(Picture, unit.keypoints_image)
+        done.append(
+            replace(
+                unit, references=references, negative_references=negatives, region_mask=region, keypoints_image=pose
+            )
+        )
     return done
 
 

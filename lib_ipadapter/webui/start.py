@@ -11,7 +11,7 @@ from typing import Any
 
 from modules import script_callbacks
 
-from . import api, options, preview
+from . import api, embeddings, options, preview
 from . import influence_pictures as influence
 from .neighbours import xyz
 from .panel import picture_pool, send_to
@@ -30,6 +30,7 @@ def on_app_started(_demo: Any, app: Any) -> None:
     guards = api.add_routes(app, resources().catalog, store())
     if guards is not None:
         preview.add_preview_route(app, lambda: resources().catalog, guards)
+        embeddings.add_embeddings_route(app, resources, guards)
 
 
 def on_script_unloaded() -> None:

@@ -11,9 +11,12 @@ import torch.nn.functional as F
 
 from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.encode import stored
+from lib_ipadapter.encode.picture import Picture
+from lib_ipadapter.encode.stored import Stored
 from lib_ipadapter.errors import IPAdapterError
 from lib_ipadapter.jobs.embeddings import embeddings_of
 from lib_ipadapter.jobs.resources import Resources
+from lib_ipadapter.presets.store import Store
 from lib_ipadapter.unit import Unit
 from tests.helpers.faces import LENGTH, Finder, face, similar
 from tests.helpers.files import base64_of, half, picture, unit, write_adapter, write_encoder
@@ -243,3 +246,96 @@ def test_embeddings_of_another_kind_are_refused(made_by: dict, parts: dict, says
 def test_the_length_of_the_stand_ins_faces_is_recognitions() -> None:
     assert F.normalize(face(1).embedding, dim=0).norm() == pytest.approx(1)
     assert face(1).embedding.norm() == pytest.approx(LENGTH)
+
+
+def test_stored_references_are_as_many_as_they_were(unet, resources) -> None:
+    """Two photos in one file, in a batch one for each picture; with the file's weights times the item's."""
+    photos = settings(seeds=(0, 1), batch="per image")
+    file = base64.b64encode(embeddings_of(Unit.parse(photos), resources, DEVICE)).decode()
+    kept = {"model": "faceid", "images": [{"embeddings": file}], "batch": "per image"}
+    want = denoise(unet, generation(unet, resources, photos), pictures=2)
+    job = generation(unet, resources, kept)
+    assert torch.equal(denoise(unet, job, pictures=2), want)
+    assert len(job.plans[0].references) == 1  # what parameters and presets write down
+    weighted = {**kept, "images": [{"embeddings": file, "weight": 0.5}]}
+    half_weight = settings(seeds=(0, 1), batch="per image", weight=0.5)
+    assert close(
+        denoise(unet, generation(unet, resources, weighted), pictures=2),
+        denoise(unet, generation(unet, resources, half_weight), pictures=2), 1e-5,
+    )  # fmt: skip
+
+
+def test_embeddings_are_kept_in_presets_as_pictures_are(tmp_path, resources) -> None:
+    file = base64.b64encode(embeddings_of(Unit.parse(settings()), resources, DEVICE)).decode()
+    store = Store(tmp_path)
+    store.save("person", [{"model": "faceid", "images": [{"embeddings": file, "weight": 0.5}]}])
+    archive = store.export()
+    other = Store(tmp_path / "other")
+    other.import_(archive)
+    (loaded,) = other.load_base64("person")
+    (item,) = Unit.parse(loaded).references
+    assert item.weight == 0.5
+    kept = Stored.of(Picture.of(item.image))
+    assert kept is not None and kept == Stored.of(Picture.of(file))
+    assert kept.made_by == {"face": "buffalo_l"}
+
+
+def test_a_carrier_that_was_saved_with_losses_is_refused(resources, unet) -> None:
+    file = embeddings_of(Unit.parse(settings()), resources, DEVICE)
+    blurred = Picture.of(file).image
+    blurred.putpixel((20, 20), (1, 2, 3))
+    with pytest.raises(IPAdapterError, match="the reference: The picture has carried embeddings and was changed"):
+        generation(unet, resources, {"model": "faceid", "images": [base64_of(blurred)]})
+
+
+def spoilt(name: str) -> bytes:
+    """Files of embeddings that are none."""
+    from safetensors.torch import save
+
+    good = {"0.face": torch.ones(1, 512)}
+    head = {"ip-adapter": "embeddings 1", "face": "buffalo_l"}
+    return {
+        "NaN": lambda: save({"0.face": torch.full((1, 512), float("nan"))}, head),
+        "another file": lambda: save(good, {"format": "pt"}),
+        "a newer one": lambda: save(good, {**head, "ip-adapter": "embeddings 2"}),
+        "a number missing": lambda: save({"1.face": torch.ones(1, 512)}, head),
+        "an unknown part": lambda: save({**good, "0.voice": torch.ones(1, 512)}, head),
+        "another form": lambda: save({"0.face": torch.ones(512)}, head),
+        "whole numbers": lambda: save({"0.face": torch.ones(1, 512, dtype=torch.int32)}, head),
+        "no weight": lambda: save(good, {**head, "weights": "[]"}),
+        "an infinite weight": lambda: save(good, {**head, "weights": "[Infinity]"}),
+        "cut short": lambda: save(good, head)[:-100],
+        "a long header": lambda: (10**6).to_bytes(8, "little") + b"{" + b" " * 2 * 10**6,
+        "no header": lambda: (20).to_bytes(8, "little") + b"{" + b"!" * 40,
+    }[name]()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("NaN", "hold numbers that are not finite"),
+        ("a newer one", "are of a newer version"),
+        *((name, "no file of this extension") for name in (
+            "another file", "a number missing", "an unknown part", "another form", "whole numbers", "no weight",
+            "an infinite weight", "cut short", "a long header", "no header",
+        )),
+    ],
+)  # fmt: skip
+def test_embeddings_that_are_none_are_refused(name: str, says: str, unet, resources) -> None:
+    item = {"embeddings": base64.b64encode(spoilt(name)).decode()}
+    with pytest.raises(IPAdapterError, match=f"^IP-Adapter unit 1: the reference: The embeddings .*{says}"):
+        generation(unet, resources, {"model": "faceid", "images": [item]})
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        ({"embeddings": "x", "image": "y"}, "embeddings are given beside a picture"),
+        ({"embeddings": "x", "controlnet": 1}, "embeddings are given beside a picture"),
+        ({"embeddings": 5}, "embeddings is no file of POST /ip-adapter/embeddings"),
+        ({"embeddings": base64_of(picture())}, "embeddings is no file of POST /ip-adapter/embeddings"),
+    ],
+)
+def test_what_is_given_as_embeddings_is_a_file_of_them(item: dict, says: str) -> None:
+    with pytest.raises(IPAdapterError, match=says):
+        Unit.parse({"model": "faceid", "images": [item]})

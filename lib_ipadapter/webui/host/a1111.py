@@ -222,6 +222,13 @@ class A1111(Host):
         finally:
             shared.state.textinfo = before
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        from modules.call_queue import queue_lock
+
+        with queue_lock:
+            yield
+
     def controlnet(self) -> Any | None:
         loaded = (sys.modules.get(name) for name in CONTROLNET)
         return next((module for module in loaded if hasattr(module, "find_cn_script")), None)

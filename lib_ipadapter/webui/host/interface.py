@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -197,6 +197,10 @@ class Host(ABC):
 
         The function raises Interrupted where there is nothing to wait for any more.
         """
+
+    @abstractmethod
+    def alone(self) -> AbstractContextManager[None]:
+        """While nobody makes a picture: for what computes beside jobs."""
 
     @abstractmethod
     def controlnet(self) -> Any | None:

@@ -43,7 +43,7 @@ def about(model: str | None, catalog: Catalog, encoder_name: str = AUTO) -> str:
         if spec.source.startswith("face"):
             parts.append(f"faces by {recogniser(spec)}")
         if encoder is not None:
-            kind = encoder_kind(spec) if encoder_name == AUTO else encoder.spec.kind
+            kind = (encoder_kind(spec) if encoder_name == AUTO else None) or encoder.spec.kind
             parts.append(f"{kind} in {encoder.file_name}, {size(encoder.size)}")
             if others := other_encoders(adapter, encoder, catalog):
                 parts.append(f"other image encoders that fit: {few([entry.name for entry in others])}")
