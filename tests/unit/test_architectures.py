@@ -115,11 +115,11 @@ def test_every_architecture_is_recognised_from_published_names_and_shapes() -> N
     assert not missing, f"no file in PUBLISHED (tests/helpers/checkpoint_shapes.py) has: {', '.join(missing)}"
 
 
-def test_every_architecture_is_fed_with_what_can_be_made_here_or_is_refused() -> None:
-    known = {*SOURCES, "face", "face+penultimate"}
+def test_every_architecture_is_fed_with_what_can_be_made_here() -> None:
+    known = set(SOURCES)
     unknown = {row[4] for row in PUBLISHED.values()} - known
     assert not unknown, f"nothing makes {', '.join(unknown)}: known sources are {', '.join(sorted(known))}"
-    assert get_args(OneSource) == SOURCES, "an encoder's outputs are not what jobs/fit.py takes for them"
+    assert set(get_args(OneSource)) < known, "an encoder's outputs are not what jobs/fit.py takes for them"
 
 
 def test_every_architecture_is_compared_with_another_implementation() -> None:
