@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import DeviceMemoryError, is_device_full
 from .influence import Influence
 from .layers import CrossAttention
+from .lora import LoraHooks
 from .outcome import Outcome
 from .prompt import ImagePrompt
 from .regions import Size, is_whole
+from .room import empty_device_cache, with_room
 from .rows import RowCursor, RowRule, Rows, Texts, first_row
 from .sides import Held, attend_by_side
 from .step import RowsOfCall
@@ -92,19 +93,11 @@ class _LayerHooks:
     def _added(self, i: int, query: Tensor, rows: Rows) -> Tensor:
         """What prompt ``i`` adds to these rows. Where the device has no room, nothing more is kept from call to call.
         Raises DeviceMemoryError where even that is too much."""
-        error = None
-        for _ in range(2):
-            try:
-                return self._attended(i, query, rows)
-            except RuntimeError as raised:
-                if not is_device_full(raised):
-                    raise
-                error = raised.with_traceback(None)  # which holds what there is no room for
-            self.injection.keep_nothing(query.device)
-        raise DeviceMemoryError(
+        sentence = (
             "IP-Adapter: the device has no room for the references' keys and values: use fewer references, a smaller "
             "batch or a smaller picture."
-        ) from error
+        )
+        return with_room(self.injection, query.device, lambda: self._attended(i, query, rows), sentence)
 
     def _attended(self, i: int, query: Tensor, rows: Rows) -> Tensor:
         prompt, block = self.injection.prompts[i], self.layer.block
@@ -140,6 +133,8 @@ class Injection:
         self.measured = {i: influence for i, influence in measured if influence is not None}
         self.masked = any(prompt.region is not None for prompt in self.prompts)
         self.layers = [_LayerHooks(self, i, layer) for i, layer in enumerate(layers)]
+        loras = [prompt.lora for prompt in self.prompts if prompt.lora is not None]
+        self.lora = LoraHooks(self, layers, loras) if loras else None
         self.cursor = RowCursor()
         self.rows_of_call: RowsOfCall | None = None
         self.rows: Rows | None = None
@@ -164,6 +159,8 @@ class Injection:
                 self.unet.register_forward_pre_hook(self._before_call, with_kwargs=True),
                 self.unet.register_forward_hook(self._after_call),
             ]
+            if self.lora is not None:  # first, so that the image attention sees the query with the LoRA
+                self._handles += self.lora.attach()
             for hooks in self.layers:
                 self._handles += [
                     hooks.layer.to_q.register_forward_hook(hooks.keep_query),
@@ -183,6 +180,8 @@ class Injection:
         self.pause()
         for hooks in self.layers:
             hooks.let_go()
+        if self.lora is not None:
+            self.lora.let_go()
         self._sizes.clear()
         for prompt in self.prompts:
             prompt.leave_device()
@@ -208,6 +207,8 @@ class Injection:
         """Announce a denoising step: the fields of ``Step``."""
         self.active = tuple(i for i, prompt in enumerate(self.prompts) if prompt.begin(step, steps))
         self.announced |= bool(self.active)
+        if self.lora is not None:
+            self.lora.begin(lora for i in self.active if (lora := self.prompts[i].lora) is not None)
         self._latent = size
         for i, influence in self.measured.items():
             self._rest(i, influence, rows, size)
@@ -245,6 +246,11 @@ class Injection:
             return Outcome.MISPLACED
         return Outcome.ACTED if all(prompt.acted for prompt in self.prompts) else Outcome.IDLE
 
+    @property
+    def own_call(self) -> bool:
+        """Whether the UNet's present call is one of the job's own, in which a prompt acts, with rows that are known."""
+        return self.rows is not None
+
     def lose(self) -> None:
         """Note a call that cannot be served; it stays as it would be without us."""
         self.lost += 1
@@ -258,6 +264,8 @@ class Injection:
         self.keeps = False
         for hooks in self.layers:
             hooks.gathered.clear()
+        if self.lora is not None:
+            self.lora.let_go()
         empty_device_cache(device)
 
     def pause(self) -> None:
@@ -304,13 +312,8 @@ class Injection:
 
     def _after_call(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
         self.rows = None
-
-
-def empty_device_cache(device: torch.device) -> None:
-    """Give back what torch holds for itself on ``device``, where it does that."""
-    empty = getattr(getattr(torch, device.type, None), "empty_cache", None)
-    if empty is not None:
-        empty()
+        if self.lora is not None:
+            self.lora.rest()
 
 
 def injections(unet: nn.Module) -> list[Injection]:

@@ -13,7 +13,7 @@ from ..errors import MismatchError
 
 @dataclass(frozen=True)
 class CrossAttention:
-    """One attn2 of the UNet.
+    """One attn2 of the UNet, and the attn1 of the same transformer block, ``self_attention``, where there is one.
 
     ``block`` is the index t of its ``transformer``, a SpatialTransformer, in forward order (input -> middle -> output
     blocks), the index that weight types and layer weights use.
@@ -25,6 +25,7 @@ class CrossAttention:
     block: int
     width: int
     context_width: int
+    self_attention: nn.Module | None = None
 
     @property
     def heads(self) -> int:
@@ -80,6 +81,7 @@ def cross_attention_layers(unet: nn.Module) -> list[CrossAttention]:
         CrossAttention(
             name, module, unet.get_submodule(_transformer_of(name)), forward_index[id(group)],
             module.to_q.out_features, module.to_k.in_features,
+            getattr(unet.get_submodule(name.removesuffix(".attn2")), "attn1", None),
         )
         for group in down + up + middle
         for name, module in group

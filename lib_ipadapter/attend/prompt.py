@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..weighting import Curve, Spread, scaled_sides, weight_at
 from .influence import Influence
+from .lora import Lora
 from .regions import Region
 from .rows import Rows
 from .sides import Held, Sides, sides_of
@@ -59,7 +60,7 @@ class ImagePrompt:
 
     ``start`` and ``end`` are shares of the sampling steps. ``spread`` says what each transformer block makes of the
     weight, ``scaling`` what the weight multiplies, ``region`` where in the picture it acts; without them it is the
-    weight everywhere.
+    weight everywhere. ``lora`` acts in the steps in which the image prompt does, in all of the picture.
     """
 
     kv: KeysValues
@@ -75,6 +76,7 @@ class ImagePrompt:
     unserved: bool = False  # whether a step of its own was made by a UNet that it does not fit
     influence: Influence | None = None  # what measures where it acts, if anybody asked
     now: float = 0.0  # the weight in the present step
+    lora: Lora | None = None  # the one inside the unit's checkpoint
 
     def acts_in(self, step: int, steps: int) -> bool:
         """Whether the unit acts in step ``step`` of ``steps``: in those whose middle lies in [start, end).

@@ -68,6 +68,11 @@ ADAPTERS = (
     Foreign(_wide(r"ip_adapter\.\d+\.to_k_ip\.weight", -1, 4096), "InstantX's IP-Adapter for FLUX", _NOT_FLUX),
     Foreign(_kolors_plus, "an IP-Adapter-Plus for Kolors", _NOT_KOLORS),
     Foreign(
+        _wide(r"image_proj\.proj_out\.weight", 0, 4096),
+        "a projection of faces for FLUX (InfiniteYou)",
+        "FLUX does not run here, so use a FaceID adapter or InstantID for faces.",
+    ),
+    Foreign(
         lambda shapes: _begins("id_encoder.")(shapes) and _begins("lora_weights.")(shapes),
         "a PhotoMaker model",
         "use a FaceID adapter or InstantID for faces.",

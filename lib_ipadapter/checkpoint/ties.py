@@ -12,11 +12,13 @@ HASHES = {
     "252fb53e0d018489d9e7f9b9e2001a52ff700e491894011ada7cfb471e0fadf2": "faceid-plus",
     "26d0d86a1d60d6cc811d3b8862178b461e1eeb651e6fe2b72ba17aa95411e313": "faceid-plus-v2",
     "220bb86e205393a3d0411631cb473caddbf35fd371be2905ca9008818170db55": "faceid-portrait-unnorm",
+    "02b3618e36d803784166660520098089a81388e61a93ef8002aa79a5b1c546e1": "instantid",
 }
 # What a file's name says; the first that fits, and is possible by shape, counts.
 NAMES = (
     (re.compile(r"plus[-_ ]?v2"), "faceid-plus-v2"),
     (re.compile(r"plus"), "faceid-plus"),
+    (re.compile(r"(?<![a-z0-9])v2(?![0-9])"), "faceid-plus-v2"),
     (re.compile(r"unnorm|portrait"), "faceid-portrait-unnorm"),
     (re.compile(r"instant[-_ ]?id"), "instantid"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from math import prod
 
 import pytest
 from hypothesis import given, settings
@@ -208,6 +209,19 @@ def kolors_faceid():
     return kolors(shapes | linear(f"{r}proj_in", 4096, 1024) | perceiver_layers(4096, 64, prefix=r))
 
 
+CONSISTENT_ID = "a ConsistentID model, which describes faces by an encoder of its own: use a FaceID adapter or Inst"
+
+
+def consistent_id(projection, attention):
+    """A FaceID-Plus for SD1.5 to the last tensor, LoRA included, with an encoder of face parts beside it."""
+    renamed = {
+        key.replace("image_proj.", projection).replace("ip_adapter.", attention): shape
+        for key, shape in adapter(faceid_plus(768), with_lora=True).items()
+    }
+    encoder = linear("FacialEncoder.visual_projection", 1280, 1280) | norm("FacialEncoder.fuse_module.layer_norm", 768)
+    return renamed | encoder
+
+
 PULID = {f"image_proj.{n}.0.weight": (1024, 1024) for n in ("body", "mapping_0", "mapping_patch_0")} | {
     "image_proj.body.0.weight": (1024, 1280)
 }
@@ -249,7 +263,17 @@ FOREIGN = {
         | {f"adapter_modules.{key}": s for key, s in pairs(SD_WIDTHS, 768).items()},
         "a StyleShot model",
     ),
-    "ConsistentID": (adapter(faceid_plus(768)) | {"FacialEncoder.fc1.weight": (2, 2)}, "a ConsistentID model"),
+    "ConsistentID": (consistent_id("image_proj.", "adapter_modules."), CONSISTENT_ID),
+    "ConsistentID, minimised": (consistent_id("image_proj_model.", "adapter_modules."), CONSISTENT_ID),
+    "ConsistentID, from its trainer": (
+        {f"module.{key}": shape for key, shape in consistent_id("image_proj_model.", "adapter_modules.").items()}
+        | {"module.unet.conv_in.weight": (320, 4, 3, 3)},
+        CONSISTENT_ID,
+    ),
+    "InfiniteYou": (
+        {f"image_proj.{key}": s for key, s in resampler(512, 1280, 20, 4096, tokens=8).items()},
+        r"a projection of faces for FLUX \(InfiniteYou\)",
+    ),
     "MS-Diffusion": (
         {f"image_proj.{key}": s for key, s in resampler(1280, 1280, 20, 2048).items()}
         | {f"ms_adapter.{key}": s for key, s in pairs(XL_WIDTHS, 2048).items()},
@@ -312,7 +336,15 @@ def test_each_kind_has_a_sentence_of_its_own():
         with pytest.raises(CheckpointError) as error:
             identify(shapes)
         sentences.add(error.value.detail)
-    same = len(["XLabs v1"]) + len(["PuLID original"]) + len(["LoRA of …"] * 2) + len(["ControlNet …"] * 2) + 1 + 1
+    same = (
+        len(["XLabs v1"])
+        + len(["PuLID original"])
+        + len(["ConsistentID"] * 2)
+        + len(["LoRA of …"] * 2)
+        + len(["ControlNet …"] * 2)
+        + 1
+        + 1
+    )
     assert len(sentences) == len(FOREIGN) + len(OTHER) - same
 
 
@@ -337,6 +369,59 @@ FACEID_PLUS, INSTANT = (identify(PUBLISHED[n][0]) for n in ("faceid-plus_sd15", 
 HASH_V1 = "252fb53e0d018489d9e7f9b9e2001a52ff700e491894011ada7cfb471e0fadf2"
 HASH_V2 = "26d0d86a1d60d6cc811d3b8862178b461e1eeb651e6fe2b72ba17aa95411e313"
 HASH_UNNORM = "220bb86e205393a3d0411631cb473caddbf35fd371be2905ca9008818170db55"
+HASH_INSTANT = "02b3618e36d803784166660520098089a81388e61a93ef8002aa79a5b1c546e1"
+
+# Every face file as it was published: name, row above, whether its halves differ in dtype, hash where it is known,
+# variant, and the parameters of projection, pairs and LoRA.
+SD_PAIRS, XL_PAIRS, SD_LORA, XL_LORA = 19_169_280, 340_787_200, 25_509_888, 185_794_560
+FACE_FILES = [
+    ("ip-adapter-faceid_sd15", "faceid_sd15", False, None, "faceid", (3_675_648, SD_PAIRS, SD_LORA)),
+    ("ip-adapter-faceid-plus_sd15", "faceid-plus_sd15", False, HASH_V1, "faceid-plus", (33_581_568, SD_PAIRS, SD_LORA)),
+    *[
+        (name, "faceid-plus_sd15", False, HASH_V2, "faceid-plus-v2", (33_581_568, SD_PAIRS, SD_LORA))
+        for name in ("ip-adapter-faceid-plusv2_sd15", "renamed")
+    ],
+    *[
+        (name, "faceid-portrait_sd15", False, None, "faceid-portrait", (13_122_048, SD_PAIRS, 0))
+        for name in ("ip-adapter-faceid-portrait_sd15", "ip-adapter-faceid-portrait-v11_sd15")
+    ],
+    ("ip-adapter-faceid_sdxl", "faceid_sdxl", False, None, "faceid", (8_926_208, XL_PAIRS, XL_LORA)),
+    (
+        *("ip-adapter-faceid-plusv2_sdxl", "faceid-plusv2_sdxl", False, None, "faceid-plus-v2"),
+        (217_125_888, XL_PAIRS, XL_LORA),
+    ),
+    (
+        "ip-adapter-faceid-portrait_sdxl",
+        "faceid-portrait_sdxl",
+        False,
+        None,
+        "faceid-portrait",
+        (34_116_608, XL_PAIRS, 0),
+    ),
+    *[
+        (name, "instantid / unnorm", True, HASH_UNNORM, "faceid-portrait-unnorm", (81_978_624, XL_PAIRS, 0))
+        for name in ("ip-adapter-faceid-portrait_sdxl_unnorm", "renamed")
+    ],
+    *[
+        (name, "instantid / unnorm", False, HASH_INSTANT, "instantid", (81_978_624, XL_PAIRS, 0))
+        for name in ("ip-adapter", "ip-adapter_instant_id_sdxl", "renamed")
+    ],
+]
+
+
+@pytest.mark.parametrize(("stem", "row", "mixed", "sha256", "variant", "parameters"), FACE_FILES)
+def test_every_published_face_file_is_told(stem, row, mixed, sha256, variant, parameters):
+    shapes = PUBLISHED[row][0]
+    parts = (
+        [key for key in shapes if key.startswith("image_proj.")],
+        [key for key in shapes if "_ip." in key],
+        [key for key in shapes if "_lora." in key],
+    )
+    assert tuple(sum(prod(shapes[key]) for key in part) for part in parts) == parameters
+    spec = identify(shapes)
+    assert (spec.parameters, spec.has_lora) == (sum(parameters), parameters[2] > 0)
+    for known in {sha256} if stem == "renamed" else {sha256, None}:
+        assert tie_break(spec, stem, known, mixed_dtypes=mixed).variant == variant
 
 
 @pytest.mark.parametrize(
@@ -346,6 +431,8 @@ HASH_UNNORM = "220bb86e205393a3d0411631cb473caddbf35fd371be2905ca9008818170db55"
         (FACEID_PLUS, "ip-adapter-faceid-plusv2_sd15", None, None, "faceid-plus-v2"),
         (FACEID_PLUS, "IP-Adapter-FaceID-Plus-V2", None, None, "faceid-plus-v2"),
         (FACEID_PLUS, "faceid_plus_v2", None, None, "faceid-plus-v2"),
+        (FACEID_PLUS, "faceid_v2_sd15", None, None, "faceid-plus-v2"),
+        (FACEID_PLUS, "faceid_v2024", None, None, "faceid-plus"),
         (FACEID_PLUS, "mine", None, None, "faceid-plus"),
         (FACEID_PLUS, "mine", HASH_V2, None, "faceid-plus-v2"),
         (FACEID_PLUS, "faceid-plus_sd15", HASH_V2.upper(), None, "faceid-plus-v2"),
@@ -356,6 +443,7 @@ HASH_UNNORM = "220bb86e205393a3d0411631cb473caddbf35fd371be2905ca9008818170db55"
         (INSTANT, "ip-adapter_instant_id_sdxl", None, True, "instantid"),
         (INSTANT, "ip-adapter-faceid-portrait_sdxl_unnorm", None, False, "faceid-portrait-unnorm"),
         (INSTANT, "x", HASH_UNNORM, False, "faceid-portrait-unnorm"),
+        (INSTANT, "unnorm", HASH_INSTANT, True, "instantid"),
         (INSTANT, "plusv2", HASH_V2, False, "instantid"),  # a hint to what its shapes rule out is none
     ],
 )

@@ -1,0 +1,220 @@
+"""The LoRA inside a FaceID checkpoint, as hooks on the four linear layers of every attn1 and attn2.
+
+``out + s · up(down(x))`` (LoRA, arXiv 2106.09685, equation 3, with alpha equal to the rank, as the published files are
+trained): the query, which the image attention takes too, keys, values and the output projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import MismatchError
+from .layers import CrossAttention
+from .room import Keeper, with_room
+
+Handle = torch.utils.hooks.RemovableHandle
+LAYERS = ("q", "k", "v", "out")
+
+
+@dataclass(frozen=True, eq=False)
+class Lora:
+    """A file's LoRA, and how strongly a unit wants it.
+
+    ``key`` tells one file's from another's. ``tensors`` are in main memory in the dtype of the file, named as
+    ``AdapterWeights.lora`` has them: ``{i}.to_{q,k,v,out}_lora.down.weight`` [rank, in] and ``.up.weight`` [out, rank],
+    i counting the attentions in the order of an adapter's keys, attn1 even, attn2 odd.
+    """
+
+    key: Hashable
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    strength: float = 1.0
+
+    def down(self, attention: int, layer: str) -> Tensor:
+        """[rank, in] of a layer in ``LAYERS``."""
+        return self.tensors[f"{attention}.to_{layer}_lora.down.weight"]
+
+    def up(self, attention: int, layer: str) -> Tensor:
+        """[out, rank] of a layer in ``LAYERS``."""
+        return self.tensors[f"{attention}.to_{layer}_lora.up.weight"]
+
+
+def strongest(loras: Iterable[Lora]) -> tuple[Lora, ...]:
+    """Those that act: of units with one file the LoRA counts once, at the greatest of their strengths; those of
+    different files add. A strength of 0 is none."""
+    found: dict[Hashable, Lora] = {}
+    for lora in loras:
+        if lora.key not in found or lora.strength > found[lora.key].strength:
+            found[lora.key] = lora
+    return tuple(lora for lora in found.values() if lora.strength != 0)
+
+
+class Owner(Keeper, Protocol):
+    """The injection that the hooks belong to."""
+
+    @property
+    def own_call(self) -> bool:
+        """Whether the UNet's present call is the job's own."""
+
+
+class _Matrices(NamedTuple):
+    """The low-rank matrices of layers with one input, those of all files in one, on a device and in a dtype: ``down``
+    [layers * ranks, in], and for each layer ``up`` [out, ranks] with the strengths in it."""
+
+    down: Tensor
+    up: tuple[Tensor, ...]
+
+    @classmethod
+    def gather(cls, loras: Sequence[Lora], attention: int, layers: Sequence[str], like: Tensor) -> _Matrices:
+        down = [lora.down(attention, layer).to(like) for layer in layers for lora in loras]
+        up = [
+            torch.cat([_scaled(lora.up(attention, layer), lora.strength, like) for lora in loras], dim=1)
+            for layer in layers
+        ]
+        return cls(torch.cat(down), tuple(up))
+
+    def serve(self, like: Tensor) -> bool:
+        return (self.down.dtype, self.down.device) == (like.dtype, like.device)
+
+
+def _scaled(up: Tensor, strength: float, like: Tensor) -> Tensor:
+    """``up`` times ``strength``, rounded once, where ``like`` is."""
+    return up.to(like) if strength == 1 else (up.to(like.device, torch.float32) * strength).to(like)
+
+
+class _Low(NamedTuple):
+    """What ``down`` made of an input, [..., layers, ranks], and the layers that have yet to take theirs."""
+
+    input: Tensor
+    output: Tensor
+    waiting: set[int]
+
+
+class _SharedInput:
+    """The layers of one attention that are given the same input: attn1's q, k and v, attn2's k and v, or one alone.
+
+    ``down`` is multiplied once for all of them where they are given the same tensor.
+    """
+
+    def __init__(self, hooks: LoraHooks, attention: int, layers: Sequence[str]) -> None:
+        self.hooks, self.attention, self.layers = hooks, attention, layers
+        self.matrices: _Matrices | None = None
+        self.low: _Low | None = None
+
+    def add(self, place: int, _module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
+        """What the layer at ``place`` puts out, with the LoRA; None (as it is) where none acts."""
+        if not self.hooks.act:
+            return None
+        return with_room(self.hooks.owner, out.device, partial(self._added, place, args[0], out), NO_ROOM)
+
+    def _added(self, place: int, x: Tensor, out: Tensor) -> Tensor:
+        if self.matrices is None or not self.matrices.serve(out):
+            self.let_go()
+            self.matrices = _Matrices.gather(self.hooks.loras, self.attention, self.layers, out)
+        down, up = self.matrices
+        if self.low is None or self.low.input is not x or place not in self.low.waiting:
+            output = F.linear(x.to(out), down).unflatten(-1, (len(self.layers), -1))
+            self.low = _Low(x, output, set(range(len(self.layers))))
+        low, waiting = self.low.output, self.low.waiting
+        waiting.discard(place)
+        if not waiting:
+            self.rest()
+        return out + F.linear(low[..., place, :], up[place]).to(out)
+
+    def rest(self) -> None:
+        """The call's layers are done: let go of what is of no use in the next one."""
+        self.low = None
+        if not self.hooks.owner.keeps:
+            self.matrices = None
+
+    def let_go(self) -> None:
+        self.matrices = self.low = None
+
+
+NO_ROOM = (
+    "IP-Adapter: the device has no room for the LoRA inside the face adapter: set its LoRA strength to 0, or use a "
+    "smaller batch or a smaller picture."
+)
+# Each attention's layers by the input that they share.
+OF_ATTN1, OF_ATTN2 = (("q", "k", "v"), ("out",)), (("q",), ("k", "v"), ("out",))
+
+
+class LoraHooks:
+    """The hooks of all LoRAs of a job in one UNet."""
+
+    def __init__(self, owner: Owner, layers: Sequence[CrossAttention], loras: Iterable[Lora]) -> None:
+        """``loras``: those that may act. Raises MismatchError where they do not fit the layers."""
+        self.owner = owner
+        self.loras: tuple[Lora, ...] = ()  # those that act in the present step
+        self.linears: list[tuple[nn.Module, _SharedInput, int]] = []
+        self.shared: list[_SharedInput] = []
+        loras = tuple(loras)
+        for number, attention, groups in _attentions(layers):
+            for names in groups:
+                shared = _SharedInput(self, number, names)
+                self.shared.append(shared)
+                for place, name in enumerate(names):
+                    module = linear(attention, name)
+                    _check(module, [lora.down(number, name) for lora in loras])
+                    self.linears.append((module, shared, place))
+
+    @property
+    def act(self) -> bool:
+        """Whether any LoRA acts in the UNet's present call."""
+        return bool(self.loras) and self.owner.own_call
+
+    def attach(self) -> list[Handle]:
+        """Register the hooks. Those that are to see the query with the LoRA have to be registered after them."""
+        return [module.register_forward_hook(partial(shared.add, place)) for module, shared, place in self.linears]
+
+    def begin(self, loras: Iterable[Lora]) -> None:
+        """A new step, in which the units with these LoRAs act."""
+        acting = strongest(loras)
+        if [(one.key, one.strength) for one in acting] != [(one.key, one.strength) for one in self.loras]:
+            self.let_go()
+        self.loras = acting
+
+    def rest(self) -> None:
+        """A call of the UNet is over, in which an attention may have left out some of its layers."""
+        for shared in self.shared:
+            if shared.low is not None:
+                shared.rest()
+
+    def let_go(self) -> None:
+        """Let go of everything on the device."""
+        for shared in self.shared:
+            shared.let_go()
+
+
+def _attentions(layers: Sequence[CrossAttention]) -> Iterator[tuple[int, nn.Module, tuple[tuple[str, ...], ...]]]:
+    """The number of each attention in the files' keys, it, and its layers by the input that they share."""
+    for i, layer in enumerate(layers):
+        if layer.self_attention is None:
+            raise MismatchError(f"the model has no self-attention beside {layer.name}: {WITHOUT}")
+        yield 2 * i, layer.self_attention, OF_ATTN1
+        yield 2 * i + 1, layer.module, OF_ATTN2
+
+
+def _check(module: nn.Module, down: Iterable[Tensor]) -> None:
+    """MismatchError where a layer that tells its width is given inputs of another than ``down`` matrices take."""
+    width = getattr(module, "in_features", None)
+    for matrix in down:
+        if width not in (None, matrix.shape[1]):
+            raise MismatchError(
+                f"the adapter's LoRA is for attention layers {matrix.shape[1]} wide, the model's are {width}: {WITHOUT}"
+            )
+
+
+WITHOUT = "set its LoRA strength to 0, or load an ordinary Stable Diffusion checkpoint."
+
+
+def linear(attention: nn.Module, layer: str) -> nn.Module:
+    """An attention's layer in ``LAYERS``. ``to_out`` is Sequential(Linear, Dropout)."""
+    found: nn.Module = attention.to_out[0] if layer == "out" else getattr(attention, f"to_{layer}")
+    return found

@@ -1,0 +1,43 @@
+"""Work on a device that may be full: once more with nothing kept there, and then a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import torch
+
+from ..errors import DeviceMemoryError, is_device_full
+
+T = TypeVar("T")
+
+
+class Keeper(Protocol):
+    """Who keeps things on a device from call to call."""
+
+    keeps: bool
+
+    def keep_nothing(self, device: torch.device) -> None:
+        """Let go of what is kept on ``device``, and keep nothing more."""
+
+
+def with_room(keeper: Keeper, device: torch.device, work: Callable[[], T], sentence: str) -> T:
+    """What ``work`` gives; where ``device`` has no room for it, with nothing kept there from call to call. Raises
+    DeviceMemoryError with ``sentence`` where even that is too much."""
+    error = None
+    for _ in range(2):
+        try:
+            return work()
+        except RuntimeError as raised:
+            if not is_device_full(raised):
+                raise
+            error = raised.with_traceback(None)  # which holds what there is no room for
+        keeper.keep_nothing(device)
+    raise DeviceMemoryError(sentence) from error
+
+
+def empty_device_cache(device: torch.device) -> None:
+    """Give back what torch holds for itself on ``device``, where it does that."""
+    empty = getattr(getattr(torch, device.type, None), "empty_cache", None)
+    if empty is not None:
+        empty()
