@@ -79,10 +79,7 @@ class InsightFace:
             "threshold": threshold,
         }  # fmt: skip
         answer = self._ask(pack, request, shown.tobytes())
-        return [
-            Candidate(tuple(face["box"]), tuple(map(tuple, face["landmarks"])), face["score"])
-            for face in answer["faces"]
-        ]  # fmt: skip
+        return [_candidate(face) for face in answer["faces"]]
 
     def _recognise(self, pack: Pack, crops: Sequence[Image.Image]) -> Sequence[Tensor]:
         """[512] of each crop."""
@@ -107,8 +104,8 @@ class InsightFace:
                 if last or ended.waited:
                     raise CheckpointError(
                         f"the process that finds faces {ended} while it worked with {Path(request['file']).name} of "
-                        f"the face pack {pack.name}: close other programs and try again, or download {address(pack.name)} "
-                        "again."
+                        f"the face pack {pack.name}: close other programs and try again, or download "
+                        f"{address(pack.name)} again."
                     ) from None
         raise AssertionError("the second time is the last one")
 
