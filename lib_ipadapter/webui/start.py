@@ -11,12 +11,12 @@ from typing import Any
 
 from modules import script_callbacks
 
-from . import api, options, preview
+from . import api, face_install, options, preview
 from . import influence_pictures as influence
 from .neighbours import xyz
 from .panel import picture_pool, send_to
 from .panel.controlnet_bar import ControlNetBar
-from .process import resources, store
+from .process import faces, resources, store
 
 
 def on_cfg_denoiser(params: script_callbacks.CFGDenoiserParams) -> None:
@@ -30,6 +30,7 @@ def on_app_started(_demo: Any, app: Any) -> None:
     guards = api.add_routes(app, resources().catalog, store())
     if guards is not None:
         preview.add_preview_route(app, lambda: resources().catalog, guards)
+    face_install.install_if_told()
 
 
 def on_script_unloaded() -> None:
@@ -38,7 +39,9 @@ def on_script_unloaded() -> None:
 
     job.clean()
     host.current().unwatch_parts()
+    faces().end()
     resources.cache_clear()
+    faces.cache_clear()
     store.cache_clear()
     picture_pool.pool.cache_clear()
 

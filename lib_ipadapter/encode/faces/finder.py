@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -79,7 +80,7 @@ class InsightFace:
             "threshold": threshold,
         }  # fmt: skip
         answer = self._ask(pack, request, shown.tobytes())
-        return [_candidate(face) for face in answer["faces"]]
+        return [_candidate(face) for face in answer["faces"] if _is_sound(face)]
 
     def _recognise(self, pack: Pack, crops: Sequence[Image.Image]) -> Sequence[Tensor]:
         """[512] of each crop."""
@@ -130,6 +131,12 @@ class InsightFace:
         with self._lock:
             if time.monotonic() - self._last_use >= self._idle:
                 self.end()
+
+
+def _is_sound(face: dict[str, Any]) -> bool:
+    """Whether it has an extent: a damaged network says anything."""
+    numbers = [*face["box"], face["score"], *(x for point in face["landmarks"] for x in point)]
+    return all(map(math.isfinite, numbers)) and len({tuple(point) for point in face["landmarks"]}) > 1
 
 
 def _candidate(face: dict[str, Any]) -> Candidate:

@@ -20,6 +20,7 @@ from ...errors import CheckpointError
 ROOT = Path(__file__).resolve().parents[3]
 REQUIREMENTS = ROOT / "requirements-faces.txt"
 FLAG = "--ip-adapter-install-faces"
+STAMP = "installed-requirements.txt"  # in the folder
 BUTTON = "install face analysis"
 TOLD = ("Collecting", "Downloading", "Installing", "Successfully", "ERROR")  # lines of pip that are passed on
 
@@ -44,7 +45,16 @@ def shown_command(folder: Path) -> str:
 
 
 def is_installed(folder: Path) -> bool:
+    """Whether insightface is there, whoever has put it there."""
     return (folder / "insightface" / "__init__.py").is_file()
+
+
+def is_current(folder: Path) -> bool:
+    """Whether exactly the listed packages have been installed."""
+    try:
+        return is_installed(folder) and (folder / STAMP).read_bytes() == REQUIREMENTS.read_bytes()
+    except OSError:
+        return False
 
 
 def install_packages(folder: Path, say: Callable[[str], None]) -> None:
@@ -60,6 +70,7 @@ def install_packages(folder: Path, say: Callable[[str], None]) -> None:
     try:
         say(f"installing face analysis into {folder} (about 170 MB to download, 560 MB on the disk)")
         _run(command(made), say, folder)
+        shutil.copyfile(REQUIREMENTS, made / STAMP)
         _replace(made, folder)
     except OSError as error:
         raise _failed(str(error), folder) from None
