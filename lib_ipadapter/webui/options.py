@@ -93,8 +93,8 @@ FOLDER = Option(
 )  # fmt: skip
 FACES = Option(
     "ip_adapter_faces_path", "", "Further folder with face packs (buffalo_l, antelopev2)",
-    "models/insightface is one; FaceID and InstantID need a pack, and face analysis: 170 MB to download, into a folder of "
-    "its own",
+    "models/insightface is one; FaceID and InstantID need a pack, and face analysis: 170 MB to download, into a folder "
+    "of its own",
     button=(BUTTON, "ipAdapter.installFaces"),
 )  # fmt: skip
 SAVE = Option(
