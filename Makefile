@@ -6,12 +6,12 @@ VENV := .venv-$(VERSION)
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready-$(firstword $(shell cat requirements-*.txt | cksum))
 
-.PHONY: test test-fast lint format browser demo panel bench-quality clean
+.PHONY: test test-fast lint format browser faces demo panel bench-quality clean
 
-test: lint browser
+test: lint browser faces
 	$(PY) -m pytest -n auto
 
-test-fast: $(READY)
+test-fast: $(READY) faces
 	$(PY) -m pytest -n auto tests/unit
 
 lint: $(READY)
@@ -25,6 +25,9 @@ format: $(READY)
 
 browser: $(READY)
 	$(PY) -m tests.setup.browser
+
+faces: $(READY)
+	$(PY) -m tests.setup.faces
 
 demo: $(READY)
 	$(PY) -m demo.make_sheet

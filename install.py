@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ REQUIREMENTS = (
     Requirement("open_clip", "open-clip-torch>=2.20.0", "image encoders"),
     Requirement("safetensors", "safetensors>=0.3.1", "adapter files"),
 )
+FACES = "--ip-adapter-install-faces"
 
 
 def missing(requirements: tuple[Requirement, ...] = REQUIREMENTS) -> list[Requirement]:
@@ -60,12 +62,40 @@ def install(requirement: Requirement) -> None:
         )
 
 
+def wants_faces() -> bool:
+    """Whether the flag for face analysis is given: to this file, or in the variable that the WebUI takes flags from.
+    (Those on the WebUI's own command line are not known here: it sees to them itself once it runs.)"""
+    told = os.environ.get("COMMANDLINE_ARGS", "")
+    try:
+        words = shlex.split(told)
+    except ValueError:
+        words = told.split()
+    return FACES in (*sys.argv[1:], *words)
+
+
+def install_faces() -> None:
+    """Put face analysis into a folder of its own, unless it is there; none of the host's packages is touched."""
+    from lib_ipadapter.encode.faces import packages
+
+    if packages.is_current(packages.own_folder()):
+        return
+    try:
+        packages.install_packages(packages.own_folder(), lambda line: print(f"IP-Adapter: {line}", flush=True))
+    except packages.CheckpointError as error:
+        print(f"IP-Adapter: {error.detail}")
+
+
 def main() -> None:
     try:
         for requirement in missing():
             install(requirement)
     except Exception as error:
         print(f"IP-Adapter: its requirements could not be looked at [{error}]; remedy: install open-clip-torch by hand")
+    try:
+        if wants_faces():
+            install_faces()
+    except Exception as error:
+        print(f"IP-Adapter: face analysis could not be installed [{error}]; remedy: press the button in Settings")
 
 
 main()

@@ -131,7 +131,8 @@ Object.assign(window.ipAdapter ??= {}, (() => {
 
     onUiTabChange(noteLastTab);
 
-    // The settings page calls this by name (options.py).
+    // The settings page calls these by name (options.py).
     const unload = () => tabs.txt2img.press("unload");
-    return {page, tabOf, noteLastTab, byId, pause, waitUntil, newKey, shownUnit, translate, unload};
+    const installFaces = () => tabs.txt2img.press("install_faces");
+    return {page, tabOf, noteLastTab, byId, pause, waitUntil, newKey, shownUnit, translate, unload, installFaces};
 })());

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..attend.influence import Influence
 from ..attend.inject import Injection
 from ..attend.layers import Topology, count_blocks, cross_attention_layers
+from ..attend.lora import Lora
 from ..attend.outcome import Outcome
 from ..attend.prompt import ImagePrompt
 from ..attend.regions import Part
@@ -171,11 +172,13 @@ def prepare_generation(
     progress: Progress = lambda text: None,
     hires_topology: tuple[str, Topology] | None = None,
     measure: bool = True,
+    prompt_lora: str | None = None,
 ) -> Generation:
     """Check all units, then load, encode and project what they need.
 
     ``hires_topology``: name and topology of another checkpoint that the hires pass will load. Without ``measure`` there
-    are no influence maps, even for units that ask.
+    are no influence maps, even for units that ask. ``prompt_lora``: the FaceID LoRA that the prompt names, beside which
+    the one inside a FaceID file would count twice.
 
     Raises IPAdapterError before anything is loaded if any unit cannot be honoured.
     """
@@ -187,9 +190,13 @@ def prepare_generation(
     if hires_topology is not None:
         _check_hires(plans, resources.catalog, *hires_topology)
     full = with_faces([plan.expanded() for plan in plans], resources, progress)
+    full = [_with_lora_note(plan, prompt_lora) for plan in full]
     acting = [plan for plan in full if plan.acts]
     prepared = prepare(acting, resources, device, progress)
-    prompts = [_prompt(plan, one) for plan, one in zip(acting, prepared, strict=True)]
+    prompts = [
+        _prompt(plan, one, None if prompt_lora else _lora(plan, resources))
+        for plan, one in zip(acting, prepared, strict=True)
+    ]
     maps = InfluenceMaps(
         [plan.number for plan in plans if measure and plan.unit.influence_map],
         {plan.number: one.prompt for plan, one in zip(acting, prompts, strict=True)},
@@ -208,10 +215,27 @@ def _check_hires(plans: Sequence[Plan], catalog: Catalog, name: str, topology: T
                 )  # fmt: skip
 
 
-def _prompt(plan: Plan, prepared: Prepared) -> PassPrompt:
+def _lora(plan: Plan, resources: Resources) -> Lora | None:
+    """The LoRA that the unit's file carries, where it is to act."""
+    if not plan.spec.has_lora or plan.unit.lora_strength == 0:
+        return None
+    weights = resources.adapter(plan.adapter, plan.spec)
+    return Lora(resources.identity(plan.adapter), weights.lora, plan.unit.lora_strength)
+
+
+def _with_lora_note(plan: Plan, prompt_lora: str | None) -> Plan:
+    if prompt_lora is None or not plan.spec.has_lora or plan.unit.lora_strength == 0:
+        return plan
+    note = f"the prompt names the LoRA {prompt_lora}, so the one inside {plan.adapter.name} is left out."
+    return replace(plan, notes=(*plan.notes, note))
+
+
+def _prompt(plan: Plan, prepared: Prepared, lora: Lora | None) -> PassPrompt:
     unit = plan.unit
     return PassPrompt(
         unit.hires,
-        ImagePrompt(prepared.kv, unit.weight, unit.start, unit.end, plan.spread, unit.embeds_scaling, plan.region),
+        ImagePrompt(
+            prepared.kv, unit.weight, unit.start, unit.end, plan.spread, unit.embeds_scaling, plan.region, lora=lora
+        ),
         plan.number,
     )

@@ -15,6 +15,7 @@ from ..checkpoint.wanted import encoder_wanted
 from ..errors import IPAdapterError, printable
 from ..presets.document import check_storable
 from ..presets.store import MAX_ARCHIVE, PresetError, Store, checked_name
+from .face_install import add_install_route
 from .guards import guards_of, wants
 
 JSON = ("application/json",)
@@ -110,6 +111,7 @@ def add_routes(app: FastAPI, catalog: Catalog, store: Store | None = None) -> li
     def get_models(refresh: bool = False) -> dict[str, Any]:
         return models(catalog, refresh)
 
+    add_install_route(app, guards)
     if store is not None:
         _add_preset_routes(app, store, guards)
     return guards

@@ -8,6 +8,7 @@ from typing import Any
 
 from modules import shared
 
+from ..encode.faces.packages import BUTTON
 from ..fields import choices_of, settings_of
 from ..jobs.resources import DEFAULT_ADAPTER_BYTES, DEFAULT_CACHE_BYTES
 from ..unit import MAX_UNITS, Unit
@@ -90,6 +91,12 @@ FOLDER = Option(
     "ip_adapter_models_path", "", "Further folder with adapters and image encoders", "searched with its subfolders",
     reloads=True,
 )  # fmt: skip
+FACES = Option(
+    "ip_adapter_faces_path", "", "Further folder with face packs (buffalo_l, antelopev2)",
+    "models/insightface is one; FaceID and InstantID need a pack, and face analysis: 170 MB to download, into a folder "
+    "of its own",
+    button=(BUTTON, "ipAdapter.installFaces"),
+)  # fmt: skip
 SAVE = Option(
     "ip_adapter_save_generations", True, "Save with every generation",
     "its units go to the end of the list of presets, named after the first picture; pasted parameters need this to "
@@ -111,7 +118,7 @@ INNER_PASSES = Option(
     "ip_adapter",
     infotext="IP-Adapter in ADetailer",
 )  # fmt: skip
-OPTIONS = (UNITS, CACHE, ADAPTERS, KEEP_ENCODER, DEFAULT_CROP, FOLDER, SAVE, HISTORY, SAME, INNER_PASSES)
+OPTIONS = (UNITS, CACHE, ADAPTERS, KEEP_ENCODER, DEFAULT_CROP, FOLDER, FACES, SAVE, HISTORY, SAME, INNER_PASSES)
 
 
 def register() -> None:

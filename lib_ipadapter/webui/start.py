@@ -11,12 +11,12 @@ from typing import Any
 
 from modules import script_callbacks
 
-from . import api, embeddings, options, preview
+from . import api, embeddings, face_install, options, preview
 from . import influence_pictures as influence
 from .neighbours import xyz
 from .panel import picture_pool, send_to
 from .panel.controlnet_bar import ControlNetBar
-from .process import resources, store
+from .process import faces, resources, store
 
 
 def on_cfg_denoiser(params: script_callbacks.CFGDenoiserParams) -> None:
@@ -31,6 +31,7 @@ def on_app_started(_demo: Any, app: Any) -> None:
     if guards is not None:
         preview.add_preview_route(app, lambda: resources().catalog, guards)
         embeddings.add_embeddings_route(app, resources, guards)
+    face_install.install_if_told()
 
 
 def on_script_unloaded() -> None:
@@ -39,7 +40,9 @@ def on_script_unloaded() -> None:
 
     job.clean()
     host.current().unwatch_parts()
+    faces().end()
     resources.cache_clear()
+    faces.cache_clear()
     store.cache_clear()
     picture_pool.pool.cache_clear()
 

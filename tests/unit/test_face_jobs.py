@@ -339,3 +339,32 @@ def test_embeddings_that_are_none_are_refused(name: str, says: str, unet, resour
 def test_what_is_given_as_embeddings_is_a_file_of_them(item: dict, says: str) -> None:
     with pytest.raises(IPAdapterError, match=says):
         Unit.parse({"model": "faceid", "images": [item]})
+
+
+# The LoRA inside the file
+
+
+@pytest.mark.parametrize("kind", ["faceid-lora", "faceid-plus"])
+def test_the_lora_acts_by_itself_and_by_its_strength(kind: str, unet, resources) -> None:
+    plain = denoise(unet, None)
+    without = denoise(unet, generation(unet, resources, settings(kind, lora_strength=0)))
+    half_way = denoise(unet, generation(unet, resources, settings(kind, lora_strength=0.5)))
+    whole = denoise(unet, generation(unet, resources, settings(kind)))
+    assert far(without, half_way) and far(half_way, whole)
+    assert torch.equal(denoise(unet, generation(unet, resources, settings(kind, weight=0))), plain)
+    assert torch.equal(denoise(unet, None), plain)
+
+
+def test_two_units_of_one_file_have_its_lora_once(unet, resources) -> None:
+    whole = denoise(unet, generation(unet, resources, settings("faceid-lora", weight=0.8)))
+    half_unit = settings("faceid-lora", weight=0.4)
+    assert close(denoise(unet, generation(unet, resources, half_unit, half_unit)), whole, 1e-5)
+
+
+def test_a_face_lora_in_the_prompt_takes_the_place_of_the_files_own(unet, resources) -> None:
+    without = denoise(unet, generation(unet, resources, settings("faceid-lora", lora_strength=0)))
+    job = generation(unet, resources, settings("faceid-lora"), prompt_lora="ip-adapter-faceid_sd15_lora")
+    assert torch.equal(denoise(unet, job), without)
+    assert job.plans[0].notes == (
+        "the prompt names the LoRA ip-adapter-faceid_sd15_lora, so the one inside faceid-lora is left out.",
+    )

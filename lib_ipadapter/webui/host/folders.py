@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from modules import extensions, paths, shared
@@ -30,6 +31,26 @@ def encoder_folders() -> list[Path]:
         *(folder / "clip_vision" for folder in controlnet),
         *_option("ip_adapter_encoder_dir"),
     ])  # fmt: skip
+
+
+def face_folders() -> list[Path]:
+    """Where face packs are looked for, in the shapes in which people have them."""
+    models = Path(paths.models_path)
+    controlnet = _option("control_net_modules_path", "controlnet_annotator_models_path")
+    controlnet += [folder / "annotator" / "downloads" for folder in _controlnet_extensions()]
+    return _distinct([
+        models / "insightface",
+        models,
+        *_option("ip_adapter_faces_path"),
+        *adapter_folders(),
+        *(folder / "insightface" for folder in controlnet),
+        Path(os.path.expanduser("~/.insightface")),  # insightface's own
+    ])  # fmt: skip
+
+
+def face_archives() -> Path:
+    """The folder for what is taken out of face packs' archives."""
+    return Path(paths.data_path) / "cache" / "ip-adapter-faces"
 
 
 def catalog_memory() -> Path:

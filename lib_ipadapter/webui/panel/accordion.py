@@ -18,7 +18,7 @@ from ...jobs.resources import Resources
 from ...kinds import Wording
 from ...presets.store import Store
 from ...unit import MAX_UNITS
-from .. import options, process
+from .. import face_install, options, process
 from . import panel_state
 from .controlnet_bar import ControlNetBar
 from .editor import QUIET, UNTICKED, Editor, hidden, in_page, note
@@ -126,6 +126,7 @@ class Panel:
                 box.render()
             if tab == "txt2img":  # all pages press these
                 self._button("unload", self._unload)
+                self._button("install_faces", self._install_faces)
                 self._button("nothing", self._nothing)
                 self._button("unticked", lambda: gr.Warning(UNTICKED))
         self.tick.do_not_save_to_config = True
@@ -170,7 +171,17 @@ class Panel:
 
     def _unload(self) -> None:
         self.resources().unload()
+        process.faces().end()
         gr.Info("IP-Adapter has let go of its adapters, the image encoder and all encoded references.")
+
+    @staticmethod
+    def _install_faces() -> None:
+        gr.Info("IP-Adapter is installing face analysis; this takes a minute or two. The console says how far it is.")
+        try:
+            face_install.install()
+        except IPAdapterError as error:
+            raise gr.Error(f"IP-Adapter: {error.detail}") from None
+        gr.Info("IP-Adapter has installed face analysis. No restart is needed.")
 
     @staticmethod
     def _nothing() -> None:

@@ -1,0 +1,152 @@
+"""The face packs on disk: where people have them, and what is wrong with one that cannot be used.
+
+A pack is two networks: one finds faces, one recognises them. insightface's own archives hold further ones, which are
+not needed. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ...errors import CheckpointError
+
+FILES = {"buffalo_l": ("det_10g.onnx", "w600k_r50.onnx"), "antelopev2": ("scrfd_10g_bnkps.onnx", "glintr100.onnx")}
+ADDRESS = "https://github.com/deepinsight/insightface/releases/download/v0.7/{name}.zip"
+SHAPES = ("{name}", "{name}/{name}", "models/{name}", "models/{name}/{name}", ".")  # of the folders, below each of ours
+ZIP_SHAPES = (".", "models", "{name}")
+MEMBER_LIMIT = 512 * 2**20  # bytes; the largest network of both packs has 261 MB
+CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The two files of a pack that is complete."""
+
+    name: str
+    detection: Path
+    recognition: Path
+
+
+def find_pack(name: str, folders: Sequence[Path], cache: Path) -> Pack:
+    """The pack ``name`` in one of ``folders``, as files or as the archive that insightface offers: what is needed of an
+    archive goes into the folder ``cache``. A complete pack is taken before an archive, the first before others.
+
+    Raises CheckpointError that names the pack, what it lacks, the folder and the address.
+    """
+    places = list(dict.fromkeys(folder / shape.format(name=name) for folder in folders for shape in SHAPES))
+    for place in places:
+        if not _lacking(place, name):
+            return _pack(place, name)
+    for folder in folders:
+        for shape in ZIP_SHAPES:
+            archive = folder / shape.format(name=name) / f"{name}.zip"
+            if archive.is_file():
+                return _pack(_unpacked(archive, name, cache), name)
+    raise _missing(name, places, folders)
+
+
+def address(name: str) -> str:
+    return ADDRESS.format(name=name)
+
+
+def _pack(place: Path, name: str) -> Pack:
+    detection, recognition = FILES[name]
+    return Pack(name, place / detection, place / recognition)
+
+
+def _lacking(place: Path, name: str) -> list[str]:
+    return [file for file in FILES[name] if not (place / file).is_file()]
+
+
+def _missing(name: str, places: Sequence[Path], folders: Sequence[Path]) -> CheckpointError:
+    for place in places:
+        lacking = _lacking(place, name)
+        if len(lacking) < len(FILES[name]):
+            return CheckpointError(
+                f"the face pack {name} in {place} lacks {' and '.join(lacking)}: download {address(name)} and put the "
+                "file from it there."
+            )
+    home = folders[0] / "models" / name if folders else Path("models/insightface/models") / name
+    return CheckpointError(
+        f"the face pack {name} is missing: download {address(name)} and put {' and '.join(FILES[name])} from it into "
+        f"{home}, or the archive as it is into {home.parent}."
+    )
+
+
+def _unpacked(archive: Path, name: str, cache: Path) -> Path:
+    """The folder with the pack's two files out of ``archive``. Their names are ours: nothing in an archive says where
+    anything goes. Raises CheckpointError."""
+    try:
+        stat = archive.stat()
+        known = f"{archive.absolute()} {stat.st_size} {stat.st_mtime_ns}"
+        place = cache / f"{name}-{hashlib.sha256(known.encode()).hexdigest()[:16]}"
+        if _lacking(place, name):
+            cache.mkdir(parents=True, exist_ok=True)
+            with _new_folder(cache, place) as made:
+                _unpack(archive, name, made)
+            _forget_others(place, name)
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        reason = str(error) or type(error).__name__
+        raise CheckpointError(
+            f"the archive {archive} of the face pack {name} cannot be unpacked ({reason}): download {address(name)} "
+            "again."
+        ) from None
+    return place
+
+
+def _unpack(archive: Path, name: str, place: Path) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        for file in FILES[name]:
+            member = next((one for one in opened.infolist() if _base(one.filename) == file), None)
+            if member is None:
+                raise CheckpointError(
+                    f"the archive {archive} lacks {file} of the face pack {name}: download {address(name)} again."
+                )
+            with opened.open(member) as source, open(place / file, "wb") as target:
+                _copy(source, target)
+
+
+def _base(filename: str) -> str:
+    return filename.replace("\\", "/").rpartition("/")[2]
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+    """Copy, with what an archive says about sizes not believed. Raises OSError beyond the limit."""
+    size = 0
+    while chunk := source.read(CHUNK):
+        size += len(chunk)
+        if size > MEMBER_LIMIT:
+            raise OSError(f"a file in it is larger than {MEMBER_LIMIT >> 20} MB")
+        target.write(chunk)
+
+
+@contextlib.contextmanager
+def _new_folder(parent: Path, place: Path) -> Iterator[Path]:
+    """A folder that becomes ``place`` in one go once it is filled; another process may be doing the same."""
+    made = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=parent))
+    try:
+        yield made
+        try:
+            os.replace(made, place)
+        except OSError:
+            if not place.is_dir():
+                raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _forget_others(place: Path, name: str) -> None:
+    """What came out of an archive that has been replaced since goes."""
+    for other in place.parent.glob(f"{name}-*"):
+        if other != place:
+            shutil.rmtree(other, ignore_errors=True)

@@ -1,0 +1,178 @@
+"""The process that finds and recognises faces, with insightface and onnxruntime.
+
+It is started by ``process``, as a script: it imports the standard library, numpy and these two alone, from the folders
+that it is given. Each request is a line with a JSON object, followed by as many bytes of pixels as its "bytes" says;
+each line of the answers is a JSON object. It reaches no network: insightface is given files that are there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from typing import Any, BinaryIO
+
+CPU = "CPUExecutionProvider"
+# Those that are tried. TensorRT is none of them: it translates each network for minutes.
+PROVIDERS = ("CUDAExecutionProvider", "ROCMExecutionProvider", "DmlExecutionProvider", CPU)
+PACKAGES = ("onnxruntime", "insightface")
+KEPT = 4  # networks in memory: both packs'
+DATA_LIMIT = 64 * 2**20  # bytes of one request's pixels
+CROP_SIDE = 112  # pixels that recognition is shown
+
+
+class Refused(Exception):
+    """A request that cannot be answered; the text says why."""
+
+    def __init__(self, why: str, file: str) -> None:
+        super().__init__(why)
+        self.file = file
+
+
+class Networks:
+    """The networks in memory. ``notes`` says what has not gone as it should."""
+
+    def __init__(self) -> None:
+        self._get_model = importlib.import_module("insightface.model_zoo").get_model
+        available = importlib.import_module("onnxruntime").get_available_providers()
+        self.providers = [one for one in PROVIDERS if one in available or one == CPU]
+        self.notes: list[str] = []
+        self._loaded: dict[str, Any] = {}
+
+    def run(self, file: str, task: str, work: Any) -> Any:
+        """What ``work`` makes of the network in ``file``. A device that fails is left for the CPU. Raises Refused."""
+        while True:
+            try:
+                return work(self._network(file, task))
+            except Refused:
+                raise
+            except Exception as error:
+                if self.providers == [CPU]:
+                    raise Refused(last_line(error), file) from error
+                self._leave_device(last_line(error))
+
+    def _leave_device(self, why: str) -> None:
+        self.notes.append(f"{self.providers[0]} did not start ({why}): faces are looked for on the CPU")
+        self.providers = [CPU]
+        self._loaded.clear()
+
+    def _network(self, file: str, task: str) -> Any:
+        network = self._loaded.pop(file, None)
+        if network is None:
+            network = self._get_model(file, providers=self.providers)
+            if getattr(network, "taskname", None) != task:
+                raise Refused(f"it is no network for {task}", file)
+            started = network.session.get_providers()
+            if self.providers[0] not in started:
+                self._leave_device("onnxruntime went on without it")
+        self._loaded[file] = network
+        while len(self._loaded) > KEPT:
+            self._loaded.pop(next(iter(self._loaded)))
+        return network
+
+
+def detect(networks: Networks, request: dict[str, Any], data: bytes) -> dict[str, Any]:
+    """The faces in an RGB picture of "width" times "height" pixels, shown to the network in a square of "size"."""
+    import numpy
+
+    picture = numpy.frombuffer(data, numpy.uint8).reshape(request["height"], request["width"], 3)
+    picture = numpy.ascontiguousarray(picture[:, :, ::-1])  # insightface takes BGR
+
+    def work(network: Any) -> Any:
+        network.det_thresh = request["threshold"]
+        side = network.session.get_inputs()[0].shape[2]
+        side = side if isinstance(side, int) and side > 0 else request["size"]  # some files are for one size only
+        return network.detect(picture, input_size=(side, side))
+
+    boxes, landmarks = networks.run(request["file"], "detection", work)
+    if landmarks is None:
+        raise Refused("it finds no landmarks", request["file"])
+    faces = [
+        {"box": box[:4], "score": box[4], "landmarks": points}
+        for box, points in zip(boxes.tolist(), landmarks.tolist())  # noqa: B905 (of one length)
+    ]
+    return {"faces": faces}
+
+
+def recognise(networks: Networks, request: dict[str, Any], data: bytes) -> dict[str, Any]:
+    """The embeddings of aligned RGB crops, one behind the other."""
+    import numpy
+
+    crops = numpy.frombuffer(data, numpy.uint8).reshape(-1, CROP_SIDE, CROP_SIDE, 3)
+    crops = numpy.ascontiguousarray(crops[:, :, :, ::-1])
+
+    def work(network: Any) -> list[Any]:
+        return [network.get_feat(crop).flatten().tolist() for crop in crops]
+
+    return {"embeddings": networks.run(request["file"], "recognition", work)}
+
+
+WORK = {"detect": detect, "recognise": recognise}
+
+
+def answer(networks: Networks, request: dict[str, Any], data: bytes) -> dict[str, Any]:
+    try:
+        found = WORK[request["work"]](networks, request, data)
+    except Refused as refused:
+        found = {"problem": str(refused), "file": refused.file}
+    found["notes"], networks.notes = networks.notes, []
+    return found
+
+
+def last_line(error: BaseException) -> str:
+    """An error in one line, as Python's own last line has it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+
+
+def beginning() -> dict[str, Any]:
+    """What the packages are: their versions, or what is missing, or why one that is there cannot be imported."""
+    for package in PACKAGES:
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            return {"missing": package} if error.name == package else {"broken": package, "why": last_line(error)}
+        except BaseException as error:  # a package may do anything at its import
+            return {"broken": package, "why": last_line(error)}
+    return {"versions": {package: getattr(sys.modules[package], "__version__", "") for package in PACKAGES}}
+
+
+def own_output() -> BinaryIO:
+    """Where answers go. What anybody else prints goes where errors go."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return answers
+
+
+def main() -> None:
+    """Answer until nobody asks any more."""
+    answers = own_output()
+    sys.path[:0] = json.loads(sys.argv[1])
+
+    def say(what: dict[str, Any]) -> None:
+        answers.write(json.dumps(what, separators=(",", ":")).encode() + b"\n")
+        answers.flush()
+
+    begun = beginning()
+    networks = None
+    if "versions" in begun:
+        try:
+            networks = Networks()
+        except BaseException as error:
+            begun = {"broken": "insightface", "why": last_line(error)}
+    say(begun)
+    if networks is None:
+        return
+    for line in iter(sys.stdin.buffer.readline, b""):
+        request = json.loads(line)
+        if not 0 <= request["bytes"] <= DATA_LIMIT:
+            return
+        data = sys.stdin.buffer.read(request["bytes"])
+        if len(data) < request["bytes"]:
+            return
+        say(answer(networks, request, data))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Real face analysis for tests, and photographs of people. Made at the first use: see ``tests.setup.faces``."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+from PIL import Image
+
+from lib_ipadapter.encode.faces.finder import InsightFace
+from lib_ipadapter.encode.faces.packs import FILES
+from lib_ipadapter.encode.faces.process import Environment
+from tests.setup import faces as setup
+
+
+def photo(name: str) -> Image.Image:
+    """``person_a_1``, ``person_a_2``, ``person_b_1``, ``person_b_2``, ``impostor_1`` or ``impostor_2``."""
+    return Image.open(setup.ready().photos / f"{name}.jpg").convert("RGB")
+
+
+def astronaut() -> Image.Image:
+    return Image.fromarray(skimage.data.astronaut())
+
+
+def noise(size: tuple[int, int] = (256, 256)) -> Image.Image:
+    """A picture without a face."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def environment(*before: Path) -> Environment:
+    """The real packages, with the folders ``before`` in front of them."""
+    return Environment("the test's packages", (*map(str, before), str(setup.ready().packages)))
+
+
+def finder(folders: Sequence[Path] | None = None, *before: Path, cache: Path | None = None, **settings) -> InsightFace:
+    """One with the real packages; ``folders`` are where packs are looked for."""
+    files = setup.ready()
+    settings.setdefault("environments", lambda folder: [environment(*before)])
+    folders = [files.packs] if folders is None else folders
+    return InsightFace(lambda: folders, files.packages, cache or files.packs / "none", **settings)
+
+
+def write_pack(folder: Path, name: str = "buffalo_l", content: bytes = b"a network") -> None:
+    """Files of a pack's names, of no use."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in FILES[name]:
+        (folder / file).write_bytes(content)
+
+
+def write_archive(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
