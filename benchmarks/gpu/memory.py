@@ -37,10 +37,10 @@ def _of(bench: Bench, name: str, sizes: unets.Sizes, cases: Sequence[str]) -> Ge
 
 
 def _case(bench: Bench, scene: Scene, figure: str, make: Make | None) -> Iterator[Row]:
-    yield from _step(bench, scene, figure, [] if make is None else make(scene))
+    yield from measured_step(bench, scene, figure, [] if make is None else make(scene))
 
 
-def _step(bench: Bench, scene: Scene, figure: str, prompts: Sequence[ImagePrompt]) -> Iterator[Row]:
+def measured_step(bench: Bench, scene: Scene, figure: str, prompts: Sequence[ImagePrompt]) -> Iterator[Row]:
     """Two steps, because the second shows what is kept from the first. Everything that the job owns in Python stays
     alive while the rest is counted, as it does in a host until the next job."""
     if bench.is_card:

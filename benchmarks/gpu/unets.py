@@ -1,4 +1,4 @@
-"""The UNets of SD1.5 and SDXL in plain torch modules, named as in the published checkpoints.
+"""The UNets of SD1.5 and SDXL of the library's own plain blocks, named as in the published checkpoints.
 
 Key names are ldm's (``input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight``), so a state dict of ldm's own UNet
 loads and gives the same output. Attention is torch's ``scaled_dot_product_attention``.
@@ -6,12 +6,13 @@ loads and gives the same output. Attention is torch's ``scaled_dot_product_atten
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lib_ipadapter.attend.blocks import Downsample, ResBlock, SpatialTransformer, Stage, perceptron, time_embedding
 
 
 @dataclass(frozen=True)
@@ -46,108 +47,6 @@ SDXL = Sizes(
 )  # fmt: skip
 
 
-class CrossAttention(nn.Module):
-    """Attention of [B, L, width] to a context [B, T, context], or to itself without one."""
-
-    def __init__(self, width: int, context: int | None, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k = nn.Linear(context or width, width, bias=False)
-        self.to_v = nn.Linear(context or width, width, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(width, width), nn.Dropout(0.0))
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        context = x if context is None else context
-        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
-        q, k, v = (z.unflatten(-1, (self.heads, -1)).transpose(1, 2) for z in (q, k, v))
-        return self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-class GEGLU(nn.Module):
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(width, 2 * inner)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x, gate = self.proj(x).chunk(2, dim=-1)
-        return x * F.gelu(gate)
-
-
-class FeedForward(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.net = nn.Sequential(GEGLU(width, 4 * width), nn.Dropout(0.0), nn.Linear(4 * width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-
-class BasicTransformerBlock(nn.Module):
-    def __init__(self, width: int, context: int, heads: int) -> None:
-        super().__init__()
-        self.attn1 = CrossAttention(width, None, heads)
-        self.ff = FeedForward(width)
-        self.attn2 = CrossAttention(width, context, heads)
-        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
-
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        x = self.attn1(self.norm1(x)) + x
-        x = self.attn2(self.norm2(x), context) + x
-        return self.ff(self.norm3(x)) + x
-
-
-class SpatialTransformer(nn.Module):
-    """Transformer blocks over the places of [B, width, height, width]."""
-
-    def __init__(self, width: int, depth: int, sizes: Sizes) -> None:
-        super().__init__()
-        heads = sizes.heads or width // 64
-        self.linear = sizes.linear
-        self.norm = nn.GroupNorm(32, width, eps=1e-6)
-        self.proj_in = nn.Linear(width, width) if sizes.linear else nn.Conv2d(width, width, 1)
-        self.transformer_blocks = nn.ModuleList(
-            BasicTransformerBlock(width, sizes.context, heads) for _ in range(depth)
-        )
-        self.proj_out = nn.Linear(width, width) if sizes.linear else nn.Conv2d(width, width, 1)
-
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        form, hidden = x.shape[-2:], self.norm(x)
-        if self.linear:
-            hidden = self.proj_in(hidden.flatten(2).transpose(1, 2))
-        else:
-            hidden = self.proj_in(hidden).flatten(2).transpose(1, 2)
-        for block in self.transformer_blocks:
-            hidden = block(hidden, context)
-        if self.linear:
-            return self.proj_out(hidden).transpose(1, 2).unflatten(2, form) + x
-        return self.proj_out(hidden.transpose(1, 2).unflatten(2, form)) + x
-
-
-class ResBlock(nn.Module):
-    def __init__(self, width: int, out: int, time: int) -> None:
-        super().__init__()
-        self.in_layers = nn.Sequential(nn.GroupNorm(32, width), nn.SiLU(), nn.Conv2d(width, out, 3, padding=1))
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time, out))
-        self.out_layers = nn.Sequential(
-            nn.GroupNorm(32, out), nn.SiLU(), nn.Dropout(0.0), nn.Conv2d(out, out, 3, padding=1)
-        )
-        self.skip_connection = nn.Identity() if width == out else nn.Conv2d(width, out, 1)
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        hidden = self.in_layers(x) + self.emb_layers(emb)[..., None, None]
-        return self.out_layers(hidden) + self.skip_connection(x)
-
-
-class Downsample(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.op = nn.Conv2d(width, width, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.op(x)
-
-
 class Upsample(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -157,28 +56,6 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
-class Stage(nn.Sequential):
-    """One of input, middle or output blocks: its modules one after the other, each with what it takes."""
-
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
-        for module in self:
-            if isinstance(module, ResBlock):
-                x = module(x, emb)
-            elif isinstance(module, SpatialTransformer):
-                x = module(x, context)
-            else:
-                x = module(x)
-        return x
-
-
-def time_embedding(t: Tensor, width: int) -> Tensor:
-    """[B] steps -> [B, width] cosines and sines, fp32 (Transformer, arXiv 1706.03762, section 3.5)."""
-    half = width // 2
-    rates = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
-    angles = t[:, None].float() * rates
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
 class UNet(nn.Module):
     """A latent-diffusion UNet, called as the host calls its own."""
 
@@ -186,12 +63,14 @@ class UNet(nn.Module):
         super().__init__()
         self.sizes = sizes
         width, time = sizes.channels, 4 * sizes.channels
-        self.time_embed = _mlp(width, time)
+        self.time_embed = perceptron(width, time)
         if sizes.vector is not None:
-            self.label_emb = nn.Sequential(_mlp(sizes.vector, time))
+            self.label_emb = nn.Sequential(perceptron(sizes.vector, time))
 
         def transformers(width: int, depth: int) -> list[nn.Module]:
-            return [SpatialTransformer(width, depth, sizes)] if depth else []
+            heads = sizes.heads or width // 64
+            made = SpatialTransformer(width, depth, sizes.context, heads, linear=sizes.linear) if depth else None
+            return [] if made is None else [made]
 
         levels = list(zip(sizes.multipliers, sizes.depths, strict=True))
         down, skips = [Stage(nn.Conv2d(4, width, 3, padding=1))], [width]
@@ -232,10 +111,6 @@ class UNet(nn.Module):
         for stage in self.output_blocks:
             x = stage(torch.cat([x, skips.pop()], dim=1), emb, context)
         return self.out(x)
-
-
-def _mlp(width: int, out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, out), nn.SiLU(), nn.Linear(out, out))
 
 
 def randomise(module: nn.Module, seed: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Decoupled cross-attention as two hooks for each attn2, attached and removed as one.
+"""Decoupled cross-attention as two hooks for each attn2, attached and removed as one, with the hooks of keypoints.
 
 ``softmax(q K_ip^T / sqrt(d)) V_ip`` is added to the text attention's output before the output projection (IP-Adapter,
 arXiv 2308.06721, equation 5). A forward hook on ``to_q`` keeps the query that the host has just computed, a forward
@@ -14,27 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .attention import image_attention
 from .influence import Influence
 from .layers import CrossAttention
 from .lora import LoraHooks
 from .outcome import Outcome
 from .prompt import ImagePrompt
 from .regions import Size, is_whole
+from .residuals import Residuals
 from .room import empty_device_cache, with_room
 from .rows import RowCursor, RowRule, Rows, Texts, first_row
 from .sides import Held, attend_by_side
 from .step import RowsOfCall
 
 log = logging.getLogger("ip-adapter")
-# Torch's own, whatever has been put in the place of its Python name: kernels that take some widths of head only.
-ATTENTION = torch.ops.aten.scaled_dot_product_attention
-
-
-def image_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Attention of a query [B, L, C] to image keys and (weighted) values [B, T, C]; [B, L, C] in the query's dtype."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
-    attended: Tensor = ATTENTION(q, k, v)
-    return attended.transpose(1, 2).flatten(2)
 
 
 class _LayerHooks:
@@ -48,7 +41,7 @@ class _LayerHooks:
 
     def keep_query(self, _module: nn.Module, args: tuple[Any, ...], query: Tensor) -> None:
         rows = self.injection.rows
-        if rows is not None:
+        if rows is not None and self.injection.active:
             self.query = query
             self.first = first_row(args[0], len(rows)) if len(query) < len(rows) else 0
 
@@ -135,6 +128,7 @@ class Injection:
         self.layers = [_LayerHooks(self, i, layer) for i, layer in enumerate(layers)]
         loras = [prompt.lora for prompt in self.prompts if prompt.lora is not None]
         self.lora = LoraHooks(self, layers, loras) if loras else None
+        self.residuals = Residuals(unet, self.prompts)
         self.cursor = RowCursor()
         self.rows_of_call: RowsOfCall | None = None
         self.rows: Rows | None = None
@@ -166,6 +160,7 @@ class Injection:
                     hooks.layer.to_q.register_forward_hook(hooks.keep_query),
                     hooks.layer.out_projection.register_forward_pre_hook(hooks.add_image_attention),
                 ]
+            self._handles += self.residuals.hooks()
             if self.masked:
                 for transformer in {id(h.layer.transformer): h.layer.transformer for h in self.layers}.values():
                     self._handles.append(transformer.register_forward_pre_hook(self._note_size))
@@ -183,6 +178,7 @@ class Injection:
         if self.lora is not None:
             self.lora.let_go()
         self._sizes.clear()
+        self.residuals.leave_device()
         for prompt in self.prompts:
             prompt.leave_device()
         return self.outcome
@@ -209,10 +205,11 @@ class Injection:
         self.announced |= bool(self.active)
         if self.lora is not None:
             self.lora.begin(lora for i in self.active if (lora := self.prompts[i].lora) is not None)
+        self.residuals.begin(step, steps)
         self._latent = size
         for i, influence in self.measured.items():
             self._rest(i, influence, rows, size)
-        self.cursor.begin(rows if self.active else (), texts, latents)
+        self.cursor.begin(rows if self.acts else (), texts, latents)
         self.rows_of_call = rows_of_call
         self._watch(sampler)
         self.rows = None
@@ -238,11 +235,17 @@ class Injection:
         influence.begin(rows, size, prompt.picture_offset, len(layers))
 
     @property
+    def acts(self) -> bool:
+        """Whether anything is to be added in the present step."""
+        return bool(self.active or self.residuals.active)
+
+    @property
     def outcome(self) -> Outcome:
         """What the run has turned out to be so far."""
-        if self.announced and not self.fired:
+        silent = self.residuals.announced and not self.residuals.fired and not self.residuals.misplaced
+        if silent or (self.announced and not self.fired):
             return Outcome.LOST
-        if self.misplaced:
+        if self.misplaced or self.residuals.misplaced:
             return Outcome.MISPLACED
         return Outcome.ACTED if all(prompt.acted for prompt in self.prompts) else Outcome.IDLE
 
@@ -271,11 +274,12 @@ class Injection:
     def pause(self) -> None:
         """Do nothing until the next ``begin``: another job has the UNet."""
         self.active, self.rows = (), None
+        self.residuals.pause()
         self.cursor.begin(())
 
     def _before_call(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.rows = None
-        if not self.active:
+        if not self.acts:
             return
         x = args[0] if args else kwargs["x"]
         size = tuple(x.shape[-2:])
@@ -289,7 +293,8 @@ class Injection:
             context = kwargs.get("context", args[2] if len(args) > 2 else None)
             self.rows = self.cursor.take(len(x), context, x, marked="forward" in vars(unet))
             rule = self.cursor.rule
-        if self.rows is None or rule is None:
+        served = self.rows is None or self.residuals.enter(self.rows, args, kwargs, whole=self._input is not None)
+        if self.rows is None or rule is None or not served:
             self.lose()
         elif log.isEnabledFor(logging.DEBUG):
             self._log(rule, self.rows)
@@ -314,6 +319,7 @@ class Injection:
         self.rows = None
         if self.lora is not None:
             self.lora.rest()
+        self.residuals.leave()
 
 
 def injections(unet: nn.Module) -> list[Injection]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -12,10 +11,12 @@ from torch import Tensor
 
 from ..weighting import Curve, Spread, scaled_sides, weight_at
 from .influence import Influence
+from .keypoints import Keypoints
 from .lora import Lora
-from .regions import Region
+from .regions import Part, Region
 from .rows import Rows
 from .sides import Held, Sides, sides_of
+from .step import in_window
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class ImagePrompt:
 
     ``start`` and ``end`` are shares of the sampling steps. ``spread`` says what each transformer block makes of the
     weight, ``scaling`` what the weight multiplies, ``region`` where in the picture it acts; without them it is the
-    weight everywhere. ``lora`` acts in the steps in which the image prompt does, in all of the picture.
+    weight everywhere. ``lora`` acts in the steps in which the image prompt does, in all of the picture; ``keypoints``
+    act in the same region, by a strength and in steps of their own.
     """
 
     kv: KeysValues
@@ -70,7 +72,9 @@ class ImagePrompt:
     spread: Spread | None = None
     scaling: str = "V only"
     region: Region | None = None
+    keypoints: Keypoints | None = None
     picture_offset: int = 0  # index in the job of the batch's first picture
+    part: Part | None = None  # what of the picture is sampled, where that is not all of it
     acted: bool = False  # whether any step so far was one of its own
     fired: bool = False  # whether it has added anything in any layer
     unserved: bool = False  # whether a step of its own was made by a UNet that it does not fit
@@ -79,22 +83,14 @@ class ImagePrompt:
     lora: Lora | None = None  # the one inside the unit's checkpoint
 
     def acts_in(self, step: int, steps: int) -> bool:
-        """Whether the unit acts in step ``step`` of ``steps``: in those whose middle lies in [start, end).
-
-        So windows that share an end share no step, and the number of steps is the share, rounded. A window too short
-        for any middle gets the step that it lies in. Samplers that do more steps than announced stay in the last one.
-        """
-        tolerance = 1e-6  # of a step: 0.1 + 0.2 of 10 steps is 3 steps
-        first, after = (math.ceil(share * steps - 0.5 - tolerance) for share in (self.start, self.end))
-        if first >= after:
-            first = min(int((self.start + self.end) / 2 * steps), steps - 1)
-            after = first + 1
-        return first <= min(step, steps - 1) < after
+        """Whether the unit acts in step ``step`` of ``steps``, be it by its keypoints alone."""
+        keypoints = self.keypoints is not None and self.keypoints.acts_in(step, steps)
+        return keypoints or in_window(self.start, self.end, step, steps)
 
     def begin(self, step: int, steps: int) -> bool:
-        """A new step: whether the unit acts in it, and, in ``now``, how strongly."""
-        acts = self.acts_in(step, steps)
-        self.acted |= acts
+        """A new step: whether the image tokens act in it, and, in ``now``, how strongly."""
+        acts = in_window(self.start, self.end, step, steps)
+        self.acted |= self.acts_in(step, steps)
         self.now = weight_at(self.weight, step, steps) if acts else 0.0
         # What does not hang on the weight goes on where a curve comes to 0; a weight that is 0 switches the unit off.
         return acts and (self.now != 0.0 or (not self.steady and self.spread is not None and self.spread.constant))

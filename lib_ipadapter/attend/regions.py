@@ -71,6 +71,19 @@ class Region:
     def nowhere(self) -> bool:
         return not any(bool(mask.any()) for mask in self.masks)
 
+    @property
+    def frame(self) -> tuple[float, float, float, float]:
+        """Left, top, width and height of the least box that holds it, as shares of the picture; all of it where it is
+        nowhere."""
+        spans = []
+        for axis in (0, 1):
+            along = self.mask.amax(axis).nonzero()[:, 0]
+            n = self.mask.shape[1 - axis]
+            first, after = (int(along[0]), int(along[-1]) + 1) if len(along) else (0, n)
+            spans.append((first / n, (after - first) / n))
+        (left, width), (top, height) = spans
+        return left, top, width, height
+
     def at(self, size: Size, like: Tensor, pictures: Sequence[int] = (0,)) -> Tensor:
         """[rows, height * width, 1] for a layer of ``size``, on ``like``'s device and in its dtype: a row for each of
         these ``pictures`` of the batch, or one for all where they are the same."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -32,3 +33,17 @@ class Step(NamedTuple):
     latents: Callable[[], Tensor] | None = None
     sampler: nn.Module | None = None
     rows_of_call: RowsOfCall | None = None
+
+
+def in_window(start: float, end: float, step: int, steps: int) -> bool:
+    """Whether step ``step`` of ``steps`` is one of those whose middle lies in [``start``, ``end``), shares of them all.
+
+    So windows that share an end share no step, and the number of steps is the share, rounded. A window too short for
+    any middle gets the step that it lies in. Samplers that do more steps than announced stay in the last one.
+    """
+    tolerance = 1e-6  # of a step: 0.1 + 0.2 of 10 steps is 3 steps
+    first, after = (math.ceil(share * steps - 0.5 - tolerance) for share in (start, end))
+    if first >= after:
+        first = min(int((start + end) / 2 * steps), steps - 1)
+        after = first + 1
+    return first <= min(step, steps - 1) < after

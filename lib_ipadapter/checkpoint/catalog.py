@@ -1,4 +1,5 @@
-"""The adapters and image encoders on disk: found by content, remembered by path, size and time."""
+"""The adapters, image encoders and ControlNets for keypoints on disk: found by content, remembered by path, size and
+time."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import CheckpointError
-from .entries import AdapterEntry, EncoderEntry, Entry, UnusableEntry
+from . import instantid
+from .entries import AdapterEntry, EncoderEntry, Entry, KeypointsEntry, UnusableEntry
 from .folders import model_files
 from .load import same_image_tower
 from .memory import Memory
@@ -50,6 +52,11 @@ class Catalog:
         return [entry for entry in self._entries if isinstance(entry, EncoderEntry)]
 
     @property
+    def keypoints_networks(self) -> list[KeypointsEntry]:
+        """ControlNets for SDXL by name: InstantID's network of keypoints, and others that have its shapes."""
+        return [entry for entry in self._entries if isinstance(entry, KeypointsEntry)]
+
+    @property
     def foreign(self) -> list[UnusableEntry]:
         """Adapters of no use here, each with its ``problem``."""
         return [entry for entry in self.problems if entry.refused]
@@ -68,7 +75,7 @@ class Catalog:
                 entries = [self._memory.recall(file, reading) for file in found]
             groups = [
                 [entry for entry in entries if isinstance(entry, kind)]
-                for kind in (AdapterEntry, EncoderEntry, UnusableEntry)
+                for kind in (AdapterEntry, EncoderEntry, KeypointsEntry, UnusableEntry)
             ]
             self._entries = tuple(entry for group in groups for entry in named(group))
             self._memory.save()
@@ -87,6 +94,8 @@ class Catalog:
             raise CheckpointError(
                 f"{encoder.name} is an image encoder, not an adapter: choose an adapter as the model."
             )
+        if (network := matching(self.keypoints_networks, wanted)) is not None:
+            raise CheckpointError(f"{network.name} is a ControlNet, not an adapter: choose an adapter as the model.")
         if (unusable := matching(self.problems, wanted)) is not None:
             raise CheckpointError(f"{unusable.name} cannot be used. {unusable.problem}")
         folders = ", ".join(map(str, self.adapter_folders)) or "no folder at all"
@@ -98,6 +107,20 @@ class Catalog:
             f"no adapter is called {shown(name)}: put its file into one of the folders searched ({folders}) and "
             "refresh the list of models."
         )
+
+    def find_keypoints_network(self, name: str = AUTO) -> KeypointsEntry:
+        """InstantID's network of keypoints: the ControlNet of that ``name``, or the one whose own name says it.
+
+        Raises CheckpointError if there is none, or several may be it; it names the file to get and the folder for it.
+        """
+        networks = self.keypoints_networks
+        if name == AUTO:
+            return instantid.chosen(networks, next(iter(self.adapter_folders), "models/ControlNet"))
+        entry = matching(networks, name.replace("\\", "/").casefold())
+        if entry is not None:
+            return entry
+        there = f"choose {few([one.name for one in networks])}, or leave" if networks else "leave"
+        raise CheckpointError(f"no ControlNet for SDXL is called {shown(name)}: {there} it at “{AUTO}”.")
 
     def fitting_encoders(self, width: int, source: str) -> list[EncoderEntry]:
         """The image encoders whose ``source`` ("pooled" or "penultimate") is ``width`` wide, by name."""
@@ -171,4 +194,4 @@ def _same_image_tower(one: EncoderEntry, other: EncoderEntry) -> bool:
         return False
 
 
-__all__ = ["PUBLISHED", "AdapterEntry", "Catalog", "EncoderEntry", "Entry", "UnusableEntry"]
+__all__ = ["PUBLISHED", "AdapterEntry", "Catalog", "EncoderEntry", "Entry", "KeypointsEntry", "UnusableEntry"]

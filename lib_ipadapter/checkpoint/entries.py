@@ -1,4 +1,4 @@
-"""The files in the catalogue: adapters, image encoders, and files of no use."""
+"""The files in the catalogue: adapters, image encoders, ControlNets for keypoints, and files of no use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import printable
-from .specs import AdapterSpec, EncoderSpec
+from .specs import AdapterSpec, EncoderSpec, KeypointsSpec
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,13 @@ class EncoderEntry(Entry):
     """A usable image encoder."""
 
     spec: EncoderSpec
+
+
+@dataclass(frozen=True)
+class KeypointsEntry(Entry):
+    """A ControlNet for SDXL, which may be InstantID's network of keypoints."""
+
+    spec: KeypointsSpec
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from ..errors import CheckpointError
 from . import foreign
 from .adapters import adapter
+from .control import keypoints_network
 from .encoders import encoder
 from .keys import bearers
 from .refusals import INSTEAD, RefusedAdapter
 from .shapes import Shapes, some
-from .specs import AdapterSpec, EncoderSpec, UNetSpec
+from .specs import AdapterSpec, EncoderSpec, KeypointsSpec, UNetSpec
 from .unets import unet
 
-Spec = AdapterSpec | EncoderSpec | UNetSpec
+Spec = AdapterSpec | EncoderSpec | KeypointsSpec | UNetSpec
 
 
 def identify(shapes: Shapes) -> Spec:
@@ -33,7 +34,7 @@ def identify(shapes: Shapes) -> Spec:
     shapes = {name: tuple(shapes[key]) for name, (key, *_) in named.items()}
     if (sentence := foreign.first_sentence(foreign.ADAPTERS, shapes)) is not None:
         raise RefusedAdapter(sentence)
-    spec: Spec | None = adapter(shapes) or unet(shapes)
+    spec: Spec | None = adapter(shapes) or unet(shapes) or keypoints_network(shapes)
     if spec is not None:
         return spec
     if (sentence := foreign.first_sentence(foreign.FILES, shapes)) is not None:
@@ -45,4 +46,4 @@ def identify(shapes: Shapes) -> Spec:
     )
 
 
-__all__ = ["AdapterSpec", "EncoderSpec", "UNetSpec", "identify"]
+__all__ = ["AdapterSpec", "EncoderSpec", "KeypointsSpec", "UNetSpec", "identify"]

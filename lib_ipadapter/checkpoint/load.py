@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
 from .clip_keys import IMAGE_TOWER, TEXT_TOWER, TowerKeys
+from .control import own_names
 from .finite import is_finite
 from .identify import identify
 from .keys import PAIRS, PROJ, bearers
-from .specs import AdapterSpec
+from .specs import AdapterSpec, KeypointsSpec
 from .tensor_files import open_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+CHANGED = "This file has changed since it was listed: refresh the list of models."
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def load_adapter(path: str | Path, spec: AdapterSpec) -> AdapterWeights:
         # The variant may be the user's choice, two are metadata; all else follows from the shapes.
         same = {name: getattr(spec, name) for name in ("variant", "alternatives", "image_encoder", "resolution")}
         if not isinstance(found, AdapterSpec) or replace(found, **same) != spec:
-            raise CheckpointError("This file has changed since it was listed: refresh the list of models.")
+            raise CheckpointError(CHANGED)
         tensors = {}
         for name, (key, *others) in bearers(file.entries).items():
             if name.startswith((PROJ, PAIRS)):
@@ -66,6 +70,20 @@ def load_adapter(path: str | Path, spec: AdapterSpec) -> AdapterWeights:
         value=[tensors[f"{PAIRS}{n}.to_v_ip.weight"] for n in numbers],
         lora={name.removeprefix(PAIRS): tensor for name, tensor in tensors.items() if "_lora." in name},
     )
+
+
+def load_keypoints_state(path: str | Path, spec: KeypointsSpec) -> dict[str, Tensor]:
+    """The tensors of the ControlNet that was recognised as ``spec``, by ldm's names, all checked for NaN and
+    infinities. Raises CheckpointError like ``load_adapter``."""
+    with open_tensors(path) as file:
+        if identify({key: entry.shape for key, entry in file.entries.items()}) != spec:
+            raise CheckpointError(CHANGED)
+        keys = {name: first for name, (first, *_) in bearers(file.entries).items()}
+        state = {}
+        for name, key in own_names(keys).items():
+            state[name] = file.read(keys[key])
+            _check_finite(key, state[name], "ControlNet model")
+        return state
 
 
 def load_encoder_state(path: str | Path) -> dict[str, Tensor]:

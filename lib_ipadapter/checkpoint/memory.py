@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, printable
-from .entries import AdapterEntry, EncoderEntry, Entry, UnusableEntry
+from .entries import AdapterEntry, EncoderEntry, Entry, KeypointsEntry, UnusableEntry
 from .folders import FoundFile
 from .reading import Reading
 from .recognise import recognise
 from .refusals import RefusedAdapter
-from .specs import AdapterSpec, EncoderSpec, TextSpec
+from .specs import AdapterSpec, EncoderSpec, KeypointsSpec, TextSpec
 
 log = logging.getLogger("ip-adapter")
 
 LIBRARY = Path(__file__).parents[1]
 RULES = ("bases.py", "checkpoint/*.py", "projections/*.py")  # the files that decide what a file is recognised as
+KINDS = {AdapterSpec: "adapter", EncoderSpec: "encoder", KeypointsSpec: "keypoints"}
 
 _Record = dict[str, Any]  # what is kept of a file, as it stands in the JSON file
 
@@ -62,7 +63,7 @@ class Memory:
             return entry
         try:
             spec = recognise(found.path, reading.table)
-            record: _Record = {"kind": "adapter" if isinstance(spec, AdapterSpec) else "encoder", "spec": asdict(spec)}
+            record: _Record = {"kind": KINDS[type(spec)], "spec": asdict(spec)}
         except CheckpointError as error:
             record = {"problem": error.detail, "refused": isinstance(error, RefusedAdapter)}
             # Permissions and packages can change without a trace in size or time.
@@ -124,6 +125,8 @@ def _from_record(found: FoundFile, record: _Record) -> Entry:
     }
     if kind == "adapter":
         return AdapterEntry(*place, AdapterSpec(**facts))
+    if kind == "keypoints":
+        return KeypointsEntry(*place, KeypointsSpec(**facts))
     if kind != "encoder":
         raise KeyError(kind)
     if facts.get("text") is not None:

@@ -12,7 +12,7 @@ from ..errors import CheckpointError, printable
 from .containers import read_table
 from .identify import identify
 from .keys import PAIRS, PROJ, normalise_keys
-from .specs import AdapterSpec, EncoderSpec, UNetSpec
+from .specs import AdapterSpec, EncoderSpec, KeypointsSpec, UNetSpec
 from .tensor_table import NAME_LIMIT, Table, TensorEntry
 from .ties import named_variant, tie_break, with_activation
 
@@ -24,8 +24,9 @@ CHECKPOINT = (
 )
 
 
-def recognise(path: Path, table: Callable[[Path], Table] = read_table) -> AdapterSpec | EncoderSpec:
-    """The adapter or image encoder that a file holds, from its header. Raises CheckpointError for all others.
+def recognise(path: Path, table: Callable[[Path], Table] = read_table) -> AdapterSpec | EncoderSpec | KeypointsSpec:
+    """The adapter, image encoder or ControlNet for keypoints that a file holds, from its header. Raises CheckpointError
+    for all others.
 
     ``table`` reads the header."""
     entries, metadata = table(path)
@@ -37,6 +38,8 @@ def recognise(path: Path, table: Callable[[Path], Table] = read_table) -> Adapte
     spec = identify({key: entry.shape for key, entry in entries.items()})
     if isinstance(spec, UNetSpec):
         raise CheckpointError(CHECKPOINT)
+    if isinstance(spec, KeypointsSpec):
+        return spec
     spec = replace(spec, image_encoder=_name_in(metadata, "image_encoder"))
     if isinstance(spec, EncoderSpec):
         return with_activation(spec, path.stem, metadata.get("activation"))

@@ -1,4 +1,4 @@
-"""What a file was recognised as: an adapter, an image encoder with or without its text tower, or a UNet."""
+"""What a file was recognised as: an adapter, an image encoder, a ControlNet, or a UNet."""
 
 from __future__ import annotations
 
@@ -71,6 +71,27 @@ class EncoderSpec:
     image_encoder: str | None = None
     text: TextSpec | None = None
     retrained: bool = False
+
+
+@dataclass(frozen=True)
+class KeypointsSpec:
+    """A ControlNet for SDXL, such as InstantID's network of keypoints: nothing but its name tells which one it is.
+
+    ``channels`` and ``depths`` (transformer blocks behind each residual block) are those of its levels, of which each
+    has ``blocks`` residual blocks; ``vector_width`` is SDXL's extra conditioning's, ``time_width`` that of the
+    embedding which it is added to; ``hint_widths`` are those of the hint's convolutions but the last.
+    """
+
+    channels: tuple[int, ...]
+    depths: tuple[int, ...]
+    middle_depth: int
+    blocks: int
+    in_channels: int
+    context_width: int
+    vector_width: int
+    time_width: int
+    hint_widths: tuple[int, ...]
+    parameters: int
 
 
 @dataclass(frozen=True)

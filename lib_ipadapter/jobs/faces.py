@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 
+from ..attend.keypoints import Keypoints
 from ..encode.faces.choice import chosen
+from ..encode.faces.drawn import WHOLE, DrawnFace
 from ..encode.faces.face import PACKS, Found
-from ..encode.faces.photo import photo
+from ..encode.faces.photo import in_whole, photo
 from ..errors import CheckpointError, IPAdapterError, PictureError, errors_name_unit
 from .fit import recogniser
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from .planned import PlannedReference
     from .plans import Plan
+    from .prepare import Prepared
     from .resources import Resources
 
 ALIKE = 0.2  # the cosine of two embeddings below which their photos hardly show one person
@@ -88,6 +91,34 @@ def face_embedding(reference: PlannedReference) -> Tensor:
         return reference.parts["face"]
     assert reference.face is not None, "faces are found before they are asked for"
     return reference.face.embedding[None]
+
+
+def keypoints_of(
+    plan: Plan, prepared: Prepared, resources: Resources, unet: nn.Module, progress: Callable[[str], None]
+) -> Keypoints | None:
+    """InstantID's network of keypoints as the unit wants it, with the face's tokens as its context; None for a unit
+    without. Raises MismatchError where it does not fit ``unet``."""
+    if plan.keypoints is None:
+        return None
+    progress(f"loading keypoints network {plan.keypoints.name}")
+    network = resources.keypoints_network(plan.keypoints)
+    network.fit(unet)
+    shown = plan.references if plan.pose is None else (plan.pose,)
+    if plan.unit.batch == "same":
+        shown = shown[:1]
+    unit = plan.unit
+    return Keypoints(
+        network, tuple(_drawn(one, plan) for one in shown), prepared.cond, prepared.uncond, unit.keypoints_weight,
+        unit.keypoints_start, unit.keypoints_end,
+    )  # fmt: skip
+
+
+def _drawn(reference: PlannedReference, plan: Plan) -> DrawnFace:
+    """A reference's face as it is drawn: where it is in the whole photo, in the unit's region."""
+    assert reference.face is not None and reference.image is not None, "faces are found before they are drawn"
+    size = reference.image.size
+    points = tuple(in_whole(point, size, plan.unit.crop) for point in reference.face.landmarks)
+    return DrawnFace(points, size, WHOLE if plan.region is None else plan.region.frame)
 
 
 def _notes(plan: Plan, references: Sequence[PlannedReference]) -> list[str]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..attend.influence import Influence
 from ..attend.inject import Injection
+from ..attend.keypoints import Keypoints
 from ..attend.layers import Topology, count_blocks, cross_attention_layers
 from ..attend.lora import Lora
 from ..attend.outcome import Outcome
@@ -20,7 +21,7 @@ from ..checkpoint.catalog import Catalog
 from ..encode.device import Device
 from ..errors import MismatchError, errors_name_unit
 from ..unit import Unit
-from .faces import with_faces
+from .faces import keypoints_of, with_faces
 from .fit import check_fit
 from .influence import InfluenceMaps
 from .plans import Plan, plan_unit
@@ -193,10 +194,11 @@ def prepare_generation(
     full = [_with_lora_note(plan, prompt_lora) for plan in full]
     acting = [plan for plan in full if plan.acts]
     prepared = prepare(acting, resources, device, progress)
-    prompts = [
-        _prompt(plan, one, None if prompt_lora else _lora(plan, resources))
-        for plan, one in zip(acting, prepared, strict=True)
-    ]
+    prompts = []
+    for plan, one in zip(acting, prepared, strict=True):
+        with errors_name_unit(plan.number):
+            keypoints = keypoints_of(plan, one, resources, unet, progress)
+        prompts.append(_prompt(plan, one, None if prompt_lora else _lora(plan, resources), keypoints))
     maps = InfluenceMaps(
         [plan.number for plan in plans if measure and plan.unit.influence_map],
         {plan.number: one.prompt for plan, one in zip(acting, prompts, strict=True)},
@@ -230,12 +232,20 @@ def _with_lora_note(plan: Plan, prompt_lora: str | None) -> Plan:
     return replace(plan, notes=(*plan.notes, note))
 
 
-def _prompt(plan: Plan, prepared: Prepared, lora: Lora | None) -> PassPrompt:
+def _prompt(plan: Plan, prepared: Prepared, lora: Lora | None, keypoints: Keypoints | None) -> PassPrompt:
     unit = plan.unit
     return PassPrompt(
         unit.hires,
         ImagePrompt(
-            prepared.kv, unit.weight, unit.start, unit.end, plan.spread, unit.embeds_scaling, plan.region, lora=lora
+            prepared.kv,
+            unit.weight,
+            unit.start,
+            unit.end,
+            plan.spread,
+            unit.embeds_scaling,
+            plan.region,
+            lora=lora,
+            keypoints=keypoints,
         ),
         plan.number,
     )

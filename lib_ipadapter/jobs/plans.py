@@ -24,7 +24,7 @@ from .planned import BLACK, PlannedReference, check_stored, decoded_references
 
 if TYPE_CHECKING:
     from ..checkpoint.catalog import Catalog
-    from ..checkpoint.entries import AdapterEntry, EncoderEntry
+    from ..checkpoint.entries import AdapterEntry, EncoderEntry, KeypointsEntry
     from ..checkpoint.specs import AdapterSpec
     from ..encode.clip_image import OneSource
 
@@ -53,6 +53,7 @@ class Plan:
     size: int = 0
     notes: tuple[str, ...] = ()
     pose: PlannedReference | None = None
+    keypoints: KeypointsEntry | None = None
 
     @property
     def number(self) -> int:
@@ -124,9 +125,11 @@ def plan_unit(unit: Unit, topology: Topology, blocks: int, catalog: Catalog) -> 
         strengths = spread(unit.weight_type, blocks, unit.composition_weight, unit.boost, unit.layer_weights)
         text_encoder = _text_encoder(unit, planned.adapter, planned.encoder, catalog)
         pose, of_pose = _pose(unit)
+        keypoints = _keypoints(unit, planned, pose, catalog)
         region, region_hash = _region(unit)
         planned = replace(
             planned, spread=strengths, region=region, region_hash=region_hash, text_encoder=text_encoder, pose=pose,
+            keypoints=keypoints,
             notes=(*planned.notes, *of_pose, *_without_effect(unit, planned.adapter)),
         )  # fmt: skip
         _check_tiles(planned)
@@ -165,6 +168,18 @@ def _without_effect(unit: Unit, adapter: AdapterEntry) -> list[str]:
         "have it."
         for name in changed
     ]
+
+
+def _keypoints(unit: Unit, planned: Plan, pose: PlannedReference | None, catalog: Catalog) -> KeypointsEntry | None:
+    """InstantID's second network, where it is to act."""
+    if planned.spec.variant != "instantid" or unit.keypoints_weight == 0:
+        return None
+    if pose is None and any(one.stored is not None for one in planned.references):
+        raise UnitError(
+            f"embeddings do not say where the face is: give a picture as {unit.called('keypoints_image')}, or set "
+            f"{unit.called('keypoints_weight')} to 0."
+        )
+    return _looked_up(catalog, catalog.find_keypoints_network)
 
 
 def _pose(unit: Unit) -> tuple[PlannedReference | None, list[str]]:

@@ -14,8 +14,9 @@ from ..encode.references import check_finite
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:
+    from ..attend.control import ControlNetwork
     from ..checkpoint.catalog import Catalog
-    from ..checkpoint.entries import AdapterEntry, EncoderEntry, Entry
+    from ..checkpoint.entries import AdapterEntry, EncoderEntry, Entry, KeypointsEntry
     from ..checkpoint.load import AdapterWeights
     from ..checkpoint.specs import AdapterSpec
     from ..encode.clip_image import ImageEncoder
@@ -52,6 +53,7 @@ class Resources:
         self.adapter_bytes = DEFAULT_ADAPTER_BYTES
         self._adapters: dict[FileIdentity, AdapterWeights] = {}
         self._encoder: tuple[FileIdentity, torch.dtype, ImageEncoder] | None = None
+        self._keypoints: tuple[FileIdentity, ControlNetwork] | None = None
 
     @staticmethod
     def identity(entry: Entry) -> FileIdentity:
@@ -97,6 +99,19 @@ class Resources:
             self._encoder = kept
         return kept[2]
 
+    def keypoints_network(self, entry: KeypointsEntry) -> ControlNetwork:
+        """The network of keypoints in main memory; only the one used last is kept."""
+        from ..attend.control import ControlNetwork
+        from ..checkpoint import load
+
+        file, kept = self.identity(entry), self._keypoints  # somebody may unload everything at any moment
+        if kept is None or kept[0] != file:
+            kept = self._keypoints = None  # free the old one before the new one is read
+            with _errors_name_file(entry):
+                kept = (file, ControlNetwork(entry.spec, load.load_keypoints_state(entry.path, entry.spec)))
+            self._keypoints = kept
+        return kept[1]
+
     def text_embedding(self, entry: EncoderEntry, text: str, progress: Progress) -> Tensor:
         """[1, projection]: the embedding of ``text`` by the text tower in ``entry``, fp32 in main memory. The tower is
         not kept. Raises ValueError for an entry without one."""
@@ -122,6 +137,6 @@ class Resources:
 
     def unload(self) -> None:
         """Let go of every file and every encoded reference."""
-        self._adapters = {}
+        self._adapters, self._keypoints = {}, None
         self.release_encoder()
         self.cache.clear()

@@ -138,7 +138,9 @@ def _prepare(p: Any, units: list[Unit]) -> None:
     with errors_name_unit(units[0].number):
         unet = current.usable_unet()
         topology = Topology.of(cross_attention_layers(unet))
-    units, filled = instantid.fill(p, units, resources().catalog, topology)
+    filled: list[instantid.Filled] = []
+    if options.instantid_in_controlnet():
+        units, filled = instantid.fill(p, units, resources().catalog, topology)
     job = record.opened(p)
     if units:
         _prepare_ours(job, units, unet)

@@ -16,6 +16,7 @@ from ..unit import MAX_UNITS, Unit
 SECTION = ("ip_adapter", "IP-Adapter")
 # Where ControlNet has an IP-Adapter unit of the same adapter and picture; the first is the default.
 SAME_CHOICES = ("add", "skip ours", "take over")
+INSTANTID_CHOICES = ("by itself", "in ControlNet's units")
 MB = 2**20
 CROP = "ip_adapter_default_crop"
 
@@ -112,13 +113,31 @@ SAME = Option(
     "with its own settings",
     "Radio", {"choices": list(SAME_CHOICES)},
 )  # fmt: skip
+INSTANTID = Option(
+    "ip_adapter_instantid", INSTANTID_CHOICES[0], "InstantID runs",
+    "by itself it needs no other extension; two units of ControlNet's do the same with one photo, without regions",
+    "Dropdown", {"choices": list(INSTANTID_CHOICES)},
+)  # fmt: skip
 INNER_PASSES = Option(
     "ip_adapter_adetailer", False, "Use the references in ADetailer's passes, too",
     "otherwise the references stay out of what it paints again; ADetailer's own list of scripts can say the same, with "
     "ip_adapter",
     infotext="IP-Adapter in ADetailer",
 )  # fmt: skip
-OPTIONS = (UNITS, CACHE, ADAPTERS, KEEP_ENCODER, DEFAULT_CROP, FOLDER, FACES, SAVE, HISTORY, SAME, INNER_PASSES)
+OPTIONS = (
+    UNITS,
+    CACHE,
+    ADAPTERS,
+    KEEP_ENCODER,
+    DEFAULT_CROP,
+    FOLDER,
+    FACES,
+    SAVE,
+    HISTORY,
+    SAME,
+    INSTANTID,
+    INNER_PASSES,
+)
 
 
 def register() -> None:
@@ -161,3 +180,8 @@ def controlnet_same() -> str:
 
 def inner_passes() -> bool:
     return bool(INNER_PASSES.value)
+
+
+def instantid_in_controlnet() -> bool:
+    """Whether InstantID is left to ControlNet's units."""
+    return bool(INSTANTID.value == INSTANTID_CHOICES[1])

@@ -1,4 +1,4 @@
-"""InstantID, which runs in ControlNet's units."""
+"""InstantID in ControlNet's units, where the settings leave it to these."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ pytestmark = pytest.mark.host("controlnet")
 @pytest.fixture
 def faces(host: Host, monkeypatch):
     """The files of InstantID for the demo's SDXL, and what ControlNet calls them: adapter and points."""
+    from modules import shared
+
     from lib_ipadapter.webui import process
     from lib_ipadapter.webui.neighbours import instantid
     from lib_ipadapter.webui.neighbours.controlnet.models import label_hash
@@ -40,6 +42,7 @@ def faces(host: Host, monkeypatch):
         monkeypatch.setitem(stand_in(host).models, names[name], str(file))
     catalog.refresh()
     monkeypatch.setattr(instantid, "_installed", lambda _package: True)
+    monkeypatch.setitem(shared.opts.data, "ip_adapter_instantid", "in ControlNet's units")
     yield list(names.values())[:2]
     for name in files:
         (folder / f"{name}.safetensors").unlink()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,14 +17,15 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.gpu import compiled, memory, modes, report, scarcity, steps, tower, unets
+from benchmarks.gpu import compiled, keypoints, memory, modes, report, scarcity, steps, tower, unets
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.bench import Bench, Scene, image_prompt
 from benchmarks.gpu.job import Jobs, jobs
 from benchmarks.gpu.measure import Deviation, Row, Spread, reason
 from benchmarks.gpu.run import Part, Section, run
-from lib_ipadapter.attend import inject
+from lib_ipadapter.attend import inject, residuals
 from lib_ipadapter.attend.layers import Topology, count_blocks, cross_attention_layers
+from lib_ipadapter.checkpoint.control import layout
 from lib_ipadapter.checkpoint.identify import identify
 from lib_ipadapter.encode import clip_image as clip
 from lib_ipadapter.encode.clip_image import ImageEncoder
@@ -131,7 +133,7 @@ def cells(printed: str) -> dict[str, list[str]]:
 
 
 def test_every_section_runs_on_the_cpu(capsys) -> None:
-    names = ["steps", "modes", "memory", "encoder", "scarcity"]
+    names = ["steps", "modes", "memory", "keypoints", "encoder", "scarcity"]
     assert main(["--device", "cpu", "--small", "--budget", "900", "--only", *names]) == 0
     found = cells(capsys.readouterr().out)
     half = "SD1.5, fp16"  # older torch cannot compute in fp16 on the CPU
@@ -143,6 +145,10 @@ def test_every_section_runs_on_the_cpu(capsys) -> None:
             assert "; effect 0." in beside
     assert found["SD1.5, 4 base units: after detaching"][0] == "0 B"
     assert found["SD1.5, 4 base units: during a step, at most"][1] != "kept between steps 0 B"
+    for way in ("keypoints", "keypoints, weights in turn"):
+        figure = f"SDXL float32, latent 8², {way}"
+        assert float(found[f"{figure}: with / without"][0]) > 1
+        assert found[f"{figure}: after detaching"][0] == "0 B"
     for place in ("the encoder's move", "encoding", "projecting", "keys and values", "gathering", "sampling"):
         assert found[f"no memory at {place}: the caller gets"][0]
         assert found[f"no memory at {place}: hooks left in the UNet"][:2] == ["0", "a plain step is bit-identical"]
@@ -262,6 +268,19 @@ def test_hooks_that_do_nothing_are_seen(bench: Bench, scene: Scene, monkeypatch)
     assert "NO EFFECT" in row.spread
 
 
+def test_a_network_that_adds_nothing_is_seen(bench: Bench, monkeypatch) -> None:
+    monkeypatch.setattr(residuals.Residuals, "hooks", lambda self: [])
+    found = rows_of(bench, *keypoints.parts(bench))
+    assert [row.value for row in found if "NO EFFECT" in row.value] == [
+        "failed: NO EFFECT, so there is no cost to " "measure"
+    ] * 2
+
+
+def test_the_network_has_the_published_size() -> None:
+    spec = keypoints.spec_for(unets.SDXL)
+    assert sum(map(prod, layout(spec).values())) == 1_251_014_160
+
+
 def test_what_detaching_leaves_is_seen(bench: Bench, scene: Scene, monkeypatch) -> None:
     detach = inject.Injection.detach
 
@@ -272,7 +291,7 @@ def test_what_detaching_leaves_is_seen(bench: Bench, scene: Scene, monkeypatch) 
             hooks.gathered.update(kept)
 
     def after() -> Row:
-        return list(memory._step(bench, scene, "case", [image_prompt(scene.unet)]))[1]
+        return list(memory.measured_step(bench, scene, "case", [image_prompt(scene.unet)]))[1]
 
     assert after() == Row("case: after detaching", "0 B", "as it should be")
     monkeypatch.setattr(inject.Injection, "detach", forgetful)
