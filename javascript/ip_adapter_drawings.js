@@ -5,9 +5,9 @@
     // asked again.
 
     function lookOf(state) {
-        const {images, region, crop, encoder, resolution} = ipAdapter.shownUnit(state);
+        const {images, region, crop, encoder, resolution, variant, face_index: face} = ipAdapter.shownUnit(state);
         const references = (images ?? []).map(({key, waiting, negative, mask}) => [key, waiting, negative, mask]);
-        const seen = references.length ? [crop, resolution] : null;
+        const seen = references.length ? [crop, resolution, variant, face] : null;
         return JSON.stringify([state.shown, references, region, seen, encoder]);
     }
     function noteLook(tab, state) {

@@ -62,7 +62,9 @@
         const button = event.target.closest?.("button"), card = button?.closest(CARD);
         if (!button) return;
         const tab = ipAdapter.tabOf(button);
-        if (card && button.matches(".ip-adapter-negate")) {
+        if (card && button.matches(".ip-adapter-face")) {
+            tab.changeShownUnit((unit) => { unit.face_index = button.dataset.face; });
+        } else if (card && button.matches(".ip-adapter-negate")) {
             const negate = (reference) => ({...reference, negative: reference.negative ? undefined : true});
             change(tab, card.dataset.key, negate);
         } else if (card && button.matches(".ip-adapter-mask")) {

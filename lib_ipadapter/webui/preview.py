@@ -1,4 +1,4 @@
-"""``POST /ip-adapter/preview``: what the image encoder sees of a unit's references."""
+"""``POST /ip-adapter/preview``: what the image encoder sees of a unit's references, and the faces in them."""
 
 from __future__ import annotations
 
@@ -7,28 +7,48 @@ from typing import Any
 
 from fastapi import Body, FastAPI, HTTPException
 
-from ..checkpoint.catalog import Catalog
+from ..encode.picture import Mask, Picture
 from ..errors import IPAdapterError, UnitError
+from ..jobs.resources import Resources
 from ..unit import Unit
 from .guards import wants
+from .panel.face_cards import face_look
 from .panel.reference_cards import seen
 from .picture_text import base64_of
 
 
-def preview(settings: object, catalog: Catalog) -> dict[str, list[str]]:
-    """One unit as an API object -> PNGs in base64, one for each reference. Raises IPAdapterError."""
-    unit = Unit.parse(settings)
+def preview(settings: object, resources: Resources) -> dict[str, list[Any]]:
+    """One unit as an API object -> PNGs in base64, one for each reference; of an adapter for faces also the photos with
+    the faces marked, and where these are. Raises IPAdapterError."""
+    unit = Unit.parse(settings, 1)
     if any(reference.controlnet is not None for reference in unit.references):
         raise UnitError("ControlNet's pictures are only known while a picture is made: give the picture itself.")
-    return {"images": [base64_of(picture) for picture in seen(unit, catalog)]}
+    pictures = [Picture.of(reference.image) for reference in unit.references]
+    if any(picture.carries_embeddings for picture in pictures):
+        raise UnitError("embeddings are nothing to look at: give pictures.")
+    look = face_look(unit, resources)
+    if look is None:
+        return {"images": [base64_of(picture) for picture in seen(unit, resources.catalog)]}
+    answer: dict[str, list[Any]] = {"images": [], "photos": [], "faces": []}
+    for i, (picture, reference) in enumerate(zip(pictures, unit.references, strict=True)):
+        mask = None if reference.mask is None else Mask.of(reference.mask)
+        try:
+            faces = look.at(picture, mask)
+        except IPAdapterError as error:
+            raise type(error)(f"images[{i}]: {error.detail}") from None
+        image = picture.image
+        answer["images"].append(base64_of(faces.cut(image, None if mask is None else mask.image, look.size)))
+        answer["photos"].append(base64_of(faces.marked(image)))
+        answer["faces"].append(faces.told())
+    return answer
 
 
-def add_preview_route(app: FastAPI, catalog: Callable[[], Catalog], guards: Sequence[Any]) -> None:
+def add_preview_route(app: FastAPI, resources: Callable[[], Resources], guards: Sequence[Any]) -> None:
     """``guards``: the dependencies of the other routes, which ask for the WebUI's API password."""
 
     @app.post("/ip-adapter/preview", dependencies=[*guards, wants("application/json")])
-    def post_preview(unit: Any = Body()) -> dict[str, list[str]]:  # noqa: B008 (FastAPI's form)
+    def post_preview(unit: Any = Body()) -> dict[str, list[Any]]:  # noqa: B008 (FastAPI's form)
         try:
-            return preview(unit, catalog())
+            return preview(unit, resources())
         except IPAdapterError as error:
             raise HTTPException(error.status_code, error.in_unit(1).detail) from None

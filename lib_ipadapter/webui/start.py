@@ -29,7 +29,7 @@ def on_cfg_denoiser(params: script_callbacks.CFGDenoiserParams) -> None:
 def on_app_started(_demo: Any, app: Any) -> None:
     guards = api.add_routes(app, resources().catalog, store())
     if guards is not None:
-        preview.add_preview_route(app, lambda: resources().catalog, guards)
+        preview.add_preview_route(app, resources, guards)
         embeddings.add_embeddings_route(app, resources, guards)
     face_install.install_if_told()
 

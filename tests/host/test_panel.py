@@ -154,7 +154,7 @@ def test_lines_about_a_model(host: Host) -> None:
     line = made.describe("base")
     assert "Base, SD1.5, 4 tokens" in line and "encoder.safetensors" in line and "problem" not in line
     assert "for SDXL, the checkpoint is SD1.5" in made.describe("wide")
-    assert "face" in made.describe("face") and "ip-adapter-problem" in made.describe("face")
+    assert "faces by buffalo_l" in made.describe("faceid")
 
 
 def test_the_line_about_a_model_names_its_encoder_and_others_that_fit(host: Host, folder: Path) -> None:
@@ -187,7 +187,7 @@ def test_the_preview_is_what_the_encoder_sees(host: Host) -> None:
 @pytest.mark.parametrize(("unit", "says"), [
     ({"images": ["x"]}, "model is missing"),
     ({"model": "nothing like it", "images": [base64_of(picture())]}, "no adapter is called"),
-    ({"model": "face", "images": [base64_of(picture())]}, "face"),
+    ({"model": "faceid", "images": [base64_of(picture())]}, "face"),
     ({"model": "base", "images": ["aGVsbG8gd29ybGQ="]}, "text, not a picture"),
     ([1], "a unit is an object"),
 ])  # fmt: skip

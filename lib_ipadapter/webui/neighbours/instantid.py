@@ -108,6 +108,8 @@ def _fill(p: Any, unit: Unit, entry: AdapterEntry) -> tuple[PlannedReference, ..
     if not 0 <= weight <= MAX_WEIGHT:
         raise UnitError(f"weight is {weight:g}: InstantID runs in ControlNet, which allows 0 to {MAX_WEIGHT:g}.")
     picture = Picture.of(reference.image)
+    if picture.carries_embeddings:
+        raise UnitError("embeddings cannot go to ControlNet: give a photo, or let InstantID run by itself (Settings).")
     face, points = _models(module, entry)
     places = _free(views)
     common = {

@@ -23,12 +23,14 @@ from ...unit import Unit
 from .. import options
 from . import block_strengths, model_line, panel_state, reference_cards
 from .controls import BY_FIELD, COMPONENTS, HTML_CONTROLS, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
+from .face_cards import face_look
 from .panel_entry import entry
 from .panel_state import REGION, PanelState
 from .picture_pool import HeldPictures, Intake, PagePictures
 
 QUIET = {"show_progress": "hidden"}
 # What the picture of the blocks' strengths shows.
+SEEN_BY = ("crop", "encoder", "resolution", "variant", "face_index")  # what the references' cards hang on
 SPREAD = ("weight", "weight_type", "composition_weight", "boost", "layer_weights")
 
 
@@ -164,16 +166,23 @@ class Editor:
             None, None, None, **script("drawings.answerModel")
         )
 
-    def _encoder_size(self, model: str | None, unit: Mapping[str, Any]) -> int | None:
-        settings = {"model": model_name(model), "encoder": _encoder_name(unit)}
-        settings["resolution"] = BY_FIELD["resolution"].read(unit.get("resolution"))
-        return reference_cards.encoder_size(settings, self.resources().catalog)
+    def _look(self, model: str | None, shown: Mapping[str, Any]) -> reference_cards.Look:
+        """How the shown unit's references are seen."""
+        settings: dict[str, Any] = {"model": model_name(model), "enabled": False}
+        for name in SEEN_BY:
+            settings[name] = BY_FIELD[name].read(shown.get(name, BY_FIELD[name].default))
+        crop = str(shown.get("crop", reference_cards.Look.crop))
+        size = reference_cards.encoder_size(settings, self.resources().catalog)
+        try:
+            faces = face_look(Unit.parse(settings, wording=Wording.PANEL), self.resources()) if model else None
+        except IPAdapterError:
+            faces = None
+        return reference_cards.Look(size, crop, faces)
 
     def _drawn(self, stamp: str, text: str, held: HeldPictures | None, model: str | None) -> tuple[Any, ...]:
         """What depends on pictures and files, newly drawn."""
         pictures, page = PagePictures(held), PanelState.parse(text)
-        size = self._encoder_size(model, page.unit)
-        look = reference_cards.Look(size, page.unit.get("crop", reference_cards.Look.crop))
+        look = self._look(model, page.unit)
         cards = reference_cards.cards(page.items, pictures, look, stamp)
         key = page.unit.get(REGION)
         region = reference_cards.region(pictures.get(key) if key else None, missing=bool(key))
@@ -192,9 +201,8 @@ class Editor:
 
     def _taken(self, inbox: str, text: str, held: HeldPictures | None, model: str | None) -> tuple[Any, ...]:
         try:
-            key, still_used = panel_state.take(
-                text, inbox, held, self._encoder_size(model, PanelState.parse(text).unit)
-            )
+            look = self._look(model, PanelState.parse(text).unit)
+            key, still_used = panel_state.take(text, inbox, held, look)
             return panel_state.receipt(key), still_used, gr.update()
         except IPAdapterError as error:
             return panel_state.receipt(None), held, note(error.detail)
@@ -264,5 +272,5 @@ def _drop_area(tab: str) -> str:
         f"<div class='ip-adapter-drop-area' data-tab='{tab}' role='button' tabindex='0' aria-label='Add references' "
         "title='Drop, paste or click: the pictures become references of the unit that is shown.'>"
         "<span>Add references</span><small>drop, paste or click</small>"
-        "<input type='file' accept='image/*' multiple hidden tabindex='-1'></div>"
+        "<input type='file' accept='image/*,.safetensors' multiple hidden tabindex='-1'></div>"
     )

@@ -217,9 +217,9 @@ def _images(items: Sequence[Item], session: _Session) -> list[dict[str, Any]]:
 # Pictures that come in
 
 
-def take(text: str, inbox: str, held: HeldPictures | None, size: int | None = None) -> tuple[str, HeldPictures]:
+def take(text: str, inbox: str, held: HeldPictures | None, look: Look | None = None) -> tuple[str, HeldPictures]:
     """The key of the picture in ``inbox``, and the session's pictures with it, without those that no unit has any more.
-    ``size``: as a Look's.
+    ``look``: how the shown unit's references are seen.
 
     Raises IPAdapterError for what is no usable picture, for one too many in a unit, and for more pixels than one page
     may have.
@@ -234,7 +234,7 @@ def take(text: str, inbox: str, held: HeldPictures | None, size: int | None = No
     items = [item["key"] for item in unit["images"]]
     if arriving.key in items[MAX_REFERENCES:]:
         raise IPAdapterError(f"A unit has at most {MAX_REFERENCES} references: remove one first.")
-    look = Look(size, unit.get("crop", Look.crop))
+    look = look or Look(None, unit.get("crop", Look.crop))
     picture = Intake(still_used.values()).picture(
         arriving.data, (lambda picture, image: remember(picture, image, look)) if arriving.key in items else None
     )

@@ -18,13 +18,15 @@ from PIL import Image
 
 from ...checkpoint.catalog import Catalog
 from ...encode.crops import views
-from ...encode.picture import Picture, decode, decode_mask
+from ...encode.picture import Mask, Picture, decode, decode_mask
+from ...encode.stored import Stored
 from ...errors import IPAdapterError
 from ...jobs.fit import encoder_for, seen_size
 from ...reference import WEIGHT
 from ...unit import Unit
 from ..picture_text import data_url
-from . import picture_pool
+from . import face_cards, picture_pool
+from .face_cards import FaceLook
 
 Item = dict[str, Any]
 Pictures = Mapping[str, Picture]
@@ -53,7 +55,7 @@ def _size(unit: Unit, catalog: Catalog) -> int:
 
 
 def seen(unit: Unit, catalog: Catalog) -> list[Image.Image]:
-    """Exactly what the image encoder sees of each of the unit's references.
+    """Exactly what the image encoder sees of each of the unit's references, faces aside (face_cards.py).
 
     Raises IPAdapterError for an adapter or encoder that is not there, and for what is no usable picture.
     """
@@ -75,10 +77,12 @@ def controlnet_name(number: int) -> str:
 
 @dataclass(frozen=True)
 class Look:
-    """How references are seen: by an encoder of ``size`` pixels (None where none is known), under ``crop``."""
+    """How references are seen: by an encoder of ``size`` pixels (None where none is known), under ``crop``, or, with
+    ``faces``, only their faces."""
 
     size: int | None = None
     crop: str = "center"
+    faces: FaceLook | None = None
 
 
 def _shown(picture: Image.Image) -> str:
@@ -117,6 +121,8 @@ def _views(picture: Picture, image: Callable[[], Image.Image], look: Look, mask:
 def remember(picture: Picture, image: Image.Image, look: Look) -> None:
     """Draw what the card of a picture shows, while its ``image`` is at hand: one of a large picture is not kept."""
     _whole(picture, lambda: image)
+    if look.faces is not None:
+        return
     _views(picture, lambda: image, look, None)
 
 
@@ -132,9 +138,57 @@ def _face(number: int, item: Item, pictures: Pictures, look: Look) -> str:
         text = "<em class='ip-adapter-problem'>⚠ not there any more: add it again</em>"
     else:
         image = functools.cache(lambda: picture.image)
-        text = f"<img src='{_whole(picture, image)}' alt='Reference {number}' title='Reference {number}'>"
-        text += _views(picture, image, look, pictures.get(item.get("mask", "")))
+        mask = pictures.get(item.get("mask", ""))
+        if picture.carries_embeddings:
+            text = _stored(picture)
+        elif look.faces is not None:
+            text = _photo(number, picture, image, look.faces, mask)
+        else:
+            text = _img(number, picture, image) + _views(picture, image, look, mask)
     return f"<span>{text}</span>"
+
+
+def _img(number: int, picture: Picture, image: Callable[[], Image.Image]) -> str:
+    return f"<img src='{_whole(picture, image)}' alt='Reference {number}' title='Reference {number}'>"
+
+
+def _photo(
+    number: int, picture: Picture, image: Callable[[], Image.Image], look: FaceLook, mask: Picture | None
+) -> str:
+    """HTML: a photo with its faces, and what is looked at of the one that is meant."""
+    counts = None if mask is None else Mask.of(mask.image)
+    try:
+        faces = look.at(picture, counts)
+    except IPAdapterError as error:
+        return _img(number, picture, image) + face_cards.problem(error)
+
+    def draw() -> str:
+        return _shown(_small(faces.marked(image()), CARD * 2, CARD))
+
+    name = (picture.content_hash, None if counts is None else counts.content_hash, *look.name)
+    marked = picture_pool.pool().preview((*name, "marked"), draw)
+    cut = picture_pool.pool().preview(
+        (*name, "cut"), lambda: _shown(faces.cut(image(), None if counts is None else counts.image, look.size))
+    )
+    how = f", found {faces.found.how}" if faces.found.how else ""
+    return (
+        f"<span class='ip-adapter-photo'><img src='{marked}' alt='Reference {number}' "
+        f"title='Reference {number}{html.escape(how)}'>{faces.buttons()}</span>"
+        f"<img src='{cut}' alt='{SEEN}' title='{SEEN}' class='ip-adapter-seen'>"
+    )
+
+
+def _stored(picture: Picture) -> str:
+    """HTML: a file of embeddings, which is nothing to look at."""
+    try:
+        stored = Stored.of(picture)
+    except IPAdapterError as error:
+        return face_cards.problem(error)
+    assert stored is not None
+    count = len(stored.references)
+    what = "1 reference" if count == 1 else f"{count} references"
+    made_by = html.escape(" and ".join(f"{part} by {name}" for part, name in stored.made_by.items()))
+    return f"<em class='ip-adapter-stored'>Embeddings of {what} ({made_by})</em>"
 
 
 def _mask_address(mask: Picture) -> str:

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from .... import bases
 from ....checkpoint.specs import AdapterSpec
+from ....encode.carriers import carries
 from ....encode.picture import decode, decode_mask
 from ....errors import UnitError
 from ....unit import Unit
@@ -28,6 +29,8 @@ def exported(unit: Unit, spec: AdapterSpec, file: Path) -> Translated:
     notes: list[str] = []
     weight = _weight(unit, notes)
     pictures = [decode(reference.image) for reference in unit.references]
+    if any(map(carries, pictures)):
+        raise UnitError("embeddings cannot go to ControlNet: give the pictures that they were made of.")
     masks = [None if reference.mask is None else decode_mask(reference.mask) for reference in unit.references]
     notes += _picture_notes(unit, pictures) + _other_notes(unit)
     settings = {
