@@ -39,6 +39,10 @@ class Lora:
     tensors: Mapping[str, Tensor] = field(repr=False)
     strength: float = 1.0
 
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
     def down(self, attention: int, layer: str) -> Tensor:
         """[rank, in] of a layer in ``LAYERS``."""
         return self.tensors[f"{attention}.to_{layer}_lora.down.weight"]
