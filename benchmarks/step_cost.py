@@ -1,6 +1,6 @@
 """What a reference costs in each sampling step: a UNet call with and without hooks, in pairs, on full-size weights.
 
-    .venv/bin/python -m benchmarks.step_cost [--rounds 7] [--latent 32] [--tokens 4 16]
+    .venv/bin/python -m benchmarks.step_cost [--rounds 7] [--latent 32] [--tokens 4 16] [--lora] [--busy]
 
 Weights are random: they cost what trained ones cost. Pairs are run one after the other and compared within the pair,
 because machines are shared; the order alternates. Prints the median ratio and its quartiles.
@@ -11,10 +11,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
+from benchmarks.gpu.bench import face_lora
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
@@ -41,46 +44,63 @@ def prompt(unet: torch.nn.Module, tokens: int) -> ImagePrompt:
     return ImagePrompt(KeysValues(keys, tuple(key.clone() for key in keys)), 0.7)
 
 
+class Steps:
+    """UNet calls of one picture, timed."""
+
+    def __init__(self, unet: torch.nn.Module, latent: int, clock: Callable[[], float]) -> None:
+        self.unet, self.clock, self.layers = unet, clock, cross_attention_layers(unet)
+        self.x, self.t = torch.randn(2, 4, latent, latent), torch.full((2,), 500.0)
+        self.text, self.rows = torch.randn(2, 77, 768), layout([1], 2)
+
+    def seconds(self, prompt: ImagePrompt | None) -> float:
+        """A call with ``prompt``, after one in which what it keeps goes to the device, as in a job's first step."""
+        if prompt is None:
+            return self._call()
+        with Injection(self.unet, self.layers, [prompt]) as injection:
+            for _ in range(2):
+                injection.begin(self.rows, 0, 1)
+                taken = self._call()
+        return taken
+
+    def _call(self) -> float:
+        started = self.clock()
+        self.unet(self.x, self.t, context=self.text)
+        return self.clock() - started
+
+    def compare(self, name: str, one: ImagePrompt, other: ImagePrompt | None, rounds: int) -> None:
+        """Print what a call with ``one`` takes in shares of one with ``other``."""
+        pairs = []
+        for i in range(rounds):
+            if i % 2:
+                first = self.seconds(one)
+                pairs.append((first, self.seconds(other)))
+            else:
+                second = self.seconds(other)
+                pairs.append((self.seconds(one), second))
+        low, middle, high = statistics.quantiles([first / second for first, second in pairs], n=4)
+        seconds = statistics.median(second for _, second in pairs)
+        print(f"{name}: {middle:.3f} (quartiles {low:.3f} to {high:.3f}, {rounds} pairs, {seconds:.2f} s)", flush=True)
+
+
+@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--latent", type=int, default=32, help="side of the latent: 32 is a picture of 256 x 256")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[4, 16, 257])
+    parser.add_argument("--tokens", type=int, nargs="*", default=[4, 16, 257])
+    parser.add_argument("--lora", action="store_true", help="a LoRA inside the adapter, too")
+    parser.add_argument("--busy", action="store_true", help="one thread's own time, where the machine has more to do")
     options = parser.parse_args()
-    unet = full_size_unet()
-    x, t = torch.randn(2, 4, options.latent, options.latent), torch.full((2,), 500.0)
-    text, rows = torch.randn(2, 77, 768), layout([1], 2)
-
-    def timed(injection: Injection | None) -> float:
-        if injection is not None:
-            injection.begin(rows, 0, 1)
-        started = time.perf_counter()
-        unet(x, t, context=text)
-        return time.perf_counter() - started
-
-    with torch.no_grad():
-        timed(None)
-        for tokens in options.tokens:
-            ratios, plain_times = [], []
-            for i in range(options.rounds):
-                with Injection(unet, cross_attention_layers(unet), [prompt(unet, tokens)]) as injection:
-                    timed(injection)  # gathers keys and values, as a job's first step does
-                    if i % 2:
-                        with_hooks = timed(injection)
-                injection.detach()
-                plain = timed(None)
-                if not i % 2:
-                    with injection:
-                        timed(injection)
-                        with_hooks = timed(injection)
-                ratios.append(with_hooks / plain)
-                plain_times.append(plain)
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            print(
-                f"{tokens:4d} tokens: {middle:.3f} x plain (quartiles {low:.3f} to {high:.3f}, {options.rounds} pairs, "
-                f"plain {statistics.median(plain_times):.2f} s)",
-                flush=True,
-            )
+    if options.busy:
+        torch.set_num_threads(1)
+    steps = Steps(full_size_unet(), options.latent, time.process_time if options.busy else time.perf_counter)
+    steps.seconds(None)
+    for tokens in options.tokens:
+        steps.compare(f"{tokens:4d} tokens, x plain", prompt(steps.unet, tokens), None, options.rounds)
+    if options.lora:
+        plain = prompt(steps.unet, 4)
+        with_lora = replace(plain, lora=face_lora(steps.unet))
+        steps.compare("LoRA of rank 128, x the same unit without", with_lora, plain, options.rounds)
 
 
 if __name__ == "__main__":

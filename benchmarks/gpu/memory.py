@@ -19,7 +19,8 @@ from .run import Part
 from .steps import CASES, SDXL_CASES, Make
 
 UNTOLD = "not told on the CPU"
-FEW = ("4 base units", "1 base unit in a region", "1 base unit, influence measured")  # each keeps something of its own
+# Each keeps something of its own.
+FEW = ("4 base units", "1 base unit in a region", "1 base unit, influence measured", "1 face unit with its LoRA")
 
 
 def parts(bench: Bench) -> Generator[Part, None, None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from lib_ipadapter.attend.influence import Influence
 from lib_ipadapter.attend.prompt import ImagePrompt
 
 from . import unets
-from .bench import FULL_FACE, PLUS, Bench, Scene, image_prompt, left_half
+from .bench import FULL_FACE, PLUS, Bench, Scene, face_lora, image_prompt, left_half
 from .measure import Row, Spread, effect, ms, nbytes, ratio
 from .run import Part
 
@@ -28,6 +29,10 @@ def _curved(scene: Scene) -> list[ImagePrompt]:
     return [prompt]
 
 
+def _face(scene: Scene) -> list[ImagePrompt]:
+    return [replace(image_prompt(scene.unet), lora=face_lora(scene.unet))]
+
+
 CASES: dict[str, Make] = {
     "1 base unit": lambda scene: [image_prompt(scene.unet)],
     "4 base units": lambda scene: [image_prompt(scene.unet, seed=seed) for seed in range(4)],
@@ -36,8 +41,11 @@ CASES: dict[str, Make] = {
     "1 base unit in a region": lambda scene: [image_prompt(scene.unet, region=left_half(512))],
     "1 base unit, influence measured": _measured,
     "1 base unit, weight over the steps": _curved,
+    "1 face unit with its LoRA": _face,
 }
-SDXL_CASES = ("1 base unit", "4 base units", "1 plus unit (16 tokens)", "1 base unit in a region")
+SDXL_CASES = (
+    "1 base unit", "4 base units", "1 plus unit (16 tokens)", "1 base unit in a region", "1 face unit with its LoRA",
+)  # fmt: skip
 
 
 def parts(bench: Bench) -> Generator[Part, None, None]:
@@ -69,10 +77,17 @@ def _plain(bench: Bench, scene: Scene, figure: str) -> Iterator[Row]:
 
 def _with(bench: Bench, scene: Scene, figure: str, make: Make) -> Iterator[Row]:
     prompts = make(scene)
-    if not effect(scene.with_prompts(prompts), scene.plain()) > 1e-3:
+    out = scene.with_prompts(prompts)
+    if not effect(out, scene.plain()) > 1e-3:
         yield Row(figure, "failed: NO EFFECT, so there is no cost to measure")
+        return
+    loras = [prompt.lora for prompt in prompts if prompt.lora is not None]
+    if loras and not effect(out, scene.with_prompts([replace(prompt, lora=None) for prompt in prompts])) > 1e-3:
+        yield Row(figure, "failed: NO EFFECT of the LoRA, so there is no cost to measure")
         return
     found = bench.pairs(scene, prompts, seconds=5)
     yield Row(f"{figure}: with / without", ratio(found.ratio.median), found.ratio.said(ratio), found.ratio.count)
-    kept = sum(prompt.kv.nbytes for prompt in prompts)
-    yield Row(f"{figure}: first step longer by", ms(found.gathering), f"K and V of {nbytes(kept)} in main memory")
+    kept = f"K and V of {nbytes(sum(prompt.kv.nbytes for prompt in prompts))}"
+    if loras:
+        kept += f" and a LoRA of {nbytes(sum(lora.nbytes for lora in loras))}"
+    yield Row(f"{figure}: first step longer by", ms(found.gathering), f"{kept} in main memory")

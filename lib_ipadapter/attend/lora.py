@@ -6,6 +6,7 @@ trained): the query, which the image attention takes too, keys, values and the o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +20,8 @@ from ..errors import MismatchError
 from .layers import CrossAttention
 from .room import Keeper, with_room
 
+# The published ones are called ip-adapter-faceid_sd15_lora, …-faceid-plusv2_sdxl_lora and the like.
+FACE_LORA = re.compile(r"(?:(?<![a-z])|(?<=adapter))face[-_ ]?id(?=plus|portrait|sd|xl|lora|v[0-9]|[^a-z]|$)")
 Handle = torch.utils.hooks.RemovableHandle
 LAYERS = ("q", "k", "v", "out")
 
@@ -35,6 +38,10 @@ class Lora:
     key: Hashable
     tensors: Mapping[str, Tensor] = field(repr=False)
     strength: float = 1.0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
     def down(self, attention: int, layer: str) -> Tensor:
         """[rank, in] of a layer in ``LAYERS``."""
@@ -53,6 +60,12 @@ def strongest(loras: Iterable[Lora]) -> tuple[Lora, ...]:
         if lora.key not in found or lora.strength > found[lora.key].strength:
             found[lora.key] = lora
     return tuple(lora for lora in found.values() if lora.strength != 0)
+
+
+def names_face_lora(names: Iterable[str]) -> str | None:
+    """The first of some LoRAs' names that says that it is FaceID's, so that the one in the checkpoint would be there
+    twice; None where none does."""
+    return next((name for name in names if FACE_LORA.search(name.lower())), None)
 
 
 class Owner(Keeper, Protocol):

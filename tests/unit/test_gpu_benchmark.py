@@ -21,10 +21,11 @@ from benchmarks.gpu import compiled, keypoints, memory, modes, report, scarcity,
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.bench import Bench, Scene, image_prompt
 from benchmarks.gpu.job import Jobs, jobs
-from benchmarks.gpu.measure import Deviation, Row, Spread, reason
+from benchmarks.gpu.measure import Deviation, Row, Spread, nbytes, reason
 from benchmarks.gpu.run import Part, Section, run
-from lib_ipadapter.attend import inject, residuals
+from lib_ipadapter.attend import inject, lora, residuals
 from lib_ipadapter.attend.layers import Topology, count_blocks, cross_attention_layers
+from lib_ipadapter.attend.prompt import ImagePrompt
 from lib_ipadapter.checkpoint.control import layout
 from lib_ipadapter.checkpoint.identify import identify
 from lib_ipadapter.encode import clip_image as clip
@@ -149,6 +150,8 @@ def test_every_section_runs_on_the_cpu(capsys) -> None:
         figure = f"SDXL float32, latent 8², {way}"
         assert float(found[f"{figure}: with / without"][0]) > 1
         assert found[f"{figure}: after detaching"][0] == "0 B"
+    assert found["SD1.5, 1 face unit with its LoRA: after detaching"][0] == "0 B"
+    assert float(found["SD1.5 float32, latent 8², 1 face unit with its LoRA: with / without"][0]) > 0
     for place in ("the encoder's move", "encoding", "projecting", "keys and values", "gathering", "sampling"):
         assert found[f"no memory at {place}: the caller gets"][0]
         assert found[f"no memory at {place}: hooks left in the UNet"][:2] == ["0", "a plain step is bit-identical"]
@@ -254,6 +257,13 @@ def test_hooks_that_do_nothing_are_seen(bench: Bench, scene: Scene, monkeypatch)
     monkeypatch.undo()
     assert len(list(steps._with(bench, scene, "case", steps.CASES["1 base unit"]))) == 2
 
+    monkeypatch.setattr(lora.LoraHooks, "attach", lambda self: [])
+    (row,) = steps._with(bench, scene, "case", steps.CASES["1 face unit with its LoRA"])
+    assert "NO EFFECT of the LoRA" in row.value
+    monkeypatch.undo()
+    _, row = steps._with(bench, scene, "case", steps.CASES["1 face unit with its LoRA"])
+    assert " and a LoRA of " in row.spread
+
     mode = next(mode for mode in modes.modes(bench) if mode.last)
     acting = Scene.with_prompts
     monkeypatch.setattr(modes, "modes", lambda _bench: [mode])
@@ -281,6 +291,13 @@ def test_the_network_has_the_published_size() -> None:
     assert sum(map(prod, layout(spec).values())) == 1_251_014_160
 
 
+def held(prompt: ImagePrompt) -> int:
+    """Bytes of a prompt on the device between steps: keys and values in fp32, as they are in main memory, and in fp32
+    the LoRA, which is in fp16 there."""
+    assert prompt.lora is not None
+    return prompt.kv.nbytes + 2 * prompt.lora.nbytes
+
+
 def test_what_detaching_leaves_is_seen(bench: Bench, scene: Scene, monkeypatch) -> None:
     detach = inject.Injection.detach
 
@@ -294,6 +311,10 @@ def test_what_detaching_leaves_is_seen(bench: Bench, scene: Scene, monkeypatch) 
         return list(memory.measured_step(bench, scene, "case", [image_prompt(scene.unet)]))[1]
 
     assert after() == Row("case: after detaching", "0 B", "as it should be")
+    face = steps.CASES["1 face unit with its LoRA"](scene)
+    during, done = memory.measured_step(bench, scene, "case", face)
+    assert done.value == "0 B"
+    assert during.spread == f"kept between steps {nbytes(held(face[0]))}"
     monkeypatch.setattr(inject.Injection, "detach", forgetful)
     assert after().spread == "it should be 0 B"
 

@@ -12,7 +12,7 @@ from torch import nn
 from lib_ipadapter.attend import lora as module
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
-from lib_ipadapter.attend.lora import Lora, strongest
+from lib_ipadapter.attend.lora import Lora, names_face_lora, strongest
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.rows import layout
 from lib_ipadapter.errors import DeviceMemoryError, MismatchError
@@ -450,3 +450,32 @@ def test_every_self_attention_stands_beside_its_cross_attention() -> None:
         for layer in cross_attention_layers(unet):
             assert layer.self_attention is unet.get_submodule(layer.name.replace("attn2", "attn1"))
         assert len(deltas(unet, lora_tensors(unet))) == 8 * len(cross_attention_layers(unet))
+
+
+# --- LoRAs in prompts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("ip-adapter-faceid_sd15_lora", True),
+        ("ip-adapter-faceid-plus_sd15_lora", True),
+        ("ip-adapter-faceid-plusv2_sd15_lora", True),
+        ("ip-adapter-faceid_sdxl_lora", True),
+        ("ip-adapter-faceid-plusv2_sdxl_lora", True),
+        ("faces/IPAdapterFaceIDPlusV2", True),
+        ("FaceID", True),
+        ("my face-id", True),
+        ("face_id_lora", True),
+        ("faceidsdxl", True),
+        ("surface_ideas", False),
+        ("face_ideal", False),
+        ("my face idol", False),
+        ("typefaceid", False),
+        ("ip-adapter-plus-face_sd15", False),
+        ("add_detail", False),
+        ("", False),
+    ],
+)
+def test_a_face_lora_is_known_by_its_name(name: str, is_one: bool) -> None:
+    assert names_face_lora(["more_details", name]) == (name if is_one else None)

@@ -69,15 +69,28 @@ def test_face_id(tokens: int, width: int) -> None:
         assert worst(ours, module(face)) <= 1e-5
 
 
-@pytest.mark.parametrize("shortcut", [False, True], ids=["v1", "v2"])
-def test_face_id_plus(shortcut: bool) -> None:
-    width = 768
+@pytest.mark.parametrize("width", [768, 128])
+@pytest.mark.parametrize(
+    ("shortcut", "scale"), [(False, 1.0), (True, 1.0), (True, 0.7), (True, 2.0)], ids=["v1", "v2", "v2-0.7", "v2-2"]
+)
+def test_face_id_plus(shortcut: bool, scale: float, width: int) -> None:
     weights = tensors({**face_mlp(4, width), **perceiver("perceiver_resampler.", width, 4, 1280, width)})
     face, penultimate = draw(2, 512, seed=8), draw(2, 257, 1280, seed=9)
     module = reference(weights)
-    module.clip_embeds, module.shortcut, module.shortcut_scale = penultimate[:, None], shortcut, 0.7
-    ours = build("FaceIDPlus", weights, width)(face, penultimate, shortcut=shortcut, scale=0.7)
+    module.clip_embeds, module.shortcut, module.shortcut_scale = penultimate[:, None], shortcut, scale
+    ours = build("FaceIDPlus", weights, width)(face, penultimate, shortcut=shortcut, scale=scale)
     assert worst(ours, module(face).reshape(ours.shape)) <= 1e-5
+
+
+def test_version_1_has_no_scale_and_at_scale_0_version_2_is_a_faceid() -> None:
+    weights = tensors({**face_mlp(4, 128), **perceiver("perceiver_resampler.", 128, 4, 64, 128)})
+    face, penultimate = draw(2, 512, seed=8), draw(2, 5, 64, seed=9)
+    project = build("FaceIDPlus", weights, 128)
+    first, same = (project(face, penultimate, shortcut=False, scale=scale) for scale in (1.0, 0.3))
+    assert torch.equal(first, same)
+    identity = build("FaceIDMLP", weights, 128)(face)
+    assert torch.equal(project(face, penultimate, shortcut=True, scale=0.0), identity)
+    assert worst(project(face, penultimate, shortcut=True) - identity, first) <= 1e-5
 
 
 def test_sixteen_bit_weights_compute_in_fp32() -> None:

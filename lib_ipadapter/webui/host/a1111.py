@@ -21,7 +21,7 @@ from ...checkpoint.identify import identify
 from ...checkpoint.specs import UNetSpec
 from ...encode.device import Device
 from ...errors import IPAdapterError, MismatchError
-from . import tiles
+from . import prompts, tiles
 from .interface import Host, Interrupted, SamplingPass
 from .replaced import Before
 
@@ -179,6 +179,11 @@ class A1111(Host):
 
     def start_picture(self, p: Any) -> Any | None:
         return next(iter(getattr(p, "init_images", None) or ()), None)
+
+    # Its prompts
+
+    def prompt_loras(self, p: Any) -> list[str]:
+        return prompts.loras(p)
 
     # Who asks
 

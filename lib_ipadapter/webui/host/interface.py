@@ -161,6 +161,13 @@ class Host(ABC):
     def start_picture(self, p: Any) -> Any | None:
         """Img2img's first start picture, as the host has it."""
 
+    # Its prompts
+
+    @abstractmethod
+    def prompt_loras(self, p: Any) -> list[str]:
+        """The names of the LoRAs that p's prompts ask for, in all of its passes, each as the prompt says it and as its
+        file is called. What scripts put into the prompts is known once every script's ``process`` is done."""
+
     # Who asks
 
     @abstractmethod
