@@ -299,6 +299,19 @@ def test_detached_it_is_gone(control: ControlNetwork, unet) -> None:
     assert all(weight.is_meta for weight in control.modules.parameters())
 
 
+def test_a_call_that_broke_off_leaves_nothing_to_the_next(control: ControlNetwork, unet) -> None:
+    step, other, one = Step(), Step(seed=80), prompt(unet, points(control))
+    expected = other.run(unet, one)
+    with Injection(unet, cross_attention_layers(unet), [one]) as injection:
+        injection.begin(step.rows, 0, 1, size=(8, 8))
+        handle = unet.output_blocks[3].register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            step.plain(unet)
+        handle.remove()
+        injection.cursor.position = 0
+        assert torch.equal(other.plain(unet), expected)
+
+
 def test_its_steps_are_its_own(control: ControlNetwork, unet) -> None:
     step = Step()
     one = prompt(unet, points(control, start=0.5, end=1.0), 0.7, start=0.0, end=0.5)
