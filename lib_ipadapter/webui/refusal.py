@@ -26,8 +26,8 @@ NOT_USED = {
         "the units."
     ),
     Outcome.MISPLACED: (
-        "another extension or setting takes the picture apart, so that nothing tells where a region mask lies; switch "
-        "it off, or leave out the mask."
+        "another extension or setting takes the picture apart, so that nothing tells where a region mask or a face's "
+        "keypoints lie; switch it off, or leave out the mask and the keypoints."
     ),
     Outcome.IDLE: "none of this sampler's steps lies between a unit's start and end; move them apart.",
 }

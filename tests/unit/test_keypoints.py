@@ -135,6 +135,18 @@ def test_the_network_gives_what_diffusers_gives(size: tuple[int, int], deep: Con
         assert close(one, other), (one - other).abs().max()
 
 
+def test_an_inpainting_models_further_channels_are_not_its(control: ControlNetwork, unet) -> None:
+    step, hint, context = Step(), draw(2, 32, 8, 8, seed=1), draw(2, 16, 2048, seed=2)
+    control.fit(unet)
+    control.to(CPU, torch.float32)
+    four, nine = (
+        control(x, step.t, context, step.y, hint)
+        for x in (step.x, torch.cat([step.x, draw(2, 5, 8, 8, seed=3)], dim=1))
+    )
+    control.leave_device()
+    assert all(torch.equal(one, other) for one, other in zip(four, nine, strict=True))
+
+
 def test_the_whole_step_is_diffusers(control: ControlNetwork, unet) -> None:
     """Two pictures, each with a face of its own; [cond, cond, uncond, uncond] rows."""
     step, keypoints = Step((16, 16), pictures=2), points(control, pictures=2, strength=0.7)
@@ -285,6 +297,19 @@ def test_detached_it_is_gone(control: ControlNetwork, unet) -> None:
     assert [m for m in unet.modules() if m._forward_hooks or m._forward_pre_hooks] == hooked
     assert control.place is None
     assert all(weight.is_meta for weight in control.modules.parameters())
+
+
+def test_a_call_that_broke_off_leaves_nothing_to_the_next(control: ControlNetwork, unet) -> None:
+    step, other, one = Step(), Step(seed=80), prompt(unet, points(control))
+    expected = other.run(unet, one)
+    with Injection(unet, cross_attention_layers(unet), [one]) as injection:
+        injection.begin(step.rows, 0, 1, size=(8, 8))
+        handle = unet.output_blocks[3].register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            step.plain(unet)
+        handle.remove()
+        injection.cursor.position = 0
+        assert torch.equal(other.plain(unet), expected)
 
 
 def test_its_steps_are_its_own(control: ControlNetwork, unet) -> None:
