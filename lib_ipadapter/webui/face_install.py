@@ -16,6 +16,7 @@ from .process import faces
 
 log = logging.getLogger("ip-adapter")
 
+THREAD = "IP-Adapter: installing face analysis"
 _busy = threading.Lock()
 
 
@@ -34,7 +35,7 @@ def install_if_told() -> None:
     """Install them in the background where the WebUI was started with the flag and ``install.py`` has not seen it: it
     is only told of flags in COMMANDLINE_ARGS."""
     if getattr(shared.cmd_opts, "ip_adapter_install_faces", False) and not packages.is_current(packages.own_folder()):
-        threading.Thread(target=_install_quietly, daemon=True).start()
+        threading.Thread(target=_install_quietly, name=THREAD, daemon=True).start()
 
 
 def add_install_route(app: FastAPI, guards: Sequence[Any]) -> None:

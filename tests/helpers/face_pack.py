@@ -56,3 +56,62 @@ def write_archive(path: Path, members: dict[str, bytes]) -> Path:
         for name, content in members.items():
             archive.writestr(name, content)
     return path
+
+
+def write_shim(folder: Path, code: str) -> Path:
+    """A folder whose ``onnxruntime`` runs ``code``, with the one behind it as ``real``, and then is that."""
+    (folder / "onnxruntime").mkdir(parents=True)
+    (folder / "onnxruntime" / "__init__.py").write_text(
+        f"import importlib, sys\nsys.path.remove({str(folder)!r})\ndel sys.modules['onnxruntime']\n"
+        f"real = importlib.import_module('onnxruntime')\n{code}\n"
+    )
+    return folder
+
+
+NETWORKS = """
+import json, os, sys, time
+import numpy as np
+CALLS = {calls!r}
+
+class Session:
+    def __init__(self, providers): self.providers = providers
+    def get_providers(self): return self.providers
+    def get_inputs(self): return [type("Input", (), {{"shape": [1, 3, "height", "width"]}})]
+
+class Network:
+    def __init__(self, file, providers):
+        self.taskname = "detection" if "det" in file else "recognition"
+        self.session = Session(providers)
+        with open(CALLS, "a") as calls:
+            calls.write(json.dumps([os.path.basename(file), providers, os.getpid()]) + "\\n")
+    def detect(self, picture, input_size):
+        {detect}
+        box = np.array([[10, 10, 40, 40, 0.9]])
+        return box, np.array([[[15, 20], [35, 20], [25, 28], [18, 34], [32, 34]]], float)
+    def get_feat(self, crop):
+        {recognise}
+        return np.ones((1, 512), np.float32)
+
+def get_model(file, providers):
+    {load}
+    return Network(file, providers)
+"""
+
+
+def write_networks(
+    folder: Path, *, load: str = "", detect: str = "", recognise: str = "", providers: Sequence[str] = ()
+) -> tuple[Environment, Path]:
+    """Packages that stand in for insightface and onnxruntime, one face in every picture, with lines of Python at the
+    beginning of what they do; and the file in which they write down what they load."""
+    calls = folder / "calls"
+    for package in ("onnxruntime", "insightface"):
+        (folder / package).mkdir(parents=True)
+    available = [*providers, "CPUExecutionProvider"]
+    (folder / "onnxruntime" / "__init__.py").write_text(f"def get_available_providers(): return {available!r}\n")
+    (folder / "insightface" / "__init__.py").write_text("print('insightface is chatty')\n")
+    code = NETWORKS.format(
+        calls=str(calls), load=load or "pass", detect=detect or "pass", recognise=recognise or "pass"
+    )  # fmt: skip
+    (folder / "insightface" / "model_zoo.py").write_text(code)
+    numpy_there = Path(np.__file__).parents[1]
+    return Environment("a stand-in", (str(folder), str(numpy_there))), calls

@@ -139,21 +139,21 @@ class _Search:
 
 def _attempts(is_large: bool) -> Iterator[Attempt]:
     """What is tried; where a turned picture is looked at, the best of all turns is meant."""
-    upright = [Attempt(size) for size in SIZES]
-    if is_large:
-        upright.append(Attempt(LARGE_SIZE))
-    upright += [Attempt(size, border=True) for size in BORDER_SIZES]
+    upright, bordered = [Attempt(size) for size in SIZES], [Attempt(size, border=True) for size in BORDER_SIZES]
     yield from upright
+    if is_large:
+        yield Attempt(LARGE_SIZE)
+    yield from bordered
     yield from (Attempt(size, turn=TURNS[0]) for size in TURNED_SIZES)
     for threshold in LOW_THRESHOLDS:
-        yield from (replace(attempt, threshold=threshold) for attempt in upright)
+        yield from (replace(attempt, threshold=threshold) for attempt in (*upright, *bordered))
 
 
 def _is_doubtful(found: list[Candidate]) -> bool:
-    """Whether faces that were found may be turned ones."""
-    if not found:
+    """Whether faces that were found may be turned ones. Drawn ones, which are never clear, are taken as they are."""
+    clearest = max(found, key=lambda face: face.score, default=None)
+    if clearest is None or clearest.score < USUAL_THRESHOLD:
         return False
-    clearest = max(found, key=lambda face: face.score)
     return clearest.score < SURE_SCORE or clearest.leaning > LEANING
 
 

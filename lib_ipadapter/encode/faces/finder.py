@@ -98,7 +98,7 @@ class InsightFace:
             if self._process is None:
                 self._process = processes.started(self._environments(self._packages), self._packages)
             try:
-                return self._told(pack, self._process.ask(request, data))
+                return self._told(pack, self._process.ask(request, data, processes.WORK))
             except Ended as ended:
                 self.end()
                 log.warning("IP-Adapter: the process that finds faces %s", ended)

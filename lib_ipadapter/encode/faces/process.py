@@ -84,7 +84,7 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, request: Mapping[str, Any], data: bytes = b"", wait: float = WORK) -> dict[str, Any]:
+    def ask(self, request: Mapping[str, Any], data: bytes, wait: float) -> dict[str, Any]:
         """The answer to a request, whose ``data`` are pixels. Raises Ended."""
         if len(data) > worker.DATA_LIMIT:
             raise ValueError(f"{len(data)} bytes are more than a request may have")
