@@ -6,7 +6,9 @@
 
     function lookOf(state) {
         const {images, region, crop, encoder, resolution, variant, face_index: face} = ipAdapter.shownUnit(state);
-        const references = (images ?? []).map(({key, waiting, negative, mask}) => [key, waiting, negative, mask]);
+        const references = (images ?? []).map(
+            ({key, waiting, negative, pose, mask}) => [key, waiting, negative, pose, mask],
+        );
         const seen = references.length ? [crop, resolution, variant, face] : null;
         return JSON.stringify([state.shown, references, region, seen, encoder]);
     }

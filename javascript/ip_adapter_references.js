@@ -65,8 +65,11 @@
         if (card && button.matches(".ip-adapter-face")) {
             tab.changeShownUnit((unit) => { unit.face_index = button.dataset.face; });
         } else if (card && button.matches(".ip-adapter-negate")) {
-            const negate = (reference) => ({...reference, negative: reference.negative ? undefined : true});
+            const negate = ({pose, ...reference}) => ({...reference, negative: reference.negative ? undefined : true});
             change(tab, card.dataset.key, negate);
+        } else if (card && button.matches(".ip-adapter-pose")) {
+            const pose = ({negative, ...reference}) => ({...reference, pose: reference.pose ? undefined : true});
+            change(tab, card.dataset.key, pose);
         } else if (card && button.matches(".ip-adapter-mask")) {
             paintReference(tab, card);
         } else if (card && button.matches(".ip-adapter-remove")) {

@@ -91,7 +91,7 @@
             row.append(Object.assign(document.createElement("button"), {type: "button", role: "tab", textContent}));
         }
         const isReady = (unit, isEnabled) => {
-            return isEnabled && Boolean(unit.images?.some((reference) => !reference.negative));
+            return isEnabled && Boolean(unit.images?.some(({negative, pose}) => !negative && !pose));
         };
         let isAnyReady = false;
         [...row.children].forEach((button, i) => {
@@ -160,8 +160,10 @@
     // Some controls are for adapters of some variants only; the line about the model says which one it is.
     function showVariantsControls(tab) {
         const variant = tab.element("details").querySelector("[data-variant]")?.dataset.variant;
-        for (const control of tab.element("advanced").querySelectorAll("[data-variants]")) {
-            control.hidden = !control.dataset.variants.split(" ").includes(variant);
+        for (const place of ["advanced", "references"]) {
+            for (const control of tab.element(place).querySelectorAll("[data-variants]")) {
+                control.hidden = !control.dataset.variants.split(" ").includes(variant);
+            }
         }
     }
 

@@ -18,8 +18,10 @@ from .fields import settings_of
 from .reference import MAX_REFERENCES, WEIGHT
 from .unit import MAX_UNITS, Unit, conflicts
 
-REFERENCES, NEGATIVE, REGION = "references", "negative_images", "region_mask"  # what the entries call pictures
+# What the entries call pictures.
+REFERENCES, NEGATIVE, REGION, POSE = "references", "negative_images", "region_mask", "keypoints_image"
 MAX_ENTRY = 20_000  # characters of one unit's entry; the longest of ours has half of that
+REMEDIES = {REGION: "draw it again", POSE: "add the picture again"}
 HASH_LENGTH = 12  # hexadecimal digits of a reference's content hash that are written
 
 
@@ -60,6 +62,9 @@ class UnitAtWork(Protocol):
     @property
     def region_hash(self) -> str | None: ...
 
+    @property
+    def pose_hash(self) -> str | None: ...
+
 
 def entry_name(number: int) -> str:
     """What a unit's entry is called."""
@@ -78,6 +83,8 @@ def parameters(units: Sequence[UnitAtWork]) -> dict[str, str]:
             values[NEGATIVE] = _hashes(one.negatives)
         if one.region_hash:
             values[REGION] = one.region_hash[:HASH_LENGTH]
+        if one.pose_hash:
+            values[POSE] = one.pose_hash[:HASH_LENGTH]
         values[REFERENCES] = _hashes(one.references)
         entries[entry_name(one.number)] = ", ".join(f"{name}: {_quoted(text)}" for name, text in values.items())
     return entries
@@ -122,6 +129,7 @@ class Pasted:
     references: list[HashedReference]
     negatives: list[HashedReference] = field(default_factory=list)
     region_hash: str | None = None
+    pose_hash: str | None = None
     problems: list[str] = field(default_factory=list)
 
 
@@ -148,7 +156,9 @@ def read(params: Mapping[str, Any], unit_class: type[Unit] = Unit) -> list[Paste
             continue
         unit = Pasted(int(name.rpartition(" ")[2]), {"model": values.pop("model", None)}, references)
         unit.negatives = _read_hashes(values.pop(NEGATIVE, ""))
-        unit.region_hash = next((one.content_hash for one in _read_hashes(values.pop(REGION, ""))), None)
+        unit.region_hash, unit.pose_hash = (
+            next((one.content_hash for one in _read_hashes(values.pop(name, ""))), None) for name in (REGION, POSE)
+        )
         for kind, found in (("references", unit.references), ("negative references", unit.negatives)):
             if len(found) > MAX_REFERENCES:
                 unit.problems.append(f"it has {len(found)} {kind}: the first {MAX_REFERENCES} are used.")
@@ -229,12 +239,11 @@ def restored(
         images = _items(unit.references, picture, "reference", missing)
         negatives = _items(unit.negatives, picture, "negative reference", missing)
         pictures: dict[str, Any] = {"images": images, **({NEGATIVE: negatives} if negatives else {})}
-        if unit.region_hash is not None:
-            mask = picture(unit.region_hash)
-            if mask is None:
-                missing.append("its region mask cannot be restored from the parameters: draw it again.")
-            else:
-                pictures[REGION] = mask
+        for name, content_hash, called in ((REGION, unit.region_hash, "region mask"), (POSE, unit.pose_hash, "pose")):
+            if content_hash is not None and (found := picture(content_hash)) is not None:
+                pictures[name] = found
+            elif content_hash is not None:
+                missing.append(f"its {called} cannot be restored from the parameters: {REMEDIES[name]}.")
         units += [{"enabled": False}] * (unit.number - 1 - len(units))
         units.append({**unit.settings, **pictures})
         notes += [f"Unit {unit.number}: {sentence}" for sentence in missing]

@@ -64,6 +64,11 @@ class Plan:
         return self.adapter.spec
 
     @property
+    def pose_hash(self) -> str | None:
+        """The content hash of the picture that the keypoints are taken from, None where it is the reference."""
+        return None if self.pose is None else self.pose.content_hash
+
+    @property
     def takes_faces(self) -> bool:
         """Whether the adapter is fed with face embeddings."""
         return self.spec.source.startswith("face")

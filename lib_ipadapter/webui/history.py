@@ -49,7 +49,7 @@ def keep(job: Job, processed: Any) -> None:
 
 def _pictures(units: Sequence[Unit]) -> set[Picture]:
     """The decoded pictures and masks of units, each once."""
-    found = {unit.region_mask for unit in units}
+    found = {picture for unit in units for picture in (unit.region_mask, unit.keypoints_image)}
     for unit in units:
         for reference in (*unit.references, *unit.negative_references):
             found |= {reference.image, reference.mask}

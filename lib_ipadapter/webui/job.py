@@ -10,6 +10,7 @@ from typing import Any
 from .. import infotext
 from ..attend.inject import detach_all
 from ..attend.layers import Topology, cross_attention_layers
+from ..attend.lora import names_face_lora
 from ..encode.picture import Mask, Picture, Pictures
 from ..errors import BudgetError, PictureError, UnitError, errors_name_unit
 from ..jobs.generation import Generation, prepare_generation
@@ -170,7 +171,7 @@ def _prepare_ours(job: Job, units: list[Unit], unet: Any) -> None:
         with current.progress_text() as progress:
             generation = prepare_generation(
                 units, unet, stock, current.device(), progress=progress, hires_topology=current.hires_topology(p),
-                measure=unmeasured is None,
+                measure=unmeasured is None, prompt_lora=names_face_lora(current.prompt_loras(p)),
             )  # fmt: skip
     finally:
         if not options.keep_encoder():

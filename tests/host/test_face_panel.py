@@ -9,11 +9,11 @@ import pytest
 
 from demo.start import Host
 from lib_ipadapter.encode.faces.align import aligned
-from lib_ipadapter.encode.picture import decode
+from lib_ipadapter.encode.picture import content_hash, decode
 from tests.helpers.faces import Finder, face
 from tests.helpers.files import base64_of, picture, unit
 from tests.helpers.host import FAR, difference, make
-from tests.helpers.panel import held_of, panel_of
+from tests.helpers.panel import held_of, panel_of, put_in
 
 LEFT, RIGHT = face(1, 2, 20), face(2, 30, 24)
 
@@ -77,3 +77,17 @@ def test_without_face_analysis_the_sentence_says_what_to_do(host: Host) -> None:
     detail = answer.json()["detail"]
     assert detail.startswith("IP-Adapter unit 1: the reference: ")
     assert "buffalo_l" in detail and "https://" in detail
+
+
+def test_a_picture_for_the_pose_goes_through_the_panel_and_back(host: Host, finder: Finder) -> None:
+    from lib_ipadapter.webui.panel import panel_state
+
+    pose = picture(6)
+    sent = {"model": "faceid", "images": [base64_of(picture(3))], "keypoints_image": base64_of(pose)}
+    values, notes = put_in(panel_of(host), [sent])
+    assert notes == []
+    state = panel_state.PanelState.parse(str(values[0]))
+    assert [one.get("pose", False) for one in state.items] == [False, True]
+    back = panel_state.objects(*values)[0]
+    assert len(back["images"]) == 1
+    assert content_hash(decode(back["keypoints_image"])) == content_hash(pose)

@@ -46,6 +46,7 @@ class Filled:
     references: tuple[PlannedReference, ...]
     negatives: tuple[PlannedReference, ...] = ()
     region_hash: str | None = None
+    pose_hash: str | None = None
 
     @property
     def number(self) -> int:
@@ -129,6 +130,7 @@ def _checked_weight(unit: Unit) -> float:
     if len(unit.references) != 1:
         raise UnitError(f"InstantID takes one photo, not {len(unit.references)}: leave one.")
     foreign = [name for name in unit.changed() if name not in (*APPLIED, "combine")]
+    foreign += ["keypoints image"] * (unit.keypoints_image is not None)
     foreign += ["region mask"] * (unit.region_mask is not None) + ["negative images"] * bool(unit.negative_references)
     foreign += ["mask of a reference"] * (unit.references[0].mask is not None) + ["weight curve"] * (
         isinstance(unit.weight, tuple)

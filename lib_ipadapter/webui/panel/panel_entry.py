@@ -15,7 +15,14 @@ from .panel_state import REGION, reference_weight
 from .picture_pool import HeldPictures, Intake
 from .reference_cards import Item
 
-ELSEWHERE = ("model", "image", "images", "negative_images", "region_mask")  # fields that are no mere values
+ELSEWHERE = (
+    "model",
+    "image",
+    "images",
+    "negative_images",
+    "region_mask",
+    "keypoints_image",
+)  # fields that are no mere values
 
 
 def entry(
@@ -86,12 +93,14 @@ def _items(unit: Mapping[str, Any], intake: Intake) -> tuple[list[Item], HeldPic
     items: list[Item] = []
     pictures: HeldPictures = {}
     notes = []
-    both = [(one, False) for one in given] + [(one, True) for one in unit.get("negative_images") or ()]
-    for one, is_negative in both:
+    pose = unit.get("keypoints_image")
+    both = [(one, "") for one in given] + [(one, "negative") for one in unit.get("negative_images") or ()]
+    both += [] if pose is None else [(pose, "pose")]
+    for one, role in both:
         one = one if isinstance(one, Mapping) else {"image": one}
         item: Item = {"key": reference_cards.new_key(), "weight": reference_weight(one.get("weight", 1.0))}
-        if is_negative:
-            item["negative"] = True
+        if role:
+            item[role] = True
         try:
             if one.get("mask") is not None:
                 mask = intake.mask(one["mask"])

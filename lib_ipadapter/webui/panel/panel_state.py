@@ -6,8 +6,8 @@ so that a press of *Generate* at any moment finds them together. Pictures stay o
 keys; the state has the keys.
 
 ``{"shown": 1, "units": [{"images": [item, …], field: its control's value, …}, …]}``; what a unit lacks is at its
-default. ``"images"`` are its references and its negative references, ``"region"`` is its region mask's key. ``"wide"``
-says whether its weight's slider has the whole range.
+default. ``"images"`` are its references, its negative references and the picture that its keypoints are taken from,
+``"region"`` is its region mask's key. ``"wide"`` says whether its weight's slider has the whole range.
 """
 
 from __future__ import annotations
@@ -94,11 +94,18 @@ def _item(one: Any) -> Item:
         item["mask"] = str(one["mask"])
     if one.get("negative"):
         item["negative"] = True
+    if one.get("pose"):
+        item["pose"] = True
     if one.get("controlnet") is not None:
         item["controlnet"] = int(one["controlnet"])
     if one.get("waiting"):
         item["waiting"] = True
     return item
+
+
+def is_positive(item: Item) -> bool:
+    """Whether it is a reference: none that the picture moves away from, and none of whose face only the pose counts."""
+    return not item.get("negative") and not item.get("pose")
 
 
 def reference_weight(value: Any) -> float:
@@ -157,9 +164,7 @@ def is_ready(text: str, *values: Any) -> bool:
     except UnitError:
         return False
     state.unit.update(zip((control.field for control in COMPONENTS), values, strict=True))
-    return any(
-        unit.get("enabled", True) and any(not item.get("negative") for item in unit["images"]) for unit in state.units
-    )
+    return any(unit.get("enabled", True) and any(is_positive(item) for item in unit["images"]) for unit in state.units)
 
 
 @dataclass(frozen=True)
@@ -186,9 +191,11 @@ class _Session:
 def _pictures(unit: Mapping[str, Any], session: _Session) -> dict[str, Any]:
     """The fields of an API object that hold pictures."""
     items = unit.get("images", [])
-    fields = {"images": _images([item for item in items if not item.get("negative")], session)}
+    fields: dict[str, Any] = {"images": _images([item for item in items if is_positive(item)], session)}
     if negatives := _images([item for item in items if item.get("negative")], session):
         fields["negative_images"] = negatives
+    if poses := _images([item for item in items if item.get("pose")], session):
+        fields["keypoints_image"] = poses[0].get("image")
     if unit.get(REGION):
         fields["region_mask"] = session.mask(unit[REGION], "the region")
     return fields

@@ -2,7 +2,8 @@
 
 An item is ``{"key": …, "weight": …}``, and its picture is the page's under that key (picture_pool.py); or it has
 ``"controlnet": n`` instead of a picture. ``"mask"`` is the key of its mask, ``"negative"`` makes it a negative
-reference, ``"waiting"`` says that the page is about to send the picture.
+reference, ``"pose"`` one of whose face only the place counts, ``"waiting"`` says that the page is about to send the
+picture.
 """
 
 from __future__ import annotations
@@ -196,13 +197,15 @@ def _mask_address(mask: Picture) -> str:
 
 
 def _buttons(number: int, item: Item, pictures: Pictures) -> str:
-    masked, negative = "mask" in item, "negative" in item
+    masked, negative, pose = "mask" in item, "negative" in item, "pose" in item
     given = pictures.get(item.get("mask", ""))
     mask = "" if given is None else f" data-mask='{_mask_address(given)}'"
     paintable = "" if item["key"] in pictures else " disabled"
     return (
         f"<button type='button' class='ip-adapter-negate' aria-pressed='{str(negative).lower()}' "
         f"aria-label='Reference {number} is negative' title='Negative: the picture moves away from it'>−</button>"
+        f"<button type='button' class='ip-adapter-pose' data-variants='instantid' aria-pressed='{str(pose).lower()}' "
+        f"aria-label='Reference {number} is for the pose' title='Pose: only where its face is counts'>☺</button>"
         f"<button type='button' class='ip-adapter-mask' aria-pressed='{str(masked).lower()}'{mask}{paintable} "
         f"aria-label='Mask of reference {number}' title='Mask: what of it counts'>🖌</button>"
         f"<button type='button' class='ip-adapter-remove' aria-label='Remove reference {number}' "
