@@ -317,8 +317,6 @@ class Injection:
 
     def _after_call(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
         self.rows = None
-        if self.lora is not None:
-            self.lora.rest()
         self.residuals.leave()
 
 

@@ -77,20 +77,17 @@ class Owner(Keeper, Protocol):
 
 
 class _Matrices(NamedTuple):
-    """The low-rank matrices of layers with one input, those of all files in one, on a device and in a dtype: ``down``
-    [layers * ranks, in], and for each layer ``up`` [out, ranks] with the strengths in it."""
+    """A layer's low-rank matrices, those of all files in one, on a device and in a dtype: ``down`` [ranks, in] and
+    ``up`` [out, ranks] with the strengths in it."""
 
     down: Tensor
-    up: tuple[Tensor, ...]
+    up: Tensor
 
     @classmethod
-    def gather(cls, loras: Sequence[Lora], attention: int, layers: Sequence[str], like: Tensor) -> _Matrices:
-        down = [lora.down(attention, layer).to(like) for layer in layers for lora in loras]
-        up = [
-            torch.cat([_scaled(lora.up(attention, layer), lora.strength, like) for lora in loras], dim=1)
-            for layer in layers
-        ]
-        return cls(torch.cat(down), tuple(up))
+    def gather(cls, loras: Sequence[Lora], attention: int, layer: str, like: Tensor) -> _Matrices:
+        down = [lora.down(attention, layer).to(like) for lora in loras]
+        up = [_scaled(lora.up(attention, layer), lora.strength, like) for lora in loras]
+        return cls(torch.cat(down), torch.cat(up, dim=1)) if len(loras) > 1 else cls(down[0], up[0])
 
     def serve(self, like: Tensor) -> bool:
         return (self.down.dtype, self.down.device) == (like.dtype, like.device)
@@ -101,81 +98,49 @@ def _scaled(up: Tensor, strength: float, like: Tensor) -> Tensor:
     return up.to(like) if strength == 1 else (up.to(like.device, torch.float32) * strength).to(like)
 
 
-class _Low(NamedTuple):
-    """What ``down`` made of an input, [..., layers, ranks], and the layers that have yet to take theirs."""
+class _LayerHook:
+    """The hook of one layer in ``LAYERS`` of one attention, and what it keeps on the device."""
 
-    input: Tensor
-    output: Tensor
-    waiting: set[int]
-
-
-class _SharedInput:
-    """The layers of one attention that are given the same input: attn1's q, k and v, attn2's k and v, or one alone.
-
-    ``down`` is multiplied once for all of them where they are given the same tensor.
-    """
-
-    def __init__(self, hooks: LoraHooks, attention: int, layers: Sequence[str]) -> None:
-        self.hooks, self.attention, self.layers = hooks, attention, layers
+    def __init__(self, hooks: LoraHooks, attention: int, layer: str) -> None:
+        self.hooks, self.attention, self.layer = hooks, attention, layer
         self.matrices: _Matrices | None = None
-        self.low: _Low | None = None
 
-    def add(self, place: int, _module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
-        """What the layer at ``place`` puts out, with the LoRA; None (as it is) where none acts."""
+    def add(self, _module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
+        """What the layer puts out, with the LoRA; None (as it is) where none acts."""
         if not self.hooks.act:
             return None
-        return with_room(self.hooks.owner, out.device, partial(self._added, place, args[0], out), NO_ROOM)
+        return with_room(self.hooks.owner, out.device, partial(self._added, args[0], out), NO_ROOM)
 
-    def _added(self, place: int, x: Tensor, out: Tensor) -> Tensor:
-        if self.matrices is None or not self.matrices.serve(out):
-            self.let_go()
-            self.matrices = _Matrices.gather(self.hooks.loras, self.attention, self.layers, out)
-        down, up = self.matrices
-        if self.low is None or self.low.input is not x or place not in self.low.waiting:
-            output = F.linear(x.to(out), down).unflatten(-1, (len(self.layers), -1))
-            self.low = _Low(x, output, set(range(len(self.layers))))
-        low, waiting = self.low.output, self.low.waiting
-        waiting.discard(place)
-        if not waiting:
-            self.rest()
-        return out + F.linear(low[..., place, :], up[place]).to(out)
-
-    def rest(self) -> None:
-        """The call's layers are done: let go of what is of no use in the next one."""
-        self.low = None
-        if not self.hooks.owner.keeps:
-            self.matrices = None
-
-    def let_go(self) -> None:
-        self.matrices = self.low = None
+    def _added(self, x: Tensor, out: Tensor) -> Tensor:
+        matrices = self.matrices
+        if matrices is None or not matrices.serve(out):
+            self.matrices = None  # before others take their place on the device
+            matrices = _Matrices.gather(self.hooks.loras, self.attention, self.layer, out)
+            if self.hooks.owner.keeps:
+                self.matrices = matrices
+        return out + F.linear(F.linear(x.to(out), matrices.down), matrices.up).to(out)
 
 
 NO_ROOM = (
     "IP-Adapter: the device has no room for the LoRA inside the face adapter: set its LoRA strength to 0, or use a "
     "smaller batch or a smaller picture."
 )
-# Each attention's layers by the input that they share.
-OF_ATTN1, OF_ATTN2 = (("q", "k", "v"), ("out",)), (("q",), ("k", "v"), ("out",))
 
 
 class LoraHooks:
     """The hooks of all LoRAs of a job in one UNet."""
 
-    def __init__(self, owner: Owner, layers: Sequence[CrossAttention], loras: Iterable[Lora]) -> None:
+    def __init__(self, owner: Owner, layers: Sequence[CrossAttention], loras: Sequence[Lora]) -> None:
         """``loras``: those that may act. Raises MismatchError where they do not fit the layers."""
         self.owner = owner
         self.loras: tuple[Lora, ...] = ()  # those that act in the present step
-        self.linears: list[tuple[nn.Module, _SharedInput, int]] = []
-        self.shared: list[_SharedInput] = []
-        loras = tuple(loras)
-        for number, attention, groups in _attentions(layers):
-            for names in groups:
-                shared = _SharedInput(self, number, names)
-                self.shared.append(shared)
-                for place, name in enumerate(names):
-                    module = linear(attention, name)
-                    _check(module, [lora.down(number, name) for lora in loras])
-                    self.linears.append((module, shared, place))
+        self.hooked = [
+            (linear(attention, layer), _LayerHook(self, number, layer))
+            for number, attention in _attentions(layers)
+            for layer in LAYERS
+        ]
+        for module, hook in self.hooked:
+            _check(module, [lora.down(hook.attention, hook.layer) for lora in loras])
 
     @property
     def act(self) -> bool:
@@ -184,7 +149,7 @@ class LoraHooks:
 
     def attach(self) -> list[Handle]:
         """Register the hooks. Those that are to see the query with the LoRA have to be registered after them."""
-        return [module.register_forward_hook(partial(shared.add, place)) for module, shared, place in self.linears]
+        return [module.register_forward_hook(hook.add) for module, hook in self.hooked]
 
     def begin(self, loras: Iterable[Lora]) -> None:
         """A new step, in which the units with these LoRAs act."""
@@ -193,25 +158,19 @@ class LoraHooks:
             self.let_go()
         self.loras = acting
 
-    def rest(self) -> None:
-        """A call of the UNet is over, in which an attention may have left out some of its layers."""
-        for shared in self.shared:
-            if shared.low is not None:
-                shared.rest()
-
     def let_go(self) -> None:
         """Let go of everything on the device."""
-        for shared in self.shared:
-            shared.let_go()
+        for _, hook in self.hooked:
+            hook.matrices = None
 
 
-def _attentions(layers: Sequence[CrossAttention]) -> Iterator[tuple[int, nn.Module, tuple[tuple[str, ...], ...]]]:
-    """The number of each attention in the files' keys, it, and its layers by the input that they share."""
+def _attentions(layers: Sequence[CrossAttention]) -> Iterator[tuple[int, nn.Module]]:
+    """Each attention with its number in the files' keys."""
     for i, layer in enumerate(layers):
         if layer.self_attention is None:
             raise MismatchError(f"the model has no self-attention beside {layer.name}: {WITHOUT}")
-        yield 2 * i, layer.self_attention, OF_ATTN1
-        yield 2 * i + 1, layer.module, OF_ATTN2
+        yield 2 * i, layer.self_attention
+        yield 2 * i + 1, layer.module
 
 
 def _check(module: nn.Module, down: Iterable[Tensor]) -> None:

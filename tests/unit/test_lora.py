@@ -248,12 +248,12 @@ def test_detaching_leaves_the_unet_bit_for_bit(unet) -> None:
     assert torch.equal(unet(x, t, context=text), plain)  # attached, but no step was announced
     injection.begin(ROWS, 0, 1)
     assert not torch.equal(unet(x, t, context=text), plain)
-    assert all(shared.matrices is not None and shared.low is None for shared in injection.lora.shared)
+    assert all(hook.matrices is not None for _, hook in injection.lora.hooked)
     injection.detach()
     assert torch.equal(unet(x, t, context=text), plain)
     assert hooks_of(unet) == hooked
     assert all(torch.equal(tensor, weights[name]) for name, tensor in unet.state_dict().items())
-    assert all(shared.matrices is shared.low is None for shared in injection.lora.shared)
+    assert all(hook.matrices is None for _, hook in injection.lora.hooked)
 
 
 def test_an_exception_in_the_unet_leaves_nothing(unet) -> None:
@@ -264,7 +264,7 @@ def test_an_exception_in_the_unet_leaves_nothing(unet) -> None:
         injection.begin(ROWS, 0, 1)
         unet(x, t, context=text[..., :5])
     assert torch.equal(unet(x, t, context=text), plain)
-    assert all(shared.matrices is shared.low is None for shared in injection.lora.shared)
+    assert all(hook.matrices is None for _, hook in injection.lora.hooked)
 
 
 def test_beside_the_hosts_lora_both_are_there_and_ours_alone_goes(unet) -> None:
@@ -325,7 +325,7 @@ def test_layers_need_not_be_linear_ones() -> None:
 
 
 def by_hand(self, x, context=None, mask=None):
-    """An attention that asks for values first, and again, and not always for all of what it is given alike."""
+    """An attention that asks for values first, and again."""
     context = x if context is None else context
     v, again, k, q = self.to_v(context), self.to_v(context), self.to_k(context), self.to_q(x)
     assert torch.equal(v, again)
@@ -370,7 +370,6 @@ def test_it_acts_in_every_attention_that_calls_the_layers(forward, unet) -> None
         with Injection(unet, layers, [with_lora(unet, lora)]) as injection:
             injection.begin(ROWS, 0, 1)
             assert close(unet(x, t, context=text), expected)
-            assert all(shared.low is None for shared in injection.lora.shared)  # no picture's tensors are kept
     finally:
         for attention in attentions:
             del attention.forward
@@ -386,11 +385,11 @@ def test_without_room_it_is_moved_anew_each_time_or_says_so(failures: int, unet,
     expected = call(unet, x, t, text, [prompt], ROWS)
     gather, calls = module._Matrices.gather, []
 
-    def scarce(loras, attention, layers, like):
+    def scarce(loras, attention, layer, like):
         calls.append(attention)
         if 20 <= len(calls) < 20 + failures:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return gather(loras, attention, layers, like)
+        return gather(loras, attention, layer, like)
 
     monkeypatch.setattr(module._Matrices, "gather", scarce)
     injection = Injection(unet, cross_attention_layers(unet), [prompt])
@@ -404,7 +403,7 @@ def test_without_room_it_is_moved_anew_each_time_or_says_so(failures: int, unet,
             injection.begin(ROWS, 0, 1)
             assert torch.equal(unet(x, t, context=text), expected)
         assert not injection.keeps
-        assert all(shared.matrices is shared.low is None for shared in injection.lora.shared)
+        assert all(hook.matrices is None for _, hook in injection.lora.hooked)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
@@ -417,9 +416,9 @@ def test_a_full_device_at_the_image_attention_lets_go_of_the_lora_too(unet, monk
 
     def scarce(*args):
         if not left:
-            left.append(sum(shared.matrices is not None for shared in injection.lora.shared))
+            left.append(sum(hook.matrices is not None for _, hook in injection.lora.hooked))
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        left.append(sum(shared.matrices is not None for shared in injection.lora.shared))
+        left.append(sum(hook.matrices is not None for _, hook in injection.lora.hooked))
         return gather(*args)
 
     monkeypatch.setattr(ImagePrompt, "gather", scarce)
