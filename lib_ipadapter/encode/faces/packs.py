@@ -136,6 +136,7 @@ def _new_folder(parent: Path, place: Path) -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=parent))
     try:
         yield made
+        made.chmod(0o755)  # temporary folders are their maker's alone
         try:
             os.replace(made, place)
         except OSError:
