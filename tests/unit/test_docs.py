@@ -42,12 +42,14 @@ def test_the_table_of_weight_types_says_what_blocks_get(monkeypatch: pytest.Monk
 
 
 def test_the_api_page_has_every_route(modules: None, store: Store) -> None:
-    from lib_ipadapter.webui import api, guards, preview
+    from lib_ipadapter.webui import api, embeddings, guards, preview
 
     app = FastAPI()
     app.add_api_route(guards.HOST_ROUTE, lambda: None)
     before = {route.path for route in app.routes}
-    preview.add_preview_route(app, lambda: None, api.add_routes(app, None, store))
+    guarded = api.add_routes(app, None, store)
+    preview.add_preview_route(app, lambda: None, guarded)
+    embeddings.add_embeddings_route(app, lambda: None, guarded)
     ours = [route for route in app.routes if route.path not in before]
     routes = {f"{method} {route.path}" for route in ours for method in route.methods}
     assert len(routes) >= 8
