@@ -56,7 +56,9 @@ def _with_face(
         return reference
     try:
         found = faces_in(reference, plan.unit.crop, recogniser(plan.spec), resources, progress)
-        return replace(reference, face=chosen(found, plan.unit.face_index), how=found.how)
+        return replace(
+            reference, face=chosen(found, plan.unit.face_index, plan.unit.called("face_index")), how=found.how
+        )
     except IPAdapterError as error:
         raise type(error)(f"{reference.name}{error.detail}") from None
 
