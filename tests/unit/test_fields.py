@@ -62,7 +62,8 @@ def test_a_field_more_is_kept_and_in_the_key_of_the_tokens() -> None:
 def test_a_field_more_is_in_the_parameters_both_ways() -> None:
     unit = ToyUnit.parse({**GOOD, "glow": 1.25, "mood": "wild"}, 1)
     at_work = SimpleNamespace(
-        number=1, unit=unit, adapter=SimpleNamespace(name="ip-adapter_sd15"), negatives=(), region_hash=None, pose_hash=None,
+        number=1, unit=unit, adapter=SimpleNamespace(name="ip-adapter_sd15"), negatives=(), region_hash=None,
+        pose_hash=None,
         references=[SimpleNamespace(content_hash="0123456789abcdef", weight=1.0, mask_hash=None)],
     )  # fmt: skip
     entries = infotext.parameters([at_work])
