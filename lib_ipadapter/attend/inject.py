@@ -317,7 +317,8 @@ class Injection:
 
     def _after_call(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
         self.rows = None
-        self.residuals.leave()
+        if self.residuals.leave():
+            self.lose()
 
 
 def injections(unet: nn.Module) -> list[Injection]:

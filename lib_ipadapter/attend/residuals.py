@@ -92,9 +92,11 @@ class Residuals:
         self.misplaced |= not whole
         return True
 
-    def leave(self) -> None:
-        """The call is over."""
+    def leave(self) -> bool:
+        """The call is over. Whether it was to be served, and passed the UNet's middle by."""
+        missed = self._call is not None and not self._made
         self._call, self._made = None, []
+        return missed
 
     def leave_device(self) -> None:
         """Let go of everything on the device."""

@@ -312,6 +312,30 @@ def test_a_call_that_broke_off_leaves_nothing_to_the_next(control: ControlNetwor
         assert torch.equal(other.plain(unet), expected)
 
 
+def test_a_call_that_passes_the_middle_by_is_counted_as_lost(control: ControlNetwork, unet, monkeypatch) -> None:
+    """An extension that makes a step from what it has kept of an earlier one."""
+    step = Step()
+
+    def shortened(x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor) -> Tensor:
+        return unet.out(unet.input_blocks[0](x, None, context))
+
+    with Injection(unet, cross_attention_layers(unet), [prompt(unet, points(control))]) as injection:
+        injection.begin(step.rows, 0, 2, size=(8, 8))
+        step.plain(unet)
+        assert injection.lost == 0
+        monkeypatch.setattr(unet, "forward", shortened)
+        injection.begin(step.rows, 1, 2, size=(8, 8))
+        step.plain(unet)
+        assert injection.lost == 1
+
+
+def test_hosts_that_compute_in_inference_mode(control: ControlNetwork, unet) -> None:
+    step, expected = Step(), Step().run(unet, prompt(unet, points(control), 0.5))
+    with torch.inference_mode():
+        assert torch.equal(step.run(unet, prompt(unet, points(control), 0.5)), expected)
+    assert torch.equal(step.run(unet, prompt(unet, points(control), 0.5)), expected)
+
+
 def test_its_steps_are_its_own(control: ControlNetwork, unet) -> None:
     step = Step()
     one = prompt(unet, points(control, start=0.5, end=1.0), 0.7, start=0.0, end=0.5)
