@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
 from demo.start import Answer, Host
 from lib_ipadapter.attend.layers import Topology, cross_attention_layers
+from lib_ipadapter.encode import stored
 from tests.helpers.files import base64_of, picture, unit
 from tests.helpers.host import FAR, difference, hooks, ours, pixels
-from tests.helpers.unets import sdxl_unet
+from tests.helpers.unets import sd_unet, sdxl_unet
 
 pytestmark = pytest.mark.host("neighbours")
 
@@ -85,11 +89,12 @@ def outside(one: np.ndarray, mask) -> np.ndarray:
 
 @pytest.fixture
 def readable(monkeypatch) -> None:
-    """The checkpoint of the kind "demo-sdxl" has a file with tensors."""
+    """The checkpoints demo-sdxl and demo-sd15 have files with tensors."""
     from lib_ipadapter.webui.host import a1111
 
     topology = Topology.of(cross_attention_layers(sdxl_unet()))
-    monkeypatch.setattr(a1111, "_topology_in", lambda file: topology if "sdxl" in file.name else None)
+    narrow = Topology.of(cross_attention_layers(sd_unet()))
+    monkeypatch.setattr(a1111, "_topology_in", lambda file: topology if "sdxl" in file.name else narrow)
 
 
 INNER = {"override_settings": {"ip_adapter_adetailer": True}}
@@ -312,6 +317,23 @@ def test_an_adapter_for_the_checkpoint_of_its_pass(host: Host, near, passes, rea
     for one in passes:
         assert difference(again(host, one, unit("wide"), **xl), pixels([one[3]])) == 0
         assert difference(again(host, one, **xl), pixels([one[3]])) > FAR / 10
+
+
+def test_a_face_from_embeddings_in_a_picture_of_sdxl(host: Host, near, passes, readable) -> None:
+    """The picture is SDXL's, its faces are SD1.5's: with an adapter for faces of SD1.5."""
+    face = {"face": F.normalize(torch.randn(1, 512, generator=torch.Generator().manual_seed(2)))}
+    file = base64.b64encode(stored.write([face], [1.0], {"face": "buffalo_l"})).decode()
+    own = {"model": "faceid", "images": [{"embeddings": file}]}
+    xl = {"override_settings": {"sd_model_checkpoint": "demo-sdxl"}}
+    tab = {**ONE, "ad_use_checkpoint": True, "ad_checkpoint": "demo-sd15"}
+    bare = plainly(host, **xl)
+    make(host, {**own, "acts_in": "detailer"}, tabs=(tab,), **xl)
+    assert difference(pixels([passes[0][0]]), bare) == 0
+    assert difference(again(host, passes[0], own), pixels([passes[0][3]])) == 0
+    assert difference(again(host, passes[0]), pixels([passes[0][3]])) > FAR / 10
+    assert "adapter faceid is for SD1.5, the model is SDXL" in refused(
+        host, {**own, "acts_in": "both"}, tabs=(tab,), **xl
+    )
 
 
 def test_two_tabs_with_two_checkpoints(host: Host, near, passes, said) -> None:
