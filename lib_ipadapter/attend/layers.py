@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -90,10 +90,14 @@ def cross_attention_layers(unet: nn.Module) -> list[CrossAttention]:
 
 @dataclass(frozen=True)
 class Topology:
-    """What an adapter must fit: the widths of a UNet's attn2 layers in key order, and its text context's width."""
+    """What an adapter must fit: the widths of a UNet's attn2 layers in key order, and its text context's width.
+
+    ``blocks`` is how many transformers the layers belong to, where that is known.
+    """
 
     context_width: int
     layer_widths: tuple[int, ...]
+    blocks: int = field(default=0, compare=False)
 
     @classmethod
     def of(cls, layers: list[CrossAttention]) -> Topology:
@@ -102,7 +106,7 @@ class Topology:
             raise MismatchError(
                 "the loaded model has no uniform cross-attention: load a Stable Diffusion 1.x, 2.x or XL checkpoint."
             )
-        return cls(contexts.pop(), tuple(layer.width for layer in layers))
+        return cls(contexts.pop(), tuple(layer.width for layer in layers), count_blocks(layers))
 
     @property
     def base(self) -> str:

@@ -96,8 +96,10 @@ class KeypointsSpec:
 
 @dataclass(frozen=True)
 class UNetSpec:
-    """The UNet of a Stable Diffusion checkpoint; ``layer_widths`` in the order of an adapter's pairs."""
+    """The UNet of a Stable Diffusion checkpoint; ``layer_widths`` in the order of an adapter's pairs, ``blocks`` the
+    number of its transformers."""
 
     base: str
     context_width: int
     layer_widths: tuple[int, ...]
+    blocks: int

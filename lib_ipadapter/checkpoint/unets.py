@@ -41,4 +41,4 @@ def unet(shapes: Shapes) -> UNetSpec | None:
     widths = tuple(layer["q"][0] for layer in ordered)
     known = bases.of(context, len(widths))
     other = bases.REFINERS.get(context, f"{len(widths)} layers, context {context}")
-    return UNetSpec(known.name if known else other, context, widths)
+    return UNetSpec(known.name if known else other, context, widths, len({place[:2] for place in layers}))

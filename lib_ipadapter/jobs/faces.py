@@ -96,15 +96,16 @@ def face_embedding(reference: PlannedReference) -> Tensor:
 
 
 def keypoints_of(
-    plan: Plan, prepared: Prepared, resources: Resources, unet: nn.Module, progress: Callable[[str], None]
+    plan: Plan, prepared: Prepared, resources: Resources, unet: nn.Module | None, progress: Callable[[str], None]
 ) -> Keypoints | None:
     """InstantID's network of keypoints as the unit wants it, with the face's tokens as its context; None for a unit
-    without. Raises MismatchError where it does not fit ``unet``."""
+    without. Raises MismatchError where it does not fit ``unet``, if that is there already."""
     if plan.keypoints is None:
         return None
     progress(f"loading keypoints network {plan.keypoints.name}")
     network = resources.keypoints_network(plan.keypoints)
-    network.fit(unet)
+    if unet is not None:
+        network.fit(unet)
     shown = plan.references if plan.pose is None else (plan.pose,)
     if plan.unit.batch == "same":
         shown = shown[:1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..attend.influence import Influence
 from ..attend.inject import Injection
 from ..attend.keypoints import Keypoints
-from ..attend.layers import Topology, count_blocks, cross_attention_layers
+from ..attend.layers import Topology, cross_attention_layers
 from ..attend.lora import Lora
 from ..attend.outcome import Outcome
 from ..attend.prompt import ImagePrompt
@@ -67,6 +67,14 @@ class Generation:
         self._earlier: Outcome | None = None  # what went wrong before the present attachment
         self._of_pass: list[ImagePrompt] = []
         self._regions = [one.prompt.region for one in self.prompts]  # in the whole picture
+
+    def only(self, numbers: Collection[int]) -> Generation:
+        """Those of these units that are among ``numbers``, with the same prompts; for different passes of a job."""
+        some = copy.copy(self)
+        some.plans = [plan for plan in self.plans if plan.number in numbers]
+        kept = [i for i, one in enumerate(self.prompts) if one.number in numbers]
+        some.prompts, some._regions = [self.prompts[i] for i in kept], [self._regions[i] for i in kept]
+        return some
 
     def inside(self) -> Generation:
         """The same prompts for a job inside this one. Nothing is measured there."""
@@ -166,7 +174,7 @@ class Generation:
 
 def prepare_generation(
     units: Sequence[Unit],
-    unet: nn.Module,
+    unet: nn.Module | Topology,
     resources: Resources,
     device: Device,
     *,
@@ -177,17 +185,15 @@ def prepare_generation(
 ) -> Generation:
     """Check all units, then load, encode and project what they need.
 
-    ``hires_topology``: name and topology of another checkpoint that the hires pass will load. Without ``measure`` there
-    are no influence maps, even for units that ask. ``prompt_lora``: the FaceID LoRA that the prompt names, beside which
-    the one inside a FaceID file would count twice.
+    ``unet`` may be the topology of one that is not loaded yet. ``hires_topology``: name and topology of another
+    checkpoint that the hires pass will load. Without ``measure`` there are no influence maps, even for units that ask.
+    ``prompt_lora``: the FaceID LoRA that the prompt names, beside which the one inside a FaceID file would count twice.
 
     Raises IPAdapterError before anything is loaded if any unit cannot be honoured.
     """
     with errors_name_unit(units[0].number if units else 1):
-        layers = cross_attention_layers(unet)
-        topology = Topology.of(layers)
-    blocks = count_blocks(layers)
-    plans = [plan_unit(unit, topology, blocks, resources.catalog) for unit in units]
+        topology = unet if isinstance(unet, Topology) else Topology.of(cross_attention_layers(unet))
+    plans = [plan_unit(unit, topology, topology.blocks, resources.catalog) for unit in units]
     if hires_topology is not None:
         _check_hires(plans, resources.catalog, *hires_topology)
     full = with_faces([plan.expanded() for plan in plans], resources, progress)
@@ -197,10 +203,11 @@ def prepare_generation(
     prompts = []
     for plan, one in zip(acting, prepared, strict=True):
         with errors_name_unit(plan.number):
-            keypoints = keypoints_of(plan, one, resources, unet, progress)
+            loaded = None if isinstance(unet, Topology) else unet
+            keypoints = keypoints_of(plan, one, resources, loaded, progress)
         prompts.append(_prompt(plan, one, None if prompt_lora else _lora(plan, resources), keypoints))
     maps = InfluenceMaps(
-        [plan.number for plan in plans if measure and plan.unit.influence_map],
+        [plan.number for plan in plans if measure and plan.unit.influence_map and not _inside_only(plan.unit)],
         {plan.number: one.prompt for plan, one in zip(acting, prompts, strict=True)},
     )
     written = [replace(plan, notes=one.notes).without_pictures() for plan, one in zip(plans, full, strict=True)]
@@ -209,12 +216,17 @@ def prepare_generation(
 
 def _check_hires(plans: Sequence[Plan], catalog: Catalog, name: str, topology: Topology) -> None:
     for plan in plans:
-        if plan.unit.hires != "base":
+        if plan.unit.hires != "base" and not _inside_only(plan.unit):
             with errors_name_unit(plan.number):
                 check_fit(
                     plan.adapter, topology, catalog, f"the hires checkpoint {name}",
                     'set hires to "base", or use a hires checkpoint of the same kind',
                 )  # fmt: skip
+
+
+def _inside_only(unit: Unit) -> bool:
+    """Whether none of the job's own passes are the unit's, but those of jobs inside it."""
+    return unit.acts_in == "detailer"
 
 
 def _lora(plan: Plan, resources: Resources) -> Lora | None:
@@ -235,7 +247,7 @@ def _with_lora_note(plan: Plan, prompt_lora: str | None) -> Plan:
 def _prompt(plan: Plan, prepared: Prepared, lora: Lora | None, keypoints: Keypoints | None) -> PassPrompt:
     unit = plan.unit
     return PassPrompt(
-        unit.hires,
+        "both" if _inside_only(unit) else unit.hires,
         ImagePrompt(
             prepared.kv,
             unit.weight,

@@ -8,7 +8,7 @@ from typing import Any
 from modules import script_callbacks
 
 from ..errors import IPAdapterError
-from . import history, job, sampling
+from . import detailing, history, job, sampling
 from . import influence_pictures as influence
 from .host import current, record
 from .neighbours import adetailer, distributed, xyz_cells
@@ -61,6 +61,7 @@ def picture_finished(p: Any, shown: Any) -> None:
     """``postprocess_image_after_composite``: nobody but extensions after us changes the picture any more."""
     if (own := record.own(p)) is not None:
         influence.remember(own, shown.image)
+        detailing.picture_finished(own)
     xyz_cells.finish(p, shown)
 
 
@@ -73,6 +74,7 @@ def finished(p: Any, processed: Any) -> None:
     try:
         history.keep(own, processed)
         influence.append(own, processed)
+        detailing.tell(own, processed)
     finally:
         job.end(p)
         if arguments is not None:  # ControlNet's batches go on with the same p, behind ``before_process``

@@ -13,12 +13,13 @@ from ..attend.layers import Topology, cross_attention_layers
 from ..attend.lora import names_face_lora
 from ..encode.picture import Mask, Picture, Pictures
 from ..errors import BudgetError, PictureError, UnitError, errors_name_unit
-from ..jobs.generation import Generation, prepare_generation
+from ..jobs.generation import prepare_generation
 from ..jobs.planned import differ_in_form
+from ..jobs.plans import Plan
 from ..kinds import Wording
 from ..reference import Reference
 from ..unit import Unit, parse_units
-from . import host, options
+from . import detailing, host, options
 from .host import record
 from .host.record import Job
 from .neighbours import adetailer, controlnet, distributed, instantid, xyz
@@ -51,16 +52,27 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
         with controlnet.restored_on_error(p):
             left = units
             if left:
-                left = overlaps.settle(p, left, resources().catalog, options.controlnet_same())
+                left = _without_overlaps(p, left)
             if left:
                 _prepare(p, left)
                 job = record.opened(p)
                 job.arguments, job.units, job.places = arguments, units, len(objects)
 
 
+def _without_overlaps(p: Any, units: Sequence[Unit]) -> list[Unit]:
+    """The units that are left to us. ControlNet's act in the job's own passes, so those that do not are no overlap."""
+    inside = [unit for unit in units if unit.acts_in == detailing.DETAILER]
+    here = [unit for unit in units if unit.acts_in != detailing.DETAILER]
+    left = overlaps.settle(p, here, resources().catalog, options.controlnet_same())
+    return sorted([*left, *inside], key=lambda unit: unit.number)
+
+
 def _check_passes(p: Any, units: Sequence[Unit]) -> None:
     """Raises UnitError for a unit whose pass will not come."""
+    detailing.check(p, units)
     for unit in units:
+        if unit.acts_in == detailing.DETAILER:
+            continue
         if unit.hires == "hires" and not host.current().has_second_pass(p):
             raise UnitError(
                 'hires is "hires", and this job has no second pass: switch on hires fix, or set hires to "both".'
@@ -141,10 +153,13 @@ def _prepare(p: Any, units: list[Unit]) -> None:
         topology = Topology.of(cross_attention_layers(unet))
     filled: list[instantid.Filled] = []
     if options.instantid_in_controlnet():
-        units, filled = instantid.fill(p, units, resources().catalog, topology)
+        inside = [unit for unit in units if unit.acts_in == detailing.DETAILER]
+        here = [unit for unit in units if unit.acts_in != detailing.DETAILER]
+        here, filled = instantid.fill(p, here, resources().catalog, topology)
+        units = sorted([*here, *inside], key=lambda unit: unit.number)
     job = record.opened(p)
     if units:
-        _prepare_ours(job, units, unet)
+        _prepare_ours(job, units, unet, topology)
     if filled:
         p.extra_generation_params.update(infotext.parameters(filled))
         hooked = instantid.Hooked(p)
@@ -163,22 +178,32 @@ def watch_end(job: Job) -> None:
         host.current().at_the_end(job.owner, lambda: end(job.owner), failure)
 
 
-def _prepare_ours(job: Job, units: list[Unit], unet: Any) -> None:
+def _prepare_ours(job: Job, units: list[Unit], unet: Any, topology: Topology) -> None:
     p, current, stock = job.owner, host.current(), resources()
     unmeasured = _unmeasured(p)
+    lora = names_face_lora(current.prompt_loras(p))
+    others = detailing.for_other_models(p, units, topology, stock.catalog)
+    elsewhere = {unit.number for group in others.values() for unit in group}
+    own = [unit for unit in units if unit.number not in elsewhere]
     stock.cache.limit, stock.adapter_bytes = options.cache_bytes(), options.adapter_bytes()
     try:
         with current.progress_text() as progress:
             generation = prepare_generation(
-                units, unet, stock, current.device(), progress=progress, hires_topology=current.hires_topology(p),
-                measure=unmeasured is None, prompt_lora=names_face_lora(current.prompt_loras(p)),
+                own, unet, stock, current.device(), progress=progress, hires_topology=current.hires_topology(p),
+                measure=unmeasured is None, prompt_lora=lora,
             )  # fmt: skip
+            generations = {topology: generation} | {
+                other: prepare_generation(group, other, stock, current.device(), progress=progress, prompt_lora=lora)
+                for other, group in others.items()
+            }
     finally:
         if not options.keep_encoder():
             stock.release_encoder()
-    job.generation = generation
-    p.extra_generation_params.update(infotext.parameters(generation.plans))
-    _comment(p, generation)
+    here = {unit.number for unit in units if unit.acts_in != detailing.DETAILER}
+    job.generation, job.detailing = generation.only(here), detailing.prepared(p, units, generations)
+    job.plans = sorted((plan for one in generations.values() for plan in one.plans), key=lambda plan: plan.number)
+    p.extra_generation_params.update(infotext.parameters(job.plans))
+    _comment(p, job.plans)
     if unmeasured is not None and any(unit.influence_map for unit in units):
         p.comment(f"IP-Adapter: there are no influence maps while {unmeasured}.")
 
@@ -190,10 +215,10 @@ def _unmeasured(p: Any) -> str | None:
     return "sd-webui-distributed spreads the pictures over several machines" if distributed.spreads(p) else None
 
 
-def _comment(p: Any, generation: Generation) -> None:
+def _comment(p: Any, plans: Sequence[Plan]) -> None:
     """Notes on units that are honoured, though perhaps not as they were meant."""
-    for plan in generation.plans:
-        notes: Sequence[str] = plan.notes
+    for plan in plans:
+        notes: Sequence[str] = [*plan.notes, *detailing.notes(plan.unit)]
         if plan.region is not None and differ_in_form(plan.region.form, host.current().picture_form(p)):
             notes = [*notes, "the region mask is stretched over a picture of another form."]
         for note in notes:

@@ -119,9 +119,9 @@ INSTANTID = Option(
     "Dropdown", {"choices": list(INSTANTID_CHOICES)},
 )  # fmt: skip
 INNER_PASSES = Option(
-    "ip_adapter_adetailer", False, "Use the references in ADetailer's passes, too",
-    "otherwise the references stay out of what it paints again; ADetailer's own list of scripts can say the same, with "
-    "ip_adapter",
+    "ip_adapter_adetailer", False, "Units act in ADetailer's passes, too, where they do not say where they act",
+    "for units whose “Acts in” is “as set”: otherwise they stay out of what it paints again; ADetailer's own list of "
+    "scripts can say the same, with ip_adapter",
     infotext="IP-Adapter in ADetailer",
 )  # fmt: skip
 OPTIONS = (

@@ -45,10 +45,6 @@ LOST_CALLS = (
     "IP-Adapter: the references were left out of some of the model's calls, because another extension hides which "
     "picture they belong to: switch it off, or the units."
 )
-DISCARDED = (
-    "ADetailer skips img2img, and the references stay out of its own passes; let them in (Settings, IP-Adapter), or "
-    "switch off the units."
-)
 
 
 class InternalError(IPAdapterError):
@@ -121,12 +117,12 @@ def tell_inactions(job: Job, inactions: Sequence[Inaction], lost: int) -> None:
 
 def fail(job: Job, reason: str) -> None:
     """The references have not done what was asked for, and it is too late to stop the job. The first reason counts."""
-    generation, job = job.generation, job.outer or job
-    if job.failure is not None or generation is None:
+    job = job.outer or job
+    if job.failure is not None or not job.plans:
         return
     error = IPAdapterError(f"IP-Adapter: the references were not used in this picture: {reason}")
     log.error("%s", error)
-    for name in infotext.parameters(generation.plans):
+    for name in infotext.parameters(job.plans):
         job.owner.extra_generation_params.pop(name, None)
     job.owner.comment(error.detail)
     if host.current().has_an_end(job.owner):

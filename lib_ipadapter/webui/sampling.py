@@ -11,11 +11,11 @@ from torch import nn
 from ..attend.inject import Injection, injections
 from ..attend.outcome import Outcome
 from ..errors import MismatchError
-from . import host
+from . import detailing, host
 from .host import record
-from .job import watch_end
+from .job import end
 from .neighbours import adetailer
-from .refusal import DISCARDED, NOT_USED, fail, tell_inactions
+from .refusal import NOT_USED, fail, tell_inactions
 
 if TYPE_CHECKING:
     from .host.record import Job
@@ -71,6 +71,9 @@ def after(p: Any) -> None:
     job = record.own(p)
     if job is None or job.generation is None:
         return
+    if job.outer is not None:
+        detailing.finish(job)
+        return
     outcome = job.generation.detach()
     if outcome is Outcome.MISSED and host.current().starts_with_second_pass(p):
         outcome = Outcome.ACTED
@@ -79,12 +82,8 @@ def after(p: Any) -> None:
     inactions, lost = job.generation.inactions(), job.generation.lost
     if outcome in NOT_USED:
         fail(job, NOT_USED[outcome])
-    elif job.outer is None and job.failure is None:
+    elif job.failure is None:
         tell_inactions(job, inactions, lost)
-    if outcome in NOT_USED:
-        return
-    if adetailer.throws_away(p) and not adetailer.joined():
-        fail(job, DISCARDED)
 
 
 def _attach(job: Job, unet: nn.Module, same_pass: bool = False) -> Injection | None:
@@ -113,17 +112,18 @@ def _follow(job: Job, unet: nn.Module) -> Injection | None:
 
 
 def _job(p: Any) -> Job | None:
-    """The job of ``p`` itself (a copy made by another extension has none), or for a pass of ADetailer's one with the
-    outer job's references, if they are to act there."""
+    """The job of ``p`` itself (a copy made by another extension has none), or for a pass of ADetailer's one with those
+    of the outer job's units that act there."""
     job = record.own(p)
     if (job is not None and job.generation is not None) or not adetailer.is_inner(p):
         return job
-    outer = adetailer.outer_job(p)
-    if outer is None or outer.generation is None or not adetailer.joined():
-        return None
-    job = record.opened(p)
-    job.outer, job.generation = outer, outer.generation.inside()
-    host.current().leave_the_end_alone(p)
-    watch_end(job)
-    outer.owner.extra_generation_params[adetailer.NOTE] = True
-    return job
+    inner = detailing.begin(p)
+    if inner is not None:
+        host.current().leave_the_end_alone(p)
+        host.current().at_the_end(p, lambda: _end_inner(inner), lambda: None)
+    return inner
+
+
+def _end_inner(job: Job) -> None:
+    detailing.finish(job)
+    end(job.owner)

@@ -1,16 +1,27 @@
-"""Beside ADetailer: passes inside of a job."""
+"""Beside ADetailer: passes inside of a job, and the units that act in them."""
 
 from __future__ import annotations
+
+import base64
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image, ImageFilter
 
-from demo.start import Host
+from demo.start import Answer, Host
+from lib_ipadapter.attend.layers import Topology, cross_attention_layers
+from lib_ipadapter.encode import stored
 from tests.helpers.files import base64_of, picture, unit
-from tests.helpers.host import FAR, ask, difference, make, pixels
+from tests.helpers.host import FAR, difference, hooks, ours, pixels
+from tests.helpers.unets import sd_unet, sdxl_unet
 
 pytestmark = pytest.mark.host("neighbours")
+
+ONE, TWO = {"ad_model": "one"}, {"ad_model": "two"}
+WIDE = {"ad_model": "one", "ad_use_checkpoint": True, "ad_checkpoint": "demo-sdxl"}
+OFF = [False, False, ONE]
 
 
 @pytest.fixture
@@ -23,34 +34,84 @@ def passes(near):
     script.passes.clear()
 
 
-def again(host: Host, one: tuple, *units) -> list[np.ndarray]:
+@pytest.fixture
+def said(host: Host, monkeypatch) -> list[str]:
+    """The comments on all jobs."""
+    from modules import processing
+
+    comments: list[str] = []
+    monkeypatch.setattr(processing.StableDiffusionProcessing, "comment", lambda p, text: comments.append(text))
+    return comments
+
+
+def payload_of(*units: dict, tabs: tuple = (ONE,), skip: bool = False, args: list | None = None, **payload) -> dict:
+    args = [True, skip, *tabs] if args is None else args
+    scripts = {"ADetailer": {"args": args}, **(ours(*units) if units else {})}
+    return {"prompt": "a cat", "negative_prompt": "blurry", "width": 64, "height": 64, "steps": 3,
+            "alwayson_scripts": scripts, **payload}  # fmt: skip
+
+
+def ask(host: Host, *units: dict, path: str = "txt2img", **payload) -> Answer:
+    """A job whose pictures ADetailer paints again."""
+    return getattr(host, path)(**payload_of(*units, **payload))
+
+
+def make(host: Host, *units: dict, **payload) -> list[np.ndarray]:
+    return pixels(ask(host, *units, **payload))
+
+
+def plainly(host: Host, *units: dict, **payload) -> list[np.ndarray]:
+    """The same without ADetailer."""
+    return make(host, *units, args=OFF, **payload)
+
+
+def refused(host: Host, *units: dict, path: str = "txt2img", **payload) -> str:
+    answer = host.post(path, payload_of(*units, **payload))
+    assert answer.status_code == 422, answer.text
+    return answer.json()["detail"]
+
+
+def again(host: Host, one: tuple, *units, **payload) -> list[np.ndarray]:
     """A recorded pass as a job of its own."""
     start, mask, seed, _ = one
     torch.manual_seed(seed)
-    return make(
-        host, *units, path="img2img", init_images=[base64_of(start)], mask=base64_of(mask), seed=seed, steps=3,
+    return plainly(
+        host, *units, path="img2img", init_images=[base64_of(start)], mask=base64_of(mask), seed=seed,
         denoising_strength=0.6, mask_blur=2, inpainting_fill=1, inpaint_full_res=True, inpaint_full_res_padding=8,
-        width=128, height=128,
+        **{"steps": 3, "width": 128, "height": 128, **payload},
     )  # fmt: skip
 
 
+def outside(one: np.ndarray, mask) -> np.ndarray:
+    """What of the picture the pass has not painted again; its mask is blurred."""
+    return one[np.asarray(mask.convert("L").filter(ImageFilter.MaxFilter(15))) == 0]
+
+
+@pytest.fixture
+def readable(monkeypatch) -> None:
+    """The checkpoints demo-sdxl and demo-sd15 have files with tensors."""
+    from lib_ipadapter.webui.host import a1111
+
+    topology = Topology.of(cross_attention_layers(sdxl_unet()))
+    narrow = Topology.of(cross_attention_layers(sd_unet()))
+    monkeypatch.setattr(a1111, "_topology_in", lambda file: topology if "sdxl" in file.name else narrow)
+
+
 INNER = {"override_settings": {"ip_adapter_adetailer": True}}
+HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
+SEEDS = (0, 3, 5, 6)
+START = {"path": "img2img", "init_images": [base64_of(picture(4, (64, 64)))]}
 
 
 @pytest.mark.parametrize("payload", [{}, {"batch_size": 2, "n_iter": 2}])
 def test_inner_passes_are_left_alone(payload: dict, host: Host, near, passes) -> None:
     units = [unit(seeds=(0, 3), batch="per image")]
-    bare = make(host, *units, **payload)
-    with near.acting(detailer={}):
-        make(host, *units, **payload)
+    bare = plainly(host, *units, **payload)
+    make(host, *units, **payload)
     assert difference(pixels([start for start, *_ in passes]), bare) == 0
     for one in passes:
         assert difference(again(host, one), pixels([one[3]])) == 0
     assert difference(again(host, passes[0], unit()), pixels([passes[0][3]])) > FAR / 10
-
-
-HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
-SEEDS = (0, 3, 5, 6)
 
 
 @pytest.mark.parametrize("payload", [{}, {"batch_size": 2, "n_iter": 2}, {"batch_size": 2, **HIRES}])
@@ -60,13 +121,13 @@ def test_inner_passes_have_the_references_if_a_setting_says_so(payload: dict, ho
     if "enable_hr" in payload:
         units.append(unit(seeds=(2,), hires="base"))
     kept = host.client.get("/ip-adapter/presets").json()["recent"]
-    with near.acting(detailer={"parts": 2}):
-        answer = ask(host, *units, **payload, **INNER)
+    answer = ask(host, *units, tabs=(TWO,), **payload, **INNER)
     assert len(passes) == 2 * len(answer.images)
     for i, one in enumerate(passes):
         assert difference(again(host, one, unit(seeds=(SEEDS[i // 2],))), pixels([one[3]])) == 0
     assert difference(again(host, passes[0]), pixels([passes[0][3]])) > FAR / 10
     assert host.client.get("/ip-adapter/presets").json()["recent"][1 + len(passes) :] == kept[: 99 - len(passes)]
+    assert "IP-Adapter in ADetailer: True" in answer.infotext
 
 
 def test_adetailers_own_list_of_scripts_says_so_too(host: Host, near, passes) -> None:
@@ -77,24 +138,295 @@ def test_adetailers_own_list_of_scripts_says_so_too(host: Host, near, passes) ->
         shared.opts.data["ad_only_selected_scripts"] = False
         try:
             make(host, unit(seeds=(3,)))
+            make(host, unit(seeds=(3,), hires="base"), unit(), **HIRES)
         finally:
             del shared.opts.data["ad_only_selected_scripts"]
-    alone, joined = passes
+    alone, joined, _ = passes
     assert difference(again(host, alone), pixels([alone[3]])) == 0
     assert difference(again(host, joined, unit(seeds=(3,))), pixels([joined[3]])) == 0
     assert difference(pixels([alone[3]]), pixels([joined[3]])) > FAR / 10
 
 
+def test_a_unit_that_its_list_of_scripts_lets_in_may_act_in_the_first_pass_alone(host: Host, near, passes) -> None:
+    from modules import shared
+
+    shared.opts.data["ad_only_selected_scripts"] = False
+    try:
+        with near.acting(detailer={"all_scripts": True}):
+            make(host, unit(seeds=(3,), hires="base"), **HIRES)
+    finally:
+        del shared.opts.data["ad_only_selected_scripts"]
+    assert difference(again(host, passes[0]), pixels([passes[0][3]])) == 0
+
+
 def test_an_inner_checkpoint_that_does_not_fit_is_told(host: Host, near, passes, caplog) -> None:
-    with near.acting(detailer={"override": {"sd_model_checkpoint": "demo-sdxl"}}):
-        make(host, unit(), **INNER)
+    make(host, unit(), tabs=(WIDE,), **INNER)
     assert len(passes) == 1
     assert "ADetailer's pass worked without the references" in caplog.text
 
 
 def test_a_discarded_pass_is_no_use_of_the_references(host: Host, near, passes) -> None:
-    start = {"path": "img2img", "init_images": [base64_of(picture(4, (64, 64)))]}
-    with near.acting(detailer={"skip": True}):
-        with pytest.raises(RuntimeError, match="ADetailer skips img2img"):
-            make(host, unit(), **start)
-        assert len(make(host, unit(), **start, **INNER)) == 1
+    assert refused(host, unit(), skip=True, **START) == (
+        "IP-Adapter unit 1: ADetailer skips img2img, and throws away the picture in which the unit acts: set acts_in "
+        "to “detailer”, or let ADetailer not skip img2img."
+    )
+    assert "unit 2: ADetailer skips" in refused(
+        host, unit(acts_in="both"), unit(acts_in="picture"), skip=True, **START, **INNER
+    )
+    assert passes == []
+    assert len(make(host, unit(), skip=True, **START, **INNER)) == 1
+    assert len(make(host, unit(acts_in="detailer"), skip=True, **START)) == 1
+    assert difference(*(pixels([one[3]]) for one in passes)) == 0
+
+
+# acts_in
+
+
+@pytest.mark.parametrize("payload", [{}, {"batch_size": 2, "n_iter": 2}, {"batch_size": 2, **HIRES}, START])
+@pytest.mark.parametrize("setting", [False, True])
+def test_a_unit_for_the_detailer_leaves_the_picture_alone(
+    setting: bool, payload: dict, host: Host, near, passes
+) -> None:
+    """Every picture sees its own reference, and nothing of the picture moves beside what is painted again."""
+    bare = plainly(host, **payload)
+    one = unit(seeds=SEEDS, batch="per image", acts_in="detailer")
+    answer = ask(host, one, **payload, override_settings={"ip_adapter_adetailer": setting})
+    assert difference(pixels([start for start, *_ in passes]), bare) == 0
+    for i, recorded in enumerate(passes):
+        assert difference(again(host, recorded, unit(seeds=(SEEDS[i],))), pixels([recorded[3]])) == 0
+        assert difference(again(host, recorded), pixels([recorded[3]])) > FAR / 10
+        assert (outside(pixels(answer)[i], recorded[1]) == outside(bare[i], recorded[1])).all()
+    assert "acts_in: detailer" in answer.infotext
+    assert "IP-Adapter in ADetailer" not in answer.infotext  # which is the setting's
+
+
+def test_a_unit_for_the_picture_stays_out_whatever_is_set(host: Host, near, passes) -> None:
+    bare = plainly(host, unit(acts_in="picture"))
+    assert difference(bare, plainly(host, unit())) == 0
+    answer = ask(host, unit(acts_in="picture"), **INNER)
+    assert difference(pixels([passes[0][0]]), bare) == 0
+    assert difference(again(host, passes[0]), pixels([passes[0][3]])) == 0
+    assert "IP-Adapter in ADetailer" not in answer.infotext
+
+
+def test_units_act_each_where_it_says(host: Host, near, passes) -> None:
+    both = unit(seeds=(5,), weight=0.5, acts_in="both")
+    units = [unit(acts_in="picture"), unit(seeds=(3,), acts_in="detailer"), both, unit(seeds=(6,))]
+    answer = ask(host, *units, tabs=(ONE, TWO))
+    there = [unit(), unit(seeds=(5,), weight=0.5), unit(seeds=(6,))]
+    assert difference(pixels([passes[0][0]]), plainly(host, *there)) == 0
+    assert len(passes) == 3
+    for one in passes:
+        assert difference(again(host, one, unit(seeds=(3,)), unit(seeds=(5,), weight=0.5)), pixels([one[3]])) == 0
+    assert [f"IP-Adapter {n}: " in answer.infotext for n in range(1, 6)] == [True] * 4 + [False]
+    assert "IP-Adapter units not used" not in answer.infotext
+
+
+def test_a_region_is_cut_to_the_part(host: Host, near, passes) -> None:
+    left = Image.new("L", (64, 64))
+    left.paste(255, (0, 0, 24, 64))
+    masked = unit(acts_in="detailer", region_mask=base64_of(left))
+    make(host, masked)
+    assert difference(again(host, passes[0], unit(region_mask=base64_of(left))), pixels([passes[0][3]])) == 0
+    assert difference(again(host, passes[0], unit()), pixels([passes[0][3]])) > 0
+
+
+def test_hires_means_nothing_to_a_unit_for_the_detailer(host: Host, near, passes, said) -> None:
+    make(host, unit(seeds=(3,), hires="hires", acts_in="detailer"))
+    make(host, unit(seeds=(3,), hires="base", acts_in="detailer", influence_map=True), **HIRES)
+    for one in passes:
+        assert difference(again(host, one, unit(seeds=(3,))), pixels([one[3]])) == 0
+    assert "IP-Adapter unit 1: hires has no effect: the unit acts in ADetailer's passes only." in said
+    assert "IP-Adapter unit 1: there are no influence maps of ADetailer's passes, in which alone the unit acts." in said
+
+
+# Where it cannot act
+
+
+def test_without_adetailer_a_unit_for_it_is_refused(host: Host, near, passes, monkeypatch) -> None:
+    sentence = (
+        "IP-Adapter unit 2: acts_in is “detailer”, and ADetailer is off in this job: switch it on, or set acts_in to "
+        "“picture”."
+    )
+    units = unit(acts_in="both"), unit(acts_in="detailer")
+    for args in (OFF, [True, False, {}], [True, False, {"ad_model": "None"}], [{**ONE, "ad_tab_enable": False}], []):
+        assert refused(host, *units, args=args) == sentence
+    inpainting = {**START, "mask": base64_of(Image.new("L", (64, 64), 255))}
+    assert "ADetailer leaves inpainting alone where it skips img2img" in refused(host, *units, skip=True, **inpainting)
+    script = "lib_ipadapter.webui.neighbours.adetailer.TITLE"
+    with monkeypatch.context() as patched:
+        patched.setattr(script, "Nobody")
+        assert "ADetailer is not installed here: install it" in refused(host, *units)
+    assert passes == []
+    assert len(make(host, unit(acts_in="both"), args=OFF)) == 1
+    assert len(make(host, unit(acts_in="detailer"), args=[ONE])) == 1  # the first argument may be left out
+
+
+def test_a_unit_of_bad_input_for_the_detailer_is_refused_before_the_first_step(host: Host, near, passes) -> None:
+    assert "unit 1: no adapter is called" in refused(host, unit(model="nobody", acts_in="detailer"))
+    assert "in no format that can be read" in refused(
+        host, {"model": "base", "images": ["AAAA"], "acts_in": "detailer"}
+    )
+    assert "unit 2" in refused(host, unit(), unit(model="nobody", acts_in="detailer"), tabs=(WIDE,))
+    assert passes == []
+
+
+def test_what_adetailer_does_not_find_is_told(host: Host, near, passes, caplog) -> None:
+    answer = ask(host, unit(acts_in="detailer"), unit(seeds=(3,)), tabs=({"ad_model": "nothing"},), batch_size=2)
+    assert difference(pixels(answer), plainly(host, unit(seeds=(3,)), batch_size=2)) == 0
+    told = (
+        "IP-Adapter unit 1: ADetailer has painted nothing again (it found nothing, or failed, as the console's log "
+        "would say), so the unit did not act."
+    )
+    assert caplog.text.count(told) == 1
+    for text in answer.info["infotexts"]:
+        assert "IP-Adapter 1: " not in text and "IP-Adapter units not used: 1" in text
+        assert "IP-Adapter 2: " in text
+
+
+def test_a_picture_in_which_nothing_is_found_is_told_of_that_picture(
+    host: Host, near, passes, monkeypatch, caplog
+) -> None:
+    script = type(next(s for s in near.scripts.scripts_txt2img.alwayson_scripts if s.title() == "ADetailer"))
+    paint = script.paint
+
+    def only_the_second(self, p, *args):
+        if p.batch_index == 1:
+            paint(self, p, *args)
+
+    monkeypatch.setattr(script, "paint", only_the_second)
+    answer = ask(host, unit(acts_in="detailer"), batch_size=2)
+    first, second = answer.info["infotexts"]
+    assert "IP-Adapter 1: " not in first and "IP-Adapter units not used: 1" in first
+    assert "IP-Adapter 1: " in second and "not used" not in second
+    assert "so the unit did not act in picture 1." in caplog.text
+
+
+# Another checkpoint
+
+
+def test_an_adapter_for_the_checkpoint_of_its_pass(host: Host, near, passes, readable) -> None:
+    """The picture is SD1.5's, and what is painted again SDXL's; with one of each, each acts where it belongs."""
+    bare, ours_too = plainly(host), plainly(host, unit(seeds=(3,)))
+    xl = {"override_settings": {"sd_model_checkpoint": "demo-sdxl"}}
+    make(host, unit("wide", acts_in="detailer"), tabs=(WIDE,))
+    make(host, unit(seeds=(3,)), unit("wide", acts_in="detailer"), tabs=(WIDE,), batch_size=1, n_iter=1)
+    first, second = passes
+    assert difference(pixels([first[0]]), bare) == 0
+    assert difference(pixels([second[0]]), ours_too) == 0
+    for one in passes:
+        assert difference(again(host, one, unit("wide"), **xl), pixels([one[3]])) == 0
+        assert difference(again(host, one, **xl), pixels([one[3]])) > FAR / 10
+
+
+def test_a_face_from_embeddings_in_a_picture_of_sdxl(host: Host, near, passes, readable) -> None:
+    """The picture is SDXL's, its faces are SD1.5's: with an adapter for faces of SD1.5."""
+    face = {"face": F.normalize(torch.randn(1, 512, generator=torch.Generator().manual_seed(2)))}
+    file = base64.b64encode(stored.write([face], [1.0], {"face": "buffalo_l"})).decode()
+    own = {"model": "faceid", "images": [{"embeddings": file}]}
+    xl = {"override_settings": {"sd_model_checkpoint": "demo-sdxl"}}
+    tab = {**ONE, "ad_use_checkpoint": True, "ad_checkpoint": "demo-sd15"}
+    bare = plainly(host, **xl)
+    make(host, {**own, "acts_in": "detailer"}, tabs=(tab,), **xl)
+    assert difference(pixels([passes[0][0]]), bare) == 0
+    assert difference(again(host, passes[0], own), pixels([passes[0][3]])) == 0
+    assert difference(again(host, passes[0]), pixels([passes[0][3]])) > FAR / 10
+    assert "adapter faceid is for SD1.5, the model is SDXL" in refused(
+        host, {**own, "acts_in": "both"}, tabs=(tab,), **xl
+    )
+
+
+def test_two_tabs_with_two_checkpoints(host: Host, near, passes, said) -> None:
+    units = unit("wide", acts_in="detailer"), unit(seeds=(3,), acts_in="both")
+    xl = {"override_settings": {"sd_model_checkpoint": "demo-sdxl"}}
+    answer = ask(host, *units, tabs=(WIDE, ONE), n_iter=2)
+    assert len(passes) == 4
+    for one, two in (passes[:2], passes[2:]):
+        assert difference(again(host, one, unit("wide"), **xl), pixels([one[3]])) == 0
+        assert difference(again(host, two, unit(seeds=(3,))), pixels([two[3]])) == 0
+    told = [text for text in said if "worked without the references" in text]
+    assert len(told) == 2 and "of unit 2: " in told[0] and "of unit 1: " in told[1]
+    assert "IP-Adapter 1: " in answer.infotext and "IP-Adapter 2: " in answer.infotext
+
+
+def test_an_adapter_that_fits_no_pass_is_refused(host: Host, near, passes, readable) -> None:
+    assert refused(host, unit(acts_in="detailer"), tabs=(WIDE,)) == (
+        "IP-Adapter unit 1: adapter base is for SD1.5, ADetailer's checkpoint demo-sdxl is SDXL: give ADetailer a "
+        "checkpoint for SD1.5, or set acts_in to “picture”."
+    )
+    detail = refused(host, unit("wide", acts_in="detailer"))
+    assert detail == (
+        "IP-Adapter unit 1: adapter wide is for SDXL, ADetailer's passes have the picture's checkpoint, which is "
+        "SD1.5: give ADetailer a checkpoint for SDXL, or choose another adapter."
+    )
+    assert "unit 2: adapter base" in refused(host, unit("wide", acts_in="detailer"), unit(acts_in="both"), tabs=(WIDE,))
+    unknown = {**WIDE, "ad_checkpoint": "nobody's"}  # the host takes the picture's then
+    assert "which is SD1.5" in refused(host, unit("wide", acts_in="detailer"), tabs=(unknown,))
+    assert passes == []
+    assert len(make(host, unit(acts_in="detailer"), tabs=(unknown,))) == 1
+
+
+def test_a_checkpoint_that_cannot_be_read_beforehand(host: Host, near, passes, said, caplog) -> None:
+    """Everything is prepared all the same, for the model that the adapter is for."""
+    answer = ask(host, unit("wide", acts_in="detailer"), unit(seeds=(3,), acts_in="detailer"), tabs=(WIDE,))
+    xl = {"override_settings": {"sd_model_checkpoint": "demo-sdxl"}}
+    assert difference(again(host, passes[0], unit("wide"), **xl), pixels([passes[0][3]])) == 0
+    assert "IP-Adapter 1: " in answer.infotext and "IP-Adapter units not used: 2" in answer.infotext
+    assert "IP-Adapter: ADetailer's pass worked without the references of unit 2: " in "\n".join(said)
+    assert "none of ADetailer's passes was one for it" in caplog.text
+
+
+# Nothing left
+
+
+def test_what_goes_wrong_in_a_pass_reaches_the_user(host: Host, near, passes, monkeypatch) -> None:
+    from lib_ipadapter.attend import inject
+
+    def broken(*args):
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(inject.Injection, "begin", broken)
+    with pytest.raises(RuntimeError, match="not used in this picture: RuntimeError: broken on purpose"):
+        ask(host, unit(acts_in="detailer"))
+    monkeypatch.undo()
+    assert hooks() == []
+
+
+def test_attention_that_is_replaced_in_a_pass_is_found_out(host: Host, near, passes) -> None:
+    """Nothing of the hooks is called in the pass: the job fails, as it would for the picture."""
+    from modules import processing
+
+    inner = processing.StableDiffusionProcessingImg2Img.init
+
+    def init(p, *args):
+        inner(p, *args)
+        if getattr(p, "_ad_inner", False):
+            for module in near.attentions("attn2"):
+                module.forward = lambda x, context=None, mask=None, **kwargs: torch.zeros_like(x)
+
+    processing.StableDiffusionProcessingImg2Img.init = init
+    try:
+        with pytest.raises(RuntimeError, match="another extension or optimisation replaces"):
+            ask(host, unit(acts_in="detailer"))
+    finally:
+        processing.StableDiffusionProcessingImg2Img.init = inner
+        for module in near.attentions("attn2"):
+            vars(module).pop("forward", None)
+    assert hooks() == []
+
+
+def test_an_interrupted_pass_owes_nothing(host: Host, near, passes, monkeypatch) -> None:
+    from modules import processing, shared
+
+    sample = processing.StableDiffusionProcessingImg2Img.sample
+
+    def interrupted(p, *args, **kwargs):
+        shared.state.interrupted = True
+        return sample(p, *args, **kwargs)
+
+    monkeypatch.setattr(processing.StableDiffusionProcessingImg2Img, "sample", interrupted)
+    assert len(make(host, unit(acts_in="detailer"))) == 1
+    monkeypatch.undo()
+    assert hooks() == []
+    assert len(make(host, unit(acts_in="detailer"))) == 1
+    assert difference(again(host, passes[-1], unit()), pixels([passes[-1][3]])) == 0

@@ -46,6 +46,18 @@ def test_skip_ours_leaves_it_to_controlnet(host: Host, clean) -> None:
     assert "IP-Adapter 2:" in other.infotext
 
 
+@pytest.mark.parametrize("choice", ["skip ours", "take over"])
+def test_a_unit_for_adetailers_passes_only_is_no_overlap(choice: str, host: Host, clean, monkeypatch) -> None:
+    """ControlNet's acts in the picture, where ours does not."""
+    from lib_ipadapter.webui.neighbours import adetailer
+
+    monkeypatch.setattr(adetailer, "passes", lambda p: adetailer.Passes((None,)))
+    answer = same(host, choice, ours(acts_in="detailer"), controlnet=[theirs(weight=0.5)])
+    assert difference(array(answer), make(host, controlnet=[theirs(weight=0.5)])) == 0
+    assert "IP-Adapter and ControlNet" not in answer.infotext
+    assert "'s acts" not in answer.infotext and "IP-Adapter units not used: 1" in answer.infotext
+
+
 def test_take_over_switches_controlnets_unit_off_for_the_run(host: Host, clean) -> None:
     kept = theirs(3, module="canny")
     answer = same(host, "take over", ours(), controlnet=[kept, theirs(weight=0.3)])

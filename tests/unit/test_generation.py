@@ -202,6 +202,29 @@ def test_a_hires_checkpoint_that_does_not_fit_is_foreseen(unet, resources) -> No
     with pytest.raises(IPAdapterError, match=r"unit 1: .* the hires checkpoint big.safetensors is SDXL: set hires"):
         generation(unet, resources, unit(), hires_topology=xl)
     generation(unet, resources, unit(hires="base"), hires_topology=xl)
+    generation(unet, resources, unit(acts_in="detailer"), hires_topology=xl)  # that pass is none of its own
+
+
+def test_a_topology_stands_for_a_model_that_is_not_loaded_yet(unet, resources) -> None:
+    topology = Topology.of(cross_attention_layers(unet))
+    assert topology.blocks == 16
+    made, expected = (generation(model, resources, unit(weight_type="style transfer")) for model in (topology, unet))
+    assert made.topology == expected.topology
+    (one,), (other,) = (job.prompts for job in (made, expected))
+    assert one.prompt.spread == other.prompt.spread
+    assert all(torch.equal(a, b) for a, b in zip(one.prompt.kv.keys, other.prompt.kv.keys, strict=True))
+
+
+def test_some_units_of_a_generation(unet, resources) -> None:
+    """Each has its own prompts in, and leaves the others' alone."""
+    whole = generation(unet, resources, unit(), unit(weight=0.5), unit(weight=0.0))
+    some = whole.only({2, 3})
+    assert [one.number for one in some.prompts] == [2] and [plan.number for plan in some.plans] == [2, 3]
+    assert [one.number for one in whole.prompts] == [1, 2]
+    injection = some.attach(unet)
+    assert injection is not None and [prompt.weight for prompt in injection.prompts] == [0.5]
+    some.detach()
+    assert whole.only(()).attach(unet) is None
 
 
 def test_a_missing_encoder_is_named(tmp_path: Path, unet) -> None:

@@ -124,7 +124,7 @@ def test_a_text_tower_of_no_use_leaves_the_image_encoder_what_it_is(words):
 )
 def test_a_checkpoints_layers_come_in_the_order_of_an_adapters_pairs(blocks, context, base_model, widths):
     shapes = unet(blocks, context)
-    expected = UNetSpec(base_model, context, widths)
+    expected = UNetSpec(base_model, context, widths, len(blocks))
     assert identify(shapes) == expected
     assert identify(dict(sorted(shapes.items(), reverse=True))) == expected
     assert identify({f"state_dict.{key}": shape for key, shape in shapes.items()}) == expected

@@ -590,7 +590,6 @@ def _finish_picture(p, i, tensor):
     """Overlay, the scripts' last word, and saving. Returns the picture, with its mask where that is asked for, and its
     text."""
     p.batch_index = i
-    text = create_infotext(p, p.prompts, p.seeds, p.subseeds, index=i, all_negative_prompts=p.negative_prompts)
     shown = scripts.PostprocessImageArgs(_picture(tensor))
     _tell(p, "postprocess_image", shown)
     overlays = p.overlay_images if opts.overlay_inpaint else None
@@ -601,6 +600,7 @@ def _finish_picture(p, i, tensor):
     shown = scripts.PostprocessImageArgs(apply_overlay(shown.image, p.paste_to, around.overlay_image)[0])
     _tell(p, "postprocess_image_after_composite", shown)
     image = shown.image
+    text = create_infotext(p, p.prompts, p.seeds, p.subseeds, index=i, all_negative_prompts=p.negative_prompts)
     if p.save_samples():
         folder = p.outpath_samples or paths.default_output_dir
         images.save_image(image, folder, "", p.seeds[i], p.prompts[i], info=text, p=p)

@@ -81,6 +81,10 @@ class A1111(Host):
         topology = None if info is None else _topology_in(Path(info.filename))
         return None if topology is None else (info.name_for_extra, topology)
 
+    def named_checkpoint(self, name: str) -> tuple[str, Topology | None] | None:
+        info = sd_models.checkpoint_aliases.get(name)
+        return None if info is None else (info.name_for_extra, _topology_in(Path(info.filename)))
+
     def device(self) -> Device:
         return Device(devices.device, devices.dtype, _make_room)
 
@@ -259,7 +263,7 @@ def _topology_in(file: Path) -> Topology | None:
         spec = identify(read_shapes(file))
     except (IPAdapterError, OSError):
         return None
-    return Topology(spec.context_width, spec.layer_widths) if isinstance(spec, UNetSpec) else None
+    return Topology(spec.context_width, spec.layer_widths, spec.blocks) if isinstance(spec, UNetSpec) else None
 
 
 def _text(condition: Any) -> Tensor | None:

@@ -74,6 +74,11 @@ class Host(ABC):
         readable Stable Diffusion checkpoint (the host has its own word on that)."""
 
     @abstractmethod
+    def named_checkpoint(self, name: str) -> tuple[str, Topology | None] | None:
+        """Name and topology (None: nothing tells it) of the checkpoint that a job with the setting ``name`` loads; None
+        where there is no such checkpoint, so that the job goes on with the present one."""
+
+    @abstractmethod
     def device(self) -> Device:
         """Where to compute, and how to make room there."""
 

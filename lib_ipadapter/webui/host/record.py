@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from ...attend.regions import Box
     from ...errors import IPAdapterError
     from ...jobs.generation import Generation
+    from ...jobs.plans import Plan
     from ...unit import Unit
+    from ..detailing import Detailing
 
 ATTRIBUTE = "ip_adapter_job"
 
@@ -42,7 +44,9 @@ class Job(Private):
     arguments: tuple[Any, ...] | None = None  # the script's, once the job has begun with units
     units: list[Unit] = field(default_factory=list)  # as they were asked for, before overlaps were settled
     places: int = 0  # how many were given, those that are not enabled among them
-    generation: Generation | None = None  # what the units have become
+    plans: list[Plan] = field(default_factory=list)  # of all units that act in any pass
+    generation: Generation | None = None  # what those have become that act in the job's own passes
+    detailing: Detailing | None = None  # what those have become that act in ADetailer's
     check: Callable[[], None] | None = None  # raises where a neighbour has not taken up what it was given
     replaced: list[tuple[Any, Any]] = field(default_factory=list)  # ours and theirs in the host's list of arguments
     outer: Job | None = None  # the job that this one is a part of
@@ -58,8 +62,8 @@ class Job(Private):
     def forget_run(self) -> None:
         """The run is over, or begins anew."""
         self.arguments, self.units, self.places, self.generation, self.check = None, [], 0, None, None
-        self.outer, self.refusal = None, None
-        self.finished.clear()
+        self.outer, self.detailing, self.refusal = None, None, None
+        self.plans, self.finished = [], []
         if self.failure is None and not self.axis_values:
             vars(self.owner).pop(ATTRIBUTE, None)
 

@@ -8,18 +8,61 @@ leaves word of itself on its runner, and a pass finds it on the copy.
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from modules import shared
 
-from .. import options
+from .. import host, options
 from ..host import record
 from ..host.record import Job
 
+TITLE = "ADetailer"
 INNER = "_ad_inner"
 OUTER = "ip_adapter_outer"  # attribute of a runner of scripts: the job whose pictures are being finished
 SCRIPT = "ip_adapter"  # our script's file, by which ADetailer's settings list it
 NOTE = "IP-Adapter in ADetailer"  # the entry in a picture's parameters
+NOT_THERE = ("ADetailer is not installed here", "install it")
+OFF = ("ADetailer is off in this job", "switch it on")
+INPAINTING = ("ADetailer leaves inpainting alone where it skips img2img", "let it not skip img2img")
+PRESENT = (None, "", "None", "Use same checkpoint")  # as a tab's checkpoint: the picture's own
+
+
+class Passes(NamedTuple):
+    """What ADetailer is to do with a job's pictures.
+
+    ``checkpoints`` are the names of its passes' checkpoints, one for each tab that is on, None for the job's own.
+    ``missing`` says why there will be no pass, and what to do about it. ``only``: its passes alone make the picture
+    ("skip img2img").
+    """
+
+    checkpoints: tuple[str | None, ...] = ()
+    missing: tuple[str, str] | None = None
+    only: bool = False
+
+
+def passes(p: Any) -> Passes:
+    """What ``p``'s arguments for ADetailer say. Whether it finds anything is another matter."""
+    script = host.current().script(p, TITLE)
+    if script is None:
+        return Passes(missing=NOT_THERE)
+    values = list(p.script_args[script.args_from : script.args_to])
+    on, skips = (values[i] if len(values) > i and isinstance(values[i], bool) else i == 0 for i in (0, 1))
+    tabs = [dict(value) for value in values if isinstance(value, Mapping)]
+    if tabs:
+        tabs[0] |= getattr(p, "_ad_xyz", {})  # a plot's values
+    tabs = [tab for tab in tabs if tab.get("ad_model", "None") != "None" and tab.get("ad_tab_enable", True)]
+    if not on or not tabs or getattr(p, "_ad_disabled", False):
+        return Passes(missing=OFF)
+    only = skips and bool(getattr(p, "init_images", None))
+    if only and getattr(p, "image_mask", None) is not None:
+        return Passes(missing=INPAINTING)
+    return Passes(tuple(map(_checkpoint, tabs)), only=only)
+
+
+def _checkpoint(tab: Mapping[str, Any]) -> str | None:
+    name = tab.get("ad_checkpoint")
+    return None if not tab.get("ad_use_checkpoint") or name in PRESENT else str(name)
 
 
 def is_inner(p: Any) -> bool:
@@ -48,13 +91,9 @@ def outer_job(p: Any) -> Job | None:
 
 
 def joined() -> bool:
-    """Whether a job's units act in its passes, too: our setting, or ADetailer's own for scripts."""
+    """Whether units that do not say where they act do so in its passes, too: our setting, or ADetailer's own for
+    scripts."""
     if options.inner_passes():
         return True
     listed = str(getattr(shared.opts, "ad_script_names", "")).split(",")
     return not getattr(shared.opts, "ad_only_selected_scripts", True) or SCRIPT in map(str.strip, listed)
-
-
-def throws_away(p: Any) -> bool:
-    """Whether it makes the job's own pass as short as possible and discards its picture ("skip img2img")."""
-    return bool(getattr(p, "_ad_skip_img2img", False)) and not getattr(p, "_ad_disabled", False)

@@ -10,6 +10,7 @@ import json
 import sys
 import types
 
+import gradio as gr
 import torch
 from ldm.modules.diffusionmodules import openaimodel
 from modules import processing, script_callbacks, scripts, sd_samplers, shared
@@ -421,10 +422,15 @@ class Thresholding(scripts.Script):
 
 
 class Detailer(scripts.Script):
-    """Paints a part of every finished picture again, in a job inside the job; ``passes`` keeps what went in and came
-    out. Other scripts are told that the job rests and goes on, with copies of its object."""
+    """Paints parts of every finished picture again, in jobs inside the job; ``passes`` keeps what went in and came out.
+    Other scripts are told that the job rests and goes on, with copies of its object.
+
+    Its arguments: whether it is on, whether it skips img2img, and for each tab an object with what it looks for, a name
+    of ``FINDS``, and the checkpoint of its passes.
+    """
 
     passes = []  # noqa: RUF012
+    FINDS = types.MappingProxyType({"one": 1, "two": 2, "nothing": 0})
 
     def title(self):
         return "ADetailer"
@@ -432,52 +438,75 @@ class Detailer(scripts.Script):
     def show(self, is_img2img):
         return scripts.AlwaysVisible
 
+    def ui(self, is_img2img):
+        return [gr.Checkbox(False), gr.Checkbox(False), gr.State({}), gr.State({})]
+
+    @staticmethod
+    def tabs(args):
+        on = args[0] if isinstance(args[0], bool) else True
+        tabs = [arg for arg in args if isinstance(arg, dict)]
+        return [tab for tab in tabs if on and tab.get("ad_model", "None") != "None" and tab.get("ad_tab_enable", True)]
+
     def process(self, p, *args):
-        if "detailer" not in settings:
+        if getattr(p, "_ad_disabled", False):
+            return
+        if not self.tabs(args):
             p._ad_disabled = True
-        elif settings["detailer"].get("skip") and getattr(p, "init_images", None) and not getattr(p, "_ad_inner", 0):
+        elif args[1] is True and getattr(p, "init_images", None) and not hasattr(p, "_ad_skip_img2img"):
             p._ad_skip_img2img = True
+            if p.image_mask is not None:
+                p._ad_disabled = True
+                return
             p._ad_original = p.steps
             p.steps = 1
 
     def postprocess_image(self, p, pp, *args):
-        if getattr(p, "_ad_disabled", False):
+        if getattr(p, "_ad_disabled", False) or not self.tabs(args):
             return
-        chosen = settings["detailer"]
+        chosen = settings.get("detailer", {})
+        if getattr(p, "_ad_skip_img2img", False):
+            pp.image = p.init_images[0]
         if p.batch_index == 0:
             p.scripts.postprocess(copy.copy(p), processing.Processed(p, [], p.seed, ""))
-        inner = self.inner(p, pp.image, chosen)
-        for number in range(chosen.get("parts", 1)):
-            p2 = copy.copy(inner)
-            p2.image_mask = Image.new("L", pp.image.size)
-            p2.image_mask.paste(255, (8 + 16 * number, 8, 40 + 16 * number, 40))
-            torch.manual_seed(p2.seed)  # img2img's start picture is encoded with noise from the global generator
-            try:
-                made = processing.process_images(p2).images[0]
-            finally:
-                p2.close()
-            self.passes.append((p2.init_images[0], p2.image_mask, p2.seed, made))
-            inner.init_images = [made]
-        pp.image = inner.init_images[0]
+        for tab in self.tabs(args):
+            if not shared.state.interrupted:
+                self.paint(p, pp, tab, chosen)
         if p.batch_index == p.batch_size - 1:
             again = copy.copy(p)
             p.scripts.before_process(again)
             p.scripts.process(again)
 
+    def paint(self, p, pp, tab, chosen):
+        inner = self.inner(p, pp.image, tab, chosen)
+        for number in range(self.FINDS[tab["ad_model"]]):
+            p2 = copy.copy(inner)
+            p2.image_mask = Image.new("L", pp.image.size)
+            p2.image_mask.paste(255, (8 + 16 * number, 8, 40 + 16 * number, 40))
+            torch.manual_seed(p2.seed)  # img2img's start picture is encoded with noise from the global generator
+            try:
+                made = processing.process_images(p2).images
+            finally:
+                p2.close()
+            if not made:
+                break
+            self.passes.append((p2.init_images[0], p2.image_mask, p2.seed, made[0]))
+            inner.init_images = made[:1]
+        pp.image = inner.init_images[0]
+
     @staticmethod
-    def inner(p, image, chosen):
+    def inner(p, image, tab, chosen):
         i = p.iteration * p.batch_size + p.batch_index
         runner = copy.copy(p.scripts)
         if not chosen.get("all_scripts"):
             runner.alwayson_scripts = []
+        override = {"sd_model_checkpoint": tab["ad_checkpoint"]} if tab.get("ad_use_checkpoint") else {}
         inner = processing.StableDiffusionProcessingImg2Img(
             init_images=[image], denoising_strength=0.6, mask=None, mask_blur=2, inpainting_fill=1,
             inpaint_full_res=True, inpaint_full_res_padding=8, prompt=p.all_prompts[i],
             negative_prompt=p.all_negative_prompts[i], seed=p.all_seeds[i], subseed=p.all_subseeds[i], steps=3,
             width=chosen.get("size", 128), height=chosen.get("size", 128), sampler_name="Euler", sd_model=p.sd_model,
             cfg_scale=p.cfg_scale, do_not_save_samples=True, do_not_save_grid=True,
-            extra_generation_params=dict(p.extra_generation_params),
-            override_settings=dict(chosen.get("override", {})),
+            extra_generation_params=dict(p.extra_generation_params), override_settings=override,
         )  # fmt: skip
         inner.cached_c, inner.cached_uc = [None, None], [None, None]
         inner.is_api = True  # the page's own controls are left out
