@@ -117,11 +117,12 @@ def keypoints_of(
 
 
 def _drawn(reference: PlannedReference, plan: Plan) -> DrawnFace:
-    """A reference's face as it is drawn: where it is in the whole photo, in the unit's region."""
+    """A reference's face as it is drawn: where it is in the whole photo, in the unit's region; a picture for the pose
+    says where the face is in the whole picture."""
     assert reference.face is not None and reference.image is not None, "faces are found before they are drawn"
     size = reference.image.size
     points = tuple(in_whole(point, size, plan.unit.crop) for point in reference.face.landmarks)
-    return DrawnFace(points, size, WHOLE if plan.region is None else plan.region.frame)
+    return DrawnFace(points, size, WHOLE if plan.region is None or plan.pose is not None else plan.region.frame)
 
 
 def _notes(plan: Plan, references: Sequence[PlannedReference]) -> list[str]:

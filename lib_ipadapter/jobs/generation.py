@@ -119,7 +119,7 @@ class Generation:
         if topology != self.topology:
             raise MismatchError(f"the model has {topology}, the job's adapters are for {self.topology}.")
         for prompt in prompts:
-            prompt.picture_offset = first_picture
+            prompt.picture_offset, prompt.part = first_picture, part
         self.injection = Injection(unet, layers, prompts).attach()
         self.attached = True
         return self.injection
