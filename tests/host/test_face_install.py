@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from demo.start import Host
+from demo.start import HOST, Host
 from lib_ipadapter.encode.faces import packages
 from lib_ipadapter.errors import CheckpointError
+from tests.helpers.face_pack import photo
+from tests.helpers.paths import ROOT
 from tests.host.test_page_memory import event
+from tests.setup import faces as setup
 
 
 def press(host: Host, name: str) -> dict:
@@ -36,12 +43,41 @@ def test_unloading_and_reloading_end_the_process(host: Host, monkeypatch: pytest
     from lib_ipadapter.webui import process, start
 
     ended: list[str] = []
-    monkeypatch.setattr(type(process.faces()), "end", lambda self: ended.append("end"))
+    monkeypatch.setattr(process.Faces, "end", lambda self: ended.append("end"))
     press(host, "unload")
     assert ended == ["end"]
     start.on_script_unloaded()
     assert ended == ["end"] * 2
     assert process.resources().faces is process.faces()
+
+
+def test_the_start_does_not_load_what_finds_faces() -> None:
+    code = (
+        "import sys; from lib_ipadapter.webui import process, start; faces = process.resources().faces; faces.end(); "
+        "print([name for name in sys.modules if name.startswith('lib_ipadapter.encode.faces')])"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(HOST)])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=ROOT, check=True)
+    loaded = ast.literal_eval(done.stdout.splitlines()[-1])
+    names = {name.rpartition(".")[2] for name in loaded}
+    assert "packages" in names and not names & {"finder", "find", "process", "packs", "worker"}
+
+
+def test_faces_are_found_through_the_process(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the packages and the pack of the tests in the places of a person's."""
+    from lib_ipadapter.webui import process
+    from lib_ipadapter.webui.host import folders
+
+    files, faces = setup.ready(), process.Faces()
+    monkeypatch.setattr(packages, "own_folder", lambda: files.packages)
+    monkeypatch.setattr(folders, "face_folders", lambda: [files.packs])
+    try:
+        assert len(faces.find(photo("person_a_1"), "buffalo_l").faces) == 1
+        pid = faces._finder._process.pid
+    finally:
+        faces.end()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_the_folders_that_packs_are_looked_for_in(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
