@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from typing import TYPE_CHECKING
 
 from ..checkpoint.catalog import Catalog
@@ -13,6 +14,9 @@ from . import options
 from .host import folders
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..encode.faces.face import Found
     from ..encode.faces.finder import InsightFace
 
 
@@ -24,12 +28,31 @@ def resources() -> Resources:
     return Resources(catalog, options.cache_bytes(), faces())
 
 
-@functools.cache
-def faces() -> InsightFace:
-    """Who finds faces for this process. Nothing is started before somebody asks."""
-    from ..encode.faces.finder import InsightFace
+class Faces:
+    """A ``FaceFinder`` whose code is loaded when somebody first asks: the WebUI's start does not wait for it."""
 
-    return InsightFace(folders.face_folders, packages.own_folder(), folders.face_archives())
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._finder: InsightFace | None = None
+
+    def find(self, image: Image.Image, pack: str) -> Found:
+        from ..encode.faces.finder import InsightFace
+
+        with self._lock:
+            if self._finder is None:
+                self._finder = InsightFace(folders.face_folders, packages.own_folder(), folders.face_archives())
+        return self._finder.find(image, pack)
+
+    def end(self) -> None:
+        """Let go of its process, if there is one."""
+        if self._finder is not None:
+            self._finder.end()
+
+
+@functools.cache
+def faces() -> Faces:
+    """Who finds faces for this process."""
+    return Faces()
 
 
 @functools.cache

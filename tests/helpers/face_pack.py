@@ -108,7 +108,7 @@ def write_networks(
         (folder / package).mkdir(parents=True)
     available = [*providers, "CPUExecutionProvider"]
     (folder / "onnxruntime" / "__init__.py").write_text(f"def get_available_providers(): return {available!r}\n")
-    (folder / "insightface" / "__init__.py").write_text("print('insightface is chatty')\n")
+    (folder / "insightface" / "__init__.py").write_text("print('insightface is chatty', flush=True)\n")
     code = NETWORKS.format(
         calls=str(calls), load=load or "pass", detect=detect or "pass", recognise=recognise or "pass"
     )  # fmt: skip

@@ -92,6 +92,22 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, pip: Path, monkeypatch)
         install_packages(pip / "below" / "a file", print)
 
 
+def test_what_was_there_comes_back_where_the_new_cannot_take_its_place(tmp_path: Path, pip: Path, monkeypatch) -> None:
+    folder, replace = tmp_path / "faces" / "py3", os.replace
+    install_packages(folder, print)
+    (folder / "older").touch()
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(source).name.startswith(".installing-"):
+            raise PermissionError("a file is in use")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(CheckpointError, match="a file is in use"):
+        install_packages(folder, print)
+    assert (folder / "older").exists() and is_current(folder) and left(folder) == ["py3"]
+
+
 def test_other_pins_are_not_current(tmp_path: Path, pip: Path, monkeypatch) -> None:
     folder, pins = tmp_path / "faces" / "py3", tmp_path / "requirements.txt"
     assert not is_current(folder)

@@ -325,6 +325,7 @@ def test_one_that_is_needed_stays(tmp_path: Path, made: Made) -> None:
         one.find(astronaut(), "buffalo_l")
         time.sleep(0.3)
     assert len({pid for _, _, pid in loaded(calls)}) == 1
+    assert sum(getattr(thread, "interval", None) == 1.0 for thread in threading.enumerate()) == 1  # one of them waits
 
 
 def test_ending_ends_the_process(tmp_path: Path, made: Made) -> None:

@@ -1,0 +1,95 @@
+"""The button in Settings that installs face analysis, and what happens to its process with the page."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from demo.start import HOST, Host
+from lib_ipadapter.encode.faces import packages
+from lib_ipadapter.errors import CheckpointError
+from tests.helpers.face_pack import photo
+from tests.helpers.paths import ROOT
+from tests.host.test_page_memory import event
+from tests.setup import faces as setup
+
+
+def press(host: Host, name: str) -> dict:
+    order = {"fn_index": event(host, f"txt2img_ip_adapter_{name}", "click"), "session_hash": "s", "data": []}
+    answer = host.client.post("/run/predict", json=order)
+    return {"status": answer.status_code, **answer.json()}
+
+
+def test_the_button_installs(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(packages, "install_packages", lambda folder, say: asked.append(folder))
+    assert press(host, "install_faces")["status"] == 200
+    assert asked == [packages.own_folder()]
+
+    def fails(folder: Path, say: object) -> None:
+        raise CheckpointError("face analysis could not be installed: no room.")
+
+    monkeypatch.setattr(packages, "install_packages", fails)
+    answer = press(host, "install_faces")
+    assert answer["status"] == 500 and "no room" in str(answer["error"])
+
+
+def test_unloading_and_reloading_end_the_process(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib_ipadapter.webui import process, start
+
+    ended: list[str] = []
+    monkeypatch.setattr(process.Faces, "end", lambda self: ended.append("end"))
+    press(host, "unload")
+    assert ended == ["end"]
+    start.on_script_unloaded()
+    assert ended == ["end"] * 2
+    assert process.resources().faces is process.faces()
+
+
+def test_the_start_does_not_load_what_finds_faces() -> None:
+    code = (
+        "import sys; from lib_ipadapter.webui import process, start; faces = process.resources().faces; faces.end(); "
+        "print([name for name in sys.modules if name.startswith('lib_ipadapter.encode.faces')])"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(HOST)])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=ROOT, check=True)
+    loaded = ast.literal_eval(done.stdout.splitlines()[-1])
+    names = {name.rpartition(".")[2] for name in loaded}
+    assert "packages" in names and not names & {"finder", "find", "process", "packs", "worker"}
+
+
+def test_faces_are_found_through_the_process(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the packages and the pack of the tests in the places of a person's."""
+    from lib_ipadapter.webui import process
+    from lib_ipadapter.webui.host import folders
+
+    files, faces = setup.ready(), process.Faces()
+    monkeypatch.setattr(packages, "own_folder", lambda: files.packages)
+    monkeypatch.setattr(folders, "face_folders", lambda: [files.packs])
+    try:
+        assert len(faces.find(photo("person_a_1"), "buffalo_l").faces) == 1
+        pid = faces._finder._process.pid
+    finally:
+        faces.end()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_the_folders_that_packs_are_looked_for_in(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modules import paths, shared
+
+    from lib_ipadapter.webui.host import folders
+
+    monkeypatch.setitem(shared.opts.data, "ip_adapter_faces_path", "/packs")
+    monkeypatch.setitem(shared.opts.data, "control_net_modules_path", "/annotators")
+    found = folders.face_folders()
+    models = Path(paths.models_path).absolute()
+    assert found[0] == models / "insightface" and models in found
+    assert {Path("/packs"), Path("/annotators/insightface"), Path.home() / ".insightface"} <= set(found)
+    assert set(folders.adapter_folders()) <= set(found)
+    assert folders.face_archives().is_relative_to(Path(paths.data_path))
