@@ -7,7 +7,8 @@ trained): the query, which the image attention takes too, keys, values and the o
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -149,7 +150,7 @@ class LoraHooks:
 
     def attach(self) -> list[Handle]:
         """Register the hooks. Those that are to see the query with the LoRA have to be registered after them."""
-        return [module.register_forward_hook(hook.add) for module, hook in self.hooked]
+        return [module.register_forward_hook(_uncompiled(hook.add)) for module, hook in self.hooked]
 
     def begin(self, loras: Iterable[Lora]) -> None:
         """A new step, in which the units with these LoRAs act."""
@@ -184,6 +185,12 @@ def _check(module: nn.Module, down: Iterable[Tensor]) -> None:
 
 
 WITHOUT = "set its LoRA strength to 0, or load an ordinary Stable Diffusion checkpoint."
+
+
+def _uncompiled(hook: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+    """``hook`` left out by torch's compiler, where that is loaded: compiled, some layers do without their LoRA."""
+    compiler = sys.modules.get("torch._dynamo")
+    return hook if compiler is None else compiler.disable(hook)
 
 
 def linear(attention: nn.Module, layer: str) -> nn.Module:
