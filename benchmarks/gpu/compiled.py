@@ -7,12 +7,12 @@ Whether they act is asked on a shallow UNet, since it does not depend on size; t
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
@@ -20,7 +20,7 @@ from lib_ipadapter.attend.outcome import Outcome
 from lib_ipadapter.attend.prompt import ImagePrompt
 
 from . import unets
-from .bench import Bench, Scene, image_prompt
+from .bench import Bench, Scene, face_lora, image_prompt
 from .measure import Deviation, Row, Spread, effect, effect_said, ms, ratio
 from .run import Part
 
@@ -52,8 +52,8 @@ def parts(bench: Bench) -> Generator[Part, None, None]:
     sizes = TINY if bench.small else SHALLOW
     unet = unets.build(sizes, bench.device, bench.half)
     scene = Scene.draw(bench, unet)
-    prompts = [image_prompt(unet)]
-    eager = Eager(scene.plain(), scene.with_prompts(prompts), scene.with_prompts([image_prompt(unet, seed=9)]))
+    prompts = _job(unet, 5)
+    eager = Eager(scene.plain(), scene.with_prompts(prompts), scene.with_prompts(_job(unet, 9)))
     # Whether hooks are called is settled when the UNet is traced, so the ways can do without the making of kernels,
     # which takes long: the backend "eager" leaves it out.
     for way, backend in (*((way, "eager") for way in WAYS), *([(WAYS[0], "inductor")] if bench.is_card else [])):
@@ -71,6 +71,11 @@ class Eager:
     plain: Tensor
     acting: Tensor
     other: Tensor
+
+
+def _job(unet: nn.Module, seed: int) -> list[ImagePrompt]:
+    """A face unit with its LoRA, which has hooks in all layers of attention."""
+    return [replace(image_prompt(unet, seed=seed), lora=face_lora(unet, seed=seed))]
 
 
 def _acts(scene: Scene, prompts: list[ImagePrompt], way: Way, backend: str, eager: Eager) -> Iterator[Row]:
@@ -93,7 +98,7 @@ def _acts(scene: Scene, prompts: list[ImagePrompt], way: Way, backend: str, eage
             scene.announce(injection)
             off_again = Deviation.of(step(), out)
         after = Deviation.of(step(), eager.plain)
-        with Injection(target, cross_attention_layers(target), [image_prompt(unet, seed=9)]) as injection:
+        with Injection(target, cross_attention_layers(target), _job(unet, 9)) as injection:
             scene.announce(injection)
             next_job = step()
     finally:

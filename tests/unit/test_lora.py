@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -373,6 +375,23 @@ def test_it_acts_in_every_attention_that_calls_the_layers(forward, unet) -> None
     finally:
         for attention in attentions:
             del attention.forward
+
+
+def test_torchs_compiler_leaves_the_hooks_out(unet, monkeypatch) -> None:
+    """Compiled, some layers would do without their LoRA: that is seen on whole UNets alone, where it takes minutes."""
+    x, t, text = inputs(unet)
+    prompt = with_lora(unet, face_lora(unet))
+    expected, left_out, called = call(unet, x, t, text, [prompt], ROWS), [], []
+
+    def disable(function):
+        left_out.append(function)
+        return lambda *args: (called.append(function), function(*args))[1]
+
+    monkeypatch.setitem(sys.modules, "torch._dynamo", SimpleNamespace(disable=disable))
+    assert torch.equal(call(unet, x, t, text, [prompt], ROWS), expected)
+    assert len(left_out) == 8 * len(cross_attention_layers(unet))
+    assert called == [*dict.fromkeys(called)]
+    assert set(called) == set(left_out)
 
 
 # --- no room --------------------------------------------------------------------------------------------------------
