@@ -58,7 +58,16 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 def test_every_number_and_choice_of_every_tab(plot) -> None:
     names = ["Model", "Weight", "Start", "End", "Combine", "Hires", "Batch"]
     assert set(labels(plot)) >= {f"[IP-Adapter] {name} {number}" for name in names for number in (1, 2)}
-    no_axis = {"references", "negative_references", "region_mask", "keypoints_image", "influence_map", "enabled", "number", "wording"}
+    no_axis = {
+        "references",
+        "negative_references",
+        "region_mask",
+        "keypoints_image",
+        "influence_map",
+        "enabled",
+        "number",
+        "wording",
+    }
     assert len(labels(plot)) == len(set(labels(plot))) == 2 * len({f.name for f in fields(Unit)} - no_axis)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,16 @@ from lib_ipadapter.attend.regions import Region
 from lib_ipadapter.attend.rows import layout
 from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.encode.faces.drawn import DrawnFace, draw_points
+from lib_ipadapter.encode.faces.face import Face
+from lib_ipadapter.errors import UnitError
+from lib_ipadapter.jobs.embeddings import embeddings_of
 from lib_ipadapter.jobs.resources import Resources
 from lib_ipadapter.projections import build
+from lib_ipadapter.unit import Unit
 from tests.helpers.diffusers_reference import add_adapters, published
-from tests.helpers.files import write_adapter
+from tests.helpers.faces import Finder
+from tests.helpers.files import base64_of, picture, write_adapter
+from tests.helpers.jobs import DEVICE, generation
 from tests.helpers.keypoints import SDXL, diffusers_control, diffusers_twin, told, vector, write_keypoints, xl_unet
 from tests.helpers.prompts import base_projection
 from tests.helpers.tensors import close, draw, kv_weights
@@ -98,3 +105,50 @@ def test_two_persons_each_in_a_half(resources: Resources) -> None:
     for other, own, far in ((other_left, slice(0, 16), slice(16, 32)), (other_right, slice(16, 32), slice(0, 16))):
         change = (other - both).abs()
         assert change[..., own].mean() > change[..., far].mean() > 0
+
+
+# The same through a job
+
+
+def test_a_job_puts_instantid_together(resources: Resources) -> None:
+    """What the job makes of a unit is what is put together by hand, with the face where the photo has it."""
+    found = Face((150.0, 150.0, 350.0, 350.0), POINTS, 0.9, draw(512, seed=70))
+    resources.faces = Finder(lambda image: [found])
+    photo = base64_of(picture(1, (500, 600)))
+    unet, (x, t, text, y) = xl_unet(SDXL), inputs(16, 24)
+    settings = {"model": "ip-adapter", "images": [photo], "weight": 0.6, "keypoints_weight": 0.8}
+
+    def run(**changes) -> torch.Tensor:
+        job = generation(unet, resources, {**settings, **changes})
+        with job:
+            if (injection := job.attach(unet)) is not None:
+                injection.begin(layout([1], 2), 0, 4, size=(16, 24))
+            return unet(x, t, context=text, y=y)
+
+    plain = unet(x, t, context=text, y=y)
+    by_hand = made(resources, found.embedding[None], DrawnFace(POINTS, (500, 600)))
+    with Injection(unet, cross_attention_layers(unet), [by_hand]) as injection:
+        injection.begin(layout([1], 2), 0, 4, size=(16, 24))
+        want = unet(x, t, context=text, y=y)
+    assert close(run(), want, 1e-5)
+    assert torch.equal(run(weight=0), plain)
+    without = run(keypoints_weight=0)
+    assert not close(without, want, 1e-3) and not close(without, plain, 1e-3)
+    assert close(run(keypoints_start=0.5), without, 1e-6)
+    elsewhere = Face(found.box, tuple((x / 2, y / 2) for x, y in POINTS), 0.9, found.embedding)
+    pictures = iter([found, elsewhere])
+    resources.faces = Finder(lambda image: [next(pictures)])
+    resources.unload()
+    assert not close(run(keypoints_image=base64_of(picture(2, (500, 600)))), want, 1e-4)
+    assert torch.equal(unet(x, t, context=text, y=y), plain)
+
+
+def test_embeddings_without_a_place_for_the_face_are_refused(resources: Resources) -> None:
+    resources.faces = Finder(lambda image: [Face((0.0, 0.0, 9.0, 9.0), POINTS, 0.9, draw(512, seed=70))])
+    unit = {"model": "ip-adapter", "images": [base64_of(picture(1))]}
+    file = base64.b64encode(embeddings_of(Unit.parse(unit), resources, DEVICE)).decode()
+    kept = {"model": "ip-adapter", "images": [{"embeddings": file}]}
+    with pytest.raises(UnitError, match="embeddings do not say where the face is: give a picture as keypoints_image"):
+        generation(xl_unet(SDXL), resources, kept)
+    generation(xl_unet(SDXL), resources, {**kept, "keypoints_weight": 0})
+    generation(xl_unet(SDXL), resources, {**kept, "keypoints_image": base64_of(picture(2))})
