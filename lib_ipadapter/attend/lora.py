@@ -3,17 +3,17 @@
 ``out + s · up(down(x))`` (LoRA, arXiv 2106.09685, equation 3, with alpha equal to the rank, as the published files are
 trained): the query, which the image attention takes too, keys, values and the output projection.
 
-Hooks and not merged weights, which are the same numbers (tests/unit/test_lora.py). Measured on SD1.5's whole UNet with
-random weights, a LoRA of rank 128, fp32, one thread, a latent of 32 x 32, in alternating rounds (``python -m
-benchmarks.step_cost --lora --busy``): a step takes 1.06 times as long with the hooks as the same unit's without
-(quartiles 1.02 to 1.10, 5 rounds), and no longer with merged weights; a transformer block of SDXL's widths takes 1.06
-times as long. Merging takes 0.6 s once and wants a copy of all that it changes, because subtracting does not give 16-bit
-weights back: in fp16 187 MB for SD1.5 and 1.9 GB for SDXL, where the low-rank matrices are 51 MB and 372 MB. That is not
-why it is left alone: the host's own Lora takes its backup of a layer's weights when a prompt first names a LoRA, so that
-ours would be in it and in every later picture, and gets it out in the middle of a job, when ours would be gone; weights
-kept in 8 bits would lose what a LoRA adds; and other jobs of the same UNet would have it too.
+Hooks and not merged weights, which are the same numbers (tests/unit/test_lora.py) and cost a step nothing. Measured on
+SD1.5's whole UNet with random weights, a LoRA of rank 128, fp32, one thread's own time on a busy machine, a latent of
+32 x 32, in alternating rounds: a step takes 1.06 times as long with the hooks as the same unit's without (quartiles
+1.02 to 1.10, 5 rounds; ``python -m benchmarks.step_cost --lora --busy`` does the like), a transformer block of SDXL's
+widths 1.06 times (7 rounds). Merging takes 0.6 s and wants a copy of all that it changes, because subtracting does
+not give 16-bit weights back: in fp16 187 MB for SD1.5 and 1.9 GB for SDXL, where the low-rank matrices are 51 MB and
+372 MB. What decides is another thing. The host's own Lora takes its backup of a layer's weights when a prompt first
+names one, so that ours would be in it and in every later picture, and takes weights out of it in the middle of a job,
+when ours would be gone; weights kept in 8 bits would lose what a LoRA adds; other jobs of the same UNet would have it.
 
-Multiplying what q, k and v have in common once gained nothing (1.08 times), nor did adding in the product (1.05).
+Multiplying what q, k and v have in common once gained nothing (1.08 times), nor did adding within the product (1.05).
 """
 
 from __future__ import annotations
