@@ -16,17 +16,20 @@ WIDTH, OWN_WIDTH = 512, 128
 
 
 def detector() -> onnx.ModelProto:
-    """SCRFD for pictures of any size: as it is published, it is for 640 times 640."""
+    """SCRFD for pictures of any size, with outputs as buffalo_l's detector has them, [places, numbers]: as it is
+    published, it is for 640 times 640, and its outputs are batches."""
     model = onnx.load(SCRFD)
     shape = model.graph.input[0].type.tensor_type.shape.dim
     for place, name in ((2, "height"), (3, "width")):
         shape[place].ClearField("dim_value")
         shape[place].dim_param = name
-    for output in model.graph.output:
-        places = output.type.tensor_type.shape.dim[1]
-        places.ClearField("dim_value")
-        places.dim_param = f"{output.name}_places"
-    del model.graph.value_info[:]
+    outputs = [(output.name, output.type.tensor_type.shape.dim[2].dim_value) for output in model.graph.output]
+    del model.graph.value_info[:], model.graph.output[:]
+    for name, numbers in outputs:
+        flat = helper.make_tensor_value_info(f"{name}_flat", TensorProto.FLOAT, [f"{name}_places", numbers])
+        model.graph.output.append(flat)
+        model.graph.initializer.append(numpy_helper.from_array(np.array([-1, numbers], np.int64), f"{name}_shape"))
+        model.graph.node.append(helper.make_node("Reshape", [name, f"{name}_shape"], [flat.name], name=flat.name))
     model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "twice"))
     for node in model.graph.node:
         if node.op_type == "Resize":  # to fixed sizes
