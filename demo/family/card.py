@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from demo.family import networks, transfer, world
-from demo.family.train import RECIPES, WEIGHTS, WORK
+from demo.family.bench import RECIPES, WEIGHTS, WORK
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
