@@ -13,7 +13,7 @@ from demo.family import face_networks, faces, networks, world
 from demo.family.bench import Bench, Job, Plan, hash_of, kept, noised, parameters
 
 SCALE, MARGIN = 24.0, 0.3
-COPIES = 768
+COPIES = 512
 """How many photos the judge sees as the autoencoder gives them back."""
 SHOWN = 4
 """How many photos of each person the adapter's recognition has seen: any of them stands for the person."""

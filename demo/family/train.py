@@ -392,8 +392,8 @@ def plot(record: Mapping[str, dict], path: Path) -> None:
     except ImportError:
         print("matplotlib is not installed: no picture of the losses", file=sys.stderr)
         return
-    figure = Figure(figsize=(15, 6), layout="constrained")
-    for axes, (stage, run) in zip(figure.subplots(2, 4).flat, record.items(), strict=False):
+    figure = Figure(figsize=(18, 6), layout="constrained")
+    for axes, (stage, run) in zip(figure.subplots(2, 5).flat, record.items(), strict=False):
         steps, losses = zip(*run["losses"], strict=True)
         axes.plot(steps, losses, linewidth=0.8)
         axes.set(title=f"{stage} ({run['seconds'] / 60:.1f} min)", xlabel="step", ylabel="loss", yscale="log")
