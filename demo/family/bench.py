@@ -67,8 +67,8 @@ RECIPES = {
         {
             "autoencoder": Plan(6000, 8, 1e-3), "encoder": Plan(2500, 128, 1e-3), "judge": Plan(2000, 64, 2e-3),
             "unet": Plan(6000, 64, 8e-4, 4), "adapter": Plan(3400, 48, 8e-4, 4, 0.6), "plus": Plan(1800, 48, 6e-4, 4),
-            "words": Plan(1200, 256, 2e-3), "identity": Plan(1000, 64, 2e-3), "witness": Plan(600, 64, 2e-3),
-            "faceid": Plan(1600, 32, 1.5e-3, 4),
+            "words": Plan(1200, 256, 2e-3), "identity": Plan(1000, 64, 2e-3), "witness": Plan(400, 64, 2e-3),
+            "faceid": Plan(1300, 32, 1.5e-3, 4),
         },
         captions=4096, pictures=24576, ema=0.998,
     ),
