@@ -1,8 +1,8 @@
 """``python -m demo.make_sheet``: one page on which a reference is seen to steer pictures.
 
 References are in rows, weights in columns. The pictures are made through the extension's own script in the miniature
-WebUI, by the small trained family, so it needs no GPU and no download. The program fails if the pictures do not
-come nearer to their references.
+WebUI, by the small trained family, so it needs no GPU and no download. Below them are persons, each from one photo in
+several pictures. The program fails if the pictures do not come nearer to their references.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import base64
 import io
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -19,8 +21,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from demo import host_start
-from demo.family import compose, networks, world
-from demo.family.train import WEIGHTS
+from demo.family import compose, face_networks, face_quality, networks, quality, world
+from demo.family.bench import WEIGHTS
+
+if TYPE_CHECKING:
+    from demo.start import Host
 
 OUTPUT = Path(__file__).parent / "output" / "contact-sheet.png"
 WEIGHT_COLUMNS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -55,6 +60,14 @@ ROWS = (
 )
 
 
+FACEID = Path(compose.COPIES["faceid"]).stem
+PEOPLE = (3, 5, 9)
+"""Which of the persons that are measured are shown."""
+PLACES = ("on plain white", "on blue stripes", "on red dots", "on yellow checks", "on a green gradient")
+Maker = Callable[[str, int, torch.Tensor], Image.Image]
+"""(prompt, seed, embedding [512]) -> a picture of that person."""
+
+
 def draw(scene: world.Scene, seed: int) -> Image.Image:
     """A picture of a scene that is given in words."""
     shapes, colours, sizes = list(world.SHAPES), list(world.COLOURS), list(world.SIZES)
@@ -70,7 +83,7 @@ def draw(scene: world.Scene, seed: int) -> Image.Image:
         torch.tensor([list(world.TEXTURES).index(scene.texture)]), torch.empty(0), torch.empty(0),
     )  # fmt: skip
     picture = world.draw(world.move(wanted, world.generator("contact sheet", seed)))[0]
-    return Image.fromarray((picture.permute(1, 2, 0) * 255).round().byte().numpy())
+    return as_image(picture)
 
 
 def to_base64(image: Image.Image) -> str:
@@ -86,6 +99,59 @@ def likeness(encoder: torch.nn.Module, reference: Image.Image, pictures: list[Im
     with torch.no_grad():
         first, *others = encoder(pixels)[0]
     return [torch.cosine_similarity(first, other, dim=0).item() for other in others]
+
+
+@dataclass(frozen=True)
+class Person:
+    """A photo, the pictures made of it, and the witness's cosine of each with the photo."""
+
+    photo: Image.Image
+    pictures: list[Image.Image]
+    likenesses: list[float]
+
+
+def as_image(picture: torch.Tensor) -> Image.Image:
+    """[3, H, W] in 0…1 -> a picture."""
+    return Image.fromarray((picture.permute(1, 2, 0) * 255).round().byte().numpy())
+
+
+def person_unit(embedding: torch.Tensor, encoder: str) -> dict:
+    """The unit for a person that is given by an embedding [512] instead of a photo."""
+    file = face_networks.embeddings_file(embedding[None], encoder)
+    return {"model": FACEID, "images": [{"embeddings": base64.b64encode(file).decode()}]}
+
+
+def by_host(host: Host) -> Maker:
+    """Pictures of persons through the extension's own script."""
+    encoder = networks.encoder_name(networks.load_state(WEIGHTS, "identity"), "faces")
+
+    def make(prompt: str, seed: int, embedding: torch.Tensor) -> Image.Image:
+        units = {"IP-Adapter": {"args": [person_unit(embedding, encoder)]}}
+        return host.txt2img(**{**REQUEST, "seed": seed}, prompt=prompt, alwayson_scripts=units).images[0]
+
+    return make
+
+
+def by_library(measured: face_quality.Faces) -> Maker:
+    """Pictures of persons through the library alone, without a WebUI."""
+
+    def make(prompt: str, seed: int, embedding: torch.Tensor) -> Image.Image:
+        return as_image(measured.sample([prompt], embedding[None], seed=seed, steps=REQUEST["steps"])[0])
+
+    return make
+
+
+def people(measured: face_quality.Faces, make: Maker) -> list[Person]:
+    """Each of PEOPLE in all PLACES, every picture from its own noise."""
+    photos, _, _ = face_quality.references()
+    found = []
+    for number in PEOPLE:
+        embedding = measured.recognise(photos[number][None])[0]
+        pictures = [make(f"a face {place}", seed, embedding) for seed, place in enumerate(PLACES, 1)]
+        arrays = torch.from_numpy(np.stack([np.asarray(p.convert("RGB"), dtype=np.float32) / 255 for p in pictures]))
+        likeness = measured.likeness(arrays.permute(0, 3, 1, 2), photos[number][None])[:, 0]
+        found.append(Person(as_image(photos[number]), pictures, likeness.tolist()))
+    return found
 
 
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
@@ -131,6 +197,37 @@ def sheet(rows: list[tuple[Row, Image.Image, list[Image.Image], list[float]]]) -
     return page
 
 
+def people_sheet(found: list[Person]) -> Image.Image:
+    """The page's second part: for each person the photo, and the pictures with their likeness."""
+    pitch, head = TILE + 26, TOP - 34
+    page = Image.new(
+        "RGB", (LEFT + (len(PLACES) + 1) * (TILE + GAP) + 2 * GAP, head + len(found) * (pitch + GAP)), PAPER
+    )
+    pen, plain, bold, small = ImageDraw.Draw(page), _font(13), _font(14, True), _font(11)
+    x = [LEFT + GAP * (i > 0) + i * (TILE + GAP) for i in range(len(PLACES) + 1)]
+    for left, title in zip(x, ("photo", *PLACES), strict=True):
+        pen.text((left, head - 24), title, fill=INK, font=bold)
+    for r, person in enumerate(found):
+        y = head + r * (pitch + GAP)
+        pen.text((GAP, y + 4), "“a face …”", fill=INK, font=bold)
+        for n, line in enumerate(_wrapped("the same person in each picture", plain, LEFT - 2 * GAP)):
+            pen.text((GAP, y + 24 + 20 * n), line, fill=INK, font=plain)
+        pen.text((GAP, y + 64), FACEID, fill=PALE, font=small)
+        for i, image in enumerate((person.photo, *person.pictures)):
+            page.paste(image.convert("RGB").resize((TILE, TILE), Image.Resampling.BICUBIC), (x[i], y))
+        for i, value in enumerate(person.likenesses, 1):
+            pen.text((x[i], y + TILE + 4), f"likeness {value:.2f}", fill=PALE, font=small)
+        pen.rectangle([x[0] - 2, y - 2, x[0] + TILE + 1, y + TILE + 1], outline=INK, width=2)
+    return page
+
+
+def below(upper: Image.Image, lower: Image.Image) -> Image.Image:
+    page = Image.new("RGB", (max(upper.width, lower.width), upper.height + lower.height), PAPER)
+    page.paste(upper, (0, 0))
+    page.paste(lower, (0, upper.height))
+    return page
+
+
 def main() -> int:
     print("starting the miniature WebUI and putting the family's files together …", flush=True)
     data = Path(__file__).parent / "data" / "demo"
@@ -152,8 +249,13 @@ def main() -> int:
         rows.append((row, reference, pictures, found))
         print(f"{number + 1} of {len(ROWS)}: {row.prompt or 'no prompt'}, {row.adapter}: likeness "
               + ", ".join(f"{value:.2f}" for value in found), flush=True)  # fmt: skip
+    measured = face_quality.Faces(quality.Family())
+    persons = people(measured, by_library(measured))
+    for number, person in enumerate(persons, 1):
+        print(f"person {number} of {len(persons)}: likeness "
+              + ", ".join(f"{value:.2f}" for value in person.likenesses), flush=True)  # fmt: skip
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    sheet(rows).save(OUTPUT)
+    below(sheet(rows), people_sheet(persons)).save(OUTPUT)
     print(OUTPUT)
     nearer = sum(found[-1] - found[0] for *_, found in rows) / len(rows)
     if nearer < NEARER:

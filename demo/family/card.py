@@ -1,7 +1,7 @@
 """``python -m demo.family.card``: the model card, with the figures that training and measuring have left.
 
 Reads ``weights/training.json`` and the ``quality.json`` of ``make bench-quality``; writes ``README.md`` here and copies
-the plots to ``docs/``.
+the plots to ``docs/``. Of what was not measured anew (``--only``), the figures stay as they stand in the card.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from demo.family import networks, transfer, world
-from demo.family.train import RECIPES, WEIGHTS, WORK
+from demo.family import face_networks, networks, transfer, world
+from demo.family.bench import RECIPES, WEIGHTS, WORK
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
@@ -52,7 +52,37 @@ def _training(record: dict) -> Iterator[str]:
             yield run["note"]
 
 
-def _quality(report: dict) -> Iterator[str]:
+def _quality(report: dict) -> dict[str, list[str]]:
+    """The lines of each part of ``quality.PARTS`` that was measured; the judge and the prompt are one."""
+    parts = {}
+    if {"judge", "prompt only"} <= set(report):
+        parts["judge"] = [*_judge(report)]
+    parts |= {name: [*_adapter(name, report[name])] for name in networks.ADAPTERS if name in report}
+    parts |= {
+        name: [*told(report[name])] for name, told in {"words": _words, "faces": _faces}.items() if name in report
+    }
+    return parts
+
+
+HEADS = {"judge": "**The judge", "adapter": "**adapter.", "plus": "**plus.", "words": "9. The encoder", "faces": "10. "}
+"""How the first line of each part begins."""
+AFTER = "![Similarity"
+
+
+def written(text: str) -> dict[str, list[str]]:
+    """The parts of the figures in a card that is there, as lines."""
+    parts: dict[str, list[str]] = {}
+    part = ""
+    for line in text.split("\n"):
+        if line.startswith(AFTER):
+            break
+        part = next((name for name, head in HEADS.items() if line.startswith(head)), part)
+        if part:
+            parts.setdefault(part, []).append(line)
+    return {name: "\n".join(lines).rstrip().split("\n") for name, lines in parts.items()}
+
+
+def _judge(report: dict) -> Iterator[str]:
     judge, prompt = report["judge"], report["prompt only"]
     names = ("colour", "shape", "ground", "texture")
     yield "**The judge and the prompt.** Share of pictures that show what the caption says:"
@@ -62,40 +92,37 @@ def _quality(report: dict) -> Iterator[str]:
         [["drawings, through the autoencoder (what the judge can tell)", *(_share(judge[n]) for n in names)],
          ["1. prompt only", *(_share(prompt[n]) for n in names)]],
     )  # fmt: skip
-    for adapter in networks.ADAPTERS:
-        results = report[adapter]
-        alone, both = results["reference only"], results.get("prompt and reference")
+
+
+def _adapter(adapter: str, results: dict) -> Iterator[str]:
+    alone, both = results["reference only"], results.get("prompt and reference")
+    yield f"**{adapter}.** Over the weight:"
+    yield ""
+    yield from _table(["", *map(float_text, SCALES)], [
+        ["2. reference only: similarity", *(_figure(alone[w]["similarity"]) for w in SCALES)],
+        ["… main object's colour is the reference's", *(_share(alone[w]["colour"]) for w in SCALES)],
+        ["… its shape", *(_share(alone[w]["shape"]) for w in SCALES)],
+        ["… the ground's colour", *(_share(alone[w]["ground"]) for w in SCALES)],
+        *([
+            ["3. with another prompt (“a star”): similarity", *(_figure(both[w]["similarity"]) for w in SCALES)],
+            ["… the prompt's shape is there", *(_share(both[w]["prompt"]) for w in SCALES)],
+        ] if both else []),
+    ])  # fmt: skip
+    rows, twin = results.get("rows ignored"), results.get("beside diffusers")
+    if rows:
         yield ""
-        yield f"**{adapter}.** Over the weight:"
-        yield ""
-        yield from _table(["", *map(float_text, SCALES)], [
-            ["2. reference only: similarity", *(_figure(alone[w]["similarity"]) for w in SCALES)],
-            ["… main object's colour is the reference's", *(_share(alone[w]["colour"]) for w in SCALES)],
-            ["… its shape", *(_share(alone[w]["shape"]) for w in SCALES)],
-            ["… the ground's colour", *(_share(alone[w]["ground"]) for w in SCALES)],
-            *([
-                ["3. with another prompt (“a star”): similarity", *(_figure(both[w]["similarity"]) for w in SCALES)],
-                ["… the prompt's shape is there", *(_share(both[w]["prompt"]) for w in SCALES)],
-            ] if both else []),
+        yield from _table(["4. similarity at weight 1", "rows told apart", "rows ignored", "lost"], [
+            [name, *(_figure(row[part]) for part in ("told apart", "ignored", "loss"))]
+            for name, row in rows.items()
         ])  # fmt: skip
-        rows, twin = results.get("rows ignored"), results.get("beside diffusers")
-        if rows:
-            yield ""
-            yield from _table(["4. similarity at weight 1", "rows told apart", "rows ignored", "lost"], [
-                [name, *(_figure(row[part]) for part in ("told apart", "ignored", "loss"))]
-                for name, row in rows.items()
-            ])  # fmt: skip
-        if twin:
-            yield ""
-            yield (
-                f"5. Beside diffusers, same weights, noise and steps: similarity {_figure(twin['similarity'])} here, "
-                f"{_figure(twin['similarity, diffusers'])} there; pictures {_figure(twin['levels apart'])} levels of "
-                "255 apart."
-            )
-        yield from _transfer(results)
-    if "words" in report:
+    if twin:
         yield ""
-        yield from _words(report["words"])
+        yield (
+            f"5. Beside diffusers, same weights, noise and steps: similarity {_figure(twin['similarity'])} here, "
+            f"{_figure(twin['similarity, diffusers'])} there; pictures {_figure(twin['levels apart'])} levels of "
+            "255 apart."
+        )
+    yield from _transfer(results)
 
 
 def _transfer(results: dict) -> Iterator[str]:
@@ -125,12 +152,39 @@ def _words(report: dict) -> Iterator[str]:
     yield from _table(["", *names], rows)
 
 
+def _faces(report: dict) -> Iterator[str]:
+    weights, strengths = report["weight"], report["lora_strength"]
+    drawn, copied = report["another photo"]["drawn"], report["another photo"]["through the autoencoder"]
+    n = drawn["own"]["n"]
+    yield (
+        f"10. **faceid.** A person whom no training has drawn, from one photo, on a ground that the prompt names; {n} "
+        "persons. The cosines are those of a recognition trained apart (`witness.safetensors`); “nearest” is the share "
+        f"of pictures that are nearer to the own photo than to each of the {n - 1} others'. Another drawn photo of the "
+        f"person: nearest {_share(drawn['nearest'])}, own {_figure(drawn['own'])}; that photo through the "
+        f"autoencoder, which is what a picture can reach: nearest {_share(copied['nearest'])}, own "
+        f"{_figure(copied['own'])}."
+    )
+    yield ""
+    lesser = [strength for strength in strengths if float(strength) < 1]
+    columns = [*weights.values(), *(strengths[strength] for strength in lesser)]
+    rows = {
+        "nearest to the own photo": ("nearest", _share), "cosine with the own photo": ("own", _figure),
+        "with the others'": ("others", _figure), "margin": ("margin", _figure),
+        "the ground has the prompt's colour": ("ground", _share),
+    }  # fmt: skip
+    yield from _table(
+        ["", *map(float_text, weights), *(f"weight 1, LoRA {float(strength):g}" for strength in lesser)],
+        [[name, *(told(column[key]) for column in columns)] for name, (key, told) in rows.items()],
+    )
+
+
 def float_text(weight: str) -> str:
     return f"weight {float(weight):g}"
 
 
-def card(record: dict, report: dict) -> str:
-    """The card's text."""
+def card(record: dict, figures: dict[str, list[str]]) -> str:
+    """The card's text; ``figures`` are the lines of each part that was measured."""
+    told = [line for part in HEADS if part in figures for line in (*figures[part], "")]
     devices = sorted({run["device"] for run in record.values()})
     minutes = sum(run["seconds"] for run in record.values()) / 60
     size = sum(run["bytes"] for run in record.values()) / 1e6
@@ -160,6 +214,13 @@ def card(record: dict, report: dict) -> str:
         "- **Two IP-Adapters**: base (4 tokens from the pooled embedding) and Plus (16 tokens, a resampler on the "
         "penultimate states), trained in the published way: all else frozen, 5 % without picture, 5 % without text, "
         "5 % without either.",
+        f"- **Drawn faces** (`faces.py`): persons who keep colours, styles and proportions from photo to photo, on the "
+        f"world's grounds, of which the captions tell (“a face on blue stripes”); held out as above. A recognition "
+        f"(`identity.safetensors`: a small convolutional network, {face_networks.FACE} numbers for a photo, trained "
+        f"with ArcFace's margin on {recipe.people} persons), a second one that measures, and a **FaceID adapter**: "
+        f"{face_networks.TOKENS} tokens and a LoRA of rank {face_networks.RANK} on all attention, without which the "
+        "denoiser has never seen a face; trained in the published way, but from another photo of the person than the "
+        "one to be made.",
         "",
         "`python -m demo.family.compose MODELS` writes them as ordinary files into a WebUI's `models` folder: the "
         "checkpoint with its `.yaml`, the adapters, the encoder. Adapters and encoder carry the encoder's name in "
@@ -183,8 +244,7 @@ def card(record: dict, report: dict) -> str:
         "standard error. What a picture shows is told by a classifier that was trained apart (`judge.safetensors`); "
         "similarity is the cosine in the image encoder's space.",
         "",
-        *_quality(report),
-        "",
+        *told,
         "![Similarity and adherence over the weight](../../docs/quality.png)",
         "",
         "## Limits",
@@ -211,9 +271,12 @@ def main() -> int:
         return 1
     record = json.loads((WEIGHTS / "training.json").read_text())
     report = json.loads((quality / "quality.json").read_text())
-    (HERE / "README.md").write_text(card(record, report), encoding="utf8")
-    shutil.copyfile(quality / "quality.png", DOCS / "quality.png")
-    print(HERE / "README.md")
+    path = HERE / "README.md"
+    figures = written(path.read_text(encoding="utf8")) | _quality(report)
+    path.write_text(card(record, figures), encoding="utf8")
+    if (quality / "quality.png").exists():
+        shutil.copyfile(quality / "quality.png", DOCS / "quality.png")
+    print(path)
     return 0
 
 

@@ -18,12 +18,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from demo.family import networks
-from demo.family.train import WEIGHTS, hash_of
+from demo.family.bench import WEIGHTS, hash_of
 
 CHECKPOINT = "Stable-diffusion/ip-adapter-demo.safetensors"
 COPIES = {
     "adapter": "ipadapter/ip-adapter-demo_sd15.safetensors",
     "plus": "ipadapter/ip-adapter-plus-demo_sd15.safetensors",
+    "faceid": "ipadapter/ip-adapter-faceid-demo_sd15.safetensors",
 }
 ENCODER = "clip_vision/ip-adapter-demo-encoder.safetensors"
 

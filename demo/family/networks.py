@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from demo.family import world
+from demo.family import face_networks, world
 from lib_ipadapter.attend.inject import image_attention
 from lib_ipadapter.attend.layers import CrossAttention, cross_attention_layers
 from lib_ipadapter.encode.crops import MEAN, STD
@@ -210,6 +210,8 @@ TOKENS = {
     "orange": 4287, "plain": 10709, "purple": 5496, "red": 736, "ring": 2540, "small": 2442, "square": 3999,
     "star": 1565, "stripes": 14239, "triangle": 14615, "white": 1579, "yellow": 4481,
 }  # fmt: skip
+FACE_TOKENS = {"face": 1710}
+"""Of the drawn faces' captions. The denoiser has never seen it; an adapter's LoRA learns what to make of it."""
 START, END, LENGTH = 49406, 49407, 77
 IDS = (*TOKENS.values(), START, END)
 ROWS = {token: row for row, token in enumerate(IDS)}
@@ -217,7 +219,7 @@ ROWS = {token: row for row, token in enumerate(IDS)}
 
 def token_ids(caption: str) -> list[int]:
     """The 77 ids that the host makes of a caption in the world's words, end tokens as padding."""
-    ids = [START, *(TOKENS[word] for word in caption.split()), END]
+    ids = [START, *((TOKENS | FACE_TOKENS)[word] for word in caption.split()), END]
     return ids + [END] * (LENGTH - len(ids))
 
 
@@ -258,7 +260,7 @@ def text_weights(seed: int = 768, layers: int = 12, *, vocabulary: bool = True) 
             continue
         if name.endswith("token_embedding.weight"):
             table = np.zeros(shape, np.float16)
-            for i in range(shape[0]) if vocabulary else [*TOKENS.values(), START, END]:
+            for i in range(shape[0]) if vocabulary else [*TOKENS.values(), *FACE_TOKENS.values(), START, END]:
                 table[i] = np.random.RandomState(seed * 65536 + i).standard_normal(shape[1])
             weights[name] = torch.from_numpy(table)
             continue
@@ -379,7 +381,8 @@ def new_adapter(kind: str, unet: nn.Module, feature_width: int) -> dict[str, Ten
 def image_tokens(weights: Mapping[str, Tensor], embedding: Tensor) -> Tensor:
     """An adapter's image tokens [B, T, 768], by the project's own projections (they are differentiable)."""
     inside = {k.removeprefix("image_proj."): v for k, v in weights.items() if k.startswith("image_proj.")}
-    return build("Resampler" if "latents" in inside else "ImageProj", inside, CONTEXT)(embedding)
+    kind = {"latents": "Resampler", "proj.0.weight": "FaceIDMLP"}
+    return build(next((kind[key] for key in kind if key in inside), "ImageProj"), inside, CONTEXT)(embedding)
 
 
 class TrainableInjection:
@@ -464,9 +467,12 @@ class Judge(nn.Module):
 
 MODULES = {
     "vae": Autoencoder, "encoder": lambda: VisionTower(**VISION), "judge": Judge, "unet": build_unet,
-    "words": lambda: WordTower(**WORDS),
+    "words": lambda: WordTower(**WORDS), "identity": lambda: face_networks.FaceTower(16),
+    "witness": lambda: face_networks.FaceTower(12),
 }  # fmt: skip
 ADAPTERS = {"adapter": "base", "plus": "plus"}
+FACES = ("identity", "witness", "faceid")
+"""The files of the drawn faces: their recognition, its judge, and the adapter."""
 
 
 def save(folder: Path, name: str, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
@@ -479,12 +485,12 @@ def save(folder: Path, name: str, state: Mapping[str, Tensor], metadata: Mapping
     return path
 
 
-def encoder_name(state: Mapping[str, Tensor]) -> str:
+def encoder_name(state: Mapping[str, Tensor], kind: str = "encoder") -> str:
     """What an encoder's metadata, and that of adapters trained with it, call it: by content, in fp16."""
     digest = hashlib.sha256()
     for key in sorted(state):
         digest.update(key.encode() + state[key].detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
-    return f"ip-adapter-demo-encoder {digest.hexdigest()[:12]}"
+    return f"ip-adapter-demo-{kind} {digest.hexdigest()[:12]}"
 
 
 PACKED = "image_proj.proj.packed"
@@ -538,5 +544,5 @@ def load(folder: Path, name: str, device: torch.device | str = "cpu") -> nn.Modu
 
 
 STAGE = {"vae": "autoencoder", "encoder": "encoder", "judge": "judge", "unet": "unet", "adapter": "adapter",
-         "plus": "plus", "words": "words"}  # fmt: skip
+         "plus": "plus", "words": "words", **{name: name for name in FACES}}  # fmt: skip
 """The stage of the training that makes each file."""

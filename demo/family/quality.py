@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from demo.family import networks, world
-from demo.family.train import WEIGHTS, WORK
+from demo.family.bench import WEIGHTS, WORK
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
@@ -330,34 +330,51 @@ def plot(report: dict[str, dict], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def measure(family: Family, weights: Path, n: int = 64) -> dict[str, dict]:
-    """All measurements, those of adapters for both, each printed as it comes."""
+PARTS = ("judge", "prompt only", *networks.ADAPTERS, "words", "faces")
+
+
+def _adapter(family: Family, weights: Path, adapter: str, n: int) -> dict[str, Callable[[], dict]]:
+    """The measurements of one adapter."""
     from demo.family import transfer  # it is made of what stands here
+
+    return {
+        "reference only": functools.partial(reference_only, family, adapter, n),
+        "prompt and reference": functools.partial(both, family, adapter, n),
+        "rows ignored": functools.partial(rows_ignored, family, adapter, n),
+        "beside diffusers": functools.partial(beside_diffusers, family, adapter, n),
+        **dict(transfer.measurements(family, weights, adapter)),
+    }
+
+
+def measure(family: Family, weights: Path, n: int = 64, parts: Sequence[str] = PARTS) -> dict[str, dict]:
+    """These of PARTS, those of adapters for both, each printed as it comes."""
+    from demo.family import face_quality  # it is made of what stands here
 
     report: dict[str, dict] = {}
 
     def add(into: dict, name: str, measured: Callable[[], dict]) -> None:
         began = time.monotonic()
-        into[name] = measured()
+        try:
+            into[name] = measured()
+        except ImportError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+            return
         print("\n".join(lines({name: into[name]})), f"  ({time.monotonic() - began:.0f} s)", sep="\n", flush=True)
 
-    add(report, "judge", lambda: judge_alone(family))
-    add(report, "prompt only", lambda: prompt_only(family, n))
-    for adapter in networks.ADAPTERS:
-        print(f"— {adapter} —", flush=True)
-        results: dict[str, dict] = {}
-        add(results, "reference only", functools.partial(reference_only, family, adapter, n))
-        add(results, "prompt and reference", functools.partial(both, family, adapter, n))
-        add(results, "rows ignored", functools.partial(rows_ignored, family, adapter, n))
-        try:
-            add(results, "beside diffusers", functools.partial(beside_diffusers, family, adapter, n))
-        except ImportError:
-            print("diffusers is not installed: measurement 5 is left out", file=sys.stderr)
-        for name, measured in transfer.measurements(family, weights, adapter):
-            add(results, name, measured)
-        report[adapter] = results
-    if family.words is not None:
-        add(report, "words", lambda: words_subtracted(family))
+    alone: dict[str, Callable[[], dict]] = {
+        "judge": lambda: judge_alone(family),
+        "prompt only": lambda: prompt_only(family, n),
+        "words": lambda: words_subtracted(family),
+        "faces": lambda: face_quality.identity(family, weights, n),
+    }
+    for part in parts:
+        if part in alone:
+            add(report, part, alone[part])
+            continue
+        print(f"— {part} —", flush=True)
+        report[part] = {}
+        for name, measured in _adapter(family, weights, part, n).items():
+            add(report[part], name, measured)
     return report
 
 
@@ -374,14 +391,22 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=WORK / "quality")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("-n", type=int, default=64, help="references")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}; what was measured of the "
+                        "others before stays in the report")  # fmt: skip
     options = parser.parse_args()
-    report = measure(Family(options.weights, options.device), options.weights, options.n)
+    parts = options.only.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}: give some of {', '.join(PARTS)}")
+    measured = measure(Family(options.weights, options.device), options.weights, options.n, parts)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "quality.json").write_text(json.dumps(report, default=vars, indent=1))
-    try:
-        plot({adapter: report[adapter] for adapter in networks.ADAPTERS}, options.out / "quality.png")
-    except ImportError:
-        print("matplotlib is not installed: no plot", file=sys.stderr)
+    path = options.out / "quality.json"
+    report = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(report | measured, default=vars, indent=1))
+    if set(networks.ADAPTERS) <= set(measured):
+        try:
+            plot({adapter: measured[adapter] for adapter in networks.ADAPTERS}, options.out / "quality.png")
+        except ImportError:
+            print("matplotlib is not installed: no plot", file=sys.stderr)
     return 0
 
 

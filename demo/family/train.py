@@ -9,132 +9,34 @@ where the device's kernels are deterministic (the CPU's are). Exit status 3 mean
 from __future__ import annotations
 
 import argparse
-import contextlib
-import hashlib
 import json
 import math
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from demo.family import networks, world
-
-WEIGHTS = Path(__file__).parent / "weights"
-WORK = Path(__file__).parents[1] / "data" / "family"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One stage: how long, how many at once, AdamW's highest learning rate, how many pictures share a caption, and the
-    share of captions that are left empty."""
-
-    steps: int
-    batch: int
-    rate: float
-    share: int = 1
-    untold: float = 0.1
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """``captions`` are encoded once and kept (118 KB each), ``pictures`` are drawn and encoded to latents once."""
-
-    stages: dict[str, Plan]
-    captions: int
-    pictures: int
-    seed: int = 1
-    text_layers: int = 12
-    kl: float = 2e-5
-    ema: float = 0.999
-
-    def key(self, stage: str) -> dict:
-        """What a stage's result depends on, to be compared on resuming."""
-        common = {k: v for k, v in asdict(self).items() if k != "stages"}
-        plan = {k: v for k, v in asdict(self.stages[stage]).items() if (k, v) != ("untold", Plan.untold)}
-        return json.loads(json.dumps(common | plan))
-
-
-RECIPES = {
-    "gpu": Recipe(  # meant for 20 minutes on one H100
-        {
-            "autoencoder": Plan(4000, 96, 1e-3), "encoder": Plan(3000, 1024, 1e-3), "judge": Plan(1500, 256, 2e-3),
-            "unet": Plan(9000, 512, 6e-4, 4), "adapter": Plan(2000, 512, 5e-4, 4), "plus": Plan(2000, 512, 5e-4, 4),
-            "words": Plan(2400, 512, 2e-3),
-        },
-        captions=49152, pictures=524288,
-    ),
-    "cpu": Recipe(
-        {
-            "autoencoder": Plan(6000, 8, 1e-3), "encoder": Plan(2500, 128, 1e-3), "judge": Plan(2000, 64, 2e-3),
-            "unet": Plan(6000, 64, 8e-4, 4), "adapter": Plan(3400, 48, 8e-4, 4, 0.6), "plus": Plan(1800, 48, 6e-4, 4),
-            "words": Plan(1200, 256, 2e-3),
-        },
-        captions=4096, pictures=24576, ema=0.998,
-    ),
-    "smoke": Recipe(  # a few minutes on one core: every stage runs and learns something
-        {
-            "autoencoder": Plan(60, 8, 2e-3), "encoder": Plan(60, 64, 1e-3), "judge": Plan(60, 32, 2e-3),
-            "unet": Plan(60, 16, 1e-3, 2), "adapter": Plan(20, 16, 1e-3, 2), "plus": Plan(20, 16, 1e-3, 2),
-            "words": Plan(60, 64, 2e-3),
-        },
-        captions=24, pictures=192, ema=0.9,
-    ),
-}  # fmt: skip
-
-
-@dataclass
-class Bench:
-    """What the stages share: where files are, on what they compute, and the recipe."""
-
-    recipe: Recipe
-    weights: Path = WEIGHTS
-    work: Path = WORK
-    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    compiled: bool = False
-
-    @property
-    def gpu(self) -> bool:
-        return self.device.type == "cuda"
-
-    def autocast(self, stage: str) -> contextlib.AbstractContextManager:
-        """bf16 where it is faster: everywhere on a GPU; on a CPU for all but the denoiser's many small products."""
-        half = self.gpu or stage in ("autoencoder", "encoder", "judge")
-        return torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext()
-
-    def pictures(self, scenes: world.Scenes) -> Tensor:
-        return world.draw(scenes.to(self.device))
-
-    def load(self, name: str) -> nn.Module:
-        return self.prepare(networks.load(self.weights, name, self.device))
-
-    def prepare(self, module: nn.Module) -> nn.Module:
-        return module.to(self.device, memory_format=torch.channels_last) if self.gpu else module
-
-    def call(self, module: nn.Module) -> Callable[..., Tensor]:
-        return torch.compile(module) if self.compiled else module
-
-
-@dataclass
-class Job:
-    """A stage made ready: what is trained, the loss of a step, and the file that comes of it."""
-
-    parameters: dict[str, Tensor]
-    loss: Callable[[torch.Generator], Tensor]
-    file: str
-    result: Callable[[dict[str, Tensor]], Mapping[str, Tensor]]  # from averaged parameters to the file's tensors
-
-
-def _parameters(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    return {prefix + name: parameter for name, parameter in module.named_parameters()}
-
+from demo.family import face_stages, networks, world
+from demo.family.bench import (
+    RECIPES,
+    WEIGHTS,
+    WORK,
+    Bench,
+    Job,
+    Plan,
+    Pool,
+    hash_of,
+    kept,
+    noised,
+    parameters,
+    write,
+)  # fmt: skip
 
 # --- stages ---------------------------------------------------------------------------------------------------------
 
@@ -166,7 +68,7 @@ def autoencoder(bench: Bench, plan: Plan) -> Job:
         model.standardise(z.mean(1), z.std(1))
         return model.state_dict()
 
-    return Job(_parameters(model), loss, "vae", result)
+    return Job(parameters(model), loss, "vae", result)
 
 
 def encoder(bench: Bench, plan: Plan) -> Job:
@@ -186,7 +88,7 @@ def encoder(bench: Bench, plan: Plan) -> Job:
     def result(average: dict[str, Tensor]) -> Mapping[str, Tensor]:
         return {name.removeprefix("tower."): value for name, value in average.items() if name.startswith("tower.")}
 
-    return Job({**_parameters(tower, "tower."), **_parameters(head, "head."), "scale": scale}, loss, "encoder", result)
+    return Job({**parameters(tower, "tower."), **parameters(head, "head."), "scale": scale}, loss, "encoder", result)
 
 
 COPIES = 1024
@@ -213,31 +115,7 @@ def judge(bench: Bench, plan: Plan) -> Job:
         answers = model(x)
         return sum(F.cross_entropy(answers[name].flatten(0, 1), getattr(scenes, name).flatten()) for name in answers)
 
-    return Job(_parameters(model), loss, "judge", dict)
-
-
-@dataclass
-class Pool:
-    """Scenes with what is costly about them computed once: latents (mean and deviation) and text states, in fp16."""
-
-    scenes: world.Scenes
-    text: Tensor  # [1 + captions, 77, 768]; the first is the empty prompt; scene i has caption 1 + i % captions
-    mean: Tensor
-    std: Tensor
-
-
-def _kept(bench: Bench, name: str, key: list, make: Callable[[], dict]) -> dict:
-    """What ``make`` makes, kept on disk for the same ``key``; not on GPU machines, where making it takes seconds."""
-    path, began = bench.work / f"{name}.pt", time.monotonic()
-    if path.exists() and not bench.gpu:
-        saved = torch.load(str(path), map_location="cpu", mmap=True)
-        if saved["key"] == key:
-            return saved["content"]
-    content = make()
-    print(f"{name}: made in {time.monotonic() - began:.0f} s", flush=True)
-    if not bench.gpu:
-        write(path, {"key": key, "content": content})
-    return content
+    return Job(parameters(model), loss, "judge", dict)
 
 
 def pool(bench: Bench) -> Pool:
@@ -262,46 +140,11 @@ def pool(bench: Bench) -> Pool:
         means, stds = zip(*(vae.encode(bench.pictures(part) * 2 - 1) for part in parts), strict=True)
         return {"mean": torch.cat(means).half(), "std": torch.cat(stds).half()}
 
-    told = _kept(bench, "text", [recipe.seed, recipe.captions, recipe.text_layers], text)
+    told = kept(bench, "text", [recipe.seed, recipe.captions, recipe.text_layers], text)
     made_by = hash_of(bench.weights / "vae.safetensors")
     return Pool(
-        scenes, **told, **_kept(bench, "latents", [recipe.seed, recipe.captions, recipe.pictures, made_by], latents)
+        scenes, **told, **kept(bench, "latents", [recipe.seed, recipe.captions, recipe.pictures, made_by], latents)
     )
-
-
-@dataclass
-class Noised:
-    """A batch for the denoiser: pool indices, noised latents, the noise in them, when, and how much each counts."""
-
-    index: Tensor
-    x: Tensor
-    noise: Tensor
-    t: Tensor
-    weight: Tensor
-    text: Tensor
-    """[batch / share]: rows of the pool's text, the empty one for captions that are dropped."""
-
-    def loss(self, predicted: Tensor) -> Tensor:
-        return (self.weight[:, None, None, None] * (predicted.float() - self.noise) ** 2).mean()
-
-
-TOO_EASY = 5.0
-"""Signal-to-noise ratio above which a sample counts less, its error in the picture being small: arXiv 2303.09556."""
-
-
-def noised(source: Pool, plan: Plan, rng: torch.Generator, alphas: Tensor) -> Noised:
-    """``plan.batch`` latents in runs of ``plan.share`` that have one caption; some captions are empty."""
-    captions, groups = len(source.text) - 1, plan.batch // plan.share
-    caption = torch.randint(captions, (groups,), generator=rng)
-    variant = torch.randint(len(source.scenes) // captions, (groups, plan.share), generator=rng)
-    told = torch.rand(groups, generator=rng) >= plan.untold
-    index, t = (caption[:, None] + captions * variant).flatten(), torch.randint(1000, (plan.batch,), generator=rng)
-    noise, jitter = torch.randn(2, plan.batch, *source.mean.shape[1:], generator=rng).to(alphas.device)
-    index, t, text = (tensor.to(alphas.device) for tensor in (index, t, (caption + 1) * told))
-    z = (source.mean[index] + source.std[index] * jitter) * networks.SCALE
-    a = alphas[t]
-    ratio, a = a / (1 - a), a[:, None, None, None]
-    return Noised(index, a.sqrt() * z + (1 - a).sqrt() * noise, noise, t, (TOO_EASY / ratio).clamp(max=1), text)
 
 
 def unet(bench: Bench, plan: Plan) -> Job:
@@ -313,7 +156,7 @@ def unet(bench: Bench, plan: Plan) -> Job:
         batch = noised(source, plan, rng, alphas)
         return batch.loss(call(batch.x, batch.t, context=source.text[batch.text].float()))
 
-    return Job(_parameters(model), loss, "unet", dict)
+    return Job(parameters(model), loss, "unet", dict)
 
 
 def adapter(bench: Bench, plan: Plan, file: str = "adapter") -> Job:
@@ -378,7 +221,7 @@ def words(bench: Bench, plan: Plan) -> Job:
         found = F.cross_entropy(tower.logit_scale.exp().clamp(max=100) * cosines[:captions], targets)
         return judged + 0.1 * found
 
-    return Job(_parameters(tower), loss, "words", dict)
+    return Job(parameters(tower), loss, "words", dict)
 
 
 GENTLE = 5.0
@@ -397,22 +240,11 @@ def _embedded(bench: Bench, scenes: world.Scenes) -> Tensor:
 
 STAGES: dict[str, Callable[[Bench, Plan], Job]] = {
     "autoencoder": autoencoder, "encoder": encoder, "judge": judge, "unet": unet, "adapter": adapter,
-    "plus": lambda bench, plan: adapter(bench, plan, "plus"), "words": words,
+    "plus": lambda bench, plan: adapter(bench, plan, "plus"), "words": words, **face_stages.STAGES,
 }  # fmt: skip
 
 
 # --- the loop -------------------------------------------------------------------------------------------------------
-
-
-def hash_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else ""
-
-
-def write(path: Path, content: object) -> None:
-    """torch.save, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, str(path) + ".part")
-    os.replace(str(path) + ".part", path)
 
 
 def rate_at(step: int, plan: Plan) -> float:
@@ -524,6 +356,12 @@ class Training:
         """What tells the family's encoder, and what was trained with it, apart from others of their widths."""
         if self.stage == "encoder":
             return {"image_encoder": networks.encoder_name(tensors)}
+        if self.stage == "identity":
+            return {"image_encoder": networks.encoder_name(tensors, "faces")}
+        if self.stage == "faceid":
+            return {
+                "image_encoder": networks.encoder_name(networks.load_state(self.bench.weights, "identity"), "faces")
+            }
         if self.stage in (*networks.ADAPTERS, "words"):
             return {"image_encoder": networks.encoder_name(networks.load_state(self.bench.weights, "encoder"))}
         return {}
@@ -554,8 +392,8 @@ def plot(record: Mapping[str, dict], path: Path) -> None:
     except ImportError:
         print("matplotlib is not installed: no picture of the losses", file=sys.stderr)
         return
-    figure = Figure(figsize=(15, 6), layout="constrained")
-    for axes, (stage, run) in zip(figure.subplots(2, 4).flat, record.items(), strict=False):
+    figure = Figure(figsize=(18, 6), layout="constrained")
+    for axes, (stage, run) in zip(figure.subplots(2, 5).flat, record.items(), strict=False):
         steps, losses = zip(*run["losses"], strict=True)
         axes.plot(steps, losses, linewidth=0.8)
         axes.set(title=f"{stage} ({run['seconds'] / 60:.1f} min)", xlabel="step", ylabel="loss", yscale="log")

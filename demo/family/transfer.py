@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from demo.family import compose, world
+from demo.family.bench import WORK
 from demo.family.quality import Family, Measure
-from demo.family.train import WORK
 from lib_ipadapter.attend.prompt import ImagePrompt
 from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.encode.device import Device

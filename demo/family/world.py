@@ -113,7 +113,7 @@ def generator(*seeds: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
 
-def _mix(x: Tensor) -> Tensor:
+def mixed(x: Tensor) -> Tensor:
     for factor in (0x2C1B3C6D, 0x297A2D39):
         x = ((x ^ (x >> 15)) * factor) & 0x7FFFFFFF
     return x ^ (x >> 15)
@@ -121,8 +121,8 @@ def _mix(x: Tensor) -> Tensor:
 
 def is_held_out(scenes: Scenes) -> Tensor:
     """Whether a scene's attributes are kept from training, [N] bool. Both orders of two objects share their answer."""
-    objects = _mix((scenes.shape * 16 + scenes.colour) * 16 + scenes.size + 1).sum(1)
-    return _mix(objects + 977 * (scenes.ground * 8 + scenes.texture + 1)) % HELD_OUT == 0
+    objects = mixed((scenes.shape * 16 + scenes.colour) * 16 + scenes.size + 1).sum(1)
+    return mixed(objects + 977 * (scenes.ground * 8 + scenes.texture + 1)) % HELD_OUT == 0
 
 
 def move(scenes: Scenes, rng: torch.Generator) -> Scenes:
@@ -325,7 +325,7 @@ def _tone(texture: str, across: Tensor, along: Tensor, a: Tensor, b: Tensor, sid
     return one + other - 2 * one * other
 
 
-def _grounds(scenes: Scenes, palette: Tensor, u: Tensor, v: Tensor, side: int) -> Tensor:
+def grounds(scenes: Scenes, palette: Tensor, u: Tensor, v: Tensor, side: int) -> Tensor:
     first, second = palette[scenes.ground], _shade(palette)[scenes.ground]
     tones = torch.zeros(len(scenes), side, side, device=u.device)
     for kind, name in enumerate(TEXTURES):
@@ -342,7 +342,7 @@ def draw(scenes: Scenes, side: int = SIDE) -> Tensor:
     palette = torch.tensor(list(COLOURS.values()), device=device) / 255
     line = (torch.arange(side, device=device) + 0.5) / side
     u, v = line[None, None, :], line[None, :, None]
-    pictures = _grounds(scenes, palette, u, v, side)
+    pictures = grounds(scenes, palette, u, v, side)
     for slot in range(2):
         x0, y0, radius, angle = (scenes.place[:, slot, i, None, None] for i in range(4))
         for kind, name in enumerate(SHAPES):

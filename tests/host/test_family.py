@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.nn.functional import mse_loss
 
-from demo.family import compose, networks, quality, train, world
+from demo.family import bench as benches
+from demo.family import compose, face_stages, networks, quality, train, world
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
@@ -24,19 +25,24 @@ from lib_ipadapter.encode.clip_image import ImageEncoder
 from lib_ipadapter.encode.clip_text import TextTower
 from tests.helpers.tensors import draw, randomise
 
-MICRO = train.Recipe(
-    {stage: train.Plan(2, 4, 1e-3, share=2) for stage in train.STAGES}, captions=4, pictures=8, text_layers=1, ema=0.5
+MICRO = benches.Recipe(
+    {stage: benches.Plan(2, 4, 1e-3, share=2) for stage in train.STAGES},
+    captions=4,
+    pictures=8,
+    text_layers=1,
+    ema=0.5,
+    people=42,
 )
 
 
-class Bench(train.Bench):
+class Bench(benches.Bench):
     """Half precision in the image tower alone: many processors take a minute for one convolutional step in it."""
 
     def autocast(self, stage: str) -> contextlib.AbstractContextManager:
         return super().autocast(stage) if stage == "encoder" else contextlib.nullcontext()
 
 
-def bench(folder: Path, recipe: train.Recipe = MICRO) -> train.Bench:
+def bench(folder: Path, recipe: benches.Recipe = MICRO) -> benches.Bench:
     return Bench(recipe, folder / "weights", folder / "work", torch.device("cpu"))
 
 
@@ -45,7 +51,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The weights folder after every stage has taken its two steps."""
     made = bench(tmp_path_factory.mktemp("family"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "COPIES", 8)
+        for module in (train, face_stages):
+            patch.setattr(module, "COPIES", 8)
         for stage in train.STAGES:
             assert train.Training(made, stage).run()
     return made.weights
@@ -145,9 +152,9 @@ def test_a_batch_has_its_scenes_captions_and_drops_one_in_ten() -> None:
     captions, variants = 7, 3
     latents = torch.arange(captions * variants).float()[:, None, None, None].expand(-1, 4, 8, 8)
     scenes = world.scenes(captions * variants, world.generator(1))
-    source = train.Pool(scenes, torch.zeros(captions + 1, 77, 1), latents, torch.zeros_like(latents))
-    plan, alphas = train.Plan(1, 4000, 1e-3, share=4), networks.alphas_cumprod()
-    batch = train.noised(source, plan, world.generator(2), alphas)
+    source = benches.Pool(scenes, torch.zeros(captions + 1, 77, 1), latents, torch.zeros_like(latents))
+    plan, alphas = benches.Plan(1, 4000, 1e-3, share=4), networks.alphas_cumprod()
+    batch = benches.noised(source, plan, world.generator(2), alphas)
     a = alphas[batch.t][:, None, None, None]
     shown = (batch.x - (1 - a).sqrt() * batch.noise) / (a.sqrt() * networks.SCALE)
     assert torch.allclose(shown.mean((1, 2, 3)), batch.index.float(), atol=1e-2)
@@ -161,7 +168,7 @@ def test_a_batch_has_its_scenes_captions_and_drops_one_in_ten() -> None:
 
 
 def test_a_resumed_stage_equals_an_unbroken_one(tmp_path: Path) -> None:
-    recipe = replace(MICRO, stages={"encoder": train.Plan(4, 4, 1e-3)})
+    recipe = replace(MICRO, stages={"encoder": benches.Plan(4, 4, 1e-3)})
     whole, parts = bench(tmp_path / "whole", recipe), bench(tmp_path / "parts", recipe)
     unbroken = train.Training(whole, "encoder")
     assert unbroken.run()
@@ -185,17 +192,21 @@ def test_a_resumed_stage_equals_an_unbroken_one(tmp_path: Path) -> None:
 
 
 def test_every_stage_writes_a_file_that_is_recognised(family: Path) -> None:
-    names = {"vae", "encoder", "judge", "unet", "adapter", "plus", "words"}
+    names = {"vae", "encoder", "judge", "unet", "adapter", "plus", "words", "identity", "witness", "faceid"}
     assert {path.stem for path in family.glob("*.safetensors")} == names
-    assert sum(path.stat().st_size for path in family.glob("*.safetensors")) <= 40e6
-    base, plus = (  # as they are composed: the base adapter's file has its projection packed
+    assert sum(path.stat().st_size for path in family.glob("*.safetensors")) <= 48e6
+    base, plus, face = (  # as they are composed: the base adapter's file has its projection packed
         identify({key: tuple(value.shape) for key, value in networks.load_state(family, name).items()})
-        for name in ("adapter", "plus")
+        for name in ("adapter", "plus", "faceid")
     )
     assert (base.variant, base.base, base.tokens, base.embedding_width) == ("base", "SD1.5", 4, 1024)
     assert (plus.variant, plus.base, plus.tokens, plus.embedding_width) == ("plus", "SD1.5", 16, 128)
+    assert (face.variant, face.base, face.tokens, face.embedding_width) == ("faceid", "SD1.5", 4, 512)
+    assert face.has_lora and face.source == "face"
     widths = tuple(layer.width for layer in cross_attention_layers(networks.load(family, "unet")))
-    assert base.layer_widths == plus.layer_widths == widths
+    assert base.layer_widths == plus.layer_widths == face.layer_widths == widths
+    recognition = networks.encoder_name(networks.load_state(family, "identity"), "faces")
+    assert read_metadata(family / "faceid.safetensors")["image_encoder"] == recognition
 
 
 def test_the_encoder_is_the_projects_encoder(family: Path) -> None:
@@ -250,10 +261,10 @@ def test_words_of_another_encoder_are_left_out(family: Path, tmp_path: Path) -> 
     assert networks.TABLE not in compose.encoder_state(tmp_path)
 
 
-@pytest.mark.skipif(not (train.WEIGHTS / "words.safetensors").exists(), reason="not trained")
+@pytest.mark.skipif(not (benches.WEIGHTS / "words.safetensors").exists(), reason="not trained")
 def test_the_shipped_words_mean_what_they_say() -> None:
     parts = SimpleNamespace(
-        encoder=networks.load(train.WEIGHTS, "encoder"), words=networks.load(train.WEIGHTS, "words"),
+        encoder=networks.load(benches.WEIGHTS, "encoder"), words=networks.load(benches.WEIGHTS, "words"),
         device=torch.device("cpu"),
     )  # fmt: skip
     report = quality.words_subtracted(parts, 256)
@@ -290,7 +301,7 @@ def test_the_checkpoint_holds_what_the_host_loads(
     assert tuple(shapes[f"{text}embeddings.position_ids"]) == (1, 77)
     assert sum(k.startswith(f"{text}encoder.layers.") for k in shapes) == len(networks.text_shapes(1)) - 4
     assert len(networks.text_shapes()) == 12 * 16 + 4
-    assert len(copies) == 3
+    assert len(copies) == 4
     assert identify(read_shapes(copies[-1])).text.vocabulary == 49408
     assert read_metadata(copies[-1]) == read_metadata(family / "encoder.safetensors")
     before = checkpoint.stat().st_mtime_ns

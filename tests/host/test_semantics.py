@@ -11,7 +11,8 @@ import functools
 import pytest
 import torch
 
-from demo.family import networks, quality, train, transfer, world
+from demo.family import networks, quality, transfer, world
+from demo.family.bench import WEIGHTS
 from lib_ipadapter.checkpoint.containers import read_metadata
 
 N, STEPS = 20, 8
@@ -42,7 +43,7 @@ def made(family, references):
 
 @pytest.fixture(scope="module")
 def units(family, tmp_path_factory) -> transfer.Units:
-    return transfer.Units(family, train.WEIGHTS, tmp_path_factory.mktemp("models"))
+    return transfer.Units(family, WEIGHTS, tmp_path_factory.mktemp("models"))
 
 
 def share(matches: torch.Tensor) -> float:
@@ -50,12 +51,12 @@ def share(matches: torch.Tensor) -> float:
 
 
 def test_what_is_shipped_is_small_and_belongs_together() -> None:
-    files = list(train.WEIGHTS.glob("*.safetensors"))
+    files = list(WEIGHTS.glob("*.safetensors"))
     assert {path.stem for path in files} == set(networks.STAGE)
-    assert sum(path.stat().st_size for path in train.WEIGHTS.iterdir()) <= 40e6
-    name = networks.encoder_name(networks.load_state(train.WEIGHTS, "encoder"))
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 48e6
+    name = networks.encoder_name(networks.load_state(WEIGHTS, "encoder"))
     for file in ("encoder", *networks.ADAPTERS):
-        assert read_metadata(train.WEIGHTS / f"{file}.safetensors")["image_encoder"] == name
+        assert read_metadata(WEIGHTS / f"{file}.safetensors")["image_encoder"] == name
 
 
 def test_the_judge_can_be_trusted(family: quality.Family) -> None:
