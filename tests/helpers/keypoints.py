@@ -21,6 +21,7 @@ from tests.helpers.tensors import draw, randomise
 VECTOR = 2816  # what SDXL is told beside the text: 1280 of the pooled text, and 256 for each of six numbers
 Depths = tuple[int, int]  # transformer blocks behind each residual block of the second and the third level
 SDXL, SHALLOW = (2, 10), (1, 2)
+HINT_GAIN = 1.7  # of each convolution of the hint: what is left of a picture behind SiLU is about half as loud
 _SIZES = {
     "layers_per_block": 2,
     "norm_num_groups": 32,
@@ -37,10 +38,12 @@ _SIZES = {
 
 @functools.cache
 def diffusers_control(depths: Depths = SHALLOW) -> ControlNetModel:
-    """InstantID's network as diffusers has it, a tenth as wide, with random weights, none of them zero. The same for
-    all: none may change its weights."""
-    network = ControlNetModel(transformer_layers_per_block=(1, *depths), **_SIZES)
-    return randomise(network, 7).eval().requires_grad_(False)
+    """InstantID's network as diffusers has it, a tenth as wide, with random weights, none of them zero, and a hint that
+    is as loud as the latents. The same for all: none may change its weights."""
+    network = randomise(ControlNetModel(transformer_layers_per_block=(1, *depths), **_SIZES), 7)
+    for parameter in network.controlnet_cond_embedding.parameters():
+        parameter.data.mul_(HINT_GAIN if parameter.ndim > 1 else 1 / HINT_GAIN)
+    return network.eval().requires_grad_(False)
 
 
 def diffusers_twin(unet: nn.Module) -> UNet2DConditionModel:

@@ -135,6 +135,15 @@ def test_the_network_gives_what_diffusers_gives(size: tuple[int, int], deep: Con
         assert close(one, other), (one - other).abs().max()
 
 
+def test_the_random_network_hears_its_hint(control: ControlNetwork) -> None:
+    """Random convolutions make a picture quieter from layer to layer; then no test here would miss the hint."""
+    control.to(CPU, torch.float32)
+    one, other = (control.embed(drawing(seed)((64, 64), (0, 0, 64, 64), (64, 64))[None]) for seed in (1, 2))
+    latents = control.modules.input_blocks[0](draw(1, 4, 8, 8, seed=3), None, None)
+    control.leave_device()
+    assert 0.2 < float((one - other).std() / latents.std()) < 2
+
+
 def test_an_inpainting_models_further_channels_are_not_its(control: ControlNetwork, unet) -> None:
     step, hint, context = Step(), draw(2, 32, 8, 8, seed=1), draw(2, 16, 2048, seed=2)
     control.fit(unet)
