@@ -63,13 +63,16 @@
         if (!button) return;
         const tab = ipAdapter.tabOf(button);
         if (card && button.matches(".ip-adapter-face")) {
-            tab.changeShownUnit((unit) => { unit.face_index = button.dataset.face; });
+            const isMeant = button.getAttribute("aria-pressed") === "true";
+            tab.changeShownUnit((unit) => { unit.face_index = isMeant ? "largest" : button.dataset.face; });
         } else if (card && button.matches(".ip-adapter-negate")) {
             const negate = ({pose, ...reference}) => ({...reference, negative: reference.negative ? undefined : true});
             change(tab, card.dataset.key, negate);
         } else if (card && button.matches(".ip-adapter-pose")) {
-            const pose = ({negative, ...reference}) => ({...reference, pose: reference.pose ? undefined : true});
-            change(tab, card.dataset.key, pose);
+            const {key} = card.dataset;  // one of a unit's references at most
+            const pose = ({pose: isPose, negative, ...reference}) =>
+                reference.key === key ? {...reference, pose: isPose ? undefined : true} : {...reference, negative};
+            tab.changeShownUnit((unit) => { unit.images = unit.images.map(pose); });
         } else if (card && button.matches(".ip-adapter-mask")) {
             paintReference(tab, card);
         } else if (card && button.matches(".ip-adapter-remove")) {

@@ -294,7 +294,7 @@ class FaceNumber(Kind):
     def parse(self, value: Any, name: str, wording: Wording = Wording.API) -> int | str:
         if isinstance(value, str):
             value = value.strip().lower()
-            value = int(value) if value.isdecimal() else value
+            value = int(value) if value.isdecimal() and len(value) <= len(str(self.last)) else value
         if value == self.largest or (value == "" and wording is Wording.PANEL):
             return self.largest
         if not is_number(value, 1, self.last) or value != int(value):

@@ -81,6 +81,13 @@ class Reference:
         return self.image if set(given) == {"image"} else given
 
 
+def as_picture(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item with its embeddings in the place of a picture, where it has some: whoever decodes pictures knows both."""
+    if item.get("embeddings") is None or item.get("image") is not None:
+        return dict(item)
+    return {**{name: value for name, value in item.items() if name != "embeddings"}, "image": item["embeddings"]}
+
+
 @dataclass(frozen=True)
 class References(Kind):
     """A list of references; the API calls it ``plural``, and a lone picture ``single`` where one may come alone, and

@@ -73,11 +73,11 @@ class Region:
 
     @property
     def frame(self) -> tuple[float, float, float, float]:
-        """Left, top, width and height of the least box that holds it, as shares of the picture; all of it where it is
-        nowhere."""
-        spans = []
+        """Left, top, width and height of the least box that holds what counts at least half as much as its strongest
+        place, as shares of the picture; all of it where it is nowhere."""
+        spans, half = [], float(self.mask.max()) / 2
         for axis in (0, 1):
-            along = self.mask.amax(axis).nonzero()[:, 0]
+            along = (self.mask.amax(axis) >= max(half, 1e-6)).nonzero()[:, 0]
             n = self.mask.shape[1 - axis]
             first, after = (int(along[0]), int(along[-1]) + 1) if len(along) else (0, n)
             spans.append((first / n, (after - first) / n))

@@ -26,8 +26,10 @@ def chosen(entries: Sequence[KeypointsEntry], folder: Path | str) -> KeypointsEn
     Raises CheckpointError where there is none, with the file to get and the ``folder`` for it, and where several may
     be it.
     """
-    if named := [entry for entry in entries if _OWN.search(_place(entry))]:
-        return named[0]
+    for place in (_name, _place):  # a file's own name says more than its folders'
+        named = [entry for entry in entries if _OWN.search(place(entry)) and not _OTHERS.search(_name(entry))]
+        if named:
+            return named[0]
     unnamed = [entry for entry in entries if not _OTHERS.search(_name(entry))]
     if len(unnamed) == 1:
         return unnamed[0]

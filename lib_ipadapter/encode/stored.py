@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.safetensors_files import library
 from ..errors import PictureError
-from .carriers import carried
+from .carriers import MAX_FILE, carried
+from .crops import MAX_TILES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +29,8 @@ FORMAT, VERSION = "ip-adapter", "embeddings 1"
 DIMS = {"face": 2, "pooled": 2, "penultimate": 3}  # of each part's tensors
 MAX_HEADER = 64 * 2**10
 MAX_STORED = 64  # references
+MAX_WEIGHT = 1000  # of a stored reference: products of what weights may be
+MAX_PATCHES = 6000  # tokens of a view: a picture of 1024 pixels in patches of 14 has 5330
 AGAIN = "get it from POST /ip-adapter/embeddings again"
 
 Parts = Mapping[str, "Tensor"]  # a reference's embeddings by the names in DIMS
@@ -52,7 +55,7 @@ class Stored:
 
 
 def write(references: Sequence[Parts], weights: Sequence[float], made_by: Mapping[str, str]) -> bytes:
-    """A file with these references' embeddings."""
+    """A file with these references' embeddings. Raises PictureError where it would be too large."""
     from safetensors.torch import save
 
     metadata = {FORMAT: VERSION, "weights": json.dumps([float(weight) for weight in weights])}
@@ -62,7 +65,13 @@ def write(references: Sequence[Parts], weights: Sequence[float], made_by: Mappin
         for i, parts in enumerate(references)
         for part, tensor in parts.items()
     }
-    return _in_order(save(tensors, metadata))
+    file = _in_order(save(tensors, metadata))
+    if len(file) > MAX_FILE:
+        raise PictureError(
+            f"The embeddings would take {len(file) >> 20} MB, more than the {MAX_FILE >> 20} that a file may have: "
+            "give fewer references."
+        )
+    return file
 
 
 def _in_order(file: bytes) -> bytes:
@@ -109,8 +118,15 @@ def _are_weights(weights: Any, count: int) -> bool:
         isinstance(weights, list)
         and len(weights) == count
         and all(isinstance(one, (int, float)) and not isinstance(one, bool) and isfinite(one) for one in weights)
-        and all(abs(one) <= 3 for one in weights)
+        and all(abs(one) <= MAX_WEIGHT for one in weights)
     )
+
+
+def _named(name: str) -> tuple[int | None, str]:
+    """The reference's number and the part's name of a tensor; no number for a name that none has."""
+    number, _, part = name.partition(".")
+    known = part in DIMS and number.isdecimal() and number == str(int(number[:2] or 0))
+    return (int(number) if known else None), part
 
 
 def _references(file: bytes, names: Sequence[str], damaged: PictureError) -> tuple[Parts, ...]:
@@ -119,23 +135,29 @@ def _references(file: bytes, names: Sequence[str], damaged: PictureError) -> tup
 
     found: dict[int, dict[str, Tensor]] = {}
     for name in names:
-        number, _, part = name.partition(".")
-        if not number.isdecimal() or len(number) > 2 or part not in DIMS:
+        number, part = _named(name)
+        if number is None or part in found.setdefault(number, {}):
             raise damaged
-        found.setdefault(int(number), {})
     if sorted(found) != list(range(len(found))) or not 1 <= len(found) <= MAX_STORED:
         raise damaged
     try:
-        tensors = load(file)
+        tensors = {name: tensor.float() for name, tensor in load(file).items() if tensor.dtype.is_floating_point}
     except (library().SafetensorError, ValueError, TypeError, RuntimeError, KeyError):
         raise damaged from None
+    if set(tensors) != set(names):
+        raise damaged
     for name, tensor in tensors.items():
-        number, _, part = name.partition(".")
-        if tensor.ndim != DIMS[part] or not tensor.numel() or not tensor.dtype.is_floating_point:
+        number, part = _named(name)
+        if number is None or tensor.ndim != DIMS[part] or not tensor.numel():
+            raise damaged
+        if tensor.shape[0] > (1 if part == "face" else MAX_TILES) or tensor[0, ..., 0].numel() > MAX_PATCHES:
             raise damaged
         if not torch.isfinite(tensor).all():
             raise PictureError(f"The embeddings hold numbers that are not finite (NaN or infinity): {AGAIN}.")
-        found[int(number)][part] = tensor.float()
-    if len({frozenset(parts) for parts in found.values()}) != 1:
+        if part == "face" and not tensor.any():
+            raise PictureError(f"The embeddings hold a face of zeros, which is nobody's: {AGAIN}.")
+        found[number][part] = tensor
+    kinds = {tuple((part, tensor.shape[-1]) for part, tensor in sorted(parts.items())) for parts in found.values()}
+    if len(kinds) != 1:
         raise damaged
     return tuple(found[i] for i in range(len(found)))

@@ -43,10 +43,15 @@ def _with_faces(plan: Plan, resources: Resources, progress: Callable[[str], None
     with errors_name_unit(plan.number):
         references = tuple(_with_face(one, plan, resources, progress) for one in plan.references)
         negatives = tuple(_with_face(one, plan, resources, progress) for one in plan.negatives)
-        pose = None if plan.pose is None else _with_face(plan.pose, plan, resources, progress)
+        pose = None if plan.pose is None else _with_face(plan.pose, _as_pose(plan), resources, progress)
     return replace(
         plan, references=references, negatives=negatives, pose=pose, notes=(*plan.notes, *_notes(plan, references))
     )
+
+
+def _as_pose(plan: Plan) -> Plan:
+    """The plan as a picture for the pose is looked at: which face, and which part, is said of the references alone."""
+    return replace(plan, unit=replace(plan.unit, face_index="largest", crop="center"))
 
 
 def _with_face(
@@ -110,8 +115,9 @@ def keypoints_of(
     if plan.unit.batch == "same":
         shown = shown[:1]
     unit = plan.unit
+    place = plan if plan.pose is None else _as_pose(plan)
     return Keypoints(
-        network, tuple(_drawn(one, plan) for one in shown), prepared.cond, prepared.uncond, unit.keypoints_weight,
+        network, tuple(_drawn(one, place) for one in shown), prepared.cond, prepared.uncond, unit.keypoints_weight,
         unit.keypoints_start, unit.keypoints_end,
     )  # fmt: skip
 

@@ -66,6 +66,7 @@ class Generation:
         self.lost = 0  # calls whose rows nothing told
         self._earlier: Outcome | None = None  # what went wrong before the present attachment
         self._of_pass: list[ImagePrompt] = []
+        self._inside = False  # whether it is for a job inside the one that it was prepared for
         self._regions = [one.prompt.region for one in self.prompts]  # in the whole picture
 
     def only(self, numbers: Collection[int]) -> Generation:
@@ -80,7 +81,7 @@ class Generation:
         """The same prompts for a job inside this one. Nothing is measured there."""
         inner = copy.copy(self)
         inner.injection, inner.attached, inner.unfit = None, False, None
-        inner.lost, inner._earlier, inner._of_pass = 0, None, []
+        inner.lost, inner._earlier, inner._of_pass, inner._inside = 0, None, [], True
         inner.prompts = [
             PassPrompt(hires, replace(p, influence=None, acted=False, fired=False, unserved=False), number)
             for hires, p, number in self.prompts
@@ -119,7 +120,8 @@ class Generation:
         if topology != self.topology:
             raise MismatchError(f"the model has {topology}, the job's adapters are for {self.topology}.")
         for prompt in prompts:
-            prompt.picture_offset, prompt.part = first_picture, part
+            # A job inside this one paints a face where it has found one: its part is a picture to the keypoints.
+            prompt.picture_offset, prompt.part = first_picture, None if self._inside else part
         self.injection = Injection(unet, layers, prompts).attach()
         self.attached = True
         return self.injection

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..checkpoint.names import shown
+from ..encode.crops import tile_count
 from ..encode.picture import Mask, Picture
 from ..encode.references import EncoderInput
 from ..encode.stored import Stored
@@ -55,6 +56,12 @@ class PlannedReference:
     def encoder_input(self, source: OneSource) -> EncoderInput:
         known = None if self.parts is None else self.parts[source]
         return EncoderInput(self.content_hash, self.mask_hash, False, self.image, self.mask, self.face, embedding=known)
+
+    def views(self, size: int, crop: str) -> set[int]:
+        """Into how many views its references are taken, by an encoder of ``size`` pixels."""
+        if self.stored is not None:
+            return {len(parts["penultimate"]) for parts in self.stored.references if "penultimate" in parts}
+        return {1 if crop != "tile" or self.image is None else tile_count(self.image.size, size)}
 
     def singles(self) -> list[PlannedReference]:
         """Itself, or the references that it holds the embeddings of."""
@@ -113,10 +120,14 @@ def differ_in_form(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def check_stored(
-    unit: Unit, adapter: AdapterEntry, encoder: EncoderEntry | None, references: Sequence[PlannedReference]
+    unit: Unit,
+    adapter: AdapterEntry,
+    encoder: EncoderEntry | None,
+    references: Sequence[PlannedReference],
+    negatives: Sequence[PlannedReference],
 ) -> None:
-    """Raises UnitError for stored embeddings of another kind than the adapter takes, and for noise that is to be made
-    of pictures where there are none."""
+    """Raises UnitError for stored embeddings of another kind than the adapter takes (``encoder`` is what feeds it, None
+    for the published one), and for noise that is to be made of pictures where there are none."""
     wanted: dict[str, str | None] = {}
     if adapter.spec.source.startswith("face"):
         wanted["face"] = recogniser(adapter.spec)
@@ -124,7 +135,7 @@ def check_stored(
     if found is not None:
         wanted[found[0]] = encoder_kind(adapter.spec) if encoder is None else kind_of(encoder)
     widths = dict(_widths(adapter.spec))
-    for stored in (reference.stored for reference in references):
+    for stored in (reference.stored for reference in (*references, *negatives)):
         if stored is None:
             continue
         if any(part not in stored.made_by or name not in (None, stored.made_by[part]) for part, name in wanted.items()):
@@ -138,11 +149,11 @@ def check_stored(
                     f"the {part} embeddings have {found_width} numbers, where the adapter takes {width}: make them "
                     "again with this adapter."
                 )
-        if unit.noise and found is not None:
-            raise UnitError(
-                f"{unit.called('noise')} is made of the references' pixels, which embeddings no longer have: leave it "
-                "at 0, or give the pictures."
-            )
+    if unit.noise and found is not None and any(reference.stored is not None for reference in references):
+        raise UnitError(
+            f"{unit.called('noise')} is made of the references' pixels, which embeddings no longer have: leave it at "
+            "0, or give the pictures."
+        )
 
 
 def _widths(spec: AdapterSpec) -> list[tuple[str, int]]:

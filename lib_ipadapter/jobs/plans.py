@@ -11,8 +11,8 @@ import torch
 
 from ..attend.layers import Topology
 from ..attend.regions import Region, feathered
+from ..checkpoint.catalog import AUTO
 from ..checkpoint.names import few
-from ..encode.crops import tile_count
 from ..encode.picture import Mask
 from ..encode.references import UnitInputs
 from ..errors import CheckpointError, IPAdapterError, PictureError, UnitError, errors_name_unit
@@ -149,10 +149,11 @@ def plan_embeddings(unit: Unit, catalog: Catalog, topology: Topology | None = No
     references, notes = decoded_references(unit.references, "images", "the reference: ")
     negatives, more = decoded_references(unit.negative_references, "negative_images")
     encoder, size = None, 0
-    if not _all_known(adapter, (*references, *negatives), bool(unit.subtract_prompt)):
+    known = _all_known(adapter, (*references, *negatives), bool(unit.subtract_prompt))
+    if not known or (unit.encoder != AUTO and adapter.spec.source != "face"):
         encoder = _looked_up(catalog, lambda: encoder_for(adapter, catalog, unit.encoder))
         size = 0 if encoder is None else seen_size(unit, adapter, encoder)
-    check_stored(unit, adapter, encoder, (*references, *negatives))
+    check_stored(unit, adapter, encoder, references, negatives)
     return Plan(unit, adapter, encoder, references, negatives, size=size, notes=(*notes, *more))
 
 
@@ -191,6 +192,10 @@ def _pose(unit: Unit) -> tuple[PlannedReference | None, list[str]]:
     if unit.keypoints_image is None:
         return None, []
     planned, notes = decoded_references([Reference(unit.keypoints_image)], "keypoints_image", "keypoints_image: ")
+    if planned[0].stored is not None:
+        raise UnitError(
+            f"{unit.called('keypoints_image')} is a file of embeddings, which shows no pose: give a picture."
+        )
     return planned[0], notes
 
 
@@ -239,9 +244,12 @@ def _region(unit: Unit) -> tuple[Region | None, str | None]:
 def _check_tiles(planned: Plan) -> None:
     """Tiles of hidden states become more tokens, whose number must be one and the same where references meet."""
     unit, references = planned.unit, planned.references
-    if unit.crop != "tile" or planned.spec.source != "penultimate" or len(references) == 1:
+    if (
+        planned.spec.source != "penultimate"
+        or len([one for reference in references for one in reference.singles()]) == 1
+    ):
         return
-    counts = {tile_count(reference.image.size, planned.size) for reference in references if reference.image is not None}
+    counts = {count for one in references for count in one.views(planned.size, unit.crop)}
     if counts == {1}:
         return
     if unit.batch == "per image":

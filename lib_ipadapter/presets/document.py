@@ -19,6 +19,7 @@ from PIL import Image
 
 from ..encode.picture import Mask, Picture, Pictures
 from ..errors import IPAdapterError, PictureError, UnitError
+from ..reference import as_picture
 from ..unit import MAX_UNITS, Unit
 
 VERSION = 1
@@ -99,6 +100,7 @@ def with_pictures(unit: Mapping[str, Any], change: Callable[[Any, str], Any]) ->
 
     def item(value: Any, where: str) -> Any:
         if isinstance(value, Mapping):
+            value = as_picture(value)
             parts = [part for part in ("image", "mask") if value.get(part) is not None]
             return {**value, **{part: change(value[part], f"{where}: {part}") for part in parts}}
         return value if value is None else change(value, where)

@@ -16,13 +16,18 @@ from .panel.face_cards import face_look
 from .panel.reference_cards import seen
 from .picture_text import base64_of
 
+SHOWN = 1024  # pixels of the longer side of a photo in an answer
+
 
 def preview(settings: object, resources: Resources) -> dict[str, list[Any]]:
     """One unit as an API object -> PNGs in base64, one for each reference; of an adapter for faces also the photos with
     the faces marked, and where these are. Raises IPAdapterError."""
+    from .job import decoded  # loaded by the first that looks: a start needs nothing of it
+
     unit = Unit.parse(settings, 1)
     if any(reference.controlnet is not None for reference in unit.references):
         raise UnitError("ControlNet's pictures are only known while a picture is made: give the picture itself.")
+    (unit,) = decoded([unit])
     pictures = [Picture.of(reference.image) for reference in unit.references]
     if any(picture.carries_embeddings for picture in pictures):
         raise UnitError("embeddings are nothing to look at: give pictures.")
@@ -36,9 +41,13 @@ def preview(settings: object, resources: Resources) -> dict[str, list[Any]]:
             faces = look.at(picture, mask)
         except IPAdapterError as error:
             raise type(error)(f"images[{i}]: {error.detail}") from None
+        if faces.meant is None:
+            raise UnitError(f"images[{i}]: {faces.problem}")
         image = picture.image
         answer["images"].append(base64_of(faces.cut(image, None if mask is None else mask.image, look.size)))
-        answer["photos"].append(base64_of(faces.marked(image)))
+        marked = faces.marked(image)
+        marked.thumbnail((SHOWN, SHOWN))
+        answer["photos"].append(base64_of(marked))
         answer["faces"].append(faces.told())
     return answer
 

@@ -304,6 +304,11 @@ def spoilt(name: str) -> bytes:
         "whole numbers": lambda: save({"0.face": torch.ones(1, 512, dtype=torch.int32)}, head),
         "no weight": lambda: save(good, {**head, "weights": "[]"}),
         "an infinite weight": lambda: save(good, {**head, "weights": "[Infinity]"}),
+        "two widths": lambda: save({**good, "1.face": torch.ones(1, 256)}, head),
+        "many rows": lambda: save({"0.face": torch.ones(2000, 512, dtype=torch.float16)}, head),
+        "two names": lambda: save({**good, "00.face": torch.ones(1, 512)}, head),
+        "infinite as fp32": lambda: save({"0.face": torch.full((1, 512), 1e300, dtype=torch.float64)}, head),
+        "zeros": lambda: save({"0.face": torch.zeros(1, 512)}, head),
         "cut short": lambda: save(good, head)[:-100],
         "a long header": lambda: (10**6).to_bytes(8, "little") + b"{" + b" " * 2 * 10**6,
         "no header": lambda: (20).to_bytes(8, "little") + b"{" + b"!" * 40,
@@ -314,10 +319,12 @@ def spoilt(name: str) -> bytes:
     ("name", "says"),
     [
         ("NaN", "hold numbers that are not finite"),
+        ("infinite as fp32", "hold numbers that are not finite"),
+        ("zeros", "hold a face of zeros"),
         ("a newer one", "are of a newer version"),
         *((name, "no file of this extension") for name in (
             "another file", "a number missing", "an unknown part", "another form", "whole numbers", "no weight",
-            "an infinite weight", "cut short", "a long header", "no header",
+            "an infinite weight", "two widths", "many rows", "two names", "cut short", "a long header", "no header",
         )),
     ],
 )  # fmt: skip
@@ -368,3 +375,63 @@ def test_a_face_lora_in_the_prompt_takes_the_place_of_the_files_own(unet, resour
     assert job.plans[0].notes == (
         "the prompt names the LoRA ip-adapter-faceid_sd15_lora, so the one inside faceid-lora is left out.",
     )
+
+
+def test_a_pose_is_a_picture_with_a_face_of_its_own(unet, resources, finder) -> None:
+    """Which face, and which part, is said of the references; embeddings show no pose."""
+    file = base64.b64encode(embeddings_of(Unit.parse(settings()), resources, DEVICE)).decode()
+    unit_ = {**settings("instantid"), "keypoints_image": file}
+    with pytest.raises(IPAdapterError, match="keypoints_image is a file of embeddings, which shows no pose"):
+        generation(unet, resources, unit_)
+    group = [face(1, 0, 20), face(2, 30, 20)]
+    finder.faces = lambda image: group if len(finder.asked) % 2 else [face(3)]
+    resources.unload()
+    finder.asked.clear()
+    wide = base64_of(picture(8, (90, 30)))
+    job = generation(unet, resources, {**settings("instantid", face_index=2, crop="left"), "keypoints_image": wide})
+    assert job is not None
+    assert finder.asked[-1][0].size == (90, 30)
+
+
+def test_a_named_encoder_counts_for_embeddings_too(unet, resources) -> None:
+    """The same unit that makes embeddings takes them."""
+    named = settings("faceid-plus", encoder="encoder")
+    file = base64.b64encode(embeddings_of(Unit.parse(named), resources, DEVICE)).decode()
+    kept = {**named, "images": [{"embeddings": file}]}
+    assert far(denoise(unet, generation(unet, resources, kept)), denoise(unet, None))
+
+
+def test_weights_of_weights_are_read_again(unet, resources) -> None:
+    made = {"model": "faceid", "images": [{"image": base64_of(picture(0)), "weight": 2.5}]}
+    once = base64.b64encode(embeddings_of(Unit.parse(made), resources, DEVICE)).decode()
+    twice = {"model": "faceid", "images": [{"embeddings": once, "weight": 2.5}]}
+    file = base64.b64encode(embeddings_of(Unit.parse(twice), resources, DEVICE)).decode()
+    last = {"model": "faceid", "images": [{"embeddings": file}]}
+    assert torch.equal(
+        denoise(unet, generation(unet, resources, last)), denoise(unet, generation(unet, resources, twice))
+    )
+
+
+def test_embeddings_are_no_mask(unet, resources) -> None:
+    file = base64.b64encode(embeddings_of(Unit.parse(settings()), resources, DEVICE)).decode()
+    for unit_ in (
+        {**settings(), "region_mask": file},
+        {"model": "faceid", "images": [{"image": base64_of(picture(0)), "mask": file}]},
+    ):
+        with pytest.raises(IPAdapterError, match="The mask is a file of embeddings"):
+            generation(unet, resources, unit_)
+
+
+def test_a_preset_of_embeddings_holds_them_as_a_picture(tmp_path, resources) -> None:
+    from tests.helpers.presets import stored as stored_pictures
+
+    file = base64.b64encode(embeddings_of(Unit.parse(settings()), resources, DEVICE)).decode()
+    store = Store(tmp_path)
+    store.save("person", [{"model": "faceid", "images": [{"embeddings": file}]}])
+    assert len(stored_pictures(store)) == 1
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "0", "101", "-1", "1.5"])
+def test_a_face_that_is_no_number_is_refused(text: str) -> None:
+    with pytest.raises(IPAdapterError, match="face_index is .*: give 'largest', or the face's number"):
+        Unit.parse({**settings(), "face_index": text})

@@ -23,7 +23,7 @@ from ...checkpoint.containers import read_shapes
 from ...checkpoint.entries import AdapterEntry
 from ...encode.picture import Picture
 from ...errors import CheckpointError, IPAdapterError, UnitError, errors_name_unit
-from ...jobs.fit import check_fit
+from ...jobs.fit import check_fit, with_variant
 from ...jobs.planned import PlannedReference
 from ...unit import Unit
 from .. import host
@@ -77,7 +77,7 @@ def fill(p: Any, units: Sequence[Unit], catalog: Catalog, topology: Topology) ->
     """
     left, filled = [], []
     for unit in units:
-        entry = _instantid(unit.model, catalog)
+        entry = _instantid(unit, catalog)
         if entry is None:
             left.append(unit)
             continue
@@ -87,10 +87,10 @@ def fill(p: Any, units: Sequence[Unit], catalog: Catalog, topology: Topology) ->
     return left, filled
 
 
-def _instantid(name: str, catalog: Catalog) -> AdapterEntry | None:
+def _instantid(unit: Unit, catalog: Catalog) -> AdapterEntry | None:
     try:
-        entry = catalog.find(name)
-    except CheckpointError:
+        entry = with_variant(catalog.find(unit.model), unit)
+    except (CheckpointError, UnitError):
         return None  # its own sentence is told when the unit is prepared
     return entry if entry.spec.variant == VARIANT else None
 
@@ -99,8 +99,8 @@ def _fill(p: Any, unit: Unit, entry: AdapterEntry) -> tuple[PlannedReference, ..
     views, module = controlnet.units_of(p), host.current().controlnet()
     if views is None or module is None:
         raise UnitError(
-            "InstantID needs sd-webui-controlnet, which recognises the face (this version cannot) and places it: "
-            "install or enable it."
+            "InstantID is left to sd-webui-controlnet, which is not there: let it run by itself (Settings, "
+            "IP-Adapter), or install or enable ControlNet."
         )
     if controlnet.has_begun_batch(p):
         raise UnitError("InstantID cannot join ControlNet's batch of files: set ControlNet's units to single pictures.")

@@ -14,7 +14,7 @@ from ...encode.faces.choice import chosen
 from ...encode.faces.face import Face, Found
 from ...encode.faces.photo import in_whole, photo
 from ...encode.picture import Mask, Picture
-from ...errors import IPAdapterError
+from ...errors import UnitError
 from ...jobs.faces import faces_in
 from ...jobs.fit import encoder_for, recogniser, seen_size, with_variant
 from ...jobs.planned import PlannedReference
@@ -47,7 +47,10 @@ class FaceLook:
             picture.content_hash, 1.0, None if mask is None else mask.content_hash, picture, mask
         )
         found = faces_in(reference, self.crop, self.pack, self.resources, lambda _text: None)
-        return FacesSeen(picture.size, self.crop, found, chosen(found, self.face_index))
+        try:
+            return FacesSeen(picture.size, self.crop, found, chosen(found, self.face_index))
+        except UnitError as error:
+            return FacesSeen(picture.size, self.crop, found, None, error.detail)
 
 
 def face_look(unit: Unit, resources: Resources) -> FaceLook | None:
@@ -64,15 +67,18 @@ def face_look(unit: Unit, resources: Resources) -> FaceLook | None:
 
 @dataclass(frozen=True)
 class FacesSeen:
-    """The faces in what ``crop`` leaves of a picture of ``size`` (width, height), and the one that is meant."""
+    """The faces in what ``crop`` leaves of a picture of ``size`` (width, height), and the one that is meant; where none
+    is, ``problem`` says why."""
 
     size: tuple[int, int]
     crop: str
     found: Found
-    meant: Face
+    meant: Face | None
+    problem: str = ""
 
     def cut(self, image: Image.Image, mask: Image.Image | None, size: int) -> Image.Image:
         """What is looked at of the whole picture's ``image``: the face that is meant, ``size`` pixels square."""
+        assert self.meant is not None, "there is nothing to look at"
         return aligned(photo(image, mask, self.crop), self.meant.landmarks, size)
 
     def box(self, face: Face) -> tuple[float, float, float, float]:
@@ -132,5 +138,5 @@ class FacesSeen:
         return f"<button type='button' class='ip-adapter-face'{about}></button>"
 
 
-def problem(error: IPAdapterError) -> str:
-    return f"<em class='ip-adapter-problem'>⚠ {html.escape(error.detail)}</em>"
+def problem(sentence: str) -> str:
+    return f"<em class='ip-adapter-problem'>⚠ {html.escape(sentence)}</em>"

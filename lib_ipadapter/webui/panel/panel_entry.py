@@ -7,6 +7,7 @@ from typing import Any
 
 from ...checkpoint.catalog import Catalog
 from ...errors import IPAdapterError, UnitError
+from ...reference import as_picture
 from ...unit import KEYPOINTS_WINDOW, WINDOW, conflicts
 from ...weighting import peak
 from . import reference_cards
@@ -97,7 +98,7 @@ def _items(unit: Mapping[str, Any], intake: Intake) -> tuple[list[Item], HeldPic
     both = [(one, "") for one in given] + [(one, "negative") for one in unit.get("negative_images") or ()]
     both += [] if pose is None else [(pose, "pose")]
     for one, role in both:
-        one = one if isinstance(one, Mapping) else {"image": one}
+        one = as_picture(one) if isinstance(one, Mapping) else {"image": one}
         item: Item = {"key": reference_cards.new_key(), "weight": reference_weight(one.get("weight", 1.0))}
         if role:
             item[role] = True

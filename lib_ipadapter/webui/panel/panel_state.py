@@ -194,11 +194,22 @@ def _pictures(unit: Mapping[str, Any], session: _Session) -> dict[str, Any]:
     fields: dict[str, Any] = {"images": _images([item for item in items if is_positive(item)], session)}
     if negatives := _images([item for item in items if item.get("negative")], session):
         fields["negative_images"] = negatives
-    if poses := _images([item for item in items if item.get("pose")], session):
-        fields["keypoints_image"] = poses[0].get("image")
+    if poses := [item for item in items if item.get("pose")]:
+        fields["keypoints_image"] = _pose(poses, session)
     if unit.get(REGION):
         fields["region_mask"] = session.mask(unit[REGION], "the region")
     return fields
+
+
+def _pose(items: Sequence[Item], session: _Session) -> Any:
+    """The picture that keypoints are taken from."""
+    if len(items) > 1:
+        raise UnitError("more than one reference is for the pose: leave ☺ on one of them.")
+    (pose,) = _images(items, session)
+    if "image" not in pose or "mask" in pose:
+        what = "has a mask, which does not count there" if "mask" in pose else "is ControlNet's"
+        raise UnitError(f"the reference for the pose {what}: add the picture itself, without a mask.")
+    return pose["image"]
 
 
 def _images(items: Sequence[Item], session: _Session) -> list[dict[str, Any]]:

@@ -161,22 +161,24 @@ def _photo(
     try:
         faces = look.at(picture, counts)
     except IPAdapterError as error:
-        return _img(number, picture, image) + face_cards.problem(error)
+        return _img(number, picture, image) + face_cards.problem(error.detail)
 
     def draw() -> str:
         return _shown(_small(faces.marked(image()), CARD * 2, CARD))
 
     name = (picture.content_hash, None if counts is None else counts.content_hash, *look.name)
     marked = picture_pool.pool().preview((*name, "marked"), draw)
+    how = f", found {faces.found.how}" if faces.found.how else ""
+    shown = (
+        f"<span class='ip-adapter-photo'><img src='{marked}' alt='Reference {number}' "
+        f"title='Reference {number}{html.escape(how)}'>{faces.buttons()}</span>"
+    )
+    if faces.meant is None:
+        return shown + face_cards.problem(faces.problem)
     cut = picture_pool.pool().preview(
         (*name, "cut"), lambda: _shown(faces.cut(image(), None if counts is None else counts.image, look.size))
     )
-    how = f", found {faces.found.how}" if faces.found.how else ""
-    return (
-        f"<span class='ip-adapter-photo'><img src='{marked}' alt='Reference {number}' "
-        f"title='Reference {number}{html.escape(how)}'>{faces.buttons()}</span>"
-        f"<img src='{cut}' alt='{SEEN}' title='{SEEN}' class='ip-adapter-seen'>"
-    )
+    return f"{shown}<img src='{cut}' alt='{SEEN}' title='{SEEN}' class='ip-adapter-seen'>"
 
 
 def _stored(picture: Picture) -> str:
@@ -184,7 +186,7 @@ def _stored(picture: Picture) -> str:
     try:
         stored = Stored.of(picture)
     except IPAdapterError as error:
-        return face_cards.problem(error)
+        return face_cards.problem(error.detail)
     assert stored is not None
     count = len(stored.references)
     what = "1 reference" if count == 1 else f"{count} references"
