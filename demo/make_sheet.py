@@ -34,6 +34,8 @@ TILE, GAP, LEFT, TOP = 144, 10, 196, 78
 INK, PALE, PAPER = "#1d2430", "#6b7686", "#ffffff"
 NEARER = 0.2
 """How much nearer, in the cosine of the encoder's space, the pictures of weight 1 must be than those of weight 0."""
+KNOWN = 0.2
+"""How like their photo the pictures of persons must be found, on the mean; to strangers it is about 0."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,9 @@ ROWS = (
 
 
 FACEID = Path(compose.COPIES["faceid"]).stem
-PEOPLE = (3, 5, 9)
-"""Which of the persons that are measured are shown."""
-PLACES = ("on plain white", "on blue stripes", "on red dots", "on yellow checks", "on a green gradient")
+PEOPLE = (2, 4, 9)
+"""Which of the persons that are measured are shown: of different colours and hair."""
+PLACES = ("on plain white", "on blue stripes", "on black dots", "on yellow checks", "on a green gradient")
 Maker = Callable[[str, int, torch.Tensor], Image.Image]
 """(prompt, seed, embedding [512]) -> a picture of that person."""
 
@@ -258,6 +260,10 @@ def main() -> int:
     below(sheet(rows), people_sheet(persons)).save(OUTPUT)
     print(OUTPUT)
     nearer = sum(found[-1] - found[0] for *_, found in rows) / len(rows)
+    known = [value for person in persons for value in person.likenesses]
+    if sum(known) / len(known) < KNOWN:
+        print(f"The persons are not known again: likeness {sum(known) / len(known):.2f} only.", file=sys.stderr)
+        return 1
     if nearer < NEARER:
         print(f"The references had too little effect: likeness rose by {nearer:.2f} only.", file=sys.stderr)
         return 1

@@ -259,6 +259,10 @@ def card(record: dict, figures: dict[str, list[str]]) -> str:
         "what stands above, Plus was trained as published. The recipe for a GPU has twelve times as many samples "
         "for the denoiser; it has not been run.",
         "",
+        "Of a drawn face the pictures keep colours of skin and hair and roughly its outline, seldom the features: the "
+        "adapter and its LoRA have seen 41,600 samples, and have taught faces to a denoiser that knew none. The ground "
+        "that the prompt names gets lost with the weight.",
+        "",
         "Licence: Apache-2.0, for code and weights. No data but the drawn.",
         "",
     ])  # fmt: skip

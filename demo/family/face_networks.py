@@ -118,4 +118,4 @@ def embeddings_file(embeddings: Tensor, encoder: str) -> bytes:
     ``encoder`` is the recognition's name, which the metadata of adapters trained with it have as ``image_encoder``.
     """
     tensors = {f"{i}.face": one.float().cpu()[None].contiguous() for i, one in enumerate(embeddings)}
-    return save(tensors, {"ip-adapter": "embeddings 1", "source": "face", "encoder": encoder})
+    return save(tensors, {"ip-adapter": "embeddings 1", "face": encoder})

@@ -148,4 +148,4 @@ def test_likeness_rises_with_the_lora(likeness) -> None:
     assert none + LORA < whole
 
 
-NEAREST, MARGIN, LORA = 0.3, 0.2, 0.1
+NEAREST, MARGIN, LORA = 0.3, 0.2, 0.06

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 
 import pytest
 
@@ -35,3 +36,12 @@ def test_parts_are_known_by_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     with pytest.raises(SystemExit):
         quality.main()
     assert "there is no part hands" in capsys.readouterr().err
+
+
+def test_the_program_is_the_module_that_others_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run as a program, the file is a second module, to which the measures that others make are strange."""
+    monkeypatch.setattr(quality, "main", lambda: 7)
+    monkeypatch.setattr("sys.argv", ["quality", "--only", "nothing"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("demo.family.quality", run_name="__main__")
+    assert ended.value.code == 7
