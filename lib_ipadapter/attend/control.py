@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..bases import SDXL
 from ..checkpoint.control import HINT_STRIDES, stages
+from ..checkpoint.instantid import FILE
 from ..checkpoint.specs import KeypointsSpec
 from ..errors import MismatchError
 from .blocks import (
@@ -102,10 +104,7 @@ class ControlNetwork:
             for name, layer in theirs.items()
         )
         if not fits or len(unet.output_blocks) != len(self.modules.zero_convs):
-            raise MismatchError(
-                "InstantID's network of keypoints does not fit the loaded model, whose layers are others than SDXL's: "
-                "load an SDXL checkpoint, or set keypoints_weight to 0."
-            )
+            raise _misfit(unet)
         for name, layer in theirs.items():
             block = self.modules.get_submodule(name.removesuffix(".attn2"))
             for attention in (block.attn1, block.attn2):
@@ -192,6 +191,20 @@ class ControlNetwork:
         if self._place is None:
             raise RuntimeError("the network has not been told where to compute")
         return self._place
+
+
+def _misfit(unet: nn.Module) -> MismatchError:
+    """Whether it is the model that is to be another one, or the network."""
+    layers = cross_attention_layers(unet)
+    if len(layers) == SDXL.layers and {layer.context_width for layer in layers} == {SDXL.context_width}:
+        return MismatchError(
+            f"InstantID's network of keypoints is of another size than SDXL's UNet: download {FILE} in its place, or "
+            "set keypoints_weight to 0."
+        )
+    return MismatchError(
+        "InstantID's network of keypoints does not fit the loaded model, whose layers are others than SDXL's: load an "
+        "SDXL checkpoint, or set keypoints_weight to 0."
+    )
 
 
 def _pieces(modules: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str, str]]]:

@@ -115,7 +115,7 @@ class Catalog:
         """
         networks = self.keypoints_networks
         if name == AUTO:
-            return instantid.chosen(networks, next(iter(self.adapter_folders), "models/ControlNet"))
+            return instantid.chosen(networks, self.problems, next(iter(self.adapter_folders), "models/ControlNet"))
         entry = matching(networks, name.replace("\\", "/").casefold())
         if entry is not None:
             return entry

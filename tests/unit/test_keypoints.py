@@ -511,6 +511,14 @@ def test_a_unet_that_it_does_not_fit(make, control: ControlNetwork) -> None:
         Injection(unet, cross_attention_layers(unet), [prompt(unet, points(control))])
 
 
+def test_a_network_of_another_size_is_not_the_models_fault(control: ControlNetwork) -> None:
+    """A small ControlNet, say, whose name says InstantID."""
+    with pytest.raises(
+        MismatchError, match="is of another size than SDXL's UNet.*InstantX/InstantID.*keypoints_weight"
+    ):
+        control.fit(sdxl_unet())
+
+
 def sdxl_with(depth: int) -> nn.Module:
     unet = copy.deepcopy(sdxl_unet())
     del unet.middle_block[1].transformer_blocks[depth:]

@@ -163,6 +163,10 @@ def test_names_choose(names: list[str], chosen: str, file: Path, tmp_path: Path)
             "into .*models as control_instant_id_sdxl.safetensors, and refresh",
         ),
         (["sdxl_canny.safetensors"], r"is missing \(sdxl_canny is for something else, by its name\): download"),
+        (
+            ["sdxl_canny.safetensors", "depth.safetensors"],
+            r"\(depth, sdxl_canny are for something else, by their names\)",
+        ),
         (["t/diffusion_pytorch_model.safetensors", "b.safetensors"], "b, diffusion_pytorch_model. Save InstantID's as"),
     ],
 )
@@ -171,6 +175,22 @@ def test_where_none_is_it_or_several_a_sentence_says_what_to_do(
 ) -> None:
     with pytest.raises(CheckpointError, match=sentence):
         put(tmp_path, file, *names).find_keypoints_network()
+
+
+@pytest.mark.parametrize(
+    "name", ["control_instant_id_sdxl", "InstantID-ControlNet", "ControlNetModel/diffusion_pytorch_model"]
+)
+def test_a_damaged_one_is_not_missing(name: str, file: Path, tmp_path: Path) -> None:
+    whole = file.read_bytes()
+    file.unlink()
+    damaged = tmp_path / "models" / f"{name}.safetensors"
+    damaged.parent.mkdir(exist_ok=True)
+    damaged.write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "models" / "ip-adapter_instant_id_sdxl.safetensors").write_bytes(b"another one")
+    with pytest.raises(CheckpointError, match=f"{damaged.stem} cannot be used. This file is cut short.*Download it"):
+        catalog_of(tmp_path).find_keypoints_network()
+    write_keypoints(tmp_path / "models" / "InstantID.safetensors")
+    assert catalog_of(tmp_path).find_keypoints_network().name == "InstantID"
 
 
 def test_a_name_that_is_not_there(file: Path, tmp_path: Path) -> None:
