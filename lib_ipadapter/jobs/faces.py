@@ -82,13 +82,18 @@ def faces_in(
         raise CheckpointError("faces cannot be found here: give embeddings in the place of pictures.")
     if reference.image is None:
         raise PictureError("there is no picture to find a face in: add it again.")
-    key = ("faces", reference.content_hash, reference.mask_hash, crop, pack)
-    found: Found | None = resources.cache.get(key)
+    key = ("faces", reference.content_hash, reference.mask_hash, crop, pack, resources.faces_identity(pack))
+    found: Found | str | None = resources.cache.get(key)  # or the sentence that says that there is none
     if found is None:
         progress("looking for faces")
         mask = None if reference.mask is None else reference.mask.image
-        found = finder.find(photo(reference.image.image, mask, crop), pack)
-        resources.cache.put(key, found, FOUND_BYTES * len(found.faces))
+        try:
+            found = finder.find(photo(reference.image.image, mask, crop), pack)
+        except PictureError as error:
+            found = error.detail
+        resources.cache.put(key, found, FOUND_BYTES * (1 if isinstance(found, str) else len(found.faces)))
+    if isinstance(found, str):
+        raise PictureError(found)
     return found
 
 

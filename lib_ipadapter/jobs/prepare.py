@@ -16,7 +16,7 @@ from ..encode.references import References, mean, noise_like, towards
 from ..errors import errors_name_unit
 from ..projections import build
 from .faces import face_embedding
-from .fit import UNNORMALISED
+from .fit import UNNORMALISED, recogniser
 from .planned import PlannedReference
 from .plans import Plan
 from .resources import Progress, Resources
@@ -60,7 +60,8 @@ def _key(plan: Plan, resources: Resources, device: Device, encoded: str, project
         files = [resources.identity(entry) for entry in entries if entry is not None]
     pictures = tuple(tuple(one.key for one in side) for side in (plan.references, plan.negatives))
     places = (device.dtype, encoded, projected)
-    return ("keys and values", *files, plan.spec, *places, *plan.unit.token_settings(), pictures)
+    pack = resources.faces_identity(recogniser(plan.spec)) if plan.takes_faces else None
+    return ("keys and values", *files, pack, plan.spec, *places, *plan.unit.token_settings(), pictures)
 
 
 def _prepared(plan: Plan, references: References, resources: Resources, device: Device, progress: Progress) -> Prepared:

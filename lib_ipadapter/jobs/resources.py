@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,10 @@ class Resources:
                 f"{entry.file_name} cannot be read any more ({error.strerror}): refresh the list of models."
             ) from error
         return (str(entry.path), stat.st_size, stat.st_mtime_ns)
+
+    def faces_identity(self, pack: str) -> Hashable:
+        """What is found with a face pack is remembered by this; None where there is none, or nobody to ask."""
+        return None if self.faces is None else self.faces.identity(pack)
 
     def adapter(self, entry: AdapterEntry, spec: AdapterSpec) -> AdapterWeights:
         """The adapter's tensors. The one used last is kept, so that none is read twice in a row, and of those before it

@@ -21,8 +21,8 @@ _busy = threading.Lock()
 
 
 def install() -> str:
-    """Install the packages; the folder that they are in. Raises IPAdapterError: pip has failed, is at work already, or
-    this WebUI is open to others and lets nobody install extensions either."""
+    """Install the packages unless they are there; the folder that they are in. Raises IPAdapterError: pip has failed,
+    is at work already, or this WebUI is open to others and lets nobody install extensions either."""
     if getattr(shared.cmd_opts, "disable_extension_access", False):
         raise CheckpointError(
             "this WebUI is open to others and does not let its page install anything: start it once with "
@@ -52,8 +52,10 @@ def _install() -> str:
         raise CheckpointError("face analysis is being installed already: the console says how far it is.")
     try:
         folder = packages.own_folder()
-        faces().end()  # a process at work would keep its files
-        packages.install_packages(folder, lambda line: print(f"IP-Adapter: {line}", flush=True))
+        if packages.is_current(folder):
+            packages.sweep(folder)
+        else:  # a process at work would keep its files: there is none while the new ones take their place
+            packages.install_packages(folder, lambda line: print(f"IP-Adapter: {line}", flush=True), faces().ended)
         return str(folder)
     finally:
         _busy.release()

@@ -14,6 +14,9 @@ from . import options
 from .host import folders
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+    from contextlib import AbstractContextManager
+
     from PIL import Image
 
     from ..encode.faces.face import Found
@@ -36,12 +39,22 @@ class Faces:
         self._finder: InsightFace | None = None
 
     def find(self, image: Image.Image, pack: str) -> Found:
+        return self._made().find(image, pack)
+
+    def identity(self, pack: str) -> Hashable:
+        return self._made().identity(pack)
+
+    def ended(self) -> AbstractContextManager[None]:
+        """There is no process, and none is started, until the block ends."""
+        return self._made().ended()
+
+    def _made(self) -> InsightFace:
         from ..encode.faces.finder import InsightFace
 
         with self._lock:
             if self._finder is None:
                 self._finder = InsightFace(folders.face_folders, packages.own_folder(), folders.face_archives())
-        return self._finder.find(image, pack)
+            return self._finder
 
     def end(self) -> None:
         """Let go of its process, if there is one."""

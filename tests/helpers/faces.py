@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 from PIL import Image
@@ -37,6 +37,10 @@ class Finder:
         if not found:
             raise PictureError("no face was found: use a photo that shows one.")
         return Found(tuple(found), self.how)
+
+    def identity(self, pack: str) -> Hashable:
+        """Other ``faces`` are those of another pack."""
+        return (pack, self.faces)
 
 
 def similar(one: torch.Tensor, share: float, seed: int = 1) -> torch.Tensor:

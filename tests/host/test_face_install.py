@@ -25,13 +25,14 @@ def press(host: Host, name: str) -> dict:
     return {"status": answer.status_code, **answer.json()}
 
 
-def test_the_button_installs(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_button_installs(host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[Path] = []
-    monkeypatch.setattr(packages, "install_packages", lambda folder, say: asked.append(folder))
+    monkeypatch.setattr(packages, "own_folder", lambda: tmp_path / "py3")
+    monkeypatch.setattr(packages, "install_packages", lambda folder, say, swapping: asked.append(folder))
     assert press(host, "install_faces")["status"] == 200
     assert asked == [packages.own_folder()]
 
-    def fails(folder: Path, say: object) -> None:
+    def fails(folder: Path, say: object, swapping: object) -> None:
         raise CheckpointError("face analysis could not be installed: no room.")
 
     monkeypatch.setattr(packages, "install_packages", fails)

@@ -13,7 +13,7 @@ from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.encode import stored
 from lib_ipadapter.encode.picture import Picture
 from lib_ipadapter.encode.stored import Stored
-from lib_ipadapter.errors import IPAdapterError
+from lib_ipadapter.errors import IPAdapterError, PictureError
 from lib_ipadapter.jobs.embeddings import embeddings_of
 from lib_ipadapter.jobs.resources import Resources
 from lib_ipadapter.presets.store import Store
@@ -72,6 +72,43 @@ def test_a_photo_is_looked_at_once(unet, resources, finder) -> None:
     generation(unet, resources, settings("faceid", (0, 1, 0)), settings("faceid-plus", (1,)))
     assert len(finder.asked) == 2
     generation(unet, resources, settings("faceid-plus", (0,), weight=0.5))
+    assert len(finder.asked) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_pack_finds_anew(kind: str, unet, resources, finder) -> None:
+    """Files of a pack may be replaced, and a folder of packs chosen."""
+    one = denoise(unet, generation(unet, resources, settings(kind)))
+    finder.faces = lambda image: [face(77)]
+    assert far(denoise(unet, generation(unet, resources, settings(kind))), one)
+    assert len(finder.asked) == 2
+
+
+def test_keys_and_values_are_of_the_pack_that_found_the_face(unet, resources, finder, monkeypatch) -> None:
+    """A face is the same to the last bit, or it is not: what was computed of another pack's is not taken."""
+    from lib_ipadapter.jobs import prepare
+
+    made = []
+    kept = prepare._prepared
+    monkeypatch.setattr(prepare, "_prepared", lambda *given: (made.append(1), kept(*given))[1])
+    for _ in range(2):
+        generation(unet, resources, settings())
+    assert len(made) == 1
+    own = finder.faces
+    finder.faces = lambda image: own(image)
+    generation(unet, resources, settings())
+    assert len(made) == 2
+
+
+def test_that_a_photo_has_no_face_is_remembered(unet, resources, finder) -> None:
+    finder.faces = lambda image: []
+    for _ in range(2):
+        with pytest.raises(PictureError, match="^IP-Adapter unit 1: the reference: no face was found"):
+            generation(unet, resources, settings())
+    assert len(finder.asked) == 1
+    resources.unload()
+    with pytest.raises(PictureError):
+        generation(unet, resources, settings())
     assert len(finder.asked) == 2
 
 

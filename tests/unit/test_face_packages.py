@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +34,8 @@ os.makedirs(os.path.join(target, "insightface"))
 open(os.path.join(target, "insightface", "__init__.py"), "w").write(os.environ["PIP_LOG"])
 print("Looking in indexes: a place")
 print("Downloading insightface (1.2 MB)")
-print("ERROR: No space left on device" if os.environ["PIP_EXIT"] != "0" else "Successfully installed insightface")
+error = os.environ.get("PIP_ERROR", "No space left on device")
+print(f"ERROR: {error}" if os.environ["PIP_EXIT"] != "0" else "Successfully installed insightface")
 sys.exit(int(os.environ["PIP_EXIT"]))
 """
 
@@ -71,6 +75,44 @@ def test_what_is_installed(tmp_path: Path, pip: Path, monkeypatch) -> None:
     monkeypatch.setenv("INDEX_URL", "https://mirror.example/simple")
     install_packages(folder, said.append)
     assert asked(pip)[1][-2:] == ["--index-url", "https://mirror.example/simple"]
+
+
+def test_nobody_is_shown_how_the_index_is_logged_into(tmp_path: Path, pip: Path, monkeypatch) -> None:
+    secret = "https://me:s3cr%40t@mirror.example/simple"
+    monkeypatch.setenv("INDEX_URL", secret)
+    monkeypatch.setenv("PIP_EXIT", "1")
+    monkeypatch.setenv("PIP_ERROR", f"no such package at {secret}")
+    said: list[str] = []
+    with pytest.raises(CheckpointError) as refused:
+        install_packages(tmp_path / "faces" / "py3", said.append)
+    assert asked(pip)[0][-1] == secret
+    for text in (refused.value.detail, *said):
+        assert "s3cr" not in text and "me:" not in text
+    assert "no such package at https://mirror.example/simple" in refused.value.detail
+    assert refused.value.detail.endswith('--index-url "https://mirror.example/simple"')
+
+
+def test_what_earlier_installations_left_goes(tmp_path: Path, pip: Path) -> None:
+    folder = tmp_path / "faces" / "py3"
+    for name in (".installing-a", ".old-py3", ".old-b", ".installing-now"):
+        (folder.parent / name / "insightface").mkdir(parents=True)
+        if name != ".installing-now":  # of another WebUI
+            os.utime(folder.parent / name, (time.time() - 4000,) * 2)
+    install_packages(folder, print)
+    assert left(folder) == [".installing-now", "py3"]
+
+
+def test_the_swap_alone_is_guarded(tmp_path: Path, pip: Path) -> None:
+    folder, seen = tmp_path / "faces" / "py3", []
+
+    @contextlib.contextmanager
+    def guard() -> Iterator[None]:
+        seen.append((len(asked(pip)), is_current(folder)))
+        yield
+        seen.append((len(asked(pip)), is_current(folder)))
+
+    install_packages(folder, print, guard)
+    assert seen == [(1, False), (1, True)]
 
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path, pip: Path, monkeypatch) -> None:
@@ -273,7 +315,7 @@ def test_a_webui_that_is_open_to_others_installs_nothing_from_its_page(web, pip:
 def test_one_installation_at_a_time(web, pip: Path, monkeypatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(folder: Path, say) -> None:
+    def slow(folder: Path, say, swapping) -> None:
         begun.set()
         go_on.wait(20)
 
@@ -286,6 +328,34 @@ def test_one_installation_at_a_time(web, pip: Path, monkeypatch) -> None:
     go_on.set()
     first.join(20)
     assert web.install()
+
+
+def test_what_is_installed_is_not_installed_again(web, pip: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "own" / "py3"
+    assert web.install() == web.install() == str(folder) and len(asked(pip)) == 1
+    (folder / packages.STAMP).write_text("older pins")
+    web.install()
+    assert len(asked(pip)) == 2 and is_current(folder)
+
+
+def test_faces_are_found_while_pip_works_and_not_while_folders_change_places(web, pip: Path, monkeypatch) -> None:
+    """A process that has begun meanwhile would keep files of the folder."""
+    from lib_ipadapter.webui import process
+
+    events: list[str] = []
+
+    @contextlib.contextmanager
+    def ended(self) -> Iterator[None]:
+        events.append("ended")
+        yield
+        events.append("may begin")
+
+    monkeypatch.setattr(process.Faces, "ended", ended)
+    run, replace = packages._run, packages._replace
+    monkeypatch.setattr(packages, "_run", lambda *given: (events.append("pip"), run(*given)))
+    monkeypatch.setattr(packages, "_replace", lambda *given: (events.append("swap"), replace(*given)))
+    web.install()
+    assert events == ["pip", "ended", "swap", "may begin"]
 
 
 def test_the_flag_on_the_webuis_own_command_line(web, pip: Path, monkeypatch, tmp_path: Path) -> None:

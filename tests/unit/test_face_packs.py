@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lib_ipadapter.encode.faces import packs
-from lib_ipadapter.encode.faces.packs import FILES, find_pack
+from lib_ipadapter.encode.faces.packages import is_installed
+from lib_ipadapter.encode.faces.packs import FILES, find_pack, pack_identity
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.face_pack import write_archive, write_pack
 
@@ -145,3 +146,40 @@ def test_an_archive_that_lacks_a_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"archive {archive} lacks w600k_r50.onnx .*{ADDRESS}buffalo_l.zip again"):
         find_pack("buffalo_l", [tmp_path], tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_folders_that_may_not_be_read_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as another user's ~/.insightface."""
+    stat = os.stat
+
+    def refuse(path: object, *arguments: object, **settings: object) -> os.stat_result:
+        if "locked" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *arguments, **settings)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    folders = [tmp_path / "locked", tmp_path / "open"]
+    with pytest.raises(CheckpointError, match="pack buffalo_l is missing"):
+        find_pack("buffalo_l", folders, tmp_path / "cache")
+    assert pack_identity("buffalo_l", folders) is None and not is_installed(tmp_path / "locked")
+    write_pack(tmp_path / "open" / "buffalo_l")
+    assert find_pack("buffalo_l", folders, tmp_path / "cache").detection.parent == tmp_path / "open" / "buffalo_l"
+
+
+def test_a_pack_is_known_by_its_files(tmp_path: Path) -> None:
+    seen = [pack_identity("buffalo_l", [tmp_path])]
+    assert seen == [None]
+    write_archive(tmp_path / "buffalo_l.zip", dict.fromkeys(FILES["buffalo_l"], b"zip"))
+    seen.append(pack_identity("buffalo_l", [tmp_path]))
+    write_archive(tmp_path / "buffalo_l.zip", dict.fromkeys(FILES["buffalo_l"], b"another"))
+    seen.append(pack_identity("buffalo_l", [tmp_path]))
+    for content in (b"one", b"another"):
+        write_pack(tmp_path / "buffalo_l", content=content)
+        seen.append(pack_identity("buffalo_l", [tmp_path]))
+    for number, file in enumerate(FILES["buffalo_l"]):  # of the same size
+        os.utime(tmp_path / "buffalo_l" / file, (number, number))
+        seen.append(pack_identity("buffalo_l", [tmp_path]))
+    write_pack(tmp_path / "before" / "buffalo_l")
+    seen.append(pack_identity("buffalo_l", [tmp_path / "before", tmp_path]))
+    assert len(set(seen)) == len(seen) == 8
+    assert pack_identity("buffalo_l", [tmp_path / "before"]) == seen[-1]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,7 +78,25 @@ def test_the_command_is_for_this_python_and_the_folder(tmp_path: Path, made: Mad
 def test_onnxruntime_alone_is_not_enough(tmp_path: Path, made: Made) -> None:
     (tmp_path / "onnxruntime").mkdir()
     (tmp_path / "onnxruntime" / "__init__.py").touch()
-    assert "which are not installed" in refusal(made(Environment("a place", (str(tmp_path),))))
+    said = refusal(made(Environment("a place", (str(tmp_path),))))
+    assert said.startswith("faces need the package insightface, which is not installed. Press")
+
+
+def test_insightface_alone_is_not_enough(tmp_path: Path, made: Made) -> None:
+    """It says so by an error of its own at its import."""
+    (tmp_path / "insightface").mkdir()
+    (tmp_path / "insightface" / "__init__.py").write_text("raise ImportError('Unable to import onnxruntime')")
+    said = refusal(made(Environment("an empty place", ()), Environment("a place", (str(tmp_path),))))
+    assert said.startswith("faces need the package onnxruntime, which is not installed. Press")
+
+
+def test_a_folder_of_its_own_that_is_broken_has_to_go_first(tmp_path: Path, made: Made) -> None:
+    """The button leaves one alone that has what is listed."""
+    broken, _ = write_networks(tmp_path / "own")
+    (tmp_path / "own" / "onnxruntime" / "__init__.py").write_text("raise ImportError('damaged')")
+    assert "damaged. Press" in refusal(made(broken))
+    (tmp_path / "own" / packages.STAMP).write_bytes(packages.REQUIREMENTS.read_bytes())
+    assert f"damaged. Delete the folder {tmp_path / 'own'} and press “install" in refusal(made(broken))
 
 
 @pytest.mark.parametrize(
@@ -141,6 +161,73 @@ def test_packages_that_are_installed_later_are_found(tmp_path: Path, made: Made)
     assert one.find(astronaut(), "buffalo_l").faces
 
 
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the process that is started."""
+    started: list[int] = []
+
+    class Counted(subprocess.Popen):
+        def __init__(self, *arguments, **settings) -> None:
+            super().__init__(*arguments, **settings)
+            started.append(self.pid)
+
+    monkeypatch.setattr(subprocess, "Popen", Counted)
+    return started
+
+
+def test_that_there_are_no_packages_is_remembered_for_a_while(tmp_path: Path, made: Made, monkeypatch) -> None:
+    started = counted(monkeypatch)
+    one = made(Environment("an empty place", (str(tmp_path),)))
+    said = refusal(one)
+    assert refusal(one) == said and len(started) == 1
+    one.end()
+    assert refusal(one) == said and len(started) == 2
+    with one.ended():
+        pass
+    assert refusal(one) == said and len(started) == 3
+    now = time.monotonic() + 61
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    assert refusal(one) == said and len(started) == 4
+
+
+@pytest.mark.parametrize(
+    "where", [{"load": "raise TypeError('no providers')"}, {"detect": "1 / 0"}, {"detect": "os._exit(7)"}]
+)  # fmt: skip
+def test_one_whose_packages_fail_at_work_gives_way_to_the_next(tmp_path: Path, made: Made, caplog, where: dict) -> None:
+    fails, _ = write_networks(tmp_path / "fails", **where)
+    works, calls = write_networks(tmp_path / "works")
+    one = made(replace(fails, name="the WebUI's own packages"), works, idle=0.3)
+    assert one.find(astronaut(), "buffalo_l").faces
+    first = loaded(calls)[0][2]
+    until = time.monotonic() + 20
+    while is_running(first) and time.monotonic() < until:
+        time.sleep(0.05)
+    asked = (tmp_path / "fails" / "calls").exists() and len(loaded(tmp_path / "fails" / "calls"))
+    assert one.find(astronaut(), "buffalo_l").faces and loaded(calls)[-1][2] != first
+    assert ((tmp_path / "fails" / "calls").exists() and len(loaded(tmp_path / "fails" / "calls"))) == asked
+    [line] = [record.message for record in caplog.records if "a stand-in" in record.message]
+    assert "the WebUI's own packages" in line
+
+
+def test_a_file_that_no_packages_can_read_is_tried_in_each_once(tmp_path: Path, made: Made, monkeypatch) -> None:
+    started = counted(monkeypatch)
+    one, other = (
+        write_networks(tmp_path / name, load="raise ValueError('no network')")[0] for name in ("one", "other")
+    )
+    both = made(one, replace(other, name="another"))
+    for _ in range(2):
+        assert refusal(both).startswith("det_10g.onnx of the face pack buffalo_l in ")
+    assert len(started) == 2
+
+
+def test_one_that_works_is_kept_where_the_next_does_not_start(tmp_path: Path, made: Made, monkeypatch) -> None:
+    started = counted(monkeypatch)
+    fails, calls = write_networks(tmp_path / "fails", recognise="1 / 0")
+    one = made(fails, Environment("an empty place", ()))
+    for _ in range(2):
+        assert "ZeroDivisionError" in refusal(one)
+    assert len(started) == 2 and len({pid for _, _, pid in loaded(calls)}) == 1
+
+
 def test_the_tests_own_environment_has_no_insightface() -> None:
     """So what is used by the other tests is the folder of its own, as the library chooses it."""
     files = setup.ready()
@@ -173,6 +260,20 @@ def test_networks_are_loaded_once_and_asked_for_their_own_pack(tmp_path: Path, m
         assert face.box == (10, 10, 40, 40) and face.landmarks[2] == (25, 28) and face.embedding.sum() == 512
     names = [name for name, _, _ in loaded(calls)]
     assert names == ["det_10g.onnx", "w600k_r50.onnx", "scrfd_10g_bnkps.onnx", "glintr100.onnx"]
+
+
+def test_a_network_that_is_replaced_is_read_anew(tmp_path: Path, made: Made) -> None:
+    works, calls = write_networks(tmp_path / "works")
+    one = made(works)
+    seen = [one.identity("buffalo_l")]
+    one.find(astronaut(), "buffalo_l")
+    (tmp_path / "packs" / "buffalo_l" / "w600k_r50.onnx").write_bytes(b"another network")
+    seen.append(one.identity("buffalo_l"))
+    for _ in range(2):
+        one.find(astronaut(), "buffalo_l")
+    assert [name for name, _, _ in loaded(calls)] == ["det_10g.onnx", "w600k_r50.onnx", "w600k_r50.onnx"]
+    assert len({*seen, one.identity("antelopev2")}) == 3 and one.identity("antelopev2") is None
+    assert seen[1] == one.identity("buffalo_l")
 
 
 @pytest.mark.parametrize(
@@ -335,6 +436,48 @@ def test_ending_ends_the_process(tmp_path: Path, made: Made) -> None:
     one.find(astronaut(), "buffalo_l")
     one.end()
     assert not is_running(loaded(calls)[0][2])
+
+
+def test_nothing_is_found_while_it_has_to_be_ended(tmp_path: Path, made: Made) -> None:
+    works, calls = write_networks(tmp_path / "works")
+    one = made(works)
+    one.find(astronaut(), "buffalo_l")
+    with ThreadPoolExecutor(1) as pool:
+        with one.ended():
+            assert not is_running(loaded(calls)[0][2])
+            work = pool.submit(one.find, astronaut(), "buffalo_l")
+            time.sleep(1)
+            assert not work.done() and len(loaded(calls)) == 2
+        assert work.result(60).faces and len(loaded(calls)) == 4
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_no_process_outlives_a_beginning_that_is_broken_off(tmp_path: Path, monkeypatch, error) -> None:
+    started = counted(monkeypatch)
+
+    def fail(self) -> None:
+        raise error
+
+    monkeypatch.setattr(process.Process, "_answer", fail)
+    with pytest.raises(error):
+        process.Process(write_networks(tmp_path / "works")[0])
+    assert len(started) == 1 and not is_running(started[0])
+
+
+def test_an_answer_that_nobody_has_read_is_not_the_next_ones(tmp_path: Path, made: Made, monkeypatch) -> None:
+    works, calls = write_networks(tmp_path / "works")
+    one, answer = made(works), process.Process._answer
+    one.find(astronaut(), "buffalo_l")
+
+    def interrupted(self) -> dict:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(process.Process, "_answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        one.find(astronaut(), "buffalo_l")
+    monkeypatch.setattr(process.Process, "_answer", answer)
+    assert one.find(astronaut(), "buffalo_l").faces
+    assert len({pid for _, _, pid in loaded(calls)}) == 2 and not is_running(loaded(calls)[0][2])
 
 
 def test_it_goes_with_the_webui(tmp_path: Path, made: Made) -> None:

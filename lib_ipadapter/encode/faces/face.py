@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from PIL import Image
     from torch import Tensor
 
@@ -50,3 +52,7 @@ class FaceFinder(Protocol):
         Raises PictureError with what was tried where there is none, CheckpointError where the pack or a package is
         missing or broken, with what to get and where to put it.
         """
+
+    def identity(self, pack: str) -> Hashable:
+        """What ``find`` finds with the pack is remembered by this: it changes with the pack's files. None where there
+        is no such pack. Raises nothing."""

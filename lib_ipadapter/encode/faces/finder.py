@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...errors import CheckpointError, printable
+from ...errors import CheckpointError, IPAdapterError, printable
 from . import process as processes
 from . import worker
 from .align import aligned
 from .face import Face, Found
 from .find import Candidate, look
-from .packs import Pack, address, find_pack
+from .packs import Pack, address, file_version, find_pack, pack_identity
 from .process import Ended, Environment, Process
 
 log = logging.getLogger("ip-adapter")
 
 IDLE = 120.0  # seconds after which the process goes, with its networks' 300 to 900 MB
+REMEMBERED = 60.0  # seconds for which it is known that no environment works
 WIDTH = 512  # of an embedding
 MOST_FACES = 64  # of one picture: the largest
 
@@ -46,6 +48,8 @@ class InsightFace:
         self._environments, self._idle = environments, idle
         self._lock = threading.RLock()
         self._process: Process | None = None
+        self._failed: set[Environment] = set()  # whose packages have failed at work
+        self._refusals: dict[tuple[Environment, ...], tuple[float, IPAdapterError]] = {}  # since when none has worked
         self._last_use = 0.0
         self._timer: threading.Timer | None = None
 
@@ -67,16 +71,28 @@ class InsightFace:
         )  # fmt: skip
         return Found(tuple(faces), how)
 
+    def identity(self, pack: str) -> Hashable:
+        """As ``FaceFinder`` says."""
+        return pack_identity(pack, self._folders())
+
     def end(self) -> None:
-        """Let go of the process. It is started again when it is needed."""
+        """Let go of the process, and of what is known about packages that do not work. It is started again when it is
+        needed."""
         with self._lock:
-            process, self._process = self._process, None
-        if process is not None:
-            process.end()
+            self._stop()
+            self._failed.clear()
+            self._refusals.clear()
+
+    @contextlib.contextmanager
+    def ended(self) -> Iterator[None]:
+        """There is no process, and none is started, until the block ends: packages may change meanwhile."""
+        with self._lock:
+            self.end()
+            yield
 
     def _detect(self, pack: Pack, shown: Image.Image, size: int, threshold: float) -> list[Candidate]:
         request = {
-            "work": "detect", "file": str(pack.detection), "width": shown.width, "height": shown.height, "size": size,
+            "work": "detect", **_named(pack.detection), "width": shown.width, "height": shown.height, "size": size,
             "threshold": threshold,
         }  # fmt: skip
         answer = self._ask(pack, request, shown.tobytes())
@@ -84,7 +100,7 @@ class InsightFace:
 
     def _recognise(self, pack: Pack, crops: Sequence[Image.Image]) -> Sequence[Tensor]:
         """[512] of each crop."""
-        request = {"work": "recognise", "file": str(pack.recognition)}
+        request = {"work": "recognise", **_named(pack.recognition)}
         answer = self._ask(pack, request, b"".join(crop.tobytes() for crop in crops))
         embeddings = [torch.tensor(one, dtype=torch.float32) for one in answer["embeddings"]]
         for embedding in embeddings:
@@ -93,29 +109,79 @@ class InsightFace:
         return embeddings
 
     def _ask(self, pack: Pack, request: dict[str, Any], data: bytes) -> dict[str, Any]:
-        """The process's answer; one that has gone is started once more. Raises CheckpointError."""
-        for last in (False, True):
+        """The process's answer. One that has gone is started once more, and packages that fail at work are left for
+        those of the next environment. Raises CheckpointError."""
+        ends = 0
+        while True:
             if self._process is None:
-                self._process = processes.started(self._environments(self._packages), self._packages)
+                self._process = self._started(self._tried())
+            process = self._process
             try:
-                return self._told(pack, self._process.ask(request, data, processes.WORK))
+                answer = self._told(process.ask(request, data, processes.WORK))
             except Ended as ended:
-                self.end()
+                self._stop()
                 log.warning("IP-Adapter: the process that finds faces %s", ended)
-                if last or ended.waited:
-                    raise CheckpointError(
-                        f"the process that finds faces {ended} while it worked with {Path(request['file']).name} of "
-                        f"the face pack {pack.name}: close other programs and try again, or download "
-                        f"{address(pack.name)} again."
-                    ) from None
-        raise AssertionError("the second time is the last one")
+                ends += 1
+                if ends == 1 and not ended.waited:
+                    continue
+                failure, packages_failed = _gone(pack, request, ended), not ended.waited
+            except BaseException:
+                self._stop()  # what it still says would be taken for the next answer
+                raise
+            else:
+                if "problem" not in answer:
+                    return answer
+                failure, packages_failed = _unusable(pack, Path(answer["file"]), answer["problem"]), answer["failed"]
+            if not packages_failed or not self._go_on_after(process.environment, failure):
+                raise failure from None
+            ends = 0
+
+    def _tried(self) -> list[Environment]:
+        """The environments, but for those whose packages have failed at work."""
+        found = list(self._environments(self._packages))
+        return [one for one in found if one not in self._failed] or found
+
+    def _started(self, tried: Sequence[Environment]) -> Process:
+        """A process from one of the environments. That none of them works is remembered for a while: the page asks at
+        every change of a unit. Raises CheckpointError."""
+        key, now = tuple(tried), time.monotonic()
+        since, refusal = self._refusals.get(key, (-math.inf, None))
+        if refusal is not None and now - since < REMEMBERED:
+            raise refusal.to_keep()
+        try:
+            return processes.started(tried, self._packages)
+        except CheckpointError as error:
+            self._refusals = {key: (time.monotonic(), error.to_keep())}
+            raise
+
+    def _go_on_after(self, environment: Environment, failure: CheckpointError) -> bool:
+        """Whether there is a process with the packages of an environment after this one, whose packages have failed."""
+        tried = self._tried()
+        rest = tried[tried.index(environment) + 1 :] if environment in tried else []
+        if not rest:
+            return False
+        try:
+            process = self._started(rest)
+        except CheckpointError:
+            return False
+        self._stop()
+        self._process = process
+        self._failed.add(environment)
+        log.warning(
+            "IP-Adapter: with insightface in %s, %s Those in %s are tried.",
+            environment.name, failure.detail, process.environment.name,
+        )  # fmt: skip
+        return True
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.end()
 
     @staticmethod
-    def _told(pack: Pack, answer: dict[str, Any]) -> dict[str, Any]:
+    def _told(answer: dict[str, Any]) -> dict[str, Any]:
         for note in answer["notes"]:
             log.warning("IP-Adapter: %s", printable(note))
-        if "problem" in answer:
-            raise _unusable(pack, Path(answer["file"]), answer["problem"])
         return answer
 
     def _wait_idly(self) -> None:
@@ -130,7 +196,7 @@ class InsightFace:
     def _end_idle(self) -> None:
         with self._lock:
             if time.monotonic() - self._last_use >= self._idle:
-                self.end()
+                self._stop()
 
 
 def _is_sound(face: dict[str, Any]) -> bool:
@@ -154,6 +220,18 @@ def _largest(found: list[Candidate]) -> list[Candidate]:
 
     kept = sorted(range(len(found)), key=lambda i: area(found[i]), reverse=True)[:MOST_FACES]
     return [found[i] for i in sorted(kept)]
+
+
+def _named(file: Path) -> dict[str, Any]:
+    """A network's file as the process is told of it: one that has been replaced is read anew."""
+    return {"file": str(file), "version": file_version(file)}
+
+
+def _gone(pack: Pack, request: dict[str, Any], ended: Ended) -> CheckpointError:
+    return CheckpointError(
+        f"the process that finds faces {ended} while it worked with {Path(request['file']).name} of the face pack "
+        f"{pack.name}: close other programs and try again, or download {address(pack.name)} again."
+    )
 
 
 def _unusable(pack: Pack, file: Path, why: str) -> CheckpointError:

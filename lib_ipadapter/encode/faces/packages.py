@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from ...errors import CheckpointError
@@ -22,6 +25,8 @@ REQUIREMENTS = ROOT / "requirements-faces.txt"
 FLAG = "--ip-adapter-install-faces"
 STAMP = "installed-requirements.txt"  # in the folder
 BUTTON = "install face analysis"
+LOGIN = re.compile(r"://[^/?#\s]*@")  # name and password of an address
+STALE = 3600.0  # seconds after which what an installation has left is nobody's any more
 TOLD = ("Collecting", "Downloading", "Installing", "Successfully", "ERROR")  # lines of pip that are passed on
 
 
@@ -40,13 +45,19 @@ def command(folder: Path) -> list[str]:
 
 
 def shown_command(folder: Path) -> str:
-    """The same for a person's console."""
-    return " ".join(f'"{part}"' if any(c in part for c in ' \\/"&;()') else part for part in command(folder))
+    """The same for a person's console, without the name and password with which an index may be logged into: sentences
+    go to whoever uses the WebUI."""
+    parts = map(_without_login, command(folder))
+    return " ".join(f'"{part}"' if any(c in part for c in ' \\/"&;()') else part for part in parts)
+
+
+def _without_login(text: str) -> str:
+    return LOGIN.sub("://", text)
 
 
 def is_installed(folder: Path) -> bool:
     """Whether insightface is there, whoever has put it there."""
-    return (folder / "insightface" / "__init__.py").is_file()
+    return os.path.isfile(folder / "insightface" / "__init__.py")
 
 
 def is_current(folder: Path) -> bool:
@@ -57,11 +68,17 @@ def is_current(folder: Path) -> bool:
         return False
 
 
-def install_packages(folder: Path, say: Callable[[str], None]) -> None:
+def install_packages(
+    folder: Path,
+    say: Callable[[str], None],
+    swapping: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+) -> None:
     """Install the packages into ``folder``, in the place of those that are there; what pip does is told to ``say``.
 
-    They come there in one go, or not at all. Raises CheckpointError with pip's last word.
+    They come there in one go, or not at all; while they do, ``swapping`` keeps everybody from those that were there.
+    Raises CheckpointError with pip's last word.
     """
+    sweep(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=".installing-", dir=folder.parent))
@@ -72,7 +89,8 @@ def install_packages(folder: Path, say: Callable[[str], None]) -> None:
         _run(command(made), say, folder)
         shutil.copyfile(REQUIREMENTS, made / STAMP)
         made.chmod(0o755)  # temporary folders are their maker's alone
-        _replace(made, folder)
+        with swapping():
+            _replace(made, folder)
     except OSError as error:
         raise _failed(str(error), folder) from None
     finally:
@@ -89,7 +107,7 @@ def _run(arguments: list[str], say: Callable[[str], None], folder: Path) -> None
     assert process.stdout is not None
     with process.stdout as output:
         for line in output:
-            if line := line.strip():
+            if line := _without_login(line.strip()):
                 last.append(line)
                 if line.startswith(TOLD):
                     say(line)
@@ -97,25 +115,35 @@ def _run(arguments: list[str], say: Callable[[str], None], folder: Path) -> None
         raise _failed(last[0] if last else f"pip ended with {process.returncode}", folder)
 
 
+def sweep(folder: Path) -> None:
+    """What was left beside ``folder`` by installations that were broken off, or whose files were in use, goes."""
+    for pattern in (".installing-*", ".old-*"):
+        for found in folder.parent.glob(pattern):
+            with contextlib.suppress(OSError):
+                if time.time() - found.stat().st_mtime > STALE:  # a younger one may be another WebUI's
+                    shutil.rmtree(found, ignore_errors=True)
+
+
 def _replace(made: Path, folder: Path) -> None:
     """Put what is made in the place of what is there."""
-    old = None
-    if folder.exists():
-        old = folder.with_name(f".old-{folder.name}")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-    try:
+    if not os.path.lexists(folder):
         os.replace(made, folder)
-    except OSError:
-        if old is not None:
+        return
+    beside = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent))
+    try:
+        os.replace(folder, beside / folder.name)
+        try:
+            os.replace(made, folder)
+        except OSError:
             with contextlib.suppress(OSError):
-                os.replace(old, folder)
-        raise
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+                os.replace(beside / folder.name, folder)
+            raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _failed(why: str, folder: Path) -> CheckpointError:
+    why = _without_login(why)
     return CheckpointError(
         f"face analysis could not be installed into {folder} ({why}): see that this machine reaches a package index "
         f"and that the folder can be written, or run  {shown_command(folder)}"

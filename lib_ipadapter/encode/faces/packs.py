@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -43,20 +43,50 @@ def find_pack(name: str, folders: Sequence[Path], cache: Path) -> Pack:
 
     Raises CheckpointError that names the pack, what it lacks, the folder and the address.
     """
-    places = list(dict.fromkeys(folder / shape.format(name=name) for folder in folders for shape in SHAPES))
-    for place in places:
-        if not _lacking(place, name):
-            return _pack(place, name)
-    for folder in folders:
-        for shape in ZIP_SHAPES:
-            archive = folder / shape.format(name=name) / f"{name}.zip"
-            if archive.is_file():
-                return _pack(_unpacked(archive, name, cache), name)
-    raise _missing(name, places, folders)
+    place = _complete(name, folders)
+    if place is None:
+        archive = _archive(name, folders)
+        if archive is None:
+            raise _missing(name, folders)
+        place = _unpacked(archive, name, cache)
+    return _pack(place, name)
+
+
+def pack_identity(name: str, folders: Sequence[Path]) -> Hashable:
+    """What is found with the pack ``name`` is remembered by this: the paths, sizes and times of change of its two
+    files, or of the archive, as they are now. None where ``find_pack`` finds no pack. Nothing is unpacked."""
+    place = _complete(name, folders)
+    files = [_archive(name, folders)] if place is None else [place / file for file in FILES[name]]
+    known = tuple((str(file), version) for file in files if file is not None and (version := file_version(file)))
+    return known or None
+
+
+def file_version(file: Path) -> tuple[int, int] | None:
+    """A file's size in bytes and its time of change in ns; None for one that is not there."""
+    try:
+        stat = os.stat(file)
+    except (OSError, ValueError):
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def address(name: str) -> str:
     return ADDRESS.format(name=name)
+
+
+def _places(name: str, folders: Sequence[Path]) -> list[Path]:
+    return list(dict.fromkeys(folder / shape.format(name=name) for folder in folders for shape in SHAPES))
+
+
+def _complete(name: str, folders: Sequence[Path]) -> Path | None:
+    """The first folder with both files."""
+    return next((place for place in _places(name, folders) if not _lacking(place, name)), None)
+
+
+def _archive(name: str, folders: Sequence[Path]) -> Path | None:
+    """The first archive."""
+    paths = (folder / shape.format(name=name) / f"{name}.zip" for folder in folders for shape in ZIP_SHAPES)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def _pack(place: Path, name: str) -> Pack:
@@ -65,11 +95,12 @@ def _pack(place: Path, name: str) -> Pack:
 
 
 def _lacking(place: Path, name: str) -> list[str]:
-    return [file for file in FILES[name] if not (place / file).is_file()]
+    # Path.is_file would raise where a folder may not be read, such as another user's.
+    return [file for file in FILES[name] if not os.path.isfile(place / file)]
 
 
-def _missing(name: str, places: Sequence[Path], folders: Sequence[Path]) -> CheckpointError:
-    for place in places:
+def _missing(name: str, folders: Sequence[Path]) -> CheckpointError:
+    for place in _places(name, folders):
         lacking = _lacking(place, name)
         if len(lacking) < len(FILES[name]):
             return CheckpointError(
@@ -140,7 +171,7 @@ def _new_folder(parent: Path, place: Path) -> Iterator[Path]:
         try:
             os.replace(made, place)
         except OSError:
-            if not place.is_dir():
+            if not os.path.isdir(place):
                 raise
     finally:
         shutil.rmtree(made, ignore_errors=True)

@@ -55,12 +55,13 @@ def environments(folder: Path) -> list[Environment]:
 
 
 class Process:
-    """A process whose packages are imported. Raises Ended, OSError or ValueError where there can be none; ``problem``
-    says what it has told of packages that it lacks."""
+    """A process whose packages are imported. Raises Ended, OSError, RuntimeError or ValueError where there can be none;
+    ``problem`` says what it has told of packages that it lacks."""
 
     def __init__(self, environment: Environment) -> None:
         if not sys.executable or getattr(sys, "frozen", False):  # a program of its own, which would start again
             raise OSError("there is no Python to start")
+        self.environment = environment
         self._last_words: deque[str] = deque(maxlen=3)
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", worker.__file__, json.dumps(environment.paths)],
@@ -70,11 +71,11 @@ class Process:
             env={**os.environ, **QUIET_ENV},
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
-        threading.Thread(target=self._listen, daemon=True).start()
         try:
+            threading.Thread(target=self._listen, daemon=True).start()
             with self._watched(START):
-                self.problem: Mapping[str, str] = self._answer()
-        except Ended:
+                self.problem: Mapping[str, Any] = self._answer()
+        except BaseException:  # nobody else knows of it yet
             self.end()
             raise
         if "versions" not in self.problem:
@@ -160,13 +161,14 @@ def started(tried: Sequence[Environment], folder: Path) -> Process:
     them into ``folder``.
     """
     broken: list[str] = []
+    missing: list[list[str]] = []
     for environment in tried:
         try:
             process = Process(environment)
         except Ended as ended:
             broken.append(f"insightface in {environment.name} cannot be imported: the process {ended}")
             continue
-        except (OSError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"no process for faces can be started ({error}): give embeddings instead of photos."
             ) from None
@@ -175,15 +177,19 @@ def started(tried: Sequence[Environment], folder: Path) -> Process:
             return process
         if "broken" in problem:
             broken.append(f"{problem['broken']} in {environment.name} cannot be imported: {problem['why']}")
+        else:
+            missing.append(sorted(problem["missing"]))
     if broken:
         raise CheckpointError(f"{broken[-1].rstrip('.')}. {_remedy(folder)}")
-    raise CheckpointError(
-        f"faces need the packages insightface and onnxruntime, which are not installed. {_remedy(folder)}"
-    )
+    lacking = min(missing, key=len, default=sorted(worker.PACKAGES))
+    what = f"package {lacking[0]}, which is" if len(lacking) == 1 else f"packages {' and '.join(lacking)}, which are"
+    raise CheckpointError(f"faces need the {what} not installed. {_remedy(folder)}")
 
 
 def _remedy(folder: Path) -> str:
+    # What is current is not installed again at the press of a button.
+    first = f"Delete the folder {folder} and press" if packages.is_current(folder) else "Press"
     return (
-        f"Press “{packages.BUTTON}” in Settings, IP-Adapter (no restart is needed), or run  "
+        f"{first} “{packages.BUTTON}” in Settings, IP-Adapter (no restart is needed), or run  "
         f"{packages.shown_command(folder)}"
     )

@@ -8,6 +8,7 @@ each line of the answers is a JSON object. It reaches no network: insightface is
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -23,11 +24,12 @@ CROP_SIDE = 112  # pixels that recognition is shown
 
 
 class Refused(Exception):
-    """A request that cannot be answered; the text says why."""
+    """A request that cannot be answered; the text says why. ``failed``: by an error of the packages, whose own fault it
+    may be."""
 
-    def __init__(self, why: str, file: str) -> None:
+    def __init__(self, why: str, file: str, *, failed: bool = False) -> None:
         super().__init__(why)
-        self.file = file
+        self.file, self.failed = file, failed
 
 
 class Networks:
@@ -38,18 +40,20 @@ class Networks:
         available = importlib.import_module("onnxruntime").get_available_providers()
         self.providers = [one for one in PROVIDERS if one in available or one == CPU]
         self.notes: list[str] = []
-        self._loaded: dict[str, Any] = {}
+        self._loaded: dict[str, tuple[Any, Any]] = {}  # by path: the file's version, and its network
 
-    def run(self, file: str, task: str, work: Any) -> Any:
-        """What ``work`` makes of the network in ``file``. A device that fails is left for the CPU. Raises Refused."""
+    def run(self, request: dict[str, Any], task: str, work: Any) -> Any:
+        """What ``work`` makes of the network in the request's "file", of its "version". A device that fails is left for
+        the CPU. Raises Refused."""
+        file = request["file"]
         while True:
             try:
-                return work(self._network(file, task))
+                return work(self._network(file, request["version"], task))
             except Refused:
                 raise
             except Exception as error:
                 if self.providers == [CPU]:
-                    raise Refused(last_line(error), file) from error
+                    raise Refused(last_line(error), file, failed=True) from error
                 self._leave_device(last_line(error))
 
     def _leave_device(self, why: str) -> None:
@@ -57,16 +61,16 @@ class Networks:
         self.providers = [CPU]
         self._loaded.clear()
 
-    def _network(self, file: str, task: str) -> Any:
-        network = self._loaded.pop(file, None)
-        if network is None:
+    def _network(self, file: str, version: Any, task: str) -> Any:
+        loaded, network = self._loaded.pop(file, (None, None))
+        if network is None or loaded != version:  # the file may have been replaced
             network = self._get_model(file, providers=self.providers)
             if getattr(network, "taskname", None) != task:
                 raise Refused(f"it is no network for {task}", file)
             started = network.session.get_providers()
             if self.providers[0] not in started:
                 self._leave_device("onnxruntime went on without it")
-        self._loaded[file] = network
+        self._loaded[file] = version, network
         while len(self._loaded) > KEPT:
             self._loaded.pop(next(iter(self._loaded)))
         return network
@@ -85,7 +89,7 @@ def detect(networks: Networks, request: dict[str, Any], data: bytes) -> dict[str
         side = side if isinstance(side, int) and side > 0 else request["size"]  # some files are for one size only
         return network.detect(picture, input_size=(side, side))
 
-    boxes, landmarks = networks.run(request["file"], "detection", work)
+    boxes, landmarks = networks.run(request, "detection", work)
     if landmarks is None:
         raise Refused("it finds no landmarks", request["file"])
     faces = [
@@ -105,7 +109,7 @@ def recognise(networks: Networks, request: dict[str, Any], data: bytes) -> dict[
     def work(network: Any) -> list[Any]:
         return [network.get_feat(crop).flatten().tolist() for crop in crops]
 
-    return {"embeddings": networks.run(request["file"], "recognition", work)}
+    return {"embeddings": networks.run(request, "recognition", work)}
 
 
 WORK = {"detect": detect, "recognise": recognise}
@@ -115,7 +119,7 @@ def answer(networks: Networks, request: dict[str, Any], data: bytes) -> dict[str
     try:
         found = WORK[request["work"]](networks, request, data)
     except Refused as refused:
-        found = {"problem": str(refused), "file": refused.file}
+        found = {"problem": str(refused), "file": refused.file, "failed": refused.failed}
     found["notes"], networks.notes = networks.notes, []
     return found
 
@@ -127,12 +131,13 @@ def last_line(error: BaseException) -> str:
 
 
 def beginning() -> dict[str, Any]:
-    """What the packages are: their versions, or what is missing, or why one that is there cannot be imported."""
+    """What the packages are: their versions, or which are missing, or why one that is there cannot be imported."""
+    missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+    if missing:  # insightface alone would complain about onnxruntime in its own words
+        return {"missing": missing}
     for package in PACKAGES:
         try:
             importlib.import_module(package)
-        except ModuleNotFoundError as error:
-            return {"missing": package} if error.name == package else {"broken": package, "why": last_line(error)}
         except BaseException as error:  # a package may do anything at its import
             return {"broken": package, "why": last_line(error)}
     return {"versions": {package: getattr(sys.modules[package], "__version__", "") for package in PACKAGES}}
