@@ -38,6 +38,7 @@ def test_parts_are_known_by_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "there is no part hands" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
 def test_the_program_is_the_module_that_others_import(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run as a program, the file is a second module, to which the measures that others make are strange."""
     monkeypatch.setattr(quality, "main", lambda: 7)
