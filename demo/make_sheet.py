@@ -134,15 +134,6 @@ def by_host(host: Host) -> Maker:
     return make
 
 
-def by_library(measured: face_quality.Faces) -> Maker:
-    """Pictures of persons through the library alone, without a WebUI."""
-
-    def make(prompt: str, seed: int, embedding: torch.Tensor) -> Image.Image:
-        return as_image(measured.sample([prompt], embedding[None], seed=seed, steps=REQUEST["steps"])[0])
-
-    return make
-
-
 def people(measured: face_quality.Faces, make: Maker) -> list[Person]:
     """Each of PEOPLE in all PLACES, every picture from its own noise."""
     photos, _, _ = face_quality.references()
@@ -252,7 +243,7 @@ def main() -> int:
         print(f"{number + 1} of {len(ROWS)}: {row.prompt or 'no prompt'}, {row.adapter}: likeness "
               + ", ".join(f"{value:.2f}" for value in found), flush=True)  # fmt: skip
     measured = face_quality.Faces(quality.Family())
-    persons = people(measured, by_library(measured))
+    persons = people(measured, by_host(host))
     for number, person in enumerate(persons, 1):
         print(f"person {number} of {len(persons)}: likeness "
               + ", ".join(f"{value:.2f}" for value in person.likenesses), flush=True)  # fmt: skip

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from demo.family import face_networks, faces, networks, world
+from demo.family import faces, networks, world
 from demo.family.bench import WEIGHTS
 from demo.family.quality import SCALES, Family, Measure
+from lib_ipadapter.attend.lora import Lora
 
 STRENGTHS = (0.0, 0.5, 1.0)
 FACEID = "faceid"
@@ -44,9 +45,12 @@ class Faces:
     ) -> Tensor:  # fmt: skip
         """A picture for each caption and embedding; ``settings`` are ``Family.sample``'s."""
         faces = F.normalize(embeddings.to(self.family.device), dim=1)
-        prompt = self.family.prompt_of(FACEID, faces, torch.zeros_like(faces), weight=weight)
-        with face_networks.TrainableLora(self.family.unet, self.family.adapters[FACEID], lora_strength):
-            return self.family.sample(captions, prompt, **settings)
+        state = self.family.adapters[FACEID]
+        tensors = {name.removeprefix("ip_adapter."): value for name, value in state.items() if "_lora." in name}
+        prompt = self.family.prompt_of(
+            FACEID, faces, torch.zeros_like(faces), weight=weight, lora=Lora(FACEID, tensors, lora_strength)
+        )
+        return self.family.sample(captions, prompt, **settings)
 
     @torch.no_grad()
     def likeness(self, pictures: Tensor, photos: Tensor) -> Tensor:
