@@ -74,6 +74,11 @@ def test_faces_are_found_through_the_process(host: Host, monkeypatch: pytest.Mon
     monkeypatch.setattr(folders, "face_folders", lambda: [files.packs])
     try:
         assert len(faces.find(photo("person_a_1"), "buffalo_l").faces) == 1
+        assert str(files.packs) in str(faces.identity("buffalo_l"))
+        pid = faces._finder._process.pid
+        with faces.ended(), pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+        faces.find(photo("person_a_1"), "buffalo_l")
         pid = faces._finder._process.pid
     finally:
         faces.end()

@@ -150,6 +150,23 @@ def test_what_was_there_comes_back_where_the_new_cannot_take_its_place(tmp_path:
     assert (folder / "older").exists() and is_current(folder) and left(folder) == ["py3"]
 
 
+def test_what_was_there_is_kept_where_it_cannot_come_back(tmp_path: Path, pip: Path, monkeypatch) -> None:
+    folder, replace = tmp_path / "faces" / "py3", os.replace
+    install_packages(folder, print)
+    (folder / "older").touch()
+
+    def refuse(source: Path, target: Path) -> None:
+        if target == folder:
+            raise PermissionError("a file is in use")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(CheckpointError, match="a file is in use"):
+        install_packages(folder, print)
+    [kept] = folder.parent.iterdir()
+    assert kept.name.startswith(".old-") and (kept / "py3" / "older").exists()
+
+
 def test_other_pins_are_not_current(tmp_path: Path, pip: Path, monkeypatch) -> None:
     folder, pins = tmp_path / "faces" / "py3", tmp_path / "requirements.txt"
     assert not is_current(folder)

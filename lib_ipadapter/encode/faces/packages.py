@@ -138,8 +138,10 @@ def _replace(made: Path, folder: Path) -> None:
             with contextlib.suppress(OSError):
                 os.replace(beside / folder.name, folder)
             raise
-    finally:
         shutil.rmtree(beside, ignore_errors=True)
+    finally:
+        with contextlib.suppress(OSError):
+            beside.rmdir()  # but for what could not be put back
 
 
 def _failed(why: str, folder: Path) -> CheckpointError:
