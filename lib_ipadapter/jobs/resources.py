@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..encode.cache import ByteCache
+from ..encode.faces.face import PACKS
 from ..encode.references import check_finite
 from ..errors import CheckpointError
 
@@ -70,8 +71,9 @@ class Resources:
         return (str(entry.path), stat.st_size, stat.st_mtime_ns)
 
     def faces_identity(self, pack: str) -> Hashable:
-        """What is found with a face pack is remembered by this; None where there is none, or nobody to ask."""
-        return None if self.faces is None else self.faces.identity(pack)
+        """What is found with a face pack is remembered by this; None where there is none, or nobody to ask, and for
+        another recognition, whose embeddings come as files."""
+        return None if self.faces is None or pack not in PACKS else self.faces.identity(pack)
 
     def adapter(self, entry: AdapterEntry, spec: AdapterSpec) -> AdapterWeights:
         """The adapter's tensors. The one used last is kept, so that none is read twice in a row, and of those before it

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.encode import stored
+from lib_ipadapter.encode.faces.finder import InsightFace
 from lib_ipadapter.encode.picture import Picture
 from lib_ipadapter.encode.stored import Stored
 from lib_ipadapter.errors import IPAdapterError, PictureError
@@ -472,3 +474,17 @@ def test_a_preset_of_embeddings_holds_them_as_a_picture(tmp_path, resources) -> 
 def test_a_face_that_is_no_number_is_refused(text: str) -> None:
     with pytest.raises(IPAdapterError, match="face_index is .*: give 'largest', or the face's number"):
         Unit.parse({**settings(), "face_index": text})
+
+
+def test_an_adapter_for_another_recognition_takes_its_embeddings_alone(tmp_path, unet) -> None:
+    """Its file's metadata name what it was trained with, which is no pack."""
+    write_adapter(tmp_path / "plain.safetensors", unet, "faceid-lora")
+    save_file(load_file(tmp_path / "plain.safetensors"), tmp_path / "own.safetensors", {"image_encoder": "my faces"})
+    catalog = Catalog([tmp_path], [])
+    catalog.refresh()
+    own = Resources(catalog, faces=InsightFace(lambda: [tmp_path], tmp_path, tmp_path))
+    file = file_of([{"face": face(1).embedding[None]}], [1.0], {"face": "my faces"})
+    kept = {"model": "own", "images": [{"embeddings": file}]}
+    assert far(denoise(unet, generation(unet, own, kept)), denoise(unet, None))
+    with pytest.raises(IPAdapterError, match="trained with the face recognition my faces, which is not to be had here"):
+        generation(unet, own, {"model": "own", "images": [base64_of(picture(0))]})
