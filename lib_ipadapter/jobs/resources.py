@@ -138,11 +138,11 @@ class Resources:
         return embedding
 
     def release_encoder(self) -> None:
-        """Let go of the image encoder; what references were encoded to stays."""
-        self._encoder = None
+        """Let go of the image encoder and InstantID's network; what references were encoded to stays."""
+        self._encoder = self._keypoints = None
 
     def unload(self) -> None:
         """Let go of every file and every encoded reference."""
-        self._adapters, self._keypoints = {}, None
+        self._adapters = {}
         self.release_encoder()
         self.cache.clear()

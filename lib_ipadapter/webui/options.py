@@ -80,7 +80,7 @@ ADAPTERS = Option(
 )  # fmt: skip
 KEEP_ENCODER = Option(
     "ip_adapter_keep_encoder", True, "Keep the image encoder in main memory",
-    "1.3 to 7 GB; without it, every new reference waits for the encoder to be read",
+    "1.3 to 7 GB, and InstantID's network, 2.5 to 5 GB; without it, every new reference waits for them to be read",
     button=("unload everything now", "ipAdapter.unload"),
 )  # fmt: skip
 DEFAULT_CROP = Option(

@@ -19,6 +19,7 @@ from PIL import Image
 
 from ...checkpoint.catalog import Catalog
 from ...encode.crops import views
+from ...encode.faces.align import SIDE
 from ...encode.picture import Mask, Picture, decode, decode_mask
 from ...encode.stored import Stored
 from ...errors import IPAdapterError
@@ -33,7 +34,6 @@ Item = dict[str, Any]
 Pictures = Mapping[str, Picture]
 CARD = 224  # height of a shown reference, in pixels
 SEEN = "What the encoder sees"
-RECOGNISED = 112  # pixels square of what face recognition sees
 
 
 def new_key() -> str:
@@ -52,7 +52,7 @@ def encoder_size(settings: Item, catalog: Catalog) -> int | None:
 def _size(unit: Unit, catalog: Catalog) -> int:
     adapter = catalog.find(unit.model)
     encoder = encoder_for(adapter, catalog, unit.encoder)
-    return RECOGNISED if encoder is None else seen_size(unit, adapter, encoder)
+    return SIDE if encoder is None else seen_size(unit, adapter, encoder)
 
 
 def seen(unit: Unit, catalog: Catalog) -> list[Image.Image]:
