@@ -116,7 +116,10 @@ def test_instantid_says_all_that_is_missing(host: Host, faces, clean, monkeypatc
 
 
 def test_instantid_without_controlnet(host: Host, faces, monkeypatch, clean) -> None:
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="InstantID needs sd-webui-controlnet"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(RuntimeError, match="InstantID is left to sd-webui-controlnet, which is"),
+    ):
         patch.delitem(sys.modules, "internal_controlnet.external_code")
         ask(host, ours(1, **PHOTO), **XL)
 
