@@ -174,9 +174,9 @@ def decode_mask(data: bytes | str | Image.Image | NDArray[Any] | Picture, budget
     """
     if isinstance(data, Mask):
         return data.image
-    if (isinstance(data, Picture) and data.carries_embeddings) or is_embeddings(_file_in(data) or b""):
-        raise PictureError("The mask is a file of embeddings; choose a picture, or leave it out.")
     try:
+        if (isinstance(data, Picture) and data.carries_embeddings) or is_embeddings(_file_in(data) or b""):
+            raise PictureError("The picture is a file of embeddings; choose a picture, or remove this reference.")
         return _decoded(data, to_mask, budget)
     except PictureError as error:
         sentence = error.detail.replace("The picture", "The mask", 1)

@@ -122,7 +122,7 @@ def test_a_card_is_drawn_once(small_pool, monkeypatch: pytest.MonkeyPatch) -> No
     large = Picture.of(buffer.getvalue())
     data = base64_of(large.image)
     decoded.clear()
-    _, held = panel_state.take(state("a"), json.dumps({"key": "a", "data": data}), {}, 42)
+    _, held = panel_state.take(state("a"), json.dumps({"key": "a", "data": data}), {}, Look(42))
     assert decoded == [1]
     drawn = cards(items(state("a")), PagePictures(held), Look(42))
     assert drawn.count("<img") == 2 and decoded == [1]

@@ -29,7 +29,7 @@ def test_everything_comes_back(store: Store) -> None:
         {
             "model": "plus", "enabled": False, "weight": -0.25, "layer_weights": {"5": 0.4}, "from later": [1, None],
             "images": [
-                {"image": picture(2), "weight": 0.5, "mask": mask(3)}, {"embeddings": "bm90IGEgcGljdHVyZQ=="}, None,
+                {"image": picture(2), "weight": 0.5, "mask": mask(3)}, {"of later": "bm90IGEgcGljdHVyZQ=="}, None,
             ],
             "region_mask": mask(4), "negative_images": [picture(5), {"image": picture(6), "weight": 2}],
         },
