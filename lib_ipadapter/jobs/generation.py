@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -77,13 +77,15 @@ class Generation:
         some.prompts, some._regions = [self.prompts[i] for i in kept], [self._regions[i] for i in kept]
         return some
 
-    def inside(self) -> Generation:
-        """The same prompts for a job inside this one. Nothing is measured there."""
+    def inside(self, prompt_lora: str | None = None) -> Generation:
+        """The same prompts for a job inside this one. Nothing is measured there. ``prompt_lora``: the FaceID LoRA that
+        its own prompt names, in the place of those inside the units' files."""
         inner = copy.copy(self)
         inner.injection, inner.attached, inner.unfit = None, False, None
         inner.lost, inner._earlier, inner._of_pass, inner._inside = 0, None, [], True
+        given: dict[str, Any] = {"lora": None} if prompt_lora else {}
         inner.prompts = [
-            PassPrompt(hires, replace(p, influence=None, acted=False, fired=False, unserved=False), number)
+            PassPrompt(hires, replace(p, influence=None, acted=False, fired=False, unserved=False, **given), number)
             for hires, p, number in self.prompts
         ]
         inner.maps = InfluenceMaps()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import bases, infotext
 from ..attend.layers import Topology, cross_attention_layers
+from ..attend.lora import names_face_lora
 from ..attend.outcome import Outcome
 from ..errors import MismatchError, UnitError, errors_name_unit
 from ..jobs.fit import check_fit, fits
@@ -56,13 +57,14 @@ class Detailing(Private):
     told: set[Topology | None] = field(default_factory=set)  # models that units were said not to fit
     marked: set[str] = field(default_factory=set)  # what the last picture's parameters say of them
 
-    def of(self, topology: Topology | None) -> tuple[Generation, list[int]]:
-        """The units for a pass with a model of ``topology``, and the numbers of those that it goes without."""
+    def of(self, topology: Topology | None, prompt_lora: str | None = None) -> tuple[Generation, list[int]]:
+        """The units for a pass with a model of ``topology``, and the numbers of those that it goes without.
+        ``prompt_lora``: the FaceID LoRA that the pass's own prompt names."""
         found = None if topology is None else self.generations.get(topology)
         if found is None or topology is None or found.topology.blocks != topology.blocks:
             found = next(iter(self.generations.values())).only(())
         everyone = {one.number for generation in self.generations.values() for one in generation.prompts}
-        return found.inside(), sorted(everyone - {one.number for one in found.prompts})
+        return found.inside(prompt_lora), sorted(everyone - {one.number for one in found.prompts})
 
 
 # Before the first step
@@ -181,7 +183,7 @@ def begin(p: Any) -> Job | None:
     topology = _sampled_topology()
     job = record.opened(p)
     job.outer = outer
-    job.generation, without = detailing.of(topology)
+    job.generation, without = detailing.of(topology, names_face_lora(host.current().prompt_loras(p)))
     detailing.passes.add(host.current().finished_picture(outer.owner))
     if without and topology not in detailing.told:
         detailing.told.add(topology)

@@ -336,6 +336,19 @@ def test_a_face_from_embeddings_in_a_picture_of_sdxl(host: Host, near, passes, r
     )
 
 
+def test_a_pass_whose_prompt_names_a_face_lora_is_told_so(host: Host, near, passes, monkeypatch) -> None:
+    """Its prompt is another one than the picture's."""
+    from lib_ipadapter.jobs.generation import Generation
+    from lib_ipadapter.webui.host.a1111 import A1111
+
+    told: list[str | None] = []
+    inside = Generation.inside
+    monkeypatch.setattr(A1111, "prompt_loras", lambda self, p: ["faceid_lora"] if getattr(p, "_ad_inner", 0) else [])
+    monkeypatch.setattr(Generation, "inside", lambda self, lora=None: told.append(lora) or inside(self, lora))
+    ask(host, unit(acts_in="both"))
+    assert told == ["faceid_lora"] * len(passes) and passes
+
+
 def test_two_tabs_with_two_checkpoints(host: Host, near, passes, said) -> None:
     units = unit("wide", acts_in="detailer"), unit(seeds=(3,), acts_in="both")
     xl = {"override_settings": {"sd_model_checkpoint": "demo-sdxl"}}

@@ -488,3 +488,11 @@ def test_an_adapter_for_another_recognition_takes_its_embeddings_alone(tmp_path,
     assert far(denoise(unet, generation(unet, own, kept)), denoise(unet, None))
     with pytest.raises(IPAdapterError, match="trained with the face recognition my faces, which is not to be had here"):
         generation(unet, own, {"model": "own", "images": [base64_of(picture(0))]})
+
+
+def test_a_job_inside_whose_prompt_names_a_face_lora_goes_without_the_files_own(unet, resources) -> None:
+    without = denoise(unet, generation(unet, resources, settings("faceid-lora", lora_strength=0)))
+    job = generation(unet, resources, settings("faceid-lora"))
+    with_its_own = denoise(unet, job)
+    assert torch.equal(denoise(unet, job.inside("ip-adapter-faceid_sd15_lora")), without)
+    assert torch.equal(denoise(unet, job.inside()), with_its_own) and far(with_its_own, without)
