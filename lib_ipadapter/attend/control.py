@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..bases import SDXL
-from ..checkpoint.control import HINT_STRIDES, stages
-from ..checkpoint.instantid import FILE
+from ..checkpoint.control import FILE, HINT_STRIDES, stages
 from ..checkpoint.specs import KeypointsSpec
 from ..errors import MismatchError
 from .blocks import (

@@ -18,10 +18,8 @@ from .shapes import Shape, Shapes, layer_norm, linear, some
 from .specs import KeypointsSpec
 
 LDM = "control_model."
-AGAIN = (
-    "The file is damaged or changed: download it again (InstantID's is ControlNetModel/diffusion_pytorch_model"
-    ".safetensors from InstantX/InstantID)."
-)
+FILE = "ControlNetModel/diffusion_pytorch_model.safetensors from InstantX/InstantID"  # InstantID's network
+AGAIN = f"The file is damaged or changed: download it again (InstantID's is {FILE})."
 HINT_STRIDES = (1, 1, 2, 1, 2, 1, 2, 1)  # of the hint's convolutions: from pixels to latents
 _N = "([0-9]{1,3})"
 _ENDS = {  # diffusers' names of what stands outside the blocks

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import CheckpointError
+from .control import FILE
 from .entries import Entry, KeypointsEntry, UnusableEntry
 from .names import few
 
-FILE = "ControlNetModel/diffusion_pytorch_model.safetensors from InstantX/InstantID"
 SAVE_AS = "control_instant_id_sdxl.safetensors"
 _OWN = re.compile(r"instant|controlnetmodel")
 _OTHERS = re.compile(

@@ -35,14 +35,12 @@ def embeddings_of(unit: Unit, resources: Resources, device: Device, progress: Pr
             for one, reference in zip(parts, plan.references, strict=True):
                 one["face"] = face_embedding(reference)
         inputs = plan.inputs()
-        if inputs is not None and plan.encoder is not None:
-            made_by[inputs.source] = kind_of(plan.encoder)
+        if inputs is not None:
+            if plan.encoder is not None:
+                made_by[inputs.source] = kind_of(plan.encoder)
+            else:  # they are stored embeddings already
+                made_by |= next(one.stored.made_by for one in planned.references if one.stored is not None)
             embeddings, _ = References([inputs], resources, device, progress).embeddings(inputs)
             for one, embedding in zip(parts, embeddings, strict=True):
                 one[inputs.source] = embedding
-        elif inputs is not None:  # they were stored embeddings already
-            made_by |= next(one.stored.made_by for one in planned.references if one.stored is not None)
-            for one, shown in zip(parts, inputs.references, strict=True):
-                assert shown.embedding is not None
-                one[inputs.source] = shown.embedding
         return stored.write(parts, [reference.weight for reference in plan.references], made_by)

@@ -20,6 +20,7 @@ from ...attend.layers import Topology
 from ...bases import SDXL
 from ...checkpoint.catalog import Catalog
 from ...checkpoint.containers import read_shapes
+from ...checkpoint.control import FILE
 from ...checkpoint.entries import AdapterEntry
 from ...encode.picture import Picture
 from ...errors import CheckpointError, IPAdapterError, UnitError, errors_name_unit
@@ -174,10 +175,7 @@ def _missing(module: Any, entry: AdapterEntry, face: str | None, points: str | N
     elif NAME_PART not in str(_files(module).get(face) or entry.path):
         missing.append(f"{entry.file_name} under a name with “{NAME_PART}” in it, which is all it goes by")
     if points is None:
-        missing.append(
-            "ControlNetModel/diffusion_pytorch_model.safetensors from InstantX/InstantID, saved as "
-            f"models/ControlNet/control_{NAME_PART}_sdxl.safetensors"
-        )
+        missing.append(f"{FILE}, saved as models/ControlNet/control_{NAME_PART}_sdxl.safetensors")
     if not {FACE, POINTS} <= set(module.get_modules()):
         missing.append(f"a newer version of itself, with the preprocessors {FACE} and {POINTS}")
     packages = [name for name in ("insightface", "onnxruntime") if not _installed(name)]

@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from ...checkpoint.catalog import Catalog
+from ...checkpoint.entries import AdapterEntry
 from ...encode.faces.align import SIDE, aligned
 from ...encode.faces.choice import chosen
 from ...encode.faces.face import Face, Found
@@ -58,11 +60,15 @@ def face_look(unit: Unit, resources: Resources) -> FaceLook | None:
     adapter = with_variant(resources.catalog.find(unit.model), unit)
     if not adapter.spec.source.startswith("face"):
         return None
-    size = SIDE
-    if adapter.spec.source != "face":
-        encoder = encoder_for(adapter, resources.catalog, unit.encoder)
-        size = SIDE if encoder is None else seen_size(unit, adapter, encoder)
+    size = seen_side(unit, adapter, resources.catalog)
     return FaceLook(resources, recogniser(adapter.spec), unit.crop, unit.face_index, size)
+
+
+def seen_side(unit: Unit, adapter: AdapterEntry, catalog: Catalog) -> int:
+    """The side, in pixels, of what the adapter's image encoder is shown, or recognition where it has none. Raises
+    IPAdapterError for an encoder that is not there."""
+    encoder = encoder_for(adapter, catalog, unit.encoder)
+    return SIDE if encoder is None else seen_size(unit, adapter, encoder)
 
 
 @dataclass(frozen=True)

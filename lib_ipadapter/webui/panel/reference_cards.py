@@ -19,16 +19,14 @@ from PIL import Image
 
 from ...checkpoint.catalog import Catalog
 from ...encode.crops import views
-from ...encode.faces.align import SIDE
 from ...encode.picture import Mask, Picture, decode, decode_mask
 from ...encode.stored import Stored
 from ...errors import IPAdapterError
-from ...jobs.fit import encoder_for, seen_size
 from ...reference import WEIGHT
 from ...unit import Unit
 from ..picture_text import data_url
 from . import face_cards, picture_pool
-from .face_cards import FaceLook
+from .face_cards import FaceLook, seen_side
 
 Item = dict[str, Any]
 Pictures = Mapping[str, Picture]
@@ -50,9 +48,7 @@ def encoder_size(settings: Item, catalog: Catalog) -> int | None:
 
 
 def _size(unit: Unit, catalog: Catalog) -> int:
-    adapter = catalog.find(unit.model)
-    encoder = encoder_for(adapter, catalog, unit.encoder)
-    return SIDE if encoder is None else seen_size(unit, adapter, encoder)
+    return seen_side(unit, catalog.find(unit.model), catalog)
 
 
 def seen(unit: Unit, catalog: Catalog) -> list[Image.Image]:
