@@ -101,6 +101,24 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         page.lastTab = Object.values(tabs).find(isOpen) ?? page.lastTab;
     }
 
+    // What is rarely used is not loaded with the page, but when it is first wanted: `opened/NAME.js`, which adds its
+    // subject to `ipAdapter` as the other files do. Resolves with that subject.
+    const loading = {};
+    function loadSubject(name) {
+        loading[name] ??= new Promise((resolve, reject) => {
+            const own = document.querySelector("script[src*='ip_adapter_page.js']").src;
+            const script = document.createElement("script");
+            script.src = own.replace(/ip_adapter_page\.js.*$/, `opened/${name}.js?${tabs.txt2img.facts.opened}`);
+            script.onload = () => resolve(ipAdapter[name]);
+            script.onerror = () => {
+                delete loading[name];
+                reject(new Error(`IP-Adapter: ${script.src} cannot be loaded`));
+            };
+            document.head.append(script);
+        });
+        return loading[name];
+    }
+
     // The WebUI translates texts by itself, but no attributes.
     function translate(root) {
         const attributes = ["title", "placeholder", "aria-label"];
@@ -134,5 +152,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     // The settings page calls these by name (options.py).
     const unload = () => tabs.txt2img.press("unload");
     const installFaces = () => tabs.txt2img.press("install_faces");
-    return {page, tabOf, noteLastTab, byId, pause, waitUntil, newKey, shownUnit, translate, unload, installFaces};
+    return {
+        page, tabOf, noteLastTab, byId, pause, waitUntil, newKey, shownUnit, loadSubject, translate, unload, installFaces,
+    };
 })());

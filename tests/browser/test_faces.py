@@ -42,10 +42,7 @@ def chosen(page: Page) -> list[str]:
 
 def choose(page: Page) -> None:
     """The adapter for faces, which was put there since the page was built."""
-    page.find("refresh").click()
-    page.find("model").locator("input").click()
-    page.wait(lambda: page.find("model").locator("ul.options li").filter(has_text="faceid").count())
-    page.find("model").locator("input").blur()
+    page.look_again("ip-adapter-faceid_sd15")
     page.choose("model", "ip-adapter-faceid_sd15")
 
 

@@ -109,6 +109,21 @@ class Page:
         if name == "model" and new:  # the cards are drawn anew: nothing may be typed into one that goes
             self.wait(lambda: (now := self.stamps())[0] == now[1] != stamp)
 
+    def look_again(self, model: str) -> None:
+        """Press the refresh button, until the list has a ``model`` whose file was put there since. A list that is
+        opened before the answer is there keeps what it had."""
+        field = self.find("model").locator("input")
+
+        def is_listed() -> int:
+            field.blur()
+            field.click()
+            self.page.wait_for_timeout(200)
+            return self.find("model").locator("ul.options li").filter(has_text=model).count()
+
+        self.find("refresh").click()
+        self.wait(is_listed)
+        field.blur()
+
     def stamps(self) -> tuple[str, str | None]:
         """Of the cards that are asked for, and of those that are on view."""
         cards = self.find("references").locator(".ip-adapter-cards")

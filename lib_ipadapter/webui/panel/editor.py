@@ -21,6 +21,7 @@ from ...jobs.resources import Resources
 from ...kinds import Wording
 from ...unit import Unit
 from .. import options
+from ..host.folders import EXTENSION
 from . import block_strengths, model_line, panel_state, reference_cards
 from .controls import BY_FIELD, COMPONENTS, HTML_CONTROLS, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
 from .face_cards import face_look
@@ -57,6 +58,11 @@ def in_page(tab: str, function: str) -> dict[str, str]:
 def note(sentence: str, *more: str) -> str:
     """Sentences as HTML for the line of notes."""
     return "".join(f"<div>{html.escape(text)}</div>" for text in (sentence, *more) if text)
+
+
+def opened_scripts_age() -> int:
+    """When the scripts that the page loads on demand were last changed, in seconds: browsers keep no older ones."""
+    return max((int(file.stat().st_mtime) for file in (EXTENSION / "javascript" / "opened").glob("*.js")), default=0)
 
 
 UNTICKED = (
@@ -131,7 +137,10 @@ class Editor:
 
     def _tabs(self) -> str:
         """The row of units; the page's script keeps it up to date, and finds here what it has to know."""
-        facts = {"fields": [control.field for control in COMPONENTS], "narrow": NARROW, "wide": WIDE, "spread": SPREAD}
+        facts = {
+            "fields": [control.field for control in COMPONENTS], "narrow": NARROW, "wide": WIDE, "spread": SPREAD,
+            "opened": opened_scripts_age(),
+        }  # fmt: skip
         return (
             f"<div class='ip-adapter-units' role='tablist' aria-label='Units' "
             f"data-facts='{html.escape(json.dumps(facts))}'></div>"
