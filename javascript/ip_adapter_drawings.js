@@ -23,26 +23,40 @@
     }
     function drawCards(tab, failures = 0) {
         tab.cards.failures = failures;
+        tab.cards.model = null;
         tab.cards.stamp = ipAdapter.newKey();
         tab.writeBox("stamp", tab.cards.stamp);
     }
 
-    // The model has changed, or the list of models.
-    function answerModel(tab) {
+    // The model has changed: by hand, or because the cards came with another one, for which they are drawn already.
+    function answerModel(tab, [model]) {
+        if (model !== tab.cards.model) drawCards(tab);
+        return [];
+    }
+    // The disk has been looked at again.
+    function answerList(tab) {
+        ipAdapter.models?.forgetChoices(tab);
         drawCards(tab);
         return [];
     }
-    async function answerCards(tab) {
+    // The list of models gets what the server says of it, as long as nothing else has been asked for since.
+    async function answerCards(tab, [model]) {
+        const models = await ipAdapter.loadSubject("models").catch(() => null);
         const column = tab.element("references");
         const isOnView = () => column.querySelector(".ip-adapter-cards")?.dataset.stamp === tab.cards.stamp;
         if (await ipAdapter.waitUntil(isOnView, 500)) {
             column.classList.remove("ip-adapter-stale");
             ipAdapter.units.showVariantsControls(tab);
             fillWeights(tab, column);
-        } else if (tab.cards.failures < 5) {
-            drawCards(tab, tab.cards.failures + 1);
+            return [models?.settle(tab, model) ?? {__type__: "update"}];
         }
-        return [];
+        if (tab.cards.failures < 5) drawCards(tab, tab.cards.failures + 1);
+        return [{__type__: "update"}];
+    }
+    // A panel that is opened for the first time shows what its model is.
+    function onOpened(event) {
+        const head = event.target.closest?.(".label-wrap"), tab = head && ipAdapter.tabOf(head);
+        if (tab && head.parentElement === tab.panel && tab.cards.stamp === null) drawCards(tab);
     }
     function fillWeights(tab, column) {
         const weights = Object.fromEntries((tab.shownUnit.images ?? []).map(({key, weight}) => [key, weight]));
@@ -94,10 +108,11 @@
         return [];
     }
 
+    document.addEventListener("click", onOpened);
     onUiLoaded(onCheckpoint);
     onOptionsChanged(onCheckpoint);
     return {
         noteLook, noteStrength, followReferences, followStrength, drawCards,
-        answerModel, answerCards, answerStrength, answerBars,
+        answerModel, answerList, answerCards, answerStrength, answerBars,
     };
 })();

@@ -21,9 +21,9 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             this.name = name;
             // The number of the unit to which the panel is being switched.
             this.requestedUnit = null;
-            // The cards: what they show or are about to show, the stamp of the last request for them, and how many
-            // requests before it went unheard.
-            this.cards = {look: null, stamp: null, failures: 0};
+            // The cards: what they show or are about to show, the stamp of the last request for them, how many requests
+            // before it went unheard, and the model for which they are drawn (null while they are asked for).
+            this.cards = {look: null, stamp: null, failures: 0, model: null};
             // The bars: the strength that they show or are about to show, the timer that runs until a slider rests,
             // whether a request has not been answered yet, and whether another one has to follow it.
             this.bars = {strength: null, timer: null, isAwaited: false, isOutdated: false};
@@ -124,7 +124,8 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         const attributes = ["title", "placeholder", "aria-label"];
         const controls = ".ip-adapter-control, .ip-adapter-control input";
         const presets = ".ip-adapter-tools button, .ip-adapter-question :is(input, button)";
-        for (const element of root.querySelectorAll(`${controls}, ${presets}`)) {
+        const files = ".ip-adapter-rest summary";
+        for (const element of root.querySelectorAll(`${controls}, ${presets}, ${files}`)) {
             for (const attribute of attributes) {
                 const translation = window.localization?.[element.getAttribute(attribute)];
                 if (translation) element.setAttribute(attribute, translation);

@@ -10,6 +10,7 @@ from ..checkpoint.catalog import Catalog
 from ..encode.faces import packages
 from ..jobs.resources import Resources
 from ..presets.store import Store
+from ..presets.used_models import UsedModels
 from . import options
 from .host import folders
 
@@ -72,3 +73,9 @@ def faces() -> Faces:
 def store() -> Store:
     """The presets of this WebUI, in its data folder."""
     return Store(folders.presets(), options.history())
+
+
+@functools.cache
+def used_models() -> UsedModels:
+    """The adapters that were used last, in its data folder."""
+    return UsedModels(folders.used_models())

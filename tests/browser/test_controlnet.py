@@ -97,6 +97,7 @@ def test_a_unit_to_controlnet(page: Page, theirs, host: Host) -> None:
     from modules import scripts
 
     page.choose("controlnet_unit", "Unit 1")
+    page.choose("model", "None")
     page.find("controlnet_to").click()
     page.wait(lambda: "IP-Adapter unit 1: model is missing" in page.note())
     page.choose("model", "demo-sd15")

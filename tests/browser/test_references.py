@@ -21,7 +21,10 @@ def test_a_picture_a_model_a_different_result(page: Page, monkeypatch) -> None:
     page.small()
     plain = page.generate()
     drop(page, [picture(77)])  # of no other test: it has to be encoded
-    assert page.cards().locator("img").count() == 1  # no model yet: nothing sees anything
+    assert page.model() == "demo-sd15"  # by itself
+    page.wait(lambda: page.cards().locator("img").count() == 2)
+    page.choose("model", "None")
+    page.wait(lambda: page.cards().locator("img").count() == 1)  # nothing sees anything
     page.choose("model", "demo-sd15")
     page.wait(lambda: page.cards().locator("img").count() == 2)
     details = page.find("details").inner_text()
@@ -51,17 +54,15 @@ def test_what_cannot_be_done_is_told(page: Page) -> None:
     page.tick()
     assert "no unit has a reference picture" in page.generate()
     page.add(picture(0))
+    page.choose("model", "None")
     assert "IP-Adapter unit 1: model is missing" in page.generate()
-    page.choose("model", "demo-sdxl")
+    page.take_other("demo-sdxl")
     page.wait(lambda: "Adapter demo-sdxl is for SDXL, the checkpoint is SD1.5" in page.find("details").inner_text())
     assert "IP-Adapter unit 1: adapter demo-sdxl is for SDXL" in page.generate()
-    page.page.locator("#setting_sd_model_checkpoint_quick input").click()
-    lists = page.page.locator("#setting_sd_model_checkpoint_quick ul.options li")
-    lists.filter(has_text="demo-sdxl").first.dispatch_event("mousedown")
-    page.wait(lambda: "the checkpoint is" not in page.find("details").inner_text())
-    page.page.locator("#setting_sd_model_checkpoint_quick input").click()
-    lists.filter(has_text="demo-sd15.").first.dispatch_event("mousedown")
-    page.wait(lambda: "the checkpoint is SD1.5" in page.find("details").inner_text())
+    page.checkpoint("demo-sdxl")
+    page.wait(lambda: "Base, SDXL" in (text := page.find("details").inner_text()) and "⚠" not in text)
+    page.checkpoint("demo-sd15")
+    page.wait(lambda: page.note() == "The checkpoint is SD1.5 now: unit 1 takes demo-sd15 instead of demo-sdxl.")
 
 
 def test_several_pictures_and_their_weights(page: Page) -> None:

@@ -51,6 +51,8 @@ class Hosts:
             with torch.enable_grad():
                 self._host, self._close = SETUPS[name](self)
             self._name = name
+        # The models that were used last are each test's own.
+        (Path(os.environ["DEMO_HOST_DATA"]) / "ip-adapter" / "used-models.json").unlink(missing_ok=True)
         assert self._host is not None
         return self._host
 

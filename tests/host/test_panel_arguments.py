@@ -29,8 +29,13 @@ def test_the_panels_units(host: Host) -> None:
     assert panel.units(tuple(panel_args(host, *units, tick=False))) == []
     with pytest.raises(IPAdapterError, match="ticked, but no unit has a reference"):
         panel.units(tuple(panel_args(host, {}, {"model": "base"})))
-    with pytest.raises(IPAdapterError, match="unit 1: model is missing"):
-        parse_units(panel.units(tuple(panel_args(host, {"pictures": [one]}))))
+    for none_by_hand in ({}, {"fitted": {"SD1.5": "base"}}):
+        args = panel_args(host, {}, {"pictures": [one], **none_by_hand})
+        if none_by_hand:
+            with pytest.raises(IPAdapterError, match="unit 2: model is missing"):
+                parse_units(panel.units(tuple(args)))
+        else:
+            assert parse_units(panel.units(tuple(args)))[0].model == "a, b: c"
 
 
 def test_pictures_that_are_not_there(host: Host) -> None:

@@ -63,6 +63,11 @@ def presets() -> Path:
     return Path(paths.data_path) / "ip-adapter"
 
 
+def used_models() -> Path:
+    """The file that remembers which adapters were used last."""
+    return presets() / "used-models.json"
+
+
 def _option(*names: str) -> list[Path]:
     """Folders from settings and command-line flags, where they exist and are set; flags may hold lists."""
     folders: list[Path] = []

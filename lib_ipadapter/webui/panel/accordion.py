@@ -19,7 +19,7 @@ from ...kinds import Wording
 from ...presets.store import Store
 from ...unit import MAX_UNITS
 from .. import face_install, options, process
-from . import panel_state
+from . import model_choice, panel_state
 from .controlnet_bar import ControlNetBar
 from .editor import QUIET, UNTICKED, Editor, hidden, in_page, note
 from .preset_bar import PresetBar
@@ -35,9 +35,9 @@ def units(args: tuple[Any, ...], *, is_api: bool = False) -> list[object]:
     """The script's arguments -> API objects, numbered by their place.
 
     A client's units fill the first arguments. Without any, and with the panel ticked, the panel's count; those without
-    a reference keep their number as disabled units. Without either, those of the parameters that a client of the API
-    has sent as ``infotext`` (in the page, pasted parameters go into the panel). Raises UnitError where none has a
-    reference, or where one's pictures are not there.
+    a reference keep their number as disabled units, and those without a model get one. Without either, those of the
+    parameters that a client of the API has sent as ``infotext`` (in the page, pasted parameters go into the panel).
+    Raises UnitError where none has a reference, or where one's pictures are not there.
     """
     if sent := _sent(args):
         return sent
@@ -45,6 +45,7 @@ def units(args: tuple[Any, ...], *, is_api: bool = False) -> list[object]:
     if tick is not True:
         return _restored(pasted) if is_api else []
     shown = panel_state.objects(*values)
+    model_choice.complete(shown, panel_state.PanelState.parse(values[0]), process.resources())
     if not any(unit["images"] for unit in shown):
         raise UnitError("IP-Adapter is ticked, but no unit has a reference picture: add one, or untick the panel.")
     return [unit if unit["images"] and unit["enabled"] else {"enabled": False} for unit in shown]
@@ -69,12 +70,14 @@ def _sent(args: tuple[Any, ...]) -> list[object]:
 
 
 def presets_units(values: tuple[Any, ...]) -> list[dict[str, Any]]:
-    """The editor's values -> API objects for a preset: also what is not complete, without the empty units at the end.
+    """The editor's values -> API objects for a preset: also what is not complete, without the empty units at the end,
+    for which nobody has chosen a model.
 
     Raises UnitError where a unit's pictures are not there.
     """
     units = panel_state.objects(*values, complete=True)
-    while units and not units[-1]["images"] and "model" not in units[-1]:
+    shown = panel_state.PanelState.parse(values[0]).units
+    while units and not units[-1]["images"] and model_choice.is_own(shown[len(units) - 1], units[-1].get("model")):
         units.pop()
     return units
 
