@@ -63,7 +63,11 @@
         rest.open = list.isOpen;
         ipAdapter.translate(rest.parentElement);
         if (list.hadFocus && document.activeElement === document.body) rest.querySelector("summary").focus();
-        list.hadFocus = false;
+    }
+    // A focus that goes with the lines comes back with the new ones; one that has been taken elsewhere does not.
+    function onFocus(event) {
+        const rest = event.target.closest?.(".ip-adapter-rest");
+        for (const tab of Object.values(ipAdapter.page.tabs)) listOf(tab).hadFocus = rest && ipAdapter.tabOf(rest) === tab;
     }
     function onToggle(event) {
         const rest = event.target.closest?.(".ip-adapter-rest"), tab = rest && ipAdapter.tabOf(rest);
@@ -72,11 +76,12 @@
     function onTake(event) {
         const button = event.target.closest?.(".ip-adapter-take"), tab = button && ipAdapter.tabOf(button);
         if (!tab) return;
-        const taken = {number: tab.state.shown, model: button.dataset.model};
-        Object.assign(listOf(tab), {taken, hadFocus: true});
+        listOf(tab).taken = {number: tab.state.shown, model: button.dataset.model};
         ipAdapter.drawings.drawCards(tab);
     }
     document.addEventListener("toggle", onToggle, true);
     document.addEventListener("click", onTake);
+    document.addEventListener("focusin", onFocus);
+    document.addEventListener("pointerdown", onFocus);
     return {settle, forgetChoices};
 })();

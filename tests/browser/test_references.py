@@ -122,7 +122,7 @@ def test_sending_pictures_to_the_panel(page: Page) -> None:
     # The host's own button takes the units along to img2img.
     page.page.locator("#txt2img_send_to_img2img").click()
     page.wait(lambda: page.pictures("img2img") == [1, 1, 2] and page.shown("img2img") == 3)
-    page.wait(lambda: page.drawn(2, "img2img") and page.cards("img2img").locator("img").count() == 2)
+    page.wait(lambda: page.drawn(2, "img2img") and page.cards("img2img").locator("img").count() == 4)
     page.wait(page.find("drop_area", "img2img").is_visible)
     assert page.is_ticked("img2img")
 
