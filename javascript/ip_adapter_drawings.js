@@ -47,6 +47,8 @@
         if (await ipAdapter.waitUntil(isOnView, 500)) {
             column.classList.remove("ip-adapter-stale");
             ipAdapter.units.showVariantsControls(tab);
+            ipAdapter.purpose.draw(tab);
+            ipAdapter.translate(tab.element("purposes"));
             fillWeights(tab, column);
             return [models?.settle(tab, model) ?? {__type__: "update"}];
         }

@@ -21,6 +21,8 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             this.name = name;
             // The number of the unit to which the panel is being switched.
             this.requestedUnit = null;
+            // Changes of the shown unit that wait for the values of gradio's components.
+            this.revisions = [];
             // The cards: what they show or are about to show, the stamp of the last request for them, how many requests
             // before it went unheard, and the model for which they are drawn (null while they are asked for).
             this.cards = {look: null, stamp: null, failures: 0, model: null};
@@ -74,8 +76,9 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             return shownUnit(this.state);
         }
         changeState(change) {
-            const state = this.state;
+            const state = this.state, had = state.units.map(({images}) => Boolean(images?.length));
             change(state);
+            ipAdapter.purpose.begin(this, state, had);
             this.writeBox("state", JSON.stringify(state));
         }
         changeShownUnit(change) {
@@ -125,7 +128,8 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         const controls = ".ip-adapter-control, .ip-adapter-control input";
         const presets = ".ip-adapter-tools button, .ip-adapter-question :is(input, button)";
         const files = ".ip-adapter-rest summary";
-        for (const element of root.querySelectorAll(`${controls}, ${presets}, ${files}`)) {
+        const purposes = ".ip-adapter-purposes, .ip-adapter-purposes button, .ip-adapter-chips, .ip-adapter-chips button";
+        for (const element of root.querySelectorAll(`${controls}, ${presets}, ${files}, ${purposes}`)) {
             for (const attribute of attributes) {
                 const translation = window.localization?.[element.getAttribute(attribute)];
                 if (translation) element.setAttribute(attribute, translation);
@@ -144,6 +148,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         ipAdapter.units.fillControls(tab, unit);
         ipAdapter.drawings.noteLook(tab, state);
         ipAdapter.units.showVariantsControls(tab);
+        ipAdapter.purpose.build(tab, unit);
         translate(tab.panel);
         ipAdapter.drawings.noteStrength(tab, unit);
     }));

@@ -88,5 +88,5 @@
     document.addEventListener("click", onButton);
     document.addEventListener("click", onCancel);
     document.addEventListener("submit", onAnswer);
-    return {answerOrder, answerNote, answerNames};
+    return {give, answerOrder, answerNote, answerNames};
 })();

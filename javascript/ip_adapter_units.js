@@ -42,9 +42,15 @@
         await ipAdapter.pause(0);
         await ipAdapter.waitUntil(() => tab.state.shown === number, 5000);
     }
+    // Change what the shown unit has, the values of gradio's components among it.
+    async function revise(tab, change) {
+        tab.revisions.push(change);
+        await show(tab, tab.state.shown);
+    }
     function answerShow(tab, [text, ...values]) {
         const {fields} = tab.facts, state = JSON.parse(text);
         Object.assign(ipAdapter.shownUnit(state), Object.fromEntries(fields.map((field, i) => [field, values[i]])));
+        for (const change of tab.revisions.splice(0)) change(ipAdapter.shownUnit(state));
         if (tab.requestedUnit >= 1 && tab.requestedUnit <= state.units.length) state.shown = tab.requestedUnit;
         const unit = ipAdapter.shownUnit(state);
         for (const field of fields) unit[field] ??= ipAdapter.page.initialValues[`${tab.name}_ip_adapter_${field}`];
@@ -75,6 +81,7 @@
         ipAdapter.drawings.followStrength(tab, unit);
         tab.element("drop_area").parentElement.classList.toggle("ip-adapter-filled", Boolean(unit.images?.length));
         ipAdapter.drawings.followReferences(tab, state);
+        ipAdapter.purpose.draw(tab, unit);
         setTimeout(() => {
             const field = (type) => tab.element("weight").querySelector(`input[type=${type}]`);
             field("range").value = field("number").value;
@@ -175,6 +182,6 @@
     document.addEventListener("input", onControl);
     document.addEventListener("focusout", onControlLeft);
     return {
-        tick, show, drawRow, fillControls, showVariantsControls, answerTick, answerShow, answerWide, answerChange,
+        tick, show, revise, drawRow, fillControls, showVariantsControls, answerTick, answerShow, answerWide, answerChange,
     };
 })();

@@ -11,6 +11,7 @@ from ..encode.faces import packages
 from ..jobs.resources import Resources
 from ..presets.store import Store
 from ..presets.used_models import UsedModels
+from ..purposes import PurposeDefaults
 from . import options
 from .host import folders
 
@@ -79,3 +80,9 @@ def store() -> Store:
 def used_models() -> UsedModels:
     """The adapters that were used last, in its data folder."""
     return UsedModels(folders.used_models())
+
+
+@functools.cache
+def purposes() -> PurposeDefaults:
+    """The defaults of units' purposes, in the data folder of this WebUI."""
+    return PurposeDefaults(folders.purposes())

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "lib_ipadapter"
 FLOORS = (
-    {"errors", "bases", "fields", "kinds", "reference", "unit", "weighting", "field_table", "face_fields"},
+    {"errors", "bases", "fields", "kinds", "reference", "unit", "weighting", "field_table", "face_fields", "purposes"},
     {"checkpoint", "encode", "projections", "attend"},
     {"jobs"},
     {"presets", "infotext"},

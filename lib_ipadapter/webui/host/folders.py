@@ -68,6 +68,11 @@ def used_models() -> Path:
     return presets() / "used-models.json"
 
 
+def purposes() -> Path:
+    """The file that keeps the defaults that a person has given to purposes."""
+    return presets() / "purposes.json"
+
+
 def _option(*names: str) -> list[Path]:
     """Folders from settings and command-line flags, where they exist and are set; flags may hold lists."""
     folders: list[Path] = []

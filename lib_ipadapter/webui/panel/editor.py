@@ -22,8 +22,8 @@ from ...kinds import Wording
 from ...unit import Unit
 from .. import options
 from ..host.folders import EXTENSION
-from . import block_strengths, html_controls, model_line, other_files, panel_state, reference_cards
-from .controls import BY_FIELD, COMPONENTS, HTML_CONTROLS, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
+from . import advanced, block_strengths, html_controls, model_line, other_files, panel_state, purpose_row, reference_cards
+from .controls import BY_FIELD, COMPONENTS, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
 from .face_cards import face_look
 from .model_choice import ModelChoice, Settled, exchanged
 from .panel_entry import entry
@@ -97,6 +97,7 @@ class Editor:
         with gr.Row(elem_classes="ip-adapter-pictures"):
             gr.HTML(_drop_area(self.tab), elem_id=self._id("drop_area"), elem_classes="ip-adapter-drop-area-column")
             self.cards = gr.HTML("", elem_id=self._id("references"), elem_classes="ip-adapter-references")
+        self.purposes = gr.HTML(purpose_row.drawn(), elem_id=self._id("purposes"))
         with gr.Row(elem_classes="ip-adapter-model"):
             blank = ModelChoice.present(self.resources()).blank()
             listed, model = self._choices([]), blank.get("model", NO_MODEL)
@@ -109,11 +110,10 @@ class Editor:
             self.wide = ToolButton("↔", elem_id=self._id("wide"), tooltip=_ranges())
             self._add("weight")
         with gr.Accordion("Advanced", open=False, elem_id=self._id("advanced")):
-            controls = (control.html(self._id(control.field)) for control in HTML_CONTROLS)
-            gr.HTML(f"<div class='ip-adapter-grid'>{''.join(controls)}</div>")
-            with gr.Row(elem_classes="ip-adapter-where"):
-                self.region = gr.HTML(reference_cards.region(None), elem_id=self._id("region"))
-                self.bars = gr.HTML(block_strengths.drawn(None, _DEFAULT_UNIT), elem_id=self._id("bars"))
+            gr.HTML(advanced.groups(self._id))
+            # The page's script puts these into the groups.
+            self.region = gr.HTML(reference_cards.region(None), elem_id=self._id("region"))
+            self.bars = gr.HTML(block_strengths.drawn(None, _DEFAULT_UNIT), elem_id=self._id("bars"))
         self.controls = {control.field: self.controls[control.field] for control in COMPONENTS}  # in the table's order
         self.state = hidden(self._id("state"), self._blank(self.count, blank).text())
         self.inbox = hidden(self._id("inbox"), is_long=True)
@@ -138,7 +138,7 @@ class Editor:
         """The row of units; the page's script keeps it up to date, and finds here what it has to know."""
         facts = {
             "fields": [control.field for control in COMPONENTS], "narrow": NARROW, "wide": WIDE, "spread": SPREAD,
-            "opened": opened_scripts_age(),
+            "opened": opened_scripts_age(), "crop": options.default_crop(),
         }  # fmt: skip
         return (
             f"<div class='ip-adapter-units' role='tablist' aria-label='Units' "
@@ -164,7 +164,7 @@ class Editor:
         ).then(None, None, None, **script("drawings.answerBars"))  # fmt: skip
         self.stamp.change(
             self._drawn, [self.stamp, self.state, self.pictures, model],
-            [self.cards, self.region, self.details, self.notes], queue=False, **QUIET,
+            [self.cards, self.region, self.details, self.notes, self.purposes], queue=False, **QUIET,
         ).then(None, model, model, **script("drawings.answerCards"))  # fmt: skip
         self.take.click(
             self._taken, [self.inbox, self.state, self.pictures, model], [self.inbox, self.pictures, self.notes],
@@ -206,7 +206,8 @@ class Editor:
             other_files.rest(self.resources().catalog, choice.topology),
             _for_page(page, settled, choice),
         ]
-        return cards, region, "".join(details), note(said) if said else gr.update()
+        purposes = purpose_row.drawn(self.resources())
+        return cards, region, "".join(details), note(said) if said else gr.update(), purposes
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:
         """The picture of the blocks' strengths; the reason while what is written down makes none."""

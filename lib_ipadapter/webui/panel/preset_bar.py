@@ -3,7 +3,8 @@ imported here. What needs a name or a yes is asked for in the line of notes belo
 
 Buttons and questions are plain HTML. The page's script writes what is wanted into a hidden box:
 ``{"ask": action}`` for a question, ``{"do": action, "name": …, "about": …}`` for what is answered with a yes, and
-``{"do": "load"}``, ``"export"`` or ``"cancel"``, each with a stamp that makes it another text than the one before.
+``{"do": "load"}``, ``"export"``, ``"cancel"`` or what purpose_row.py says, each with a stamp that makes it another text
+than the one before.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import gradio as gr
 
 from ...errors import IPAdapterError
 from ...presets.store import PresetExists, Store
-from . import html_controls
+from . import html_controls, purpose_row
 from .editor import QUIET, hidden, in_page, note
 from .exchanged_files import ExchangedFiles
 
@@ -200,6 +201,8 @@ class PresetBar:
         if "ask" in wanted:
             return [self._ask(wanted["ask"], chosen), same, same, *self.nothing]
         action = wanted["do"]
+        if action in purpose_row.ORDERS:
+            return [purpose_row.followed(wanted), same, same, *self.nothing]
         if action == "cancel":
             return ["", same, self._forgotten(file), *self.nothing]
         if action == "load":
