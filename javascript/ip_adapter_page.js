@@ -35,6 +35,11 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             this.tick = {isSet: false, clicked: -Infinity, isMissed: false};
             // Presets: the order that is being carried out, and the button that was pressed last.
             this.presets = {order: null, button: null};
+            // The shelf: the last question's answer, and the function that takes the next one.
+            this.shelf = {answered: Promise.resolve(), onAnswer: null};
+            // What is kept of the panel in the browser: texts from the inbox and files by their pictures' keys, the
+            // timer that runs until nothing changes any more, and a state that is about to be restored.
+            this.keep = {arrived: new Map(), files: new Map(), timer: null, restored: null};
         }
         get panel() {
             return byId(`${this.name}_ip_adapter`);

@@ -3,6 +3,7 @@
     const isBusy = (tab) => tab.presets.order !== null;
     async function give(tab, order) {
         if (!await ipAdapter.waitUntil(() => !isBusy(tab), 60_000)) return;
+        if (order.do === "load") ipAdapter.undo?.remember?.(tab, "Load a preset");
         tab.presets.order = order;
         tab.writeBox("preset_order", JSON.stringify({...order, stamp: ipAdapter.newKey()}));
     }
@@ -10,10 +11,11 @@
     // An order has been carried out, or has failed.
     async function answerOrder(tab) {
         await ipAdapter.pause(0);  // the answer is on view
-        const isExport = tab.presets.order?.do === "export";
+        const action = tab.presets.order?.do, isExport = action === "export";
         if (isExport) await saveExport(tab);
         tab.presets.order = null;
         answerNote(tab);
+        if (!["load", "export", "cancel", undefined].includes(action)) ipAdapter.shelf.renew?.(tab);
         return [isExport ? null : {__type__: "update"}];
     }
     function answerNote(tab) {
@@ -32,7 +34,7 @@
     // Buttons and questions
 
     function onButton(event) {
-        const button = event.target.closest?.(".ip-adapter-tools button");
+        const button = event.target.closest?.(".ip-adapter-tools [data-order]");
         if (!button) return;
         const tab = ipAdapter.tabOf(button), order = JSON.parse(button.dataset.order);
         tab.presets.button = button;
@@ -88,5 +90,5 @@
     document.addEventListener("click", onButton);
     document.addEventListener("click", onCancel);
     document.addEventListener("submit", onAnswer);
-    return {answerOrder, answerNote, answerNames};
+    return {give, answerOrder, answerNote, answerNames};
 })();

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import IPAdapterError
-from . import thumbnails
+from . import pictures, thumbnails
 from .document import PresetError, checked_document, reference_hashes
 from .store import Store
 
@@ -94,6 +94,12 @@ class Shelf:
                 for name, jpeg in made.items():
                     thumbnails.give_picture(connection, name, jpeg)
         return {**there, **made}
+
+    def stored(self, names: Iterable[str]) -> set[str]:
+        """Those of these content hashes whose pictures are in the store."""
+        wanted = set(names)
+        with self.database.reading() as connection:
+            return wanted - set(pictures.missing(connection, wanted)) if connection else set()
 
 
 def _shelved(connection: sqlite3.Connection, own: str, name: str) -> Shelved:

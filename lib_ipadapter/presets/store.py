@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from ..errors import IPAdapterError
-from . import archive as preset_archive
 from . import alike, database, pictures, thumbnails
+from . import archive as preset_archive
 from .archive import MAX_ARCHIVE
 from .document import (
     HASH_PREFIX,

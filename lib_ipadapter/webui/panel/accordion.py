@@ -23,6 +23,7 @@ from . import panel_state
 from .controlnet_bar import ControlNetBar
 from .editor import QUIET, UNTICKED, Editor, hidden, in_page, note
 from .preset_bar import PresetBar
+from .shelf import ShelfBox
 
 NOT_SENT = "(no unit)"  # what stands in a place of the API where no client has put a unit
 API_PLACES = MAX_UNITS + 1  # one more than allowed, so that an eleventh unit is noticed, not cut off by the host
@@ -118,11 +119,12 @@ class Panel:
         self.api_places = [gr.State(NOT_SENT)] * API_PLACES  # one component is enough: the page never sets it
         with InputAccordion(False, label="IP-Adapter", elem_id=f"{tab}_ip_adapter") as self.tick:
             self.bar = PresetBar(tab, store)
+            self.shelf = ShelfBox(tab, store)
             self.editor = Editor(tab, options.unit_count(), resources, self.bar.note)
             if ControlNetBar.wanted(tab):
                 ControlNetBar(tab, self.editor, resources, self.bar.note, self.tick)
             self.pasted = hidden(f"{tab}_ip_adapter_pasted")
-            for box in (*self.bar.boxes, *self.editor.boxes, self.pasted):
+            for box in (*self.bar.boxes, *self.editor.boxes, self.shelf.box, self.pasted):
                 box.render()
             if tab == "txt2img":  # all pages press these
                 self._button("unload", self._unload)
@@ -137,6 +139,7 @@ class Panel:
         return [self.tick, *self.editor.targets]
 
     def _connect(self) -> None:
+        self.shelf.connect(self.editor)
         self.bar.connect(self.editor.arguments, presets_units, self.targets, self.filled)
         self.tick.change(None, self.tick, None, **in_page(self.tab, "units.answerTick"))
         self.pasted.change(self.paste, self.pasted, [self.bar.note, *self.targets], **QUIET)
