@@ -58,6 +58,12 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             return JSON.parse(this.element("units").querySelector(".ip-adapter-units").dataset.facts);
         }
 
+        // What one of gradio's components shows.
+        valueOf(field) {
+            const id = `${this.name}_ip_adapter_${field}`;
+            return gradio_config.components.find(({props}) => props?.elem_id === id)?.props.value;
+        }
+
         // Hidden boxes
 
         hiddenBox(name) {

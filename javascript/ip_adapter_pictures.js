@@ -24,7 +24,7 @@
         delivery.isRunning = true;
         while (delivery.queue.length) {
             const {key, file} = delivery.queue.shift();
-            tab.writeBox("inbox", JSON.stringify({key, data: stored(file) ?? await dataOf(file)}));
+            tab.writeBox("inbox", JSON.stringify({key, data: file.stored ?? await dataOf(file)}));
             await ipAdapter.pause(0);
             const receipt = new Promise((resolve) => { delivery.onReceipt = resolve; });
             tab.press("take");
@@ -40,8 +40,10 @@
         }
         delivery.isRunning = false;
     }
-    // One that the server has already is named, not sent: "sha256:…" (panel_state.py).
-    const stored = (file) => typeof file === "string" ? file : null;
+    // In the place of a file: a picture that presets have is named by its content hash, not sent (panel_state.py).
+    function stored(name) {
+        return Object.assign(new File([], "picture"), {stored: name});
+    }
     function answerTaken(tab, [receipt]) {
         tab.delivery.onReceipt?.(JSON.parse(receipt || "{}").taken);
         return [];
@@ -153,5 +155,5 @@
     document.addEventListener("click", onClick);
     document.addEventListener("keydown", onKey);
     document.addEventListener("change", onChosen);
-    return {add, addMask, pictureIn, send, answerTaken};
+    return {add, addMask, stored, pictureIn, send, answerTaken};
 })();

@@ -44,14 +44,7 @@
         tab.keep.timer = null;
         if (!isDecided) return noteChange(tab);
         if (!isKept() && !hasPictures(tab.state)) return;
-        await ipAdapter.loadSubject("keep");
-        tab.press("keep");
-    }
-    function answerKept(tab, [text, ...values]) {
-        const state = JSON.parse(text);
-        ipAdapter.units.noteValues(tab, state, values);
-        ipAdapter.keep.save(tab, state);
-        return [];
+        await (await ipAdapter.loadSubject("keep")).save(tab);
     }
     // All that is done in the panel writes into a field sooner or later; what goes to the server is in the inbox.
     function onInput(event) {
@@ -83,5 +76,5 @@
     document.addEventListener("input", onInput);
     document.addEventListener("change", onInput);
     document.addEventListener("visibilitychange", onLeave);
-    return {ask, noteChange, hasPictures, answerAsked, answerKept};
+    return {ask, noteChange, hasPictures, answerAsked};
 })();

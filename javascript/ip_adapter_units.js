@@ -42,15 +42,11 @@
         await ipAdapter.pause(0);
         await ipAdapter.waitUntil(() => tab.state.shown === number, 5000);
     }
-    // What gradio's components show, into the state, which has everything then.
-    function noteValues(tab, state, values) {
-        const shown = tab.facts.fields.map((field, i) => [field, values[i]]);
-        Object.assign(ipAdapter.shownUnit(state), Object.fromEntries(shown));
-    }
     function answerShow(tab, [text, ...values]) {
         const {fields} = tab.facts, {restored} = tab.keep, state = restored ?? JSON.parse(text);
+        const shownValues = Object.fromEntries(fields.map((field, i) => [field, values[i]]));
+        if (!restored) Object.assign(ipAdapter.shownUnit(state), shownValues);
         tab.keep.restored = null;
-        if (!restored) noteValues(tab, state, values);
         if (tab.requestedUnit >= 1 && tab.requestedUnit <= state.units.length) state.shown = tab.requestedUnit;
         const unit = ipAdapter.shownUnit(state);
         for (const field of fields) unit[field] ??= ipAdapter.page.initialValues[`${tab.name}_ip_adapter_${field}`];
@@ -182,6 +178,6 @@
     document.addEventListener("input", onControl);
     document.addEventListener("focusout", onControlLeft);
     return {
-        tick, show, noteValues, drawRow, fillControls, showVariantsControls, answerTick, answerShow, answerWide, answerChange,
+        tick, show, drawRow, fillControls, showVariantsControls, answerTick, answerShow, answerWide, answerChange,
     };
 })();

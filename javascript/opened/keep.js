@@ -13,7 +13,9 @@
     function database() {
         opened ??= new Promise((resolve, reject) => {
             const request = indexedDB.open(`ip-adapter ${location.pathname}`, 1);
-            request.onupgradeneeded = () => ["panels", "files"].forEach((name) => request.result.createObjectStore(name));
+            request.onupgradeneeded = () => {
+                for (const name of ["panels", "files"]) request.result.createObjectStore(name);
+            };
             request.onsuccess = () => resolve(request.result);
             request.onerror = () => reject(request.error);
         });
@@ -80,9 +82,10 @@
         let left = MOST_BYTES;
         return [...files].filter(([, file]) => (left -= file.size ?? 0) >= 0);
     }
-    async function save(tab, state) {
-        const keys = keysOf(state);
-        await gather(tab, keys);
+    async function save(tab) {
+        const {state} = tab, shown = tab.facts.fields.map((field) => [field, tab.valueOf(field)]);
+        Object.assign(ipAdapter.shownUnit(state), Object.fromEntries(shown));
+        await gather(tab, keysOf(state));
         const kept = bounded(tab.keep.files);
         const panel = {
             state, isTicked: Boolean(tab.tickbox?.checked), keys: kept.map(([key]) => key), time: Date.now(),
@@ -136,7 +139,7 @@
         if (isTicked && !tab.tickbox.checked) tab.tickbox.click();
         for (const [key, file] of files) {
             tab.keep.files.set(key, file);
-            ipAdapter.pictures.addMask(tab, file, key);
+            ipAdapter.pictures.addMask(tab, file.size === undefined ? ipAdapter.pictures.stored(file) : file, key);
         }
         tell(tab, blank, lost);
     }
@@ -148,16 +151,19 @@
         await ipAdapter.pause(0);
         await ipAdapter.waitUntil(() => !tab.keep.restored && JSON.stringify(keysOf(tab.state)) === text, 5000);
     }
-    const words = (text) => window.localization?.[text] || text;
     function tell(tab, blank, lost) {
         const line = document.createElement("div"), text = document.createElement("span");
         const button = Object.assign(document.createElement("button"), {type: "button"});
         Object.assign(line, {className: "ip-adapter-restored ip-adapter-note"}).setAttribute("role", "status");
-        text.textContent = words("Restored what was in the panel.");
-        if (lost) text.textContent += ` ${words("Some references are no longer kept: add them again.")}`;
-        button.textContent = words("Start empty");
-        button.title = words("Take everything out of the panel");
+        text.textContent = "Restored what was in the panel.";
+        button.textContent = "Start empty";
+        button.title = "Take everything out of the panel";
         line.append(text, button);
+        if (lost) {
+            const more = document.createElement("span");
+            more.textContent = "Some references are no longer kept: add them again.";
+            text.after(more);
+        }
         tab.element("note").after(line);
         button.addEventListener("click", async () => {
             ipAdapter.undo?.remember?.(tab, "Start empty");
@@ -168,7 +174,8 @@
         });
         // It has been read when a picture is made, or when something else is told.
         ipAdapter.byId(`${tab.name}_generate`)?.addEventListener("click", () => line.remove(), {once: true});
-        const told = () => tab.element("note").querySelector(".prose, .html-container")?.textContent ?? "", before = told();
+        const told = () => tab.element("note").querySelector(".prose, .html-container")?.textContent ?? "";
+        const before = told();
         new MutationObserver((_, observer) => {
             if (told() === before) return;
             line.remove();

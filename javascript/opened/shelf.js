@@ -6,7 +6,6 @@ Object.assign(ipAdapter.shelf, (() => {
         recent: "Nothing here yet: generations with references are kept here, with their first picture.",
         presets: "Nothing here yet: what you save with 💾 is kept here.",
     };
-    const words = (text) => window.localization?.[text] || text;
     const shelfOf = (tab) => ipAdapter.byId(`${tab.name}_ip_adapter_shelf_shown`);
     function make(name, attributes = {}, ...children) {
         const element = document.createElement(name);
@@ -22,15 +21,16 @@ Object.assign(ipAdapter.shelf, (() => {
     function note(small) {
         for (const [name, address] of Object.entries(small ?? {})) known.set(name, address);
     }
+    const blank = () => make("span", {class: "ip-adapter-blank"}, "▦");
     function fill(image) {
         const address = known.get(image.dataset.name);
         if (address) image.src = address;
-        else if (address === "") image.replaceWith(make("span", {class: "ip-adapter-blank"}, "▦"));
+        else if (address === "") image.replaceWith(blank());
     }
     function picture(name) {
         const image = make("img", {alt: "", "data-name": name});
         fill(image);
-        return image.getAttribute("src") || known.get(name) === undefined ? image : make("span", {class: "ip-adapter-blank"}, "▦");
+        return known.get(name) === "" ? blank() : image;
     }
     async function fillAll(tab) {
         const images = () => [...shelfOf(tab)?.querySelectorAll("img[data-name]:not([src])") ?? []];
@@ -46,51 +46,48 @@ Object.assign(ipAdapter.shelf, (() => {
     // What is on it
 
     function entry({name, picture: made, references, count}) {
-        const shown = made ? make("img", {alt: "", src: made})
-            : references.length ? picture(references[0]) : make("span", {class: "ip-adapter-blank"}, "▦");
+        const first = () => references.length ? picture(references[0]) : blank();
+        const shown = made ? make("img", {alt: "", src: made}) : first();
         shown.classList.add("ip-adapter-made");
         const small = make("span", {class: "ip-adapter-shelved-references"}, ...references.map(picture));
         if (count > references.length) small.append(`+${count - references.length}`);
-        const tile = button({class: "ip-adapter-shelved", title: words("Load into the units")}, shown);
+        const tile = button({class: "ip-adapter-shelved", title: "Load into the units"}, shown);
         tile.append(small, make("span", {class: "ip-adapter-shelved-name"}, name));
         tile.shelved = name;
         return tile;
     }
     function drawGroup(tab, {group, total, entries, start = 0}) {
         const shelf = shelfOf(tab), grid = shelf.querySelector(".ip-adapter-shelf-grid");
-        const hadFocus = document.activeElement?.matches(".ip-adapter-shelf-more") && shelf.contains(document.activeElement);
+        const more = shelf.querySelector(".ip-adapter-shelf-more"), hadFocus = document.activeElement === more;
         if (!start) grid.replaceChildren();
         const tiles = entries.map(entry);
         grid.append(...tiles);
-        if (!total) grid.append(make("em", {}, words(EMPTY[group])));
+        if (!total) grid.append(make("em", {}, EMPTY[group]));
         shelf.dataset.group = group;
         for (const one of shelf.querySelectorAll("[data-group-name]")) {
             one.setAttribute("aria-pressed", one.dataset.groupName === group);
         }
         const count = grid.querySelectorAll(".ip-adapter-shelved").length;
-        const more = shelf.querySelector(".ip-adapter-shelf-more");
         more.hidden = count >= total || !entries.length;
         if (hadFocus) tiles[0]?.focus();
     }
     function drawLately(tab, names) {
         const strip = shelfOf(tab).querySelector(".ip-adapter-lately");
         strip.hidden = !names.length;
-        const title = words("Add to the shown unit");
+        const title = "Add to the shown unit";
         strip.querySelector("div").replaceChildren(...names.map((name, i) => {
-            const one = button({title, "aria-label": `${title} (${i + 1})`, "data-add": name}, picture(name));
-            return one;
+            return button({title, "aria-label": `${title} (${i + 1})`, "data-add": name}, picture(name));
         }));
     }
     function frame(tab) {
-        const groups = Object.entries(GROUPS).map(([name, text]) => button({"data-group-name": name}, words(text)));
-        const shelf = make("div", {
-            id: `${tab.name}_ip_adapter_shelf_shown`, class: "ip-adapter-shelf", role: "group", "aria-label": words("Shelf"),
-        },
+        const groups = Object.entries(GROUPS).map(([name, text]) => button({"data-group-name": name}, text));
+        const id = `${tab.name}_ip_adapter_shelf_shown`;
+        const shelf = make("div", {id, class: "ip-adapter-shelf", role: "group", "aria-label": "Shelf"},
             make("div", {class: "ip-adapter-problem ip-adapter-note", role: "status"}),
-            make("div", {class: "ip-adapter-lately"}, make("span", {}, words("References used lately")), make("div")),
+            make("div", {class: "ip-adapter-lately"}, make("span", {}, "References used lately"), make("div")),
             make("div", {class: "ip-adapter-shelf-groups"}, ...groups),
             make("div", {class: "ip-adapter-shelf-grid"}),
-            button({class: "ip-adapter-shelf-more"}, words("More")),
+            button({class: "ip-adapter-shelf-more"}, "More"),
         );
         tab.element("note").after(shelf);
         return shelf;
@@ -101,7 +98,7 @@ Object.assign(ipAdapter.shelf, (() => {
     async function show(tab, question) {
         const answer = await ipAdapter.shelf.ask(tab, question), shelf = shelfOf(tab);
         if (!shelf) return;
-        const problem = answer.entries ? "" : answer.problem ?? words("The server has not answered: open the shelf again.");
+        const problem = answer.entries ? "" : answer.problem ?? "The server has not answered: open the shelf again.";
         shelf.querySelector(".ip-adapter-problem").textContent = problem;
         if (!answer.entries) return;
         note(answer.small);
@@ -121,6 +118,13 @@ Object.assign(ipAdapter.shelf, (() => {
         const group = shelfOf(tab)?.dataset.group;
         if (group === "presets") show(tab, {ask: "group", group});
     }
+    async function more(tab, shelf) {
+        const start = shelf.querySelectorAll(".ip-adapter-shelved").length;
+        if (shelf.dataset.start === `${start}`) return;  // asked already
+        shelf.dataset.start = start;
+        await show(tab, {ask: "group", group: shelf.dataset.group, start});
+        delete shelf.dataset.start;
+    }
     function onClick(event) {
         const pressed = event.target.closest?.(".ip-adapter-shelf button"), tab = pressed && ipAdapter.tabOf(pressed);
         if (!pressed) return;
@@ -128,10 +132,9 @@ Object.assign(ipAdapter.shelf, (() => {
         if (groupName) {
             show(tab, {ask: "group", group: groupName});
         } else if (add) {
-            ipAdapter.pictures.add(tab, [`sha256:${add}`]);
+            ipAdapter.pictures.add(tab, [ipAdapter.pictures.stored(`sha256:${add}`)]);
         } else if (pressed.matches(".ip-adapter-shelf-more")) {
-            const start = shelf.querySelectorAll(".ip-adapter-shelved").length;
-            show(tab, {ask: "group", group: shelf.dataset.group, start});
+            more(tab, shelf);
         } else {
             ipAdapter.presets.give(tab, {do: "load", name: pressed.shelved});
         }

@@ -121,9 +121,7 @@ class Editor:
         self.stamp, self.spread = hidden(self._id("stamp")), hidden(self._id("spread"))
         self.boxes = [self.state, self.inbox, self.stamp, self.spread]
         self.pictures = gr.State({})
-        self.show, self.take, self.keep = (
-            gr.Button(name, visible=False, elem_id=self._id(name)) for name in ("show", "take", "keep")
-        )
+        self.show, self.take = (gr.Button(name, visible=False, elem_id=self._id(name)) for name in ("show", "take"))
 
     @staticmethod
     def _blank(count: int) -> PanelState:
@@ -156,7 +154,6 @@ class Editor:
         own, script = list(self.controls.values()), partial(in_page, self.tab)
         model, weight, enabled = (self.controls[name] for name in ("model", "weight", "enabled"))
         self.show.click(None, [self.state, *own], [self.state, *own], **script("units.answerShow"))
-        self.keep.click(None, [self.state, *own], None, **script("shelf.answerKept"))
         self.wide.click(None, [self.state, weight], [self.state, weight], **script("units.answerWide"))
         for event in (self.state.change, enabled.change):
             event(None, [self.state, enabled], weight, **script("units.answerChange"))
