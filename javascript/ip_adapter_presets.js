@@ -3,7 +3,6 @@
     const isBusy = (tab) => tab.presets.order !== null;
     async function give(tab, order) {
         if (!await ipAdapter.waitUntil(() => !isBusy(tab), 60_000)) return;
-        if (order.do === "load") ipAdapter.undo?.remember?.(tab, "Load a preset");
         tab.presets.order = order;
         tab.writeBox("preset_order", JSON.stringify({...order, stamp: ipAdapter.newKey()}));
     }
@@ -45,6 +44,12 @@
         const button = event.target.closest?.(".ip-adapter-question [type=button]");
         const tab = button && ipAdapter.tabOf(button);
         if (button && !isBusy(tab)) give(tab, {do: "cancel"});  // what is being done cannot be called off
+    }
+    function onKey(event) {
+        const question = event.key === "Escape" && event.target.closest?.(".ip-adapter-question");
+        if (!question) return;
+        event.stopPropagation();  // to the WebUI it means that the job is to end
+        question.querySelector("[type=button]").click();
     }
     function onAnswer(event) {
         const question = event.target.closest(".ip-adapter-question");
@@ -89,6 +94,7 @@
 
     document.addEventListener("click", onButton);
     document.addEventListener("click", onCancel);
+    document.addEventListener("keydown", onKey, true);
     document.addEventListener("submit", onAnswer);
     return {give, answerOrder, answerNote, answerNames};
 })();

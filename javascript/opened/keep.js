@@ -40,8 +40,8 @@
     async function removeUnused(panels, files) {
         const used = new Set((await result(panels.getAll())).flatMap(({keys}) => keys));
         for (const key of await result(files.getAllKeys())) if (!used.has(key)) files.delete(key);
-        if (used.size) localStorage.setItem(FLAG, "kept");
-        else if (!await result(panels.count())) localStorage.removeItem(FLAG);
+        if (await result(panels.count())) localStorage.setItem(FLAG, "kept");
+        else localStorage.removeItem(FLAG);
     }
     // Nobody is told that something cannot be kept.
     const quietly = (action) => async (...values) => {
@@ -83,6 +83,11 @@
         return [...files].filter(([, file]) => (left -= file.size ?? 0) >= 0);
     }
     async function save(tab) {
+        try {
+            await database();
+        } catch {
+            return tab.keep.arrived.clear();
+        }
         const {state} = tab, shown = tab.facts.fields.map((field) => [field, tab.valueOf(field)]);
         Object.assign(ipAdapter.shownUnit(state), Object.fromEntries(shown));
         await gather(tab, keysOf(state));
@@ -97,7 +102,6 @@
             for (const [key, file] of kept) if (!there.has(key)) files.put(file, key);
             await removeUnused(panels, files);
         });
-        if (ipAdapter.shelf.hasPictures(state)) localStorage.setItem(FLAG, "kept");
     }
 
     // Restoring: only into a panel that nothing has been done with.
@@ -166,7 +170,7 @@
         }
         tab.element("note").after(line);
         button.addEventListener("click", async () => {
-            ipAdapter.undo?.remember?.(tab, "Start empty");
+            ipAdapter.undo?.remember(tab, "started empty");
             line.remove();
             tab.element("preset_shelf")?.focus({preventScroll: true});
             if (tab.tickbox?.checked) tab.tickbox.click();

@@ -136,9 +136,19 @@ Object.assign(ipAdapter.shelf, (() => {
         } else if (pressed.matches(".ip-adapter-shelf-more")) {
             more(tab, shelf);
         } else {
+            ipAdapter.undo?.remember(tab, `loaded “${pressed.shelved}”`);
             ipAdapter.presets.give(tab, {do: "load", name: pressed.shelved});
         }
     }
+    function onKey(event) {
+        const shelf = event.key === "Escape" && event.target.closest?.(".ip-adapter-shelf");
+        if (!shelf) return;
+        event.stopPropagation();  // to the WebUI it means that the job is to end
+        const opener = ipAdapter.tabOf(shelf).element("preset_shelf");
+        opener.click();
+        opener.focus({preventScroll: true});
+    }
     document.addEventListener("click", onClick);
+    document.addEventListener("keydown", onKey, true);
     return {toggle, renew};
 })());

@@ -12,23 +12,29 @@ from collections.abc import Iterable
 from PIL import Image
 
 from ..encode.carriers import carries
+from ..encode.conversions import to_rgb
 from ..encode.formats import file_of
+from ..errors import PictureError
 from . import pictures
 
 SIDE = 128  # pixels of the longer one
 MAX_BYTES = 10_000
 _QUALITIES = (80, 60, 40, 20, 5)
-_LARGE = 16_000_000  # pixels beyond which most are skipped rather than averaged: a job waits for this
+# Pixels beyond which most are skipped rather than averaged, because a job waits for this; of what has to be converted.
+_LARGE, _SLOW = 16_000_000, 1_000_000
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """A JPEG file of at most MAX_BYTES and SIDE pixels; b"" for a picture that only carries embeddings."""
+    """A JPEG file of at most MAX_BYTES and SIDE pixels; b"" for what is nothing to look at, such as embeddings."""
     if carries(image):
         return b""
-    if image.width * image.height > _LARGE:
+    if image.width * image.height > (_LARGE if image.mode == "RGB" else _SLOW):
         image = image.resize(_within(image, 8 * SIDE), Image.Resampling.NEAREST)
-    small = image.convert("RGB") if image.mode not in ("RGB", "L", "RGBA") else image
-    small = small.resize(_within(small, SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0).convert("RGB")
+    try:
+        image = image if image.mode == "RGB" else to_rgb(image)
+        small = to_rgb(image.resize(_within(image, SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0))
+    except PictureError:
+        return b""
     file = b""
     for quality in _QUALITIES:
         file = file_of(small, "JPEG", quality=quality)

@@ -58,6 +58,7 @@ def test_a_thumbnail_is_small_whatever_it_is_of(size: tuple[int, int], mode: str
 
 
 def test_embeddings_are_nothing_to_look_at() -> None:
+    assert thumbnails.thumbnail(Image.new("F", (8, 8))) == b""
     assert thumbnails.thumbnail(carrier(b"\x10" + bytes(7) + b"{" + bytes(100))) == b""
 
 
