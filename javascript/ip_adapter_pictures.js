@@ -24,7 +24,7 @@
         delivery.isRunning = true;
         while (delivery.queue.length) {
             const {key, file} = delivery.queue.shift();
-            tab.writeBox("inbox", JSON.stringify({key, data: file.stored ?? await dataOf(file)}));
+            tab.writeBox("inbox", JSON.stringify({key, data: await dataOf(file)}));
             await ipAdapter.pause(0);
             const receipt = new Promise((resolve) => { delivery.onReceipt = resolve; });
             tab.press("take");
@@ -40,15 +40,16 @@
         }
         delivery.isRunning = false;
     }
-    // In the place of a file: a picture that presets have is named by its content hash, not sent (panel_state.py).
-    function stored(name) {
-        return Object.assign(new File([], "picture"), {stored: name});
-    }
     function answerTaken(tab, [receipt]) {
         tab.delivery.onReceipt?.(JSON.parse(receipt || "{}").taken);
         return [];
     }
+    // In the place of a file: a picture that presets have is named by its content hash, not sent (panel_state.py).
+    function stored(name) {
+        return Object.assign(new File([], "picture"), {stored: name});
+    }
     function dataOf(file) {
+        if (file.stored) return Promise.resolve(file.stored);
         return new Promise((resolve) => {
             const reader = new FileReader();
             reader.onload = () => resolve(reader.result);

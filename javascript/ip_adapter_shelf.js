@@ -46,7 +46,7 @@
         if (!isKept() && !hasPictures(tab.state)) return;
         await (await ipAdapter.loadSubject("keep")).save(tab);
     }
-    // All that is done in the panel writes into a field sooner or later; what goes to the server is in the inbox.
+    // All that is done in the panel writes into a field sooner or later; pictures go through the inbox.
     function onInput(event) {
         const tab = event.target.closest?.(".ip-adapter-restored") ? null : ipAdapter.tabOf(event.target);
         if (!tab?.panel) return;

@@ -72,12 +72,12 @@
     // The state has changed, or whether the shown unit is enabled.
     function answerChange(tab, [text, isEnabled]) {
         const state = JSON.parse(text), unit = ipAdapter.shownUnit(state);
+        ipAdapter.shelf.noteChange(tab);
         drawRow(tab, state, isEnabled);
         fillControls(tab, unit);
         ipAdapter.drawings.followStrength(tab, unit);
         tab.element("drop_area").parentElement.classList.toggle("ip-adapter-filled", Boolean(unit.images?.length));
         ipAdapter.drawings.followReferences(tab, state);
-        ipAdapter.shelf.noteChange(tab);
         setTimeout(() => {
             const field = (type) => tab.element("weight").querySelector(`input[type=${type}]`);
             field("range").value = field("number").value;

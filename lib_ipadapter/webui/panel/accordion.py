@@ -132,6 +132,7 @@ class Panel:
                 self._button("nothing", self._nothing)
                 self._button("unticked", lambda: gr.Warning(UNTICKED))
         self.tick.do_not_save_to_config = True
+        self.shelf.connect(self.editor)
         self._connect()
 
     @property
@@ -139,7 +140,6 @@ class Panel:
         return [self.tick, *self.editor.targets]
 
     def _connect(self) -> None:
-        self.shelf.connect(self.editor)
         self.bar.connect(self.editor.arguments, presets_units, self.targets, self.filled)
         self.tick.change(None, self.tick, None, **in_page(self.tab, "units.answerTick"))
         self.pasted.change(self.paste, self.pasted, [self.bar.note, *self.targets], **QUIET)

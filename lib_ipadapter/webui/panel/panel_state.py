@@ -33,7 +33,6 @@ GONE = (
     "{} of its {} references {} not on the server any more (the WebUI has been restarted, or the page is an old one): "
     "reload the page, or remove the references and add them again."
 )
-NOT_STORED = "This picture is no longer among the presets and kept generations: add its file again."
 WAITING = "a reference is still on its way: wait until its picture is shown, or remove it."
 
 
@@ -134,7 +133,7 @@ class Arriving:
 
         picture = process.store().picture(self.data[len(HASH_PREFIX) :])
         if picture is None:
-            raise UnitError(NOT_STORED)
+            raise UnitError("This picture is no longer among the presets and kept generations: add its file again.")
         return picture
 
     @classmethod
