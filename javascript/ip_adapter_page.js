@@ -37,6 +37,11 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             this.tick = {isSet: false, clicked: -Infinity, isMissed: false};
             // Presets: the order that is being carried out, and the button that was pressed last.
             this.presets = {order: null, button: null};
+            // The shelf: the last question's answer, and the function that takes the next one.
+            this.shelf = {answered: Promise.resolve(), onAnswer: null};
+            // What is kept of the panel in the browser: texts from the inbox and files by their pictures' keys, the
+            // timer that runs until nothing changes any more, and a state that is about to be restored.
+            this.keep = {arrived: new Map(), files: new Map(), timer: null, restored: null};
         }
         get panel() {
             return byId(`${this.name}_ip_adapter`);
@@ -53,6 +58,12 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         // What the script of the page has to know about the panel, as the server has written it (editor.py).
         get facts() {
             return JSON.parse(this.element("units").querySelector(".ip-adapter-units").dataset.facts);
+        }
+
+        // What one of gradio's components shows.
+        valueOf(field) {
+            const id = `${this.name}_ip_adapter_${field}`;
+            return gradio_config.components.find(({props}) => props?.elem_id === id)?.props.value;
         }
 
         // Hidden boxes

@@ -44,7 +44,12 @@
         tab.delivery.onReceipt?.(JSON.parse(receipt || "{}").taken);
         return [];
     }
+    // In the place of a file: a picture that presets have is named by its content hash, not sent (panel_state.py).
+    function stored(name) {
+        return Object.assign(new File([], "picture"), {stored: name});
+    }
     function dataOf(file) {
+        if (file.stored) return Promise.resolve(file.stored);
         return new Promise((resolve) => {
             const reader = new FileReader();
             reader.onload = () => resolve(reader.result);
@@ -151,5 +156,5 @@
     document.addEventListener("click", onClick);
     document.addEventListener("keydown", onKey);
     document.addEventListener("change", onChosen);
-    return {addMask, pictureIn, send, answerTaken};
+    return {add, addMask, stored, pictureIn, send, answerTaken};
 })();

@@ -48,8 +48,10 @@
         await show(tab, tab.state.shown);
     }
     function answerShow(tab, [text, ...values]) {
-        const {fields} = tab.facts, state = JSON.parse(text);
-        Object.assign(ipAdapter.shownUnit(state), Object.fromEntries(fields.map((field, i) => [field, values[i]])));
+        const {fields} = tab.facts, {restored} = tab.keep, state = restored ?? JSON.parse(text);
+        const shownValues = Object.fromEntries(fields.map((field, i) => [field, values[i]]));
+        if (!restored) Object.assign(ipAdapter.shownUnit(state), shownValues);
+        tab.keep.restored = null;
         for (const change of tab.revisions.splice(0)) change(ipAdapter.shownUnit(state));
         if (tab.requestedUnit >= 1 && tab.requestedUnit <= state.units.length) state.shown = tab.requestedUnit;
         const unit = ipAdapter.shownUnit(state);
@@ -76,6 +78,7 @@
     // The state has changed, or whether the shown unit is enabled.
     function answerChange(tab, [text, isEnabled]) {
         const state = JSON.parse(text), unit = ipAdapter.shownUnit(state);
+        ipAdapter.shelf.noteChange(tab);
         drawRow(tab, state, isEnabled);
         fillControls(tab, unit);
         ipAdapter.drawings.followStrength(tab, unit);

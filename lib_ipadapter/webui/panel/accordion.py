@@ -23,6 +23,7 @@ from . import model_choice, panel_state
 from .controlnet_bar import ControlNetBar
 from .editor import QUIET, UNTICKED, Editor, hidden, in_page, note
 from .preset_bar import PresetBar
+from .shelf import ShelfBox
 
 NOT_SENT = "(no unit)"  # what stands in a place of the API where no client has put a unit
 API_PLACES = MAX_UNITS + 1  # one more than allowed, so that an eleventh unit is noticed, not cut off by the host
@@ -121,11 +122,12 @@ class Panel:
         self.api_places = [gr.State(NOT_SENT)] * API_PLACES  # one component is enough: the page never sets it
         with InputAccordion(False, label="IP-Adapter", elem_id=f"{tab}_ip_adapter") as self.tick:
             self.bar = PresetBar(tab, store)
+            self.shelf = ShelfBox(tab, store)
             self.editor = Editor(tab, options.unit_count(), resources, self.bar.note)
             if ControlNetBar.wanted(tab):
                 ControlNetBar(tab, self.editor, resources, self.bar.note, self.tick)
             self.pasted = hidden(f"{tab}_ip_adapter_pasted")
-            for box in (*self.bar.boxes, *self.editor.boxes, self.pasted):
+            for box in (*self.bar.boxes, *self.editor.boxes, self.shelf.box, self.pasted):
                 box.render()
             if tab == "txt2img":  # all pages press these
                 self._button("unload", self._unload)
@@ -133,6 +135,7 @@ class Panel:
                 self._button("nothing", self._nothing)
                 self._button("unticked", lambda: gr.Warning(UNTICKED))
         self.tick.do_not_save_to_config = True
+        self.shelf.connect(self.editor)
         self._connect()
 
     @property

@@ -20,6 +20,7 @@ from typing import Any
 from ...encode.picture import Picture
 from ...errors import IPAdapterError, UnitError
 from ...kinds import is_number
+from ...presets.document import HASH_PREFIX
 from ...reference import MAX_REFERENCES, WEIGHT
 from ...unit import MAX_UNITS
 from .controls import COMPONENTS, CONTROLS, CURVE
@@ -118,10 +119,22 @@ def reference_weight(value: Any) -> float:
 
 @dataclass(frozen=True)
 class Arriving:
-    """What the page has put into the inbox: a picture under its key. None when it holds a receipt, or nothing yet."""
+    """What the page has put into the inbox: a picture under its key, or ``sha256:`` and the content hash of one that
+    the store of presets has. None when it holds a receipt, or nothing yet."""
 
     key: str
     data: str
+
+    def picture(self) -> Any:
+        """What ``decode`` takes. Raises UnitError for one that is named by its content hash and is no longer stored."""
+        if not self.data.startswith(HASH_PREFIX):
+            return self.data
+        from .. import process
+
+        picture = process.store().picture(self.data[len(HASH_PREFIX) :])
+        if picture is None:
+            raise UnitError("This picture is no longer among the presets and kept generations: add its file again.")
+        return picture
 
     @classmethod
     def parse(cls, text: str | None) -> Arriving | None:
@@ -178,7 +191,7 @@ class _Session:
         """A picture, None where it is not there."""
         picture = self.pictures.get(key)
         if picture is None and self.arriving is not None and self.arriving.key == key:
-            return Picture.of(self.arriving.data)
+            return Picture.of(self.arriving.picture())
         return picture
 
     def mask(self, key: str, of: str) -> Any:
@@ -254,7 +267,7 @@ def take(text: str, inbox: str, held: HeldPictures | None, look: Look | None = N
         raise IPAdapterError(f"A unit has at most {MAX_REFERENCES} references: remove one first.")
     look = look or Look(None, unit.get("crop", Look.crop))
     picture = Intake(still_used.values()).picture(
-        arriving.data, (lambda picture, image: remember(picture, image, look)) if arriving.key in items else None
+        arriving.picture(), (lambda picture, image: remember(picture, image, look)) if arriving.key in items else None
     )
     return arriving.key, {**still_used, arriving.key: picture}
 

@@ -4,7 +4,7 @@ imported here. What needs a name or a yes is asked for in the line of notes belo
 Buttons and questions are plain HTML. The page's script writes what is wanted into a hidden box:
 ``{"ask": action}`` for a question, ``{"do": action, "name": …, "about": …}`` for what is answered with a yes, and
 ``{"do": "load"}``, ``"export"``, ``"cancel"`` or what purpose_row.py says, each with a stamp that makes it another text
-than the one before.
+than the one before. What is loaded from the shelf (shelf.py) has its name in the order.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ TOOLS = (  # sign, name, order, tip
     ("📥", "import", None, "Import presets from a file"),
 )
 
+SHELF = "Presets, recent generations and references used lately, as pictures"
+
 # action -> (question about a preset, and its new name; button)
 QUESTIONS = {
     "save": ("Save all units as", "Save"),
@@ -61,7 +63,8 @@ class PresetBar:
             self.chosen = gr.Dropdown(
                 [], value=None, label="Preset", elem_id=self._id("chosen"), scale=4, min_width=160
             )
-            tools = (html_controls.tool(sign, self._id(name), tip, order) for sign, name, order, tip in TOOLS)
+            tools = [html_controls.tool(sign, self._id(name), tip, order) for sign, name, order, tip in TOOLS]
+            tools.append(html_controls.opener("Shelf", self._id("shelf"), SHELF))
             gr.HTML(f"<div class='ip-adapter-tools'>{''.join(tools)}</div>", elem_classes="ip-adapter-tools-column")
         # What comes and goes as a file; without a kind of component that the page does not have anyway.
         self.file = gr.File(visible=False, interactive=True, file_types=[".zip"], elem_id=self._id("file"))
@@ -206,20 +209,21 @@ class PresetBar:
         if action == "cancel":
             return ["", same, self._forgotten(file), *self.nothing]
         if action == "load":
-            answer, shown = self._load(chosen)
-            return [answer, same, same, *shown]
+            named = wanted.get("name")
+            answer, shown = self._load(named or name_of(chosen))
+            return [answer, self._list(named) if named else same, same, *shown]
         if action == "export":
             answer, path = self._export(chosen)
             return [answer, same, path, *self.nothing]
         name = wanted["name"].strip()
         return [*self._do(action, wanted["about"], name, chosen, file, lambda: self.units(values)), *self.nothing]
 
-    def _load(self, chosen: str | None) -> tuple[str, list[Any]]:
+    def _load(self, name: str) -> tuple[str, list[Any]]:
         """Values for the note and ``outputs``."""
-        if not chosen:
+        if not name:
             return note(CHOOSE), self.nothing
         try:
-            values, notes = self.filled(self.store().load(name_of(chosen)))
+            values, notes = self.filled(self.store().load(name))
         except IPAdapterError as error:
             return note(error.detail), self.nothing
-        return note(f"Loaded “{name_of(chosen)}”.", *notes), values
+        return note(f"Loaded “{name}”.", *notes), values
