@@ -119,18 +119,42 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         return loading[name];
     }
 
-    // The WebUI translates texts by itself, but no attributes.
+    // Words in the language of the page. The WebUI translates whole texts as they come into the page, but no
+    // attributes within them, no text with an emoji, and none in which a number is another each time. `text` is for
+    // what a script writes: "Unit 3" is looked up as it is, then as "Unit {}".
+
+    const NUMBER = /(?<![\w.])\d+(?:\.\d+)?/g;
+    function text(english) {
+        const table = window.localization ?? {};
+        if (table[english] !== undefined) return table[english];
+        const numbers = english.match(NUMBER) ?? [];
+        const template = numbers.length ? table[english.replace(NUMBER, "{}")] : undefined;
+        return template?.replace(/\{\}/g, () => numbers.shift() ?? "") ?? english;
+    }
+    const isTranslated = () => Object.keys(window.localization ?? {}).length > 0;
     function translate(root) {
-        const attributes = ["title", "placeholder", "aria-label"];
-        const controls = ".ip-adapter-control, .ip-adapter-control input";
-        const presets = ".ip-adapter-tools button, .ip-adapter-question :is(input, button)";
-        for (const element of root.querySelectorAll(`${controls}, ${presets}`)) {
-            for (const attribute of attributes) {
-                const translation = window.localization?.[element.getAttribute(attribute)];
-                if (translation) element.setAttribute(attribute, translation);
+        for (const element of [root, ...root.querySelectorAll("[title], [placeholder], [aria-label], [alt]")]) {
+            for (const name of ["title", "placeholder", "aria-label", "alt"]) {
+                const value = element.getAttribute(name), translation = value && text(value);
+                if (value !== translation) element.setAttribute(name, translation);
             }
         }
+        const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+        for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+            const value = node.textContent.trim(), isShown = !node.parentElement.closest("script, style, textarea");
+            const translation = value && isShown ? text(value) : value;
+            if (value !== translation) node.textContent = node.textContent.replace(value, () => translation);
+        }
     }
+    // What comes into the panel later, and what of ours stands elsewhere.
+    const OURS = "[id*='_ip_adapter'], [class*='ip-adapter']";
+    onUiUpdate((changes) => {
+        if (!isTranslated()) return;
+        for (const node of (changes ?? []).flatMap(({addedNodes}) => [...addedNodes])) {
+            const element = node.nodeType === Node.ELEMENT_NODE ? node : node.parentElement;
+            if (element?.closest(OURS)) translate(element);
+        }
+    });
 
     onUiLoaded(() => {
         for (const {props} of gradio_config.components) {
@@ -143,7 +167,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         ipAdapter.units.fillControls(tab, unit);
         ipAdapter.drawings.noteLook(tab, state);
         ipAdapter.units.showVariantsControls(tab);
-        translate(tab.panel);
+        if (isTranslated()) translate(tab.panel);
         ipAdapter.drawings.noteStrength(tab, unit);
     }));
 
@@ -153,6 +177,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     const unload = () => tabs.txt2img.press("unload");
     const installFaces = () => tabs.txt2img.press("install_faces");
     return {
-        page, tabOf, noteLastTab, byId, pause, waitUntil, newKey, shownUnit, loadSubject, translate, unload, installFaces,
+        page, tabOf, noteLastTab, byId, pause, waitUntil, newKey, shownUnit, loadSubject, text, translate, unload,
+        installFaces,
     };
 })());
