@@ -119,42 +119,64 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         return loading[name];
     }
 
-    // Words in the language of the page. The WebUI translates whole texts as they come into the page, but no
-    // attributes within them, no text with an emoji, and none in which a number is another each time. `text` is for
-    // what a script writes: "Unit 3" is looked up as it is, then as "Unit {}".
+    // Words in the language of the page. The WebUI's table has English text -> translation; in ours, {} stands for a
+    // number or a name, and a word that the WebUI itself uses has the prefix, so that its own pages stay as they are.
+    // The WebUI translates whole texts by itself, but no attributes of what comes later, nothing with an emoji and
+    // nothing with a number; so everything in the panel is looked up here.
 
-    const NUMBER = /(?<![\w.])\d+(?:\.\d+)?/g;
+    const OURS = "[id*='_ip_adapter'], [class*='ip-adapter']", PREFIX = "IP-Adapter: ";
+    const ATTRIBUTES = ["title", "placeholder", "aria-label", "alt"];
+    const table = () => window.localization ?? {};
+    let templates = null;
+    function templatesOf(translations) {
+        const quoted = (part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+        return Object.keys(translations).filter((key) => key.includes("{}")).map((key) => {
+            const pattern = new RegExp(`^${key.split("{}").map(quoted).join("(.+?)")}$`, "s");
+            return [pattern, translations[key].split("{}")];
+        });
+    }
     function text(english) {
-        const table = window.localization ?? {};
-        if (table[english] !== undefined) return table[english];
-        const numbers = english.match(NUMBER) ?? [];
-        const template = numbers.length ? table[english.replace(NUMBER, "{}")] : undefined;
-        return template?.replace(/\{\}/g, () => numbers.shift() ?? "") ?? english;
+        const translations = table(), whole = translations[PREFIX + english] ?? translations[english];
+        if (whole !== undefined) return whole;
+        templates ??= templatesOf(translations);
+        for (const [pattern, parts] of templates) {
+            const values = pattern.exec(english)?.slice(1);
+            if (values) return parts.map((part, i) => (i ? text(values[i - 1]) : "") + part).join("");
+        }
+        return english;
     }
-    const isTranslated = () => Object.keys(window.localization ?? {}).length > 0;
+    function translateAttributes(element) {
+        for (const name of ATTRIBUTES) {
+            const value = element.getAttribute(name), translation = value && text(value);
+            if (value !== translation) element.setAttribute(name, translation);
+        }
+    }
+    function translateText(node) {
+        const value = node.textContent.trim();
+        const isOthers = !value || !node.parentElement || node.parentElement.closest("script, style, textarea");
+        const translation = isOthers ? value : text(value);
+        if (value !== translation) node.textContent = node.textContent.replace(value, () => translation);
+    }
     function translate(root) {
-        for (const element of [root, ...root.querySelectorAll("[title], [placeholder], [aria-label], [alt]")]) {
-            for (const name of ["title", "placeholder", "aria-label", "alt"]) {
-                const value = element.getAttribute(name), translation = value && text(value);
-                if (value !== translation) element.setAttribute(name, translation);
-            }
-        }
+        translateAttributes(root);
+        root.querySelectorAll(ATTRIBUTES.map((name) => `[${name}]`).join()).forEach(translateAttributes);
         const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
-        for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-            const value = node.textContent.trim(), isShown = !node.parentElement.closest("script, style, textarea");
-            const translation = value && isShown ? text(value) : value;
-            if (value !== translation) node.textContent = node.textContent.replace(value, () => translation);
-        }
+        for (let node = walker.nextNode(); node; node = walker.nextNode()) translateText(node);
     }
-    // What comes into the panel later, and what of ours stands elsewhere.
-    const OURS = "[id*='_ip_adapter'], [class*='ip-adapter']";
-    onUiUpdate((changes) => {
-        if (!isTranslated()) return;
-        for (const node of (changes ?? []).flatMap(({addedNodes}) => [...addedNodes])) {
-            const element = node.nodeType === Node.ELEMENT_NODE ? node : node.parentElement;
-            if (element?.closest(OURS)) translate(element);
-        }
-    });
+    // What is there, and what comes or changes later, in the panel and elsewhere.
+    function followLanguage() {
+        if (!Object.keys(table()).length) return;
+        new MutationObserver((changes) => {
+            for (const {type, target, addedNodes} of changes) {
+                if (type === "attributes" && target.closest(OURS)) translateAttributes(target);
+                for (const node of addedNodes) {
+                    if (node.nodeType === Node.TEXT_NODE && node.parentElement?.closest(OURS)) translateText(node);
+                    if (node.nodeType === Node.ELEMENT_NODE && node.closest(OURS)) translate(node);
+                }
+            }
+        }).observe(document.body, {childList: true, subtree: true, attributes: true, attributeFilter: ATTRIBUTES});
+        document.querySelectorAll(OURS).forEach(translate);
+    }
 
     onUiLoaded(() => {
         for (const {props} of gradio_config.components) {
@@ -167,10 +189,10 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         ipAdapter.units.fillControls(tab, unit);
         ipAdapter.drawings.noteLook(tab, state);
         ipAdapter.units.showVariantsControls(tab);
-        if (isTranslated()) translate(tab.panel);
         ipAdapter.drawings.noteStrength(tab, unit);
     }));
 
+    onUiLoaded(followLanguage);
     onUiTabChange(noteLastTab);
 
     // The settings page calls these by name (options.py).
