@@ -54,6 +54,7 @@ def is_text(text: str) -> bool:
         re.match(r"[“(⚠ {\d]*[A-Z]", text) is not None
         and re.search(r"[a-z]{2}", plain) is not None
         and re.search(r"[<>=;\\_]|\$\{|://|[a-z][A-Z]\w*\(", plain) is None
+        and not text.startswith(PREFIX)  # an error's, or a line for the log
         and not re.fullmatch(r"[A-Z][\w-]*\.[a-z]+|[A-Z]+[a-z]*\w*[A-Z]\w*", text)
     )
 
@@ -122,7 +123,9 @@ def _written(node: ast.AST) -> str | None:
 
 def _literals(node: ast.AST, skipped: set[int]) -> Iterator[str]:
     """All texts below ``node``, those of errors aside: their sentences are put together when they are raised."""
-    if id(node) in skipped or isinstance(node, ast.Raise | ast.Assert):
+    if id(node) in skipped or isinstance(node, (ast.Raise, ast.Assert)):
+        return
+    if isinstance(node, ast.keyword) and (node.arg or "").startswith("data_"):  # an attribute for scripts
         return
     text = _written(node)
     if text is not None:
@@ -156,17 +159,41 @@ def of_python(source: str) -> set[str]:
 # Scripts
 
 _TOKEN = re.compile(
-    r"""//[^\n]*|/\*.*?\*/|(?P<text>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|\$\{[^`]*?\}|[^`\\])*`)""", re.DOTALL
+    r"""//[^\n]*|/\*.*?\*/|(?P<text>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|(?P<template>`)""", re.DOTALL
 )
 
 
+def _template(source: str, at: int) -> tuple[str, int]:
+    """The template that begins at ``at``, behind its first sign, with {} for each value; and where it ends."""
+    text = ""
+    while source[at] != "`":
+        if source.startswith("${", at):
+            text, at, depth = text + "{}", at + 2, 1
+            while depth:
+                if source[at] == "`":
+                    at = _template(source, at + 1)[1]
+                    continue
+                depth += {"{": 1, "}": -1}.get(source[at], 0)
+                at += 1
+        else:
+            text, at = text + source[at], at + 1
+    return text, at + 1
+
+
+def _script_literals(source: str) -> Iterator[str]:
+    at = 0
+    while match := _TOKEN.search(source, at):
+        at = match.end()
+        if match["template"]:
+            text, at = _template(source, at)
+            yield text
+        elif match["text"]:
+            yield match["text"][1:-1].replace('\\"', '"').replace("\\'", "'")
+
+
 def of_script(source: str) -> set[str]:
-    found = set()
-    for match in _TOKEN.finditer(source):
-        if not match["text"]:
-            continue
-        text = re.sub(r"\$\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}", "{}", match["text"][1:-1])
-        text = text.replace('\\"', '"').replace("\\'", "'").strip()
+    found: set[str] = set()
+    for text in map(str.strip, _script_literals(source)):
         if "<" in text and ">" in text:
             found |= of_html(text)
         elif is_text(text) and text not in KEYS:
