@@ -133,19 +133,63 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         return loading[name];
     }
 
-    // The WebUI translates texts by itself, but no attributes.
-    function translate(root) {
-        const attributes = ["title", "placeholder", "aria-label"];
-        const controls = ".ip-adapter-control, .ip-adapter-control input";
-        const presets = ".ip-adapter-tools button, .ip-adapter-question :is(input, button)";
-        const files = ".ip-adapter-rest summary";
-        const purposes = ".ip-adapter-purposes, .ip-adapter-purposes button, .ip-adapter-chips, .ip-adapter-chips button";
-        for (const element of root.querySelectorAll(`${controls}, ${presets}, ${files}, ${purposes}`)) {
-            for (const attribute of attributes) {
-                const translation = window.localization?.[element.getAttribute(attribute)];
-                if (translation) element.setAttribute(attribute, translation);
-            }
+    // Words in the language of the page. The WebUI's table has English text -> translation; in ours, {} stands for a
+    // number or a name, and a word that the WebUI itself uses has the prefix, so that its own pages stay as they are.
+    // The WebUI translates whole texts by itself, but no attributes of what comes later, nothing with an emoji and
+    // nothing with a number; so everything in the panel is looked up here.
+
+    const OURS = "[id*='_ip_adapter'], [class*='ip-adapter']", PREFIX = "IP-Adapter: ";
+    const ATTRIBUTES = ["title", "placeholder", "aria-label", "alt"];
+    const table = () => window.localization ?? {};
+    let templates = null;
+    function templatesOf(translations) {
+        const quoted = (part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+        return Object.keys(translations).filter((key) => key.includes("{}")).map((key) => {
+            const pattern = new RegExp(`^${key.split("{}").map(quoted).join("(.+?)")}$`, "s");
+            return [pattern, translations[key].split("{}")];
+        });
+    }
+    function text(english) {
+        const translations = table(), whole = translations[PREFIX + english] ?? translations[english];
+        if (whole !== undefined) return whole;
+        templates ??= templatesOf(translations);
+        for (const [pattern, parts] of templates) {
+            const values = pattern.exec(english)?.slice(1);
+            if (values) return parts.map((part, i) => (i ? text(values[i - 1]) : "") + part).join("");
         }
+        return english;
+    }
+    function translateAttributes(element) {
+        for (const name of ATTRIBUTES) {
+            const value = element.getAttribute(name), translation = value && text(value);
+            if (value !== translation) element.setAttribute(name, translation);
+        }
+    }
+    function translateText(node) {
+        const value = node.textContent.trim();
+        const isOthers = !value || !node.parentElement || node.parentElement.closest("script, style, textarea");
+        const translation = isOthers ? value : text(value);
+        if (value !== translation) node.textContent = node.textContent.replace(value, () => translation);
+    }
+    function translate(root) {
+        translateAttributes(root);
+        root.querySelectorAll(ATTRIBUTES.map((name) => `[${name}]`).join()).forEach(translateAttributes);
+        const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+        for (let node = walker.nextNode(); node; node = walker.nextNode()) translateText(node);
+    }
+    // What is there, and what comes or changes later, in the panel and elsewhere.
+    function followLanguage() {
+        if (!Object.keys(table()).length) return;
+        new MutationObserver((changes) => {
+            for (const {type, target, addedNodes} of changes) {
+                if (type === "attributes" && target.closest(OURS)) translateAttributes(target);
+                for (const node of addedNodes) {
+                    if (node.nodeType === Node.TEXT_NODE && node.parentElement?.closest(OURS)) translateText(node);
+                    if (node.nodeType === Node.ELEMENT_NODE && node.closest(OURS)) translate(node);
+                }
+            }
+        }).observe(document.body, {childList: true, subtree: true, attributes: true, attributeFilter: ATTRIBUTES});
+        document.querySelectorAll(OURS).forEach(translate);
     }
 
     onUiLoaded(() => {
@@ -160,16 +204,17 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         ipAdapter.drawings.noteLook(tab, state);
         ipAdapter.units.showVariantsControls(tab);
         ipAdapter.purpose.build(tab, unit);
-        translate(tab.panel);
         ipAdapter.drawings.noteStrength(tab, unit);
     }));
 
+    onUiLoaded(followLanguage);
     onUiTabChange(noteLastTab);
 
     // The settings page calls these by name (options.py).
     const unload = () => tabs.txt2img.press("unload");
     const installFaces = () => tabs.txt2img.press("install_faces");
     return {
-        page, tabOf, noteLastTab, byId, pause, waitUntil, newKey, shownUnit, loadSubject, translate, unload, installFaces,
+        page, tabOf, noteLastTab, byId, pause, waitUntil, newKey, shownUnit, loadSubject, text, translate, unload,
+        installFaces,
     };
 })());

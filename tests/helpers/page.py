@@ -19,8 +19,13 @@ from tests.helpers.files import base64_of, png
 class Page:
     """The panel of one browser tab."""
 
-    def __init__(self, browser: Any, host: Host, width: int = 1280, theme: str = "light") -> None:
+    def __init__(
+        self, browser: Any, host: Host, width: int = 1280, theme: str = "light", words: dict[str, str] | None = None
+    ) -> None:
+        """``words``: the translations of the page's language, as the WebUI gives them to the page."""
         self.context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
+        if words:
+            self.context.add_init_script(f"window.localization = {json.dumps(words)}")
         self.context.set_default_timeout(60_000)
         self.page = self.context.new_page()
         self.errors: list[str] = []

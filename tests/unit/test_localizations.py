@@ -1,0 +1,87 @@
+"""The panel's words in other languages: none lacks a text, none has one that is gone, none changes the WebUI's own."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.helpers import localizations as words
+from tests.helpers.localizations import FOLDER, LANGUAGES, PREFIX, TODO
+
+AGAIN = "`python -m tests.helpers.localizations` lists what is lacking and gone, `--write` adds it to the files"
+
+
+@pytest.fixture(scope="module")
+def wanted() -> set[str]:
+    return words.gathered()
+
+
+@pytest.fixture(autouse=True)
+def host_modules(modules: None) -> None:
+    """Settings are declared with the host's modules."""
+
+
+def test_there_is_a_file_for_each_language() -> None:
+    assert {file.stem for file in FOLDER.iterdir()} == set(LANGUAGES)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_language_has_each_text_and_no_other(language: str, request: pytest.FixtureRequest) -> None:
+    wanted: set[str] = request.getfixturevalue("wanted")
+    table = words.read(language)
+    lacking = sorted(wanted - set(table)) + sorted(key for key, text in table.items() if text.startswith(TODO))
+    assert not lacking, f"{language} lacks: {'; '.join(lacking)}\n{AGAIN}"
+    gone = sorted(set(table) - wanted)
+    assert not gone, f"{language} has what is gone: {'; '.join(gone)}\n{AGAIN}"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_values_and_signs_survive_the_translation(language: str) -> None:
+    for english, translation in words.read(language).items():
+        english = english.removeprefix(PREFIX)
+        assert translation.strip() == translation != "", f"{language}: {english}"
+        assert translation.count("{}") == english.count("{}"), f"{language}: {english}"
+        for sign in ("⚠", "…", "\n"):
+            assert (sign in english) <= (sign in translation), f"{language}: {english} lacks {sign}"
+        numbers = re.findall(r"\d+:\d[.\d]*", english)  # what is written into fields
+        assert re.findall(r"\d+:\d[.\d]*", translation) == numbers, f"{language}: {english}"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_webui_keeps_its_own_words(language: str) -> None:
+    host = words.host_words()
+    assert {"Model", "Cancel", "None", "Sampling steps"} <= host
+    assert not host & set(words.read(language)), "all files of a language are one table: write the prefix before it"
+
+
+# How texts are gathered
+
+
+def test_a_text_in_python_is_found() -> None:
+    source = '''
+def drawn(name, key):
+    """Not This Docstring."""
+    about = attributes(title="press this", data_key="Not this")
+    shown = f"<b title='The picture of {name}'>on its way</b><label>Weight{field}</label>"
+    if key == "not this":
+        raise UnitError("Not this sentence.")
+    return note("Saved it.", f"{name} is there: Look again.") + f"Unit {name} is shown."
+'''
+    found = words.of_python(source)
+    assert found >= {"press this", "The picture of {}", "on its way", "Weight", "Saved it.", "Unit {} is shown."}
+    assert not [text for text in found if "ot this" in text.lower()]
+
+
+def test_a_text_in_a_script_is_found() -> None:
+    source = """
+        // Not This Comment
+        const title = "Drop it here", key = event.key === "ArrowLeft" ? 'a b' : `Unit ${state.units[`x`].n + 1}`;
+        element.innerHTML = "<em>on its way</em>";
+    """
+    assert words.of_script(source) == {"Drop it here", "Unit {}", "on its way"}
+
+
+def test_the_fields_and_settings_are_among_the_texts(wanted: set[str]) -> None:
+    assert {"Weight type", "style transfer precise", "Number of units in the panel", "Unit {}"} <= wanted
+    assert PREFIX + "Model" in wanted and "Model" not in wanted
