@@ -87,8 +87,9 @@ class Desk:
                 self._worker.start()
 
     def cancel(self) -> None:
-        """Call off everything that is on its way. What has come of it stays, for another time."""
+        """Call off everything that is on its way, and forget what went wrong. What has come stays, for another time."""
         with self._lock:
+            self._orders = [order for order in self._orders if order.state != FAILED]
             for order in self._orders:
                 if order.state in (WAITING, COMING):
                     order.state = CANCELLED

@@ -34,8 +34,8 @@ def listed(monkeypatch: pytest.MonkeyPatch, *files: Published) -> None:
 class Hub:
     """``files`` by their paths in the repository. ``asked`` are the requests that came, ``sent`` the bytes that went.
 
-    ``status`` is answered in the place of a file; ``stop_after`` is how many bytes of an answer go before the connection
-    ends, or, with ``hold``, before nothing more comes until ``go`` is set.
+    ``status`` is answered in the place of a file; ``stop_after`` is how many bytes of an answer go before the
+    connection ends, or, with ``hold``, before nothing more comes until ``go`` is set.
     """
 
     def __init__(self) -> None:

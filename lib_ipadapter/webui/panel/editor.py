@@ -22,7 +22,7 @@ from ...kinds import Wording
 from ...unit import Unit
 from .. import options
 from ..host.folders import EXTENSION
-from . import block_strengths, model_line, panel_state, reference_cards
+from . import block_strengths, download_card, model_line, panel_state, reference_cards
 from .controls import BY_FIELD, COMPONENTS, HTML_CONTROLS, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
 from .face_cards import face_look
 from .panel_entry import entry
@@ -226,7 +226,8 @@ class Editor:
         return [*there, *dict.fromkeys(name for name in map(model_name, used) if name and name not in there)]
 
     def describe(self, model: str | None, encoder: str = AUTO) -> str:
-        return model_line.about(model_name(model), self.resources().catalog, encoder)
+        name, catalog = model_name(model), self.resources().catalog
+        return model_line.about(name, catalog, encoder) + download_card.card(name, catalog, encoder)
 
     # units put into them
 
