@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from demo.start import Host
+from lib_ipadapter.attend.layers import Topology, cross_attention_layers
 from lib_ipadapter.checkpoint.catalog import Catalog
 from tests.helpers.files import write_adapter
 from tests.helpers.hub import Hub, listed, serving, small
-from tests.helpers.unets import sd_unet
+from tests.helpers.unets import sd_unet, sdxl_unet
 from tests.host.test_page_memory import event
 
 ROUTE = "/ip-adapter/downloads"
@@ -148,19 +149,25 @@ def test_no_press_downloads_where_others_reach_the_webui(
 def test_the_card(host: Host, tmp_path: Path, choose: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
     from lib_ipadapter.webui.panel import download_card
 
-    def card(model: str | None = None) -> str:
+    def card() -> str:
         catalog.refresh()
-        return download_card.card(model, catalog)
+        return download_card.card(None, catalog)
 
+    loaded = SimpleNamespace(present_topology=lambda: loaded.topology, topology=None)
+    monkeypatch.setattr(download_card, "host", SimpleNamespace(current=lambda: loaded))
     choose(0)
     catalog = Catalog([tmp_path], [])
+    unknown = card()
+    assert "No adapter is here yet: choose the one for your checkpoints." in unknown and " checked>" not in unknown
+    assert "ip-adapter-plus_sd15.safetensors" in unknown and "ip-adapter-plus_sdxl_vit-h.safetensors" in unknown
+    loaded.topology = Topology.of(cross_attention_layers(sd_unet()))
     nothing = card()
     assert "No adapter for SD1.5 is here yet." in nothing and "data-active" in nothing
     assert nothing.count(" checked>") == 2  # the starter and its encoder
     assert "ip-adapter-plus_sd15.safetensors" in nothing and "CLIP-ViT-H-14.safetensors" in nothing
     assert "98 MB" in nothing and "2.5 GB" in nothing and "Apache-2.0" in nothing and "models/ipadapter" in nothing
     assert "More …" in nothing and "ip-adapter-faceid_sd15.bin" in nothing and "sdxl" not in nothing
-    assert "unknown size" not in nothing and ">Download<" in nothing
+    assert ">Download<" in nothing
     choose(3)
     off = card()
     assert "Downloads are switched off" in off and ">Download<" not in off and "checkbox" not in off
@@ -169,11 +176,14 @@ def test_the_card(host: Host, tmp_path: Path, choose: Callable[[int], None], mon
     choose(0)
     write_adapter(tmp_path / "base.safetensors", sd_unet(), "base")
     assert "is here yet" not in card() and "Get more adapters …" in card() and "data-active" not in card()
-    monkeypatch.setattr(download_card.host.current(), "present_topology", lambda: None, raising=False)
+    loaded.topology = Topology.of(cross_attention_layers(sdxl_unet()))
+    wide = card()
+    assert "No adapter for SDXL is here yet." in wide and "848 MB" in wide and "unknown size" in wide
+    loaded.topology = Topology.of(cross_attention_layers(sd_unet(1024)))
+    assert card() == ""  # nothing is published for it
 
 
 def test_the_card_of_an_adapter_without_its_encoder(host: Host, choose: Callable[[int], None]) -> None:
-    from lib_ipadapter.checkpoint.specs import AdapterSpec
     from lib_ipadapter.webui.panel import download_card
 
     choose(0)
@@ -183,7 +193,7 @@ def test_the_card_of_an_adapter_without_its_encoder(host: Host, choose: Callable
         find_encoder=Catalog([], []).find_encoder,
     )  # fmt: skip
     shown = download_card.card("plus", lacking)
-    assert AdapterSpec and "The image encoder of this adapter is not here yet." in shown
+    assert "The image encoder of this adapter is not here yet." in shown
     assert shown.count("data-file=") == 1 and "CLIP-ViT-H-14.safetensors" in shown
     spec.image_encoder = "somebody's own"
     assert "The image encoder" not in download_card.card("plus", lacking)
