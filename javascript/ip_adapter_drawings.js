@@ -50,6 +50,7 @@
             ipAdapter.purpose.draw(tab);
             ipAdapter.translate(tab.element("purposes"));
             fillWeights(tab, column);
+            followDownloads(tab);
             return [models?.settle(tab, model) ?? {__type__: "update"}];
         }
         if (tab.cards.failures < 5) drawCards(tab, tab.cards.failures + 1);
@@ -66,6 +67,21 @@
             const field = card.querySelector("input");
             if (field !== document.activeElement) field.value = weights[card.dataset.key] ?? field.value;
         }
+    }
+
+    // Where a file is missing, there is a card in the place of the line about the model.
+    async function followDownloads(tab) {
+        const isWanted = tab.element("details").querySelector(".ip-adapter-download[data-active]");
+        if (isWanted || ipAdapter.downloads) (await ipAdapter.loadSubject("downloads")).drawn(tab);
+    }
+    function onDownloads(event) {
+        if (event.target.closest?.(".ip-adapter-download")) ipAdapter.loadSubject("downloads");
+    }
+
+    // What is missing shows when a panel is first opened.
+    function onOpened(event) {
+        const head = event.target.closest?.("[id$=_ip_adapter] > .label-wrap"), tab = head && ipAdapter.tabOf(head);
+        if (tab && tab.cards.stamp === null) drawCards(tab);
     }
 
     // The line below a model says whether it fits the checkpoint.
@@ -110,6 +126,7 @@
         return [];
     }
 
+    document.addEventListener("click", onDownloads);
     document.addEventListener("click", onOpened);
     onUiLoaded(onCheckpoint);
     onOptionsChanged(onCheckpoint);

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @functools.cache
 def resources() -> Resources:
     """The catalogue and caches of this process."""
+    folders.make()
     catalog = Catalog(folders.adapter_folders(), folders.encoder_folders(), folders.catalog_memory())
     catalog.refresh()
     return Resources(catalog, options.cache_bytes(), faces())

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "lib_ipadapter"
 FLOORS = (
     {"errors", "bases", "fields", "kinds", "reference", "unit", "weighting", "field_table", "face_fields", "purposes"},
-    {"checkpoint", "encode", "projections", "attend"},
+    {"checkpoint", "downloads", "encode", "projections", "attend"},
     {"jobs"},
     {"presets", "infotext"},
     {"webui"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -31,6 +32,18 @@ def encoder_folders() -> list[Path]:
         *(folder / "clip_vision" for folder in controlnet),
         *_option("ip_adapter_encoder_dir"),
     ])  # fmt: skip
+
+
+def downloads(*, encoders: bool) -> Path:
+    """Where published adapters, or image encoders, are put."""
+    return (Path(paths.models_path) / ("clip_vision" if encoders else "ipadapter")).absolute()
+
+
+def make() -> None:
+    """Make the folders for files, so that a person sees where these go. Where that cannot be, the search goes on."""
+    for encoders in (False, True):
+        with contextlib.suppress(OSError):
+            downloads(encoders=encoders).mkdir(parents=True, exist_ok=True)
 
 
 def face_folders() -> list[Path]:

@@ -22,7 +22,17 @@ from ...kinds import Wording
 from ...unit import Unit
 from .. import options
 from ..host.folders import EXTENSION
-from . import advanced, block_strengths, html_controls, model_line, other_files, panel_state, purpose_row, reference_cards
+from . import (
+    advanced,
+    block_strengths,
+    download_card,
+    html_controls,
+    model_line,
+    other_files,
+    panel_state,
+    purpose_row,
+    reference_cards,
+)
 from .controls import BY_FIELD, COMPONENTS, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
 from .face_cards import face_look
 from .model_choice import ModelChoice, Settled, exchanged
@@ -242,10 +252,11 @@ class Editor:
         return ModelChoice.present(self.resources()).listed(used)
 
     def describe(self, model: str | None, encoder: str = AUTO) -> str:
-        name = model_name(model)
+        name, catalog = model_name(model), self.resources().catalog
+        card = download_card.card(name, catalog, encoder)
         if name is None and (missing := ModelChoice.present(self.resources()).missing()) is not None:
-            return model_line.problem(missing)
-        return model_line.about(name, self.resources().catalog, encoder)
+            return model_line.problem(missing) + card
+        return model_line.about(name, catalog, encoder) + card
 
     # units put into them
 
