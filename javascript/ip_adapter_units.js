@@ -43,9 +43,10 @@
         await ipAdapter.waitUntil(() => tab.state.shown === number, 5000);
     }
     function answerShow(tab, [text, ...values]) {
-        const {fields} = tab.facts, state = JSON.parse(text);
-        Object.assign(ipAdapter.shownUnit(state), Object.fromEntries(fields.map((field, i) => [field, values[i]])));
-        if (tab.requestedUnit >= 1 && tab.requestedUnit <= state.units.length) state.shown = tab.requestedUnit;
+        const {fields} = tab.facts, restored = ipAdapter.undo.takeRestored(tab), state = restored ?? JSON.parse(text);
+        const shownValues = Object.fromEntries(fields.map((field, i) => [field, values[i]]));
+        if (!restored) Object.assign(ipAdapter.shownUnit(state), shownValues);
+        if (!restored && tab.requestedUnit >= 1 && tab.requestedUnit <= state.units.length) state.shown = tab.requestedUnit;
         const unit = ipAdapter.shownUnit(state);
         for (const field of fields) unit[field] ??= ipAdapter.page.initialValues[`${tab.name}_ip_adapter_${field}`];
         const updates = fields.map((field) => {
@@ -75,6 +76,7 @@
         ipAdapter.drawings.followStrength(tab, unit);
         tab.element("drop_area").parentElement.classList.toggle("ip-adapter-filled", Boolean(unit.images?.length));
         ipAdapter.drawings.followReferences(tab, state);
+        ipAdapter.undo.draw(tab);
         setTimeout(() => {
             const field = (type) => tab.element("weight").querySelector(`input[type=${type}]`);
             field("range").value = field("number").value;

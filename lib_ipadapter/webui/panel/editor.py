@@ -230,11 +230,13 @@ class Editor:
 
     # units put into them
 
-    def filled(self, units: Sequence[Mapping[str, Any] | None]) -> tuple[list[Any], list[str]]:
+    def filled(
+        self, units: Sequence[Mapping[str, Any] | None], held: HeldPictures | None = None
+    ) -> tuple[list[Any], list[str]]:
         """Values for ``targets`` that show these API objects and nothing else, and sentences on what cannot be shown.
-        The first unit with a reference is shown."""
+        The first unit with a reference is shown. ``held``: the page's pictures, which stay for an undo."""
         state = self._blank(max(self.count, len(units)))
-        all_pictures: HeldPictures = {}
+        all_pictures = dict(held or {})
         notes: list[str] = []
         intake = Intake()
         for number, unit in enumerate(units, 1):
@@ -243,7 +245,7 @@ class Editor:
             all_pictures |= pictures
             notes += [f"Unit {number}: {sentence}" for sentence in more]
         state.shown = next((number for number, unit in enumerate(state.units, 1) if unit.get("images")), 1)
-        return self._values(state, all_pictures), notes
+        return self._values(state, state.kept(all_pictures)), notes
 
     def refilled(self, unit: Mapping[str, Any], text: str, held: HeldPictures | None) -> tuple[list[Any], list[str]]:
         """As ``filled``, but only the unit that is shown becomes ``unit``. ``text``, ``held``: the page's."""
@@ -251,7 +253,7 @@ class Editor:
         state.units[state.shown - 1] = {}
         others = state.still_used(held)
         state.units[state.shown - 1], more, notes = entry(unit, self.resources().catalog, Intake(others.values()))
-        return self._values(state, {**others, **more}), notes
+        return self._values(state, state.kept({**(held or {}), **more})), notes
 
     def _values(self, state: PanelState, pictures: HeldPictures) -> list[Any]:
         shown = state.unit

@@ -176,9 +176,10 @@ class PresetBar:
 
     def connect(
         self, inputs: list[Any], units: Callable[[tuple[Any, ...]], list[dict[str, Any]]], outputs: list[Any],
-        filled: Callable[[list[dict[str, Any]]], tuple[list[Any], list[str]]],
+        filled: Callable[[list[dict[str, Any]], tuple[Any, ...]], tuple[list[Any], list[str]]],
     ) -> None:  # fmt: skip
-        """``units`` makes API objects of the values of ``inputs``; ``filled`` makes values for ``outputs`` of them."""
+        """``units`` makes API objects of the values of ``inputs``; ``filled`` makes values for ``outputs`` of such
+        objects, and of what ``inputs`` had before."""
         self.units, self.filled, self.nothing = units, filled, [gr.update()] * len(outputs)
         script = partial(in_page, self.tab)
         self.order.change(
@@ -203,7 +204,7 @@ class PresetBar:
         if action == "cancel":
             return ["", same, self._forgotten(file), *self.nothing]
         if action == "load":
-            answer, shown = self._load(chosen)
+            answer, shown = self._load(chosen, values)
             return [answer, same, same, *shown]
         if action == "export":
             answer, path = self._export(chosen)
@@ -211,12 +212,12 @@ class PresetBar:
         name = wanted["name"].strip()
         return [*self._do(action, wanted["about"], name, chosen, file, lambda: self.units(values)), *self.nothing]
 
-    def _load(self, chosen: str | None) -> tuple[str, list[Any]]:
+    def _load(self, chosen: str | None, before: tuple[Any, ...]) -> tuple[str, list[Any]]:
         """Values for the note and ``outputs``."""
         if not chosen:
             return note(CHOOSE), self.nothing
         try:
-            values, notes = self.filled(self.store().load(name_of(chosen)))
+            values, notes = self.filled(self.store().load(name_of(chosen)), before)
         except IPAdapterError as error:
             return note(error.detail), self.nothing
         return note(f"Loaded “{name_of(chosen)}”.", *notes), values
