@@ -15,6 +15,7 @@
     }
     // By a person, who may undo it.
     function removeByHand(tab, key) {
+        ipAdapter.notes.clear(tab);
         const number = (tab.shownUnit.images ?? []).findIndex((one) => one.key === key) + 1;
         ipAdapter.undo.act(tab, `removed reference ${number}`, (state) => {
             for (const unit of state.units) unit.images = unit.images?.filter((one) => one.key !== key);
@@ -89,6 +90,7 @@
         } else if (button.matches(".ip-adapter-region-clear")) {
             ipAdapter.undo.act(tab, "removed the region", (state) => { delete ipAdapter.shownUnit(state).region; });
         } else if (button.matches(".ip-adapter-clear")) {
+            ipAdapter.notes.clear(tab);
             ipAdapter.undo.act(tab, "removed all references", (state) => { ipAdapter.shownUnit(state).images = []; });
         }
     }

@@ -92,7 +92,7 @@
 
     function onClick(event) {
         const button = event.target.closest?.(".ip-adapter-undo > button");
-        if (button) undo(ipAdapter.tabOf(button.parentElement.parentElement.firstElementChild));
+        if (button) undo(ipAdapter.tabOf(button));
     }
     function onKey(event) {
         if (event.key.toLowerCase() !== "z" || !(event.ctrlKey || event.metaKey) || event.shiftKey) return;

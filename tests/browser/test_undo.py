@@ -40,7 +40,7 @@ def test_what_was_removed_or_overwritten_comes_back(page: Page) -> None:
     page.preset("yes")
     page.wait(lambda: "Saved" in page.note())
     page.number("weight", 0.25)
-    page.find("references").locator(".ip-adapter-clear").click()
+    page.find("drop_area").locator(".ip-adapter-clear").click()
     page.wait(lambda: page.drawn(0))
     page.add(picture(5))
     kept = keys(page)

@@ -19,6 +19,7 @@ from ...checkpoint.catalog import AUTO
 from ...errors import IPAdapterError
 from ...jobs.resources import Resources
 from ...kinds import Wording
+from ...reference import MAX_REFERENCES
 from ...unit import Unit
 from .. import options
 from ..host.folders import EXTENSION
@@ -139,7 +140,7 @@ class Editor:
         """The row of units; the page's script keeps it up to date, and finds here what it has to know."""
         facts = {
             "fields": [control.field for control in COMPONENTS], "narrow": NARROW, "wide": WIDE, "spread": SPREAD,
-            "opened": opened_scripts_age(),
+            "opened": opened_scripts_age(), "references": MAX_REFERENCES,
         }  # fmt: skip
         return (
             f"<div class='ip-adapter-units' role='tablist' aria-label='Units' "
@@ -168,7 +169,7 @@ class Editor:
             [self.cards, self.region, self.details], queue=False, **QUIET,
         ).then(None, None, None, **script("drawings.answerCards"))  # fmt: skip
         self.take.click(
-            self._taken, [self.inbox, self.state, self.pictures, model], [self.inbox, self.pictures, self.notes],
+            self._taken, [self.inbox, self.state, self.pictures, model], [self.inbox, self.pictures],
             queue=False, **QUIET,
         ).then(None, self.inbox, None, **script("pictures.answerTaken"))  # fmt: skip
         self.refresh.click(self._look_again, [self.state, model], model).then(
@@ -209,12 +210,14 @@ class Editor:
         return block_strengths.drawn(base, unit)
 
     def _taken(self, inbox: str, text: str, held: HeldPictures | None, model: str | None) -> tuple[Any, ...]:
+        if key := panel_state.wanted(inbox):
+            return panel_state.receipt(whole=reference_cards.enlarged(PagePictures(held).get(key))), held
         try:
             look = self._look(model, PanelState.parse(text).unit)
-            key, still_used = panel_state.take(text, inbox, held, look)
-            return panel_state.receipt(key), still_used, gr.update()
+            taken, kept = panel_state.take(text, inbox, held, look)
+            return panel_state.receipt(taken=taken), kept
         except IPAdapterError as error:
-            return panel_state.receipt(None), held, note(error.detail)
+            return panel_state.receipt(problem=error.detail), held
 
     def _look_again(self, text: str, model: str | None) -> Any:
         """The list of models after another look at the disk. Those in use stay in it even if they are gone."""
@@ -284,4 +287,5 @@ def _drop_area(tab: str) -> str:
         "title='Drop, paste or click: the pictures become references of the unit that is shown.'>"
         "<span>Add references</span><small>drop, paste or click</small>"
         "<input type='file' accept='image/*,.safetensors' multiple hidden tabindex='-1'></div>"
+        "<button type='button' class='ip-adapter-clear' title='Remove all of them' hidden>Remove all</button>"
     )

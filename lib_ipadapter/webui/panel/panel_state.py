@@ -264,6 +264,17 @@ def take(text: str, inbox: str, held: HeldPictures | None, look: Look | None = N
     return arriving.key, {**kept, arriving.key: picture}
 
 
-def receipt(key: str | None) -> str:
-    """What is left in the inbox for the page: the key of the picture that was taken out, None if it was refused."""
-    return json.dumps({"taken": key})
+def wanted(inbox: str) -> str | None:
+    """The key of a picture that the page wants to have, if that is what stands in the inbox."""
+    try:
+        key = json.loads(inbox or "{}").get("wanted")
+    except (ValueError, AttributeError):
+        return None
+    return str(key) if key else None
+
+
+def receipt(*, taken: str | None = None, problem: str = "", whole: str | None = None) -> str:
+    """What is left in the inbox for the page: the key of the picture that was ``taken`` out, or the ``problem`` for
+    which it was refused, or the address of one that it wanted."""
+    told = {"taken": taken, "problem": problem, "whole": whole}
+    return json.dumps({name: value for name, value in told.items() if value})
