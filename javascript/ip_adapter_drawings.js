@@ -19,6 +19,7 @@
         if (lookOf(state) === tab.cards.look) return;
         noteLook(tab, state);
         tab.element("references").classList.add("ip-adapter-stale");
+        ipAdapter.cards.arrange(tab, state);
         drawCards(tab);
     }
     function drawCards(tab, failures = 0) {
@@ -43,7 +44,10 @@
     async function answerCards(tab, [model]) {
         const models = await ipAdapter.loadSubject("models").catch(() => null);
         const column = tab.element("references");
-        const isOnView = () => column.querySelector(".ip-adapter-cards")?.dataset.stamp === tab.cards.stamp;
+        const isOnView = () => {
+            ipAdapter.cards.take(tab);
+            return ipAdapter.cards.listOf(tab).dataset.stamp === tab.cards.stamp;
+        };
         if (await ipAdapter.waitUntil(isOnView, 500)) {
             column.classList.remove("ip-adapter-stale");
             ipAdapter.units.showVariantsControls(tab);
@@ -65,7 +69,7 @@
         const weights = Object.fromEntries((tab.shownUnit.images ?? []).map(({key, weight}) => [key, weight]));
         for (const card of column.querySelectorAll(".ip-adapter-card")) {
             const field = card.querySelector("input");
-            if (field !== document.activeElement) field.value = weights[card.dataset.key] ?? field.value;
+            if (field && field !== document.activeElement) field.value = weights[card.dataset.key] ?? field.value;
         }
     }
 

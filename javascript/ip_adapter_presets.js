@@ -37,6 +37,8 @@
         if (!button) return;
         const tab = ipAdapter.tabOf(button), order = JSON.parse(button.dataset.order);
         tab.presets.button = button;
+        const chosen = tab.element("preset_chosen").querySelector("input").value;
+        if (order?.do === "load" && chosen) ipAdapter.undo.remember(tab, `loaded “${chosen}”`);
         if (order) give(tab, order);
         else chooseFile(tab);
     }

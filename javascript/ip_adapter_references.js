@@ -13,6 +13,14 @@
     function remove(tab, key) {
         changeAll(tab, (references) => references.filter((one) => one.key !== key));
     }
+    // By a person, who may undo it.
+    function removeByHand(tab, key) {
+        ipAdapter.notes.clear(tab);
+        const number = (tab.shownUnit.images ?? []).findIndex((one) => one.key === key) + 1;
+        ipAdapter.undo.act(tab, `removed reference ${number}`, (state) => {
+            for (const unit of state.units) unit.images = unit.images?.filter((one) => one.key !== key);
+        });
+    }
     function onWeight(event) {
         const card = event.target.matches?.(`${CARD} input`) && event.target.closest(CARD);
         if (!card) return;
@@ -76,13 +84,14 @@
         } else if (card && button.matches(".ip-adapter-mask")) {
             paintReference(tab, card);
         } else if (card && button.matches(".ip-adapter-remove")) {
-            remove(tab, card.dataset.key);
+            removeByHand(tab, card.dataset.key);
         } else if (button.matches(".ip-adapter-region-draw")) {
             paintRegion(tab, button);
         } else if (button.matches(".ip-adapter-region-clear")) {
-            tab.changeShownUnit((unit) => { delete unit.region; });
+            ipAdapter.undo.act(tab, "removed the region", (state) => { delete ipAdapter.shownUnit(state).region; });
         } else if (button.matches(".ip-adapter-clear")) {
-            tab.changeShownUnit((unit) => { unit.images = []; });
+            ipAdapter.notes.clear(tab);
+            ipAdapter.undo.act(tab, "removed all references", (state) => { ipAdapter.shownUnit(state).images = []; });
         }
     }
     document.addEventListener("input", onWeight);

@@ -48,12 +48,13 @@
         await show(tab, tab.state.shown);
     }
     function answerShow(tab, [text, ...values]) {
-        const {fields} = tab.facts, {restored} = tab.keep, state = restored ?? JSON.parse(text);
+        const {fields} = tab.facts, restored = ipAdapter.undo.takeRestored(tab) ?? tab.keep.restored;
+        const state = restored ?? JSON.parse(text), changes = tab.revisions.splice(0);
         const shownValues = Object.fromEntries(fields.map((field, i) => [field, values[i]]));
         if (!restored) Object.assign(ipAdapter.shownUnit(state), shownValues);
         tab.keep.restored = null;
-        for (const change of tab.revisions.splice(0)) change(ipAdapter.shownUnit(state));
-        if (tab.requestedUnit >= 1 && tab.requestedUnit <= state.units.length) state.shown = tab.requestedUnit;
+        for (const change of changes) change(ipAdapter.shownUnit(state));
+        if (!restored && tab.requestedUnit >= 1 && tab.requestedUnit <= state.units.length) state.shown = tab.requestedUnit;
         const unit = ipAdapter.shownUnit(state);
         for (const field of fields) unit[field] ??= ipAdapter.page.initialValues[`${tab.name}_ip_adapter_${field}`];
         const updates = fields.map((field) => {
@@ -85,6 +86,7 @@
         tab.element("drop_area").parentElement.classList.toggle("ip-adapter-filled", Boolean(unit.images?.length));
         ipAdapter.drawings.followReferences(tab, state);
         ipAdapter.purpose.draw(tab, unit);
+        ipAdapter.undo.draw(tab);
         setTimeout(() => {
             const field = (type) => tab.element("weight").querySelector(`input[type=${type}]`);
             field("range").value = field("number").value;

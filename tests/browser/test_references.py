@@ -81,7 +81,7 @@ def test_several_pictures_and_their_weights(page: Page) -> None:
     page.cards().nth(1).locator(".ip-adapter-remove").click()
     page.wait(lambda: page.drawn(2))
     assert page.cards().nth(1).locator("input").input_value() == "1"
-    page.cards().nth(0).locator("xpath=..").locator(".ip-adapter-clear").click()
+    page.find("drop_area").locator(".ip-adapter-clear").click()
     page.wait(lambda: page.drawn(0))
     assert page.used() == []
 
@@ -158,7 +158,7 @@ def test_a_picture_counts_from_the_moment_it_is_dropped(page: Page, monkeypatch)
     page.find("drop_area").locator("input[type=file]").set_input_files(
         {"name": "no.png", "mimeType": "image/png", "buffer": b"not a picture at all"}
     )
-    page.wait(lambda: "The picture is text, not a picture" in page.note())
+    page.wait(lambda: "no.png: The picture is text, not a picture" in page.told())
     page.wait(lambda: page.drawn(2))
 
 

@@ -192,6 +192,10 @@ class Page:
     def note(self) -> str:
         return self.find("note").inner_text()
 
+    def told(self) -> str:
+        """What is said beside the references."""
+        return " ".join(self.page.locator("#txt2img_ip_adapter .ip-adapter-notes li").all_inner_texts())
+
     def focused(self) -> str:
         return self.page.evaluate("document.activeElement.id.replace('txt2img_ip_adapter_', '')")
 

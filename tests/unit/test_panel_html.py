@@ -16,7 +16,10 @@ def test_cards() -> None:
     look, none = references.Look(42), references.Look()
     html = references.cards(items, {"a": one, "b": two}, look, "stamp")
     assert html.count("<img") == 4 and "value='0.5'" in html and "data-stamp='stamp'" in html
-    assert "Remove all" in html and "Remove all" not in references.cards(items[:1], {}, look)
+    assert html.count("seen by the encoder") == html.count("<small>reference</small>") == 2
+    hidden = "<label title='Weight of this reference' hidden>"  # the unit's says it all
+    assert hidden in references.cards(items[:1], {}, look)
+    assert hidden not in html and hidden not in references.cards(items[1:], {}, look)
     assert references.cards(items, {"a": one, "b": two}, none).count("<img") == 2
     assert "not there any more" in references.cards(items, {"a": one}, none)
     assert "on its way" in references.cards([{**items[0], "waiting": True}], {}, none)

@@ -22,6 +22,7 @@ from .. import face_install, options, process
 from . import download_card, model_choice, panel_state
 from .controlnet_bar import ControlNetBar
 from .editor import QUIET, UNTICKED, Editor, hidden, in_page, note
+from .picture_pool import HeldPictures
 from .preset_bar import PresetBar
 from .shelf import ShelfBox
 
@@ -144,9 +145,13 @@ class Panel:
         return [self.tick, *self.editor.targets]
 
     def _connect(self) -> None:
-        self.bar.connect(self.editor.arguments, presets_units, self.targets, self.filled)
+        self.bar.connect(
+            self.editor.arguments, presets_units, self.targets, lambda units, values: self.filled(units, values[2])
+        )
         self.tick.change(None, self.tick, None, **in_page(self.tab, "units.answerTick"))
-        self.pasted.change(self.paste, self.pasted, [self.bar.note, *self.targets], **QUIET)
+        pasting = in_page(self.tab, "undo.answerPasting")
+        pages = [self.pasted, self.editor.pictures]
+        self.pasted.change(self.paste, pages, [self.bar.note, *self.targets], **pasting, **QUIET)
 
     def _button(self, name: str, function: Callable[[], None]) -> None:
         button = gr.Button(name, visible=False, elem_id=f"{self.tab}_ip_adapter_{name}")
@@ -154,17 +159,21 @@ class Panel:
 
     # what it does
 
-    def filled(self, objects: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[str]]:
-        """Values for ``targets`` that show these units and nothing else, and sentences on what cannot be shown."""
-        values, notes = self.editor.filled(objects)
+    def filled(
+        self, objects: Sequence[Mapping[str, Any]], held: HeldPictures | None = None
+    ) -> tuple[list[Any], list[str]]:
+        """Values for ``targets`` that show these units and nothing else, and sentences on what cannot be shown.
+        ``held``: the page's pictures, which stay for an undo."""
+        values, notes = self.editor.filled(objects, held)
         return [True, *values], notes
 
-    def paste(self, text: str) -> list[Any]:
-        """Entries of a picture's parameters, as ``_read`` has written them -> values for the notes and ``targets``."""
+    def paste(self, text: str, held: HeldPictures | None = None) -> list[Any]:
+        """Entries of a picture's parameters, as ``_read`` has written them -> values for the notes and ``targets``.
+        ``held``: the page's pictures."""
         objects, notes = _from_parameters(text, self.store())
         if not objects:  # a picture made without us
             return ["", False, *[gr.update()] * (len(self.targets) - 1)]
-        values, more = self.filled(objects)
+        values, more = self.filled(objects, held)
         return [note("Restored from the parameters.", *notes, *more), *values]
 
     @staticmethod

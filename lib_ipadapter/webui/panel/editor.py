@@ -19,6 +19,7 @@ from ...checkpoint.catalog import AUTO
 from ...errors import IPAdapterError
 from ...jobs.resources import Resources
 from ...kinds import Wording
+from ...reference import MAX_REFERENCES
 from ...unit import Unit
 from .. import options
 from ..host.folders import EXTENSION
@@ -148,7 +149,7 @@ class Editor:
         """The row of units; the page's script keeps it up to date, and finds here what it has to know."""
         facts = {
             "fields": [control.field for control in COMPONENTS], "narrow": NARROW, "wide": WIDE, "spread": SPREAD,
-            "opened": opened_scripts_age(), "crop": options.default_crop(),
+            "opened": opened_scripts_age(), "crop": options.default_crop(), "references": MAX_REFERENCES,
         }  # fmt: skip
         return (
             f"<div class='ip-adapter-units' role='tablist' aria-label='Units' "
@@ -177,7 +178,7 @@ class Editor:
             [self.cards, self.region, self.details, self.notes, self.purposes], queue=False, **QUIET,
         ).then(None, model, model, **script("drawings.answerCards"))  # fmt: skip
         self.take.click(
-            self._taken, [self.inbox, self.state, self.pictures, model], [self.inbox, self.pictures, self.notes],
+            self._taken, [self.inbox, self.state, self.pictures, model], [self.inbox, self.pictures],
             queue=False, **QUIET,
         ).then(None, self.inbox, None, **script("pictures.answerTaken"))  # fmt: skip
         self.refresh.click(self._look_again, [self.state, model], [model, self.notes]).then(
@@ -231,12 +232,14 @@ class Editor:
         return block_strengths.drawn(base, unit)
 
     def _taken(self, inbox: str, text: str, held: HeldPictures | None, model: str | None) -> tuple[Any, ...]:
+        if key := panel_state.wanted(inbox):
+            return panel_state.receipt(whole=reference_cards.enlarged(PagePictures(held).get(key))), held
         try:
             look = self._look(model, PanelState.parse(text).unit)
-            key, still_used = panel_state.take(text, inbox, held, look)
-            return panel_state.receipt(key), still_used, gr.update()
+            taken, kept = panel_state.take(text, inbox, held, look)
+            return panel_state.receipt(taken=taken), kept
         except IPAdapterError as error:
-            return panel_state.receipt(None), held, note(error.detail)
+            return panel_state.receipt(problem=error.detail), held
 
     def _look_again(self, text: str, model: str | None) -> tuple[Any, str]:
         """The list of models after another look at the disk, and a note on what it has found. Models in use stay in
@@ -260,11 +263,13 @@ class Editor:
 
     # units put into them
 
-    def filled(self, units: Sequence[Mapping[str, Any] | None]) -> tuple[list[Any], list[str]]:
+    def filled(
+        self, units: Sequence[Mapping[str, Any] | None], held: HeldPictures | None = None
+    ) -> tuple[list[Any], list[str]]:
         """Values for ``targets`` that show these API objects and nothing else, and sentences on what cannot be shown.
-        The first unit with a reference is shown."""
+        The first unit with a reference is shown. ``held``: the page's pictures, which stay for an undo."""
         state = self._blank(max(self.count, len(units)), ModelChoice.present(self.resources()).blank())
-        all_pictures: HeldPictures = {}
+        all_pictures = dict(held or {})
         notes: list[str] = []
         intake = Intake()
         for number, unit in enumerate(units, 1):
@@ -274,7 +279,7 @@ class Editor:
             all_pictures |= pictures
             notes += [f"Unit {number}: {sentence}" for sentence in more]
         state.shown = next((number for number, unit in enumerate(state.units, 1) if unit.get("images")), 1)
-        return self._values(state, all_pictures), notes
+        return self._values(state, state.kept(all_pictures)), notes
 
     def refilled(self, unit: Mapping[str, Any], text: str, held: HeldPictures | None) -> tuple[list[Any], list[str]]:
         """As ``filled``, but only the unit that is shown becomes ``unit``. ``text``, ``held``: the page's."""
@@ -282,7 +287,7 @@ class Editor:
         state.units[state.shown - 1] = {}
         others = state.still_used(held)
         state.units[state.shown - 1], more, notes = entry(unit, self.resources().catalog, Intake(others.values()))
-        return self._values(state, {**others, **more}), notes
+        return self._values(state, state.kept({**(held or {}), **more})), notes
 
     def _values(self, state: PanelState, pictures: HeldPictures) -> list[Any]:
         shown = state.unit
@@ -320,4 +325,5 @@ def _drop_area(tab: str) -> str:
         "title='Drop, paste or click: the pictures become references of the unit that is shown.'>"
         "<span>Add references</span><small>drop, paste or click</small>"
         "<input type='file' accept='image/*,.safetensors' multiple hidden tabindex='-1'></div>"
+        "<button type='button' class='ip-adapter-clear' title='Remove all of them' hidden>Remove all</button>"
     )

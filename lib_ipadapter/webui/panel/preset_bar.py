@@ -180,9 +180,10 @@ class PresetBar:
 
     def connect(
         self, inputs: list[Any], units: Callable[[tuple[Any, ...]], list[dict[str, Any]]], outputs: list[Any],
-        filled: Callable[[list[dict[str, Any]]], tuple[list[Any], list[str]]],
+        filled: Callable[[list[dict[str, Any]], tuple[Any, ...]], tuple[list[Any], list[str]]],
     ) -> None:  # fmt: skip
-        """``units`` makes API objects of the values of ``inputs``; ``filled`` makes values for ``outputs`` of them."""
+        """``units`` makes API objects of the values of ``inputs``; ``filled`` makes values for ``outputs`` of such
+        objects, and of what ``inputs`` had before."""
         self.units, self.filled, self.nothing = units, filled, [gr.update()] * len(outputs)
         script = partial(in_page, self.tab)
         self.order.change(
@@ -210,7 +211,7 @@ class PresetBar:
             return ["", same, self._forgotten(file), *self.nothing]
         if action == "load":
             named = wanted.get("name")
-            answer, shown = self._load(named or name_of(chosen))
+            answer, shown = self._load(named or name_of(chosen), values)
             return [answer, self._list(named) if named else same, same, *shown]
         if action == "export":
             answer, path = self._export(chosen)
@@ -218,12 +219,12 @@ class PresetBar:
         name = wanted["name"].strip()
         return [*self._do(action, wanted["about"], name, chosen, file, lambda: self.units(values)), *self.nothing]
 
-    def _load(self, name: str) -> tuple[str, list[Any]]:
+    def _load(self, name: str, before: tuple[Any, ...]) -> tuple[str, list[Any]]:
         """Values for the note and ``outputs``."""
         if not name:
             return note(CHOOSE), self.nothing
         try:
-            values, notes = self.filled(self.store().load(name))
+            values, notes = self.filled(self.store().load(name), before)
         except IPAdapterError as error:
             return note(error.detail), self.nothing
         return note(f"Loaded “{name}”.", *notes), values
