@@ -22,7 +22,16 @@ from ...kinds import Wording
 from ...unit import Unit
 from .. import options
 from ..host.folders import EXTENSION
-from . import advanced, block_strengths, html_controls, model_line, other_files, panel_state, purpose_row, reference_cards
+from . import (
+    advanced,
+    block_strengths,
+    html_controls,
+    model_line,
+    other_files,
+    panel_state,
+    purpose_row,
+    reference_cards,
+)
 from .controls import BY_FIELD, COMPONENTS, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
 from .face_cards import face_look
 from .model_choice import ModelChoice, Settled, exchanged
@@ -206,7 +215,7 @@ class Editor:
             other_files.rest(self.resources().catalog, choice.topology),
             _for_page(page, settled, choice),
         ]
-        purposes = purpose_row.drawn(self.resources())
+        purposes = purpose_row.drawn(choice)
         return cards, region, "".join(details), note(said) if said else gr.update(), purposes
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:
