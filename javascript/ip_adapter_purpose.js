@@ -30,8 +30,8 @@
         Object.assign(unit, read(tab, "defaults")[name]);
         if (unit.layer_weights) unit.layer_weights = "";
         if (unit.weight < narrow[0] || unit.weight > narrow[1]) unit.wide = true;
-        if (name === "face" && !isFace) unit.model = face ?? unit.model;
-        if (name !== "face" && isFace) unit.model = other ?? unit.model;
+        const model = (name === "face") === isFace ? null : isFace ? other : face;
+        if (model) unit.model = unit.own = model;  // it may be exchanged with the checkpoint
     }
     function choose(tab, name) {
         return ipAdapter.units.revise(tab, (unit) => applied(tab, unit, name));
@@ -171,14 +171,6 @@
         else if (button.matches(".ip-adapter-purpose-menu")) (await ipAdapter.loadSubject("purposes")).toggle(tab, button);
         else if (!isLacking) choose(tab, button.dataset.purpose);
     }
-    // A panel that is opened finds out which adapters for faces there are.
-    function onOpen(event) {
-        const head = event.target.closest?.(".label-wrap"), tab = head && ipAdapter.tabOf(head);
-        if (!tab || tab.isLookedAt || head.parentElement !== tab.panel) return;
-        tab.isLookedAt = true;
-        ipAdapter.drawings.drawCards(tab);
-    }
     document.addEventListener("click", onClick);
-    document.addEventListener("click", onOpen, true);
     return {begin, build, draw, purposeOf, settingsOf};
 })();

@@ -168,28 +168,35 @@ def test_orders_about_a_purpose_are_carried_out(row) -> None:
     assert attribute(answer, "kept") == [] and attribute(answer, "defaults")["style"]["weight"] == 1
 
 
-def adapter(name: str, variant: str, source: str, widths: tuple[int, ...]) -> SimpleNamespace:
-    spec = SimpleNamespace(variant=variant, source=source, context_width=768, layer_widths=widths)
-    return SimpleNamespace(name=name, spec=spec)
-
-
 def test_face_is_there_where_its_adapter_fits_and_faces_can_be_found(row, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lib_ipadapter.webui import host
+    from lib_ipadapter.webui.panel.model_choice import ModelChoice
 
-    fits, other = (320, 640), (640, 1280)
-    plain, id_, full = (
-        adapter("plain", "base", "pooled", fits), adapter("id", "faceid", "face", fits),
-        adapter("full", "full-face", "penultimate", fits),
-    )  # fmt: skip
-    topology = SimpleNamespace(context_width=768, layer_widths=fits)
-    monkeypatch.setattr(host, "current", lambda: SimpleNamespace(present_topology=lambda: topology))
+    def adapter(name: str, variant: str, source: str, wide: int = 320) -> SimpleNamespace:
+        spec = SimpleNamespace(
+            variant=variant, source=source, context_width=768, layer_widths=(wide,), image_encoder=None
+        )
+        return SimpleNamespace(name=name, spec=spec, path=Path(f"{name}.safetensors"))
+
+    plain, id_ = adapter("plain", "base", "pooled"), adapter("id", "faceid", "face")
+    full = adapter("full", "full-face", "penultimate")
+    packs = {"buffalo_l"}
+    monkeypatch.setattr("lib_ipadapter.jobs.choose.encoder_for", lambda *_: None)
+    monkeypatch.setattr(
+        row.process, "used_models", lambda: SimpleNamespace(last=lambda _base: ["plain"]), raising=False
+    )
 
     def faces(*adapters: SimpleNamespace, installed: bool = True) -> dict:
         monkeypatch.setattr(row.packages, "is_installed", lambda _folder: installed)
-        return attribute(row.drawn(SimpleNamespace(adapters=[*adapters])), "faces")
+        by_name = {one.name: one for one in adapters}
+        catalog = SimpleNamespace(adapters=[*adapters], find=by_name.__getitem__)
+        resources = SimpleNamespace(catalog=catalog, faces_identity=lambda pack: pack if pack in packs else None)
+        topology = SimpleNamespace(context_width=768, layer_widths=(320,), base="SD1.5")
+        return attribute(row.drawn(ModelChoice(resources, topology)), "faces")
 
     assert faces(plain, id_) == {"face": "id", "other": "plain", "all": ["id"], "lacking": ""}
     assert faces(plain)["lacking"] == row.NO_FACES
-    assert faces(plain, adapter("id", "faceid", "face", other))["lacking"] == row.NO_FACES
+    assert faces(plain, adapter("id", "faceid", "face", 640))["lacking"] == row.NO_FACES
     assert faces(plain, id_, installed=False)["lacking"] == row.NO_ANALYSIS
     assert faces(full, installed=False) == {"face": "full", "other": None, "all": ["full"], "lacking": ""}
+    packs.clear()
+    assert "Adapter id is here, but the face pack buffalo_l is missing" in faces(plain, id_)["lacking"]

@@ -217,7 +217,7 @@ class Editor:
             other_files.rest(self.resources().catalog, choice.topology),
             _for_page(page, settled, choice),
         ]
-        purposes = purpose_row.drawn(self.resources())
+        purposes = purpose_row.drawn(choice)
         return cards, region, "".join(details), note(said) if said else gr.update(), purposes
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:

@@ -100,7 +100,8 @@ class ModelChoice:
                 return stays._replace(base=topology.base)
             if before not in fitted.values():
                 return stays
-            new = self.chosen(before=[fitted[topology.base]] if topology.base in fitted else [])
+            last = [fitted[topology.base]] if topology.base in fitted else []
+            new = self.chosen(faces=choose.is_for_faces(adapter), before=last) or self.chosen(before=last)
         return stays if new is None else Settled(number, before, new, topology.base)
 
 

@@ -12,19 +12,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ...attend.layers import Topology
-from ...checkpoint.catalog import Catalog
 from ...checkpoint.entries import AdapterEntry
 from ...encode.faces import packages
 from ...errors import IPAdapterError
-from ...face_fields import FACES
 from ...fields import settings_of
-from ...jobs.fit import fits
+from ...jobs import choose
 from ...purposes import FIELDS, PURPOSES, Purpose
 from ...unit import Unit
 from ...weighting import COMPOSING, INVERTING
-from .. import host, process
+from .. import process
 from . import html_controls
+from .model_choice import ModelChoice, has_pack
 
 ORDERS = ("keep purpose", "forget purpose")
 # What has an effect with some weight types only: fields' needs (fields.py) -> these types.
@@ -63,9 +61,9 @@ PICTURES = {
 }
 
 
-def drawn(catalog: Catalog | None = None) -> str:
-    """The row. Without a ``catalog``, as when the page is built, no adapter for faces is looked for."""
-    defaults, faces = process.purposes(), _faces(catalog, host.current().present_topology() if catalog else None)
+def drawn(choice: ModelChoice | None = None) -> str:
+    """The row. Without a ``choice``, as when the page is built, no adapter for faces is looked for."""
+    defaults, faces = process.purposes(), _faces(choice)
     about = html_controls.attributes(
         data_defaults=json.dumps(defaults.all()),
         data_kept=json.dumps([*defaults.kept()]),
@@ -100,24 +98,30 @@ def _button(purpose: Purpose, lacking: str) -> str:
     )
 
 
-def is_for_faces(adapter: AdapterEntry) -> bool:
-    return adapter.spec.variant in (*FACES, "full-face")
-
-
-def _faces(catalog: Catalog | None, topology: Topology | None) -> dict[str, Any]:
+def _faces(choice: ModelChoice | None) -> dict[str, Any]:
     """The adapter for faces that "Face" takes and the one that other purposes take in its place, the names of all for
     faces, and what is lacking for "Face", "" for nothing."""
-    adapters = catalog.adapters if catalog else []
-    fitting = [one for one in adapters if topology is None or fits(one, topology)]
-    face = next((one for one in fitting if is_for_faces(one)), None)
-    other = next((one for one in fitting if not is_for_faces(one)), None)
-    lacking = NO_FACES if face is None else NO_ANALYSIS if _cannot_see(face) else ""
+    if choice is None:
+        return {"face": None, "other": None, "all": [], "lacking": NO_FACES}
+    catalog = choice.resources.catalog
+    face = choice.chosen(faces=True)
     return {
-        "face": face.name if face else None,
-        "other": other.name if other else None,
-        "all": [one.name for one in adapters if is_for_faces(one)],
-        "lacking": lacking,
+        "face": face,
+        "other": choice.chosen(faces=False),
+        "all": [one.name for one in catalog.adapters if choose.is_for_faces(one)],
+        "lacking": _lacking(choice) if face is None else NO_ANALYSIS if _cannot_see(catalog.find(face)) else "",
     }
+
+
+def _lacking(choice: ModelChoice) -> str:
+    """Why there is no adapter for faces: none fits, or a file is missing for the one that does."""
+    catalog, topology = choice.resources.catalog, choice.topology
+    for adapter in choose.in_order(catalog, topology, faces=True) if topology is not None else ():
+        try:
+            choose.check_ready(adapter, catalog, has_pack(choice.resources))
+        except IPAdapterError as error:
+            return f"Adapter {adapter.name} is here, but {error.detail}"
+    return NO_FACES
 
 
 def _cannot_see(adapter: AdapterEntry) -> bool:
