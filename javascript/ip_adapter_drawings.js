@@ -78,8 +78,11 @@
         const isWanted = tab.element("details").querySelector(".ip-adapter-download[data-active]");
         if (isWanted || ipAdapter.downloads) (await ipAdapter.loadSubject("downloads")).drawn(tab);
     }
-    function onDownloads(event) {
-        if (event.target.closest?.(".ip-adapter-download")) ipAdapter.loadSubject("downloads");
+    async function onDownloads(event) {
+        if (ipAdapter.downloads || !event.target.closest?.(".ip-adapter-download")) return;
+        const button = event.target.closest("[data-do]");
+        await ipAdapter.loadSubject("downloads");
+        button?.click();  // pressed before anybody listened to it
     }
 
     // What is missing shows when a panel is first opened.

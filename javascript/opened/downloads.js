@@ -4,10 +4,11 @@
     const EVERY = 1000;  // milliseconds between two looks at a download
     const kept = {ticks: {}, isOpen: {}};  // what a person has ticked and opened: cards are drawn anew at any time
     const waiting = [];  // orders on their way; the first is being carried out
-    let state = null, timer = null, failures = 0;
+    // What the server has told last, the timer of the next look, how many looks went unheard, how many files have come
+    // since the lists of models were looked through, and whether a press has not been answered yet.
+    let state = null, timer = null, failures = 0, come = 0, isPressed = false;
 
     const cards = () => [...document.querySelectorAll(".ip-adapter-download")];
-    const tabOf = (card) => ipAdapter.tabOf(card);
 
     // Orders
 
@@ -38,7 +39,9 @@
     // What is on view
 
     function sized(bytes) {
-        return bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : `${Math.max(bytes / 1e6, 0.1).toFixed(bytes >= 1e7 ? 0 : 1)} MB`;
+        if (!bytes) return "0 MB";
+        if (bytes >= 1e9) return `${(bytes / 1e9).toFixed(1)} GB`;
+        return `${Math.max(bytes / 1e6, 0.1).toFixed(bytes >= 1e7 ? 0 : 1)} MB`;
     }
     function timed(seconds) {
         if (seconds < 90) return `${seconds} s left`;
@@ -95,6 +98,7 @@
     function drawn(tab) {
         const card = tab.element("details").querySelector(".ip-adapter-download");
         if (!card) return;
+        ipAdapter.translate(card.parentElement);
         const told = JSON.parse(card.dataset.state);
         if (!state?.running || told.running) state = told;
         for (const box of card.querySelectorAll("input[data-file]")) {
@@ -105,7 +109,6 @@
         draw(card);
         if (state.running) look();
     }
-    const drawAll = () => cards().forEach(draw);
 
     // How far it is
 
@@ -122,32 +125,34 @@
             return;
         }
         failures = 0;
-        const wasRunning = state?.running, before = arrivals(state);
+        come += Math.max(0, arrivals(told) - arrivals(state));
         state = told;
-        drawAll();
+        cards().forEach(draw);
         if (told.running) look();
-        if (arrivals(told) > before || (wasRunning && !told.running)) refresh(told.running);
+        else if (come) refresh();
     }
     const arrivals = (told) => told?.files.filter((file) => file.state === "done").length ?? 0;
 
-    // The lists of models are looked through again, and what fits is chosen, when everything has come.
-    function refresh(isRunning) {
-        if (isRunning) return;
+    // Everything has come: the lists of models are looked through again, and what fits is chosen.
+    function refresh() {
+        come = 0;
         kept.ticks = {};
+        const focused = cards().find((card) => card.contains(document.activeElement));
+        if (focused) ipAdapter.tabOf(focused).element("refresh").focus({preventScroll: true});  // the card goes
         for (const tab of Object.values(ipAdapter.page.tabs)) tab.press("refresh");
     }
 
     async function onButton(event) {
         const button = event.target.closest?.(".ip-adapter-download button[data-do]");
-        if (!button) return;
+        if (!button || isPressed) return;
         const card = button.closest(".ip-adapter-download"), action = button.dataset.do;
         const chosen = [...card.querySelectorAll("input[data-file]:checked")].map((box) => box.dataset.file);
         const failed = (state?.files ?? []).filter((file) => file.problem).map(({file}) => file);
-        button.disabled = true;
+        isPressed = true;
         const wanted = action === "cancel" ? {do: "cancel"} : {do: "start", files: action === "again" ? failed : chosen};
-        const told = await ask(wanted);
-        button.disabled = false;
-        take(told ?? {...(state ?? JSON.parse(card.dataset.state)), problem: "The WebUI does not answer: see its console."});
+        const told = await ask(wanted), before = state ?? JSON.parse(card.dataset.state);
+        isPressed = false;
+        take(told ?? {...before, problem: "The WebUI does not answer: see its console, then press again."});
     }
     function onTick(event) {
         const box = event.target.closest?.(".ip-adapter-download input[data-file]");
@@ -164,7 +169,7 @@
     }
     function onToggle(event) {
         const card = event.target.closest?.(".ip-adapter-download");
-        if (card) kept.isOpen[tabOf(card).name] = event.target.open;
+        if (card) kept.isOpen[ipAdapter.tabOf(card).name] = event.target.open;
     }
 
     document.addEventListener("click", onButton);

@@ -61,6 +61,9 @@ def test_a_press_brings_what_is_missing(hub: Hub, page: Page) -> None:
     button["start"].press("Enter")
     page.wait(lambda: problem.is_visible() and "127.0.0.1 cannot give the file now" in problem.inner_text())
     assert not button["start"].is_visible()
+    page.wait(
+        lambda: page.page.evaluate("document.activeElement.dataset.do") in ("again", "cancel")
+    )  # the pressed one has gone
     hub.status = None
     button["again"].click()
     page.wait(lambda: progress.is_visible() and " of " in progress.inner_text())

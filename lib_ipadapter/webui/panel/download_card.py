@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 BUTTON = "txt2img_ip_adapter_downloads"
 BASES = ("SD1.5", "SDXL")
 UNKNOWN = "unknown size"
+# What comes below the files: what went wrong, how far it is, and the buttons.
+ENDING = (
+    "<p class='ip-adapter-problem' role='alert' hidden></p>"
+    "<div class='ip-adapter-download-progress' hidden><progress aria-label='Downloaded'></progress><span></span></div>"
+    "<div class='ip-adapter-download-buttons'>"
+    "<button type='button' class='primary' data-do='start'>Download</button>"
+    "<button type='button' class='primary' data-do='again' hidden>Try again</button>"
+    "<button type='button' data-do='cancel' hidden>Cancel</button><small></small></div>"
+)
 
 
 class Offer(NamedTuple):
@@ -80,14 +89,13 @@ def card(model: str | None, catalog: Catalog, encoder: str = AUTO) -> str:
     about = {"role": "group", "aria_label": "Get files", "data_state": json.dumps(state)}
     if offer.is_wanted or is_told:
         about["data_active"] = ""
-    inside = f"<strong>{html.escape(offer.title)}</strong>" if offer.is_wanted or not offer.more else ""
-    inside += _rows(offer.files, why, is_ticked=len(offer.files) > 0 and offer.title != NOTHING)
-    if offer.more:
-        summary = "More …" if offer.is_wanted else offer.title
-        rest = _rows(offer.more, why) + ("" if offer.is_wanted else _ending(why))
-        inside += f"<details><summary>{html.escape(summary)}</summary>{rest}</details>"
-    if offer.is_wanted or not offer.more:
-        inside += _ending(why)
+    reason, ending = (f"<p>{html.escape(why)}</p>", "") if why else ("", ENDING)
+    files, more = _rows(offer.files, why, is_ticked=offer.title != NOTHING), _rows(offer.more, why)
+    if not offer.is_wanted and more:
+        inside = f"<details><summary>{html.escape(offer.title)}</summary>{reason}{more}{ending}</details>"
+    else:
+        folded = f"<details><summary>More …</summary>{more}</details>" if more else ""
+        inside = f"<strong>{html.escape(offer.title)}</strong>{reason}{files}{folded}{ending}"
     return f"<div class='ip-adapter-download'{attributes(**about)}>{inside}</div>"
 
 
@@ -178,34 +186,20 @@ def _row(file: Published | Link, why: str, is_ticked: bool) -> str:
 
     what = f"<span>{html.escape(file.what)}</span>"
     if isinstance(file, Link):
-        return f"<a{_opens(file.page)}>{html.escape(file.name)}</a>{what}"
+        return f"<div><a{_opens(file.page)}>{html.escape(file.name)}</a>{what}</div>"
     folder = folders.downloads(encoders=file.is_encoder)
     large = UNKNOWN if file.size is None else size(file.size)
     facts = f"<span>{large}</span><span>{html.escape(file.licence)}</span>"
     if why:
         place = html.escape(printable(str(folder / file.name)))
-        return f"<a{_opens(file.link)}>{html.escape(file.name)}</a>{what}<small>{facts}<code>{place}</code></small>"
+        link = f"<a{_opens(file.link)}>{html.escape(file.name)}</a>"
+        return f"<div>{link}{what}<small>{facts}<code>{place}</code></small></div>"
     place = f"<code title='{html.escape(printable(str(folder)))}'>{folder.parent.name}/{folder.name}</code>"
     data = {"data_file": file.name, "data_size": file.size or 0, "data_needs": json.dumps(file.needs)}
     tick = f"<input type='checkbox'{attributes(**data)}{' checked' if is_ticked else ''}>"
-    return f"<label>{tick}<b>{html.escape(file.name)}</b>{what}<small>{facts}{place}</small></label>"
+    return f"<label>{tick}<div><b>{html.escape(file.name)}</b>{what}<small>{facts}{place}</small></div></label>"
 
 
 def _opens(page: str) -> str:
     """Attributes of a link to another site, which opens beside the WebUI and learns nothing of it."""
     return attributes(href=page, target="_blank", rel="noopener noreferrer")
-
-
-def _ending(why: str) -> str:
-    """What comes below the files: the button and the progress, or why there is none."""
-    if why:
-        return f"<p>{html.escape(why)}</p>"
-    return (
-        "<p class='ip-adapter-problem' role='alert' hidden></p>"
-        "<div class='ip-adapter-download-progress' hidden><progress aria-label='Downloaded'></progress>"
-        "<span></span></div>"
-        "<div class='ip-adapter-download-buttons'>"
-        "<button type='button' class='primary' data-do='start'>Download</button>"
-        "<button type='button' class='primary' data-do='again' hidden>Try again</button>"
-        "<button type='button' data-do='cancel' hidden>Cancel</button><small></small></div>"
-    )
