@@ -22,11 +22,11 @@ from ...kinds import Wording
 from ...unit import Unit
 from .. import options
 from ..host.folders import EXTENSION
-from . import block_strengths, model_line, panel_state, reference_cards
+from . import block_strengths, model_line, panel_state, reference_cards, region_line
 from .controls import BY_FIELD, COMPONENTS, HTML_CONTROLS, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
 from .face_cards import face_look
 from .panel_entry import entry
-from .panel_state import REGION, PanelState
+from .panel_state import PanelState
 from .picture_pool import HeldPictures, Intake, PagePictures
 
 QUIET = {"show_progress": "hidden"}
@@ -113,7 +113,7 @@ class Editor:
             controls = (control.html(self._id(control.field)) for control in HTML_CONTROLS)
             gr.HTML(f"<div class='ip-adapter-grid'>{''.join(controls)}</div>")
             with gr.Row(elem_classes="ip-adapter-where"):
-                self.region = gr.HTML(reference_cards.region(None), elem_id=self._id("region"))
+                self.region = gr.HTML(region_line.drawn(PanelState.blank(1), {}), elem_id=self._id("region"))
                 self.bars = gr.HTML(block_strengths.drawn(None, _DEFAULT_UNIT), elem_id=self._id("bars"))
         self.controls = {control.field: self.controls[control.field] for control in COMPONENTS}  # in the table's order
         self.state = hidden(self._id("state"), self._blank(self.count).text())
@@ -193,9 +193,7 @@ class Editor:
         pictures, page = PagePictures(held), PanelState.parse(text)
         look = self._look(model, page.unit)
         cards = reference_cards.cards(page.items, pictures, look, stamp)
-        key = page.unit.get(REGION)
-        region = reference_cards.region(pictures.get(key) if key else None, missing=bool(key))
-        return cards, region, self.describe(model, _encoder_name(page.unit))
+        return cards, region_line.drawn(page, pictures), self.describe(model, _encoder_name(page.unit))
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:
         """The picture of the blocks' strengths; the reason while what is written down makes none."""
