@@ -5,12 +5,13 @@
     // asked again.
 
     function lookOf(state) {
-        const {images, region, crop, encoder, resolution, variant, face_index: face} = ipAdapter.shownUnit(state);
+        const {images, crop, encoder, resolution, variant, face_index: face} = ipAdapter.shownUnit(state);
         const references = (images ?? []).map(
             ({key, waiting, negative, pose, mask}) => [key, waiting, negative, pose, mask],
         );
         const seen = references.length ? [crop, resolution, variant, face] : null;
-        return JSON.stringify([state.shown, references, region, seen, encoder]);
+        const regions = state.units.map(({region}) => region);
+        return JSON.stringify([state.shown, references, regions, seen, encoder]);
     }
     function noteLook(tab, state) {
         tab.cards.look = lookOf(state);

@@ -37,27 +37,23 @@
         return [];
     }
 
-    // Masks are painted in a dialog (ip_adapter_paint.js), and go to the session as pictures do.
+    // Masks are painted in a dialog (opened/paint.js), and go to the session as pictures do.
 
     async function paintReference(tab, card) {
         const {key} = card.dataset, start = card.querySelector(".ip-adapter-mask").dataset.mask ?? null;
-        const background = card.querySelector("img").src;
-        const file = await ipAdapter.paint({title: "Mask of the reference", background, start});
-        if (!file) return;
+        const background = await ipAdapter.pictures.whole?.(tab, key) ?? card.querySelector("img").src;
+        const paint = await ipAdapter.loadSubject("paint"), {keepFocus} = await ipAdapter.loadSubject("regions");
+        const answer = await paint({title: "Mask of the reference", background, start, longest: 2048});
+        keepFocus(tab.element("references"), `[data-key="${key}"] .ip-adapter-mask`);
+        if (answer?.isRemoved) change(tab, key, ({mask, ...reference}) => reference);
+        if (!answer?.file) return;
         const mask = ipAdapter.newKey();
         change(tab, key, (reference) => ({...reference, mask}));
-        ipAdapter.pictures.addMask(tab, file, mask);
+        ipAdapter.pictures.addMask(tab, answer.file, mask);
     }
-    async function paintRegion(tab, button) {
-        const number = tab.state.shown, start = button.dataset.mask ?? null;
-        const side = (name) => Number(ipAdapter.byId(`${tab.name}_${name}`)?.querySelector("input")?.value) || 512;
-        const size = [side("width"), side("height")];
-        const background = ipAdapter.pictures.pictureIn(tab.name) ?? null;
-        const file = await ipAdapter.paint({title: "Where the unit acts", background, size, start});
-        if (!file) return;
-        const mask = ipAdapter.newKey();
-        tab.changeState((state) => { state.units[number - 1].region = mask; });
-        ipAdapter.pictures.addMask(tab, file, mask);
+    async function pressRegion(tab, button) {
+        const number = tab.state.shown, {press} = await ipAdapter.loadSubject("regions");
+        press(tab, number, button.dataset.region);
     }
     function forgetMask(tab, mask) {
         tab.changeState((state) => state.units.forEach((unit) => {
@@ -85,10 +81,8 @@
             paintReference(tab, card);
         } else if (card && button.matches(".ip-adapter-remove")) {
             removeByHand(tab, card.dataset.key);
-        } else if (button.matches(".ip-adapter-region-draw")) {
-            paintRegion(tab, button);
-        } else if (button.matches(".ip-adapter-region-clear")) {
-            ipAdapter.undo.act(tab, "removed the region", (state) => { delete ipAdapter.shownUnit(state).region; });
+        } else if (button.matches(".ip-adapter-region button")) {
+            pressRegion(tab, button);
         } else if (button.matches(".ip-adapter-clear")) {
             ipAdapter.notes.clear(tab);
             ipAdapter.undo.act(tab, "removed all references", (state) => { ipAdapter.shownUnit(state).images = []; });

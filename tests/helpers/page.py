@@ -232,7 +232,7 @@ def paint(page: Page, across: tuple[float, float] = (0.0, 0.5)) -> None:
     """A stroke over the part of the open picture between two shares of its width, as broad as the picture is high."""
     dialog = page.page.locator(".ip-adapter-painter")
     dialog.wait_for()
-    dialog.locator("input[type=range]").fill("50")
+    dialog.get_by_label("Size of the brush").fill("50")
     box = dialog.locator("canvas").bounding_box()
     left, right = (box["x"] + share * box["width"] for share in across)
     page.page.mouse.move(left, box["y"] + box["height"] / 2)

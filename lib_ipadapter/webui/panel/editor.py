@@ -33,12 +33,13 @@ from . import (
     panel_state,
     purpose_row,
     reference_cards,
+    region_line,
 )
 from .controls import BY_FIELD, COMPONENTS, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
 from .face_cards import face_look
 from .model_choice import ModelChoice, Settled, exchanged
 from .panel_entry import entry
-from .panel_state import REGION, PanelState
+from .panel_state import PanelState
 from .picture_pool import HeldPictures, Intake, PagePictures
 
 QUIET = {"show_progress": "hidden"}
@@ -123,7 +124,7 @@ class Editor:
         with gr.Accordion("Advanced", open=False, elem_id=self._id("advanced")):
             gr.HTML(advanced.groups(self._id))
             # The page's script puts these into the groups.
-            self.region = gr.HTML(reference_cards.region(None), elem_id=self._id("region"))
+            self.region = gr.HTML(region_line.drawn(PanelState.blank(1), {}), elem_id=self._id("region"))
             self.bars = gr.HTML(block_strengths.drawn(None, _DEFAULT_UNIT), elem_id=self._id("bars"))
         self.controls = {control.field: self.controls[control.field] for control in COMPONENTS}  # in the table's order
         self.state = hidden(self._id("state"), self._blank(self.count, blank).text())
@@ -210,14 +211,12 @@ class Editor:
         model = page.unit["model"]
         look = self._look(model, page.unit)
         cards = reference_cards.cards(page.items, pictures, look, stamp)
-        key = page.unit.get(REGION)
-        region = reference_cards.region(pictures.get(key) if key else None, missing=bool(key))
         details = [
             self.describe(model, _encoder_name(page.unit)),
             other_files.rest(self.resources().catalog, choice.topology),
             _for_page(page, settled, choice),
         ]
-        purposes = purpose_row.drawn(choice)
+        region, purposes = region_line.drawn(page, pictures), purpose_row.drawn(choice)
         return cards, region, "".join(details), note(said) if said else gr.update(), purposes
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:

@@ -262,24 +262,3 @@ def cards(items: Sequence[Item], pictures: Pictures, look: Look, stamp: str = ""
     is_alone = len(items) == 1
     shown = "".join(_card(number, one, pictures, look, is_alone) for number, one in enumerate(items, 1))
     return f"<template class='ip-adapter-drawn' data-stamp='{html.escape(stamp)}'>{shown}</template>"
-
-
-def region(mask: Picture | None, missing: bool = False) -> str:
-    """HTML: a unit's region mask, and buttons to draw it and to do without."""
-    shown, data = "<em>the whole picture</em>", ""
-    if mask is not None:
-        small = picture_pool.pool().preview(
-            (mask.content_hash, "region"), lambda: data_url(_small(mask.image, CARD, CARD // 2))
-        )
-        shown, data = f"<img src='{small}' alt='Region mask'>", f" data-mask='{_mask_address(mask)}'"
-    elif missing:
-        shown = "<em class='ip-adapter-problem'>⚠ not there any more: draw it again</em>"
-    clear = "" if mask is None and not missing else (
-        "<button type='button' class='ip-adapter-region-clear' title='The unit acts in the whole picture again'>"
-        "Remove</button>"
-    )  # fmt: skip
-    return (
-        f"<div class='ip-adapter-region'><span>Region</span>{shown}"
-        f"<button type='button' class='ip-adapter-region-draw'{data} "
-        f"title='Where in the picture the unit acts'>Draw …</button>{clear}</div>"
-    )
