@@ -182,7 +182,8 @@ def check(objects: Sequence[object], given: Mapping[int, Any], resources: Resour
 
 
 def _wants_model(unit: Mapping[str, Any]) -> bool:
-    return bool(unit.get("enabled", True) and unit.get("images") and "model" not in unit)
+    has_pictures = unit.get("images") or unit.get("negative_images")
+    return bool(unit.get("enabled", True) and has_pictures and "model" not in unit)
 
 
 def remember(objects: Sequence[object], used: Sequence[tuple[int, str, Topology]]) -> None:
