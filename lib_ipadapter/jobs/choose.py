@@ -121,13 +121,8 @@ def chosen(
     return next((adapter for adapter in found if is_ready(adapter, catalog, has_pack)), None)
 
 
-def missing(catalog: Catalog, topology: Topology, has_pack: HasPack | None = None) -> str:
-    """A sentence for where ``chosen`` finds nothing: what lacks, which file to get, and where to put it."""
-    for adapter in in_order(catalog, topology):
-        try:
-            check_ready(adapter, catalog, has_pack)
-        except IPAdapterError as error:
-            return f"adapter {adapter.name} is here, but {error.detail}"
+def missing(catalog: Catalog, topology: Topology) -> str:
+    """A sentence for where no adapter fits: which file to get, and where to put it."""
     base = topology.base
     file = STARTERS.get(base)
     folder = next((one for one in catalog.adapter_folders if one.name == "ipadapter"), None)

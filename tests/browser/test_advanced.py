@@ -89,7 +89,7 @@ def test_the_strength_of_keypoints_is_instantids(page: Page) -> None:
     page.choose("model", "demo-sd15")
     page.wait(lambda: "Base" in page.find("details").inner_text())
     assert not page.find("keypoints_weight").is_visible()
-    page.choose("model", "instant-id")
+    page.take_other("instant-id")
     page.wait(page.find("keypoints_weight").is_visible)
     page.number("keypoints_weight", 0.5)
     page.unit(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -112,6 +113,28 @@ def test_a_change_of_the_checkpoint_changes_the_models_with_a_word(
     page.checkpoint("demo-sd15")
     page.wait(lambda: page.model() == "demo-sd15")
     page.wait(lambda: page.note().endswith("unit 1 takes demo-sd15 instead of demo-sdxl."))
+
+
+def test_what_is_chosen_meanwhile_stays(page: Page, own_checkpoint: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib_ipadapter.webui.panel.model_choice import ModelChoice
+
+    settle = ModelChoice.settle
+    asked = []
+
+    def slow(self, state):
+        asked.append(1)
+        time.sleep(2)
+        return settle(self, state)
+
+    page.add(picture(0))
+    monkeypatch.setattr(ModelChoice, "settle", slow)
+    page.checkpoint("demo-sdxl")
+    page.wait(lambda: asked)
+    page.choose("model", "None")
+    page.unit(2)
+    page.wait(lambda: page.drawn(0) and page.model() == "demo-sdxl")
+    page.unit(1)
+    page.wait(lambda: page.drawn(1) and page.model() == "None")
 
 
 def test_other_files_are_folded_with_their_reasons_and_the_refresh_button_tells(page: Page, strange: Path) -> None:

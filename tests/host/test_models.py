@@ -118,6 +118,37 @@ def test_a_change_of_the_checkpoint_exchanges_what_fitted_before_and_says_so(che
     assert said == f"<div>The checkpoint is SD1.5 now: unit 1 takes {html.escape(OWN)} instead of wide.</div>"
 
 
+def test_a_unit_for_faces_stays_one(checkpoint, monkeypatch) -> None:
+    """Where there is one; and a unit that was one before becomes it again."""
+    from lib_ipadapter.webui.panel import model_choice
+
+    monkeypatch.setattr(model_choice, "has_pack", lambda resources: lambda pack: True)
+    checkpoint("SD1.5")
+    editor = panel_of(None).editor
+    faces = {"model": "instant-id", "fitted": {"SDXL": "instant-id"}}
+    back = {"model": "wide", "fitted": {"SDXL": "wide", "SD1.5": "faceid"}}
+    other = {"model": "wide", "fitted": {"SDXL": "wide"}}
+    settled, _, _ = drawn(editor, "instant-id", faces, back, other)
+    assert [now for _, _, now, _ in settled["units"]] == ["faceid", "faceid", OWN]
+
+
+def test_one_without_its_encoder_is_better_than_none_until_another_is_ready(checkpoint, monkeypatch) -> None:
+    from lib_ipadapter.checkpoint.entries import EncoderEntry
+
+    checkpoint("SD1.5")
+    catalog = panel_of(None).resources().catalog
+    without = [one for one in catalog._entries if not isinstance(one, EncoderEntry)]
+    monkeypatch.setattr(catalog, "_entries", tuple(without))
+    monkeypatch.setattr(type(catalog), "refresh", lambda self: None)
+    editor = panel_of(None).editor
+    unit = json.loads(editor.state.value)["units"][0]
+    assert unit["model"] == OWN and "image encoder" in editor.describe(OWN)
+    # Another one is ready: one that a unit has by itself gives way, without a word, and one by hand stays.
+    monkeypatch.setattr("lib_ipadapter.jobs.choose.is_ready", lambda one, *_: one.name == "base")
+    settled, said, _ = drawn(editor, OWN, unit, {**unit, "own": "base"})
+    assert settled["units"] == [[1, OWN, "base", "SD1.5"], [2, OWN, OWN, "SD1.5"]] and not said
+
+
 @pytest.mark.parametrize("unit", [
     {"model": "wide"},  # out of a preset, or for the next checkpoint
     {"model": "None", "own": OWN, "fitted": {"SD1.5": OWN}},  # by hand

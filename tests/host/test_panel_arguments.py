@@ -15,9 +15,12 @@ from tests.helpers.panel import from_panel, panel_args
 
 
 def test_the_panels_units(host: Host) -> None:
+    from modules import shared
+
     from lib_ipadapter.unit import parse_units
     from lib_ipadapter.webui.panel import accordion as panel
 
+    assert shared.sd_model is not None  # asked for, so it is loaded
     one, two = picture(1), picture(2)
     units = ({}, {"pictures": [one, two], "model": "base", "weight": 0.5}, {"pictures": [one], "model": "plus"})
     for shown in (1, 2, 3):

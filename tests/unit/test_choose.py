@@ -8,7 +8,8 @@ import pytest
 
 from lib_ipadapter.attend.layers import Topology
 from lib_ipadapter.checkpoint.catalog import Catalog
-from lib_ipadapter.jobs.choose import chosen, in_order, is_for_faces, missing
+from lib_ipadapter.errors import CheckpointError
+from lib_ipadapter.jobs.choose import check_ready, chosen, in_order, is_for_faces, missing
 from tests.helpers.checkpoint_files import listed, names, write
 from tests.helpers.checkpoint_shapes import PUBLISHED, SD_WIDTHS, TOWERS, XL_WIDTHS, transformers_tower
 
@@ -80,20 +81,22 @@ def test_one_for_faces_wants_its_pack_and_instantid_its_network(tmp_path: Path) 
     assert chosen(catalog, SDXL, has_pack=packs.__contains__) is None
     (tmp_path / "instant-id.safetensors").unlink()
     catalog.refresh()
-    assert "adapter face is here, but the face pack buffalo_l is missing: download https" in missing(
-        catalog, SDXL, packs.__contains__
-    )
+    (face,) = catalog.adapters
+    with pytest.raises(CheckpointError, match="the face pack buffalo_l is missing: download https"):
+        check_ready(face, catalog, packs.__contains__)
 
 
 @pytest.mark.parametrize(
     ("topology", "says"),
     [
-        (SD15, "adapter a is here, but the image encoder ViT-H-14 is missing"),
+        (SD15, "no adapter here is for SD1.5: download models/ip-adapter-plus_sd15.safetensors from h94"),
         (SDXL, "no adapter here is for SDXL: download sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors from h94"),
         (Topology(1024, SD_WIDTHS), "no adapter here is for SD2.x: get one, or load a checkpoint for SD1.5 or SDXL"),
     ],
 )
 def test_what_is_missing_is_said(topology: Topology, says: str, tmp_path: Path) -> None:
-    catalog = here(tmp_path / "ipadapter", {"a": "plus_sd15", "b": "sd15"})
-    assert chosen(catalog, topology) is None
-    assert missing(catalog, topology).startswith(says)
+    folder = tmp_path / "ipadapter"
+    folder.mkdir()
+    assert missing(listed(tmp_path, folder), topology).startswith(says)
+    if topology.base != "SD2.x":
+        assert f"put it into {folder}, and refresh" in missing(listed(tmp_path, folder), topology)

@@ -21,6 +21,7 @@ from .controls import NO_MODEL, model_name
 
 if TYPE_CHECKING:
     from ...attend.layers import Topology
+    from ...checkpoint.entries import AdapterEntry
     from ...jobs.resources import Resources
     from .panel_state import PanelState
 
@@ -49,14 +50,17 @@ class ModelChoice:
         return cls(resources, host.current().present_topology())
 
     def chosen(self, *, faces: bool | None = None, before: Sequence[str] = ()) -> str | None:
-        """The model for a unit: one of those that it had ``before``, or that were used lately, or another one; None
-        where none is ready. ``faces``: True for one that shows a face, False for none of these."""
+        """The model for a unit: one of those that it had ``before``, or that were used lately, or another one.
+
+        ``faces``: True for one that shows a face, False for none of these; None where none is ready. Of any, one that
+        lacks something is better than none: the lines below the list say what to get.
+        """
         if self.topology is None:
             return None
-        remembered = [*before, *process.used_models().last(self.topology.base)]
-        found = choose.chosen(
-            self.resources.catalog, self.topology, remembered, faces=faces, has_pack=has_pack(self.resources)
-        )
+        catalog, remembered = self.resources.catalog, [*before, *process.used_models().last(self.topology.base)]
+        found = choose.chosen(catalog, self.topology, remembered, faces=faces, has_pack=has_pack(self.resources))
+        if found is None and faces is None:
+            found = next(iter(choose.in_order(catalog, self.topology, remembered)), None)
         return None if found is None else found.name
 
     def blank(self) -> dict[str, Any]:
@@ -76,9 +80,8 @@ class ModelChoice:
 
     def missing(self) -> str | None:
         """A sentence for where nothing can be chosen: what to get; None where something can, or nothing tells."""
-        if self.topology is None or self.chosen() is not None:
-            return None
-        return choose.missing(self.resources.catalog, self.topology, has_pack(self.resources))
+        catalog, topology = self.resources.catalog, self.topology
+        return None if topology is None or self.chosen() is not None else choose.missing(catalog, topology)
 
     def settle(self, state: PanelState) -> list[Settled]:
         """What each unit's model is to be. Nothing is settled while there is no checkpoint."""
@@ -97,12 +100,20 @@ class ModelChoice:
             except IPAdapterError:
                 return stays
             if fits(adapter, topology):
-                return stays._replace(base=topology.base)
+                return stays._replace(base=topology.base, now=self._completed(before, unit, adapter))
             if before not in fitted.values():
                 return stays
             last = [fitted[topology.base]] if topology.base in fitted else []
-            new = self.chosen(faces=choose.is_for_faces(adapter), before=last) or self.chosen(before=last)
+            new = self.chosen(before=last)
+            if new not in last:
+                new = self.chosen(faces=choose.is_for_faces(adapter)) or new
         return stays if new is None else Settled(number, before, new, topology.base)
+
+    def _completed(self, before: str, unit: Mapping[str, Any], adapter: AdapterEntry) -> str:
+        """The model of a unit, or another one that is ready, where the first was chosen by itself and is not."""
+        if before != unit.get(OWN) or choose.is_ready(adapter, self.resources.catalog, has_pack(self.resources)):
+            return before
+        return self.chosen() or before
 
 
 def has_pack(resources: Resources) -> Callable[[str], bool]:
@@ -120,10 +131,12 @@ def is_own(unit: Mapping[str, Any], model: str | None) -> bool:
 
 
 def exchanged(settled: Sequence[Settled], state: PanelState, topology: Topology | None) -> str:
-    """A sentence on the models that were exchanged in units that are in use or in view; empty without any."""
+    """A sentence on the models that do not fit any more, and are exchanged, in units that are in use or in view; empty
+    without any."""
     pairs: dict[tuple[str, str], list[int]] = {}
-    for number, before, now, _ in settled:
-        is_told = number == state.shown or state.units[number - 1].get("images")
+    for number, before, now, base in settled:
+        unit = state.units[number - 1]
+        is_told = (number == state.shown or unit.get("images")) and _fitted(unit).get(base or "") != before
         if now != before != NO_MODEL and is_told:
             pairs.setdefault((before, now), []).append(number)
     if not pairs or topology is None:
@@ -169,7 +182,8 @@ def check(objects: Sequence[object], given: Mapping[int, Any], resources: Resour
 
 
 def _wants_model(unit: Mapping[str, Any]) -> bool:
-    return bool(unit.get("enabled", True) and unit.get("images") and "model" not in unit)
+    has_pictures = unit.get("images") or unit.get("negative_images")
+    return bool(unit.get("enabled", True) and has_pictures and "model" not in unit)
 
 
 def remember(objects: Sequence[object], used: Sequence[tuple[int, str, Topology]]) -> None:
