@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -155,7 +156,7 @@ def test_the_row_has_a_button_with_a_picture_for_each_purpose(row) -> None:
     assert all(f"<span>{one.label}</span>" in drawn for one in PURPOSES)
     assert attribute(drawn, "defaults")["composition"]["end"] == 0.8 and attribute(drawn, "kept") == []
     assert attribute(drawn, "untouched") == {name: settings_of(Unit)[name].default for name in FIELDS}
-    assert row.NO_FACES in drawn and drawn.count("aria-disabled") == 1
+    assert row.NO_CHECKPOINT in drawn and drawn.count("aria-disabled") == 1
 
 
 def test_orders_about_a_purpose_are_carried_out(row) -> None:
@@ -168,35 +169,64 @@ def test_orders_about_a_purpose_are_carried_out(row) -> None:
     assert attribute(answer, "kept") == [] and attribute(answer, "defaults")["style"]["weight"] == 1
 
 
-def test_face_is_there_where_its_adapter_fits_and_faces_can_be_found(row, monkeypatch: pytest.MonkeyPatch) -> None:
+def adapter(name: str, variant: str, source: str, wide: int = 320) -> SimpleNamespace:
+    spec = SimpleNamespace(
+        variant=variant, source=source, context_width=768, layer_widths=(wide,), image_encoder=None, base=f"of {wide}"
+    )
+    return SimpleNamespace(name=name, spec=spec, path=Path(f"{name}.safetensors"))
+
+
+def choice_of(*adapters: SimpleNamespace, packs: set[str], wide: int = 320):
+    """The choice among these adapters for a checkpoint of that width, with these face packs."""
     from lib_ipadapter.webui.panel.model_choice import ModelChoice
 
-    def adapter(name: str, variant: str, source: str, wide: int = 320) -> SimpleNamespace:
-        spec = SimpleNamespace(
-            variant=variant, source=source, context_width=768, layer_widths=(wide,), image_encoder=None
-        )
-        return SimpleNamespace(name=name, spec=spec, path=Path(f"{name}.safetensors"))
+    by_name = {one.name: one for one in adapters}
+    catalog = SimpleNamespace(adapters=[*adapters], find=by_name.__getitem__)
+    resources = SimpleNamespace(catalog=catalog, faces_identity=lambda pack: pack if pack in packs else None)
+    topology = SimpleNamespace(context_width=768, layer_widths=(wide,), base=f"of {wide}")
+    return ModelChoice(resources, topology)
 
+
+@pytest.fixture
+def ready(row, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No adapter lacks its image encoder, and one was used lately."""
+    monkeypatch.setattr("lib_ipadapter.jobs.choose.encoder_for", lambda *_: None)
+    monkeypatch.setattr(row.process, "used_models", lambda: SimpleNamespace(last=lambda _base: ["plain"]))
+
+
+def test_face_is_there_where_its_adapter_fits_and_faces_can_be_found(
+    row, ready: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain, id_ = adapter("plain", "base", "pooled"), adapter("id", "faceid", "face")
     full = adapter("full", "full-face", "penultimate")
     packs = {"buffalo_l"}
-    monkeypatch.setattr("lib_ipadapter.jobs.choose.encoder_for", lambda *_: None)
-    monkeypatch.setattr(
-        row.process, "used_models", lambda: SimpleNamespace(last=lambda _base: ["plain"]), raising=False
-    )
 
     def faces(*adapters: SimpleNamespace, installed: bool = True) -> dict:
         monkeypatch.setattr(row.packages, "is_installed", lambda _folder: installed)
-        by_name = {one.name: one for one in adapters}
-        catalog = SimpleNamespace(adapters=[*adapters], find=by_name.__getitem__)
-        resources = SimpleNamespace(catalog=catalog, faces_identity=lambda pack: pack if pack in packs else None)
-        topology = SimpleNamespace(context_width=768, layer_widths=(320,), base="SD1.5")
-        return attribute(row.drawn(ModelChoice(resources, topology)), "faces")
+        return attribute(row.drawn(choice_of(*adapters, packs=packs)), "faces")
 
     assert faces(plain, id_) == {"face": "id", "other": "plain", "all": ["id"], "lacking": ""}
     assert faces(plain)["lacking"] == row.NO_FACES
     assert faces(plain, adapter("id", "faceid", "face", 640))["lacking"] == row.NO_FACES
     assert faces(plain, id_, installed=False)["lacking"] == row.NO_ANALYSIS
     assert faces(full, installed=False) == {"face": "full", "other": None, "all": ["full"], "lacking": ""}
+    unknown = replace(choice_of(plain, id_, packs=packs), topology=None)
+    assert attribute(row.drawn(unknown), "faces")["lacking"] == row.NO_CHECKPOINT
     packs.clear()
     assert "Adapter id is here, but the face pack buffalo_l is missing" in faces(plain, id_)["lacking"]
+
+
+def test_a_change_of_the_checkpoint_keeps_an_adapter_for_faces(ready: None) -> None:
+    from lib_ipadapter.webui.panel.panel_state import PanelState
+
+    small = adapter("id", "faceid", "face"), adapter("plain", "base", "pooled")
+    large = adapter("id-xl", "faceid", "face", 640), adapter("plain-xl", "base", "pooled", 640)
+    units = [{"model": name, "fitted": {"of 320": name}} for name in ("id", "plain")]
+
+    def after(*adapters: SimpleNamespace) -> list[str]:
+        choice = choice_of(*adapters, packs={"buffalo_l"}, wide=640)
+        return [one.now for one in choice.settle(PanelState(1, units))]
+
+    assert after(*small, *large) == ["id-xl", "plain-xl"]
+    assert after(*small, large[1]) == ["plain-xl", "plain-xl"]
+    assert after(*small, large[0]) == ["id-xl", "id-xl"]

@@ -28,6 +28,7 @@ ORDERS = ("keep purpose", "forget purpose")
 # What has an effect with some weight types only: fields' needs (fields.py) -> these types.
 TYPES = {"composition": COMPOSING, "boost": INVERTING}
 NO_FACES = "There is no adapter for faces that fits the loaded checkpoint."
+NO_CHECKPOINT = "Which adapter for faces fits is not known before a checkpoint is."
 NO_ANALYSIS = "Adapters for faces need face analysis, which is not installed: install it in Settings, under IP-Adapter."
 
 # 36 x 24: a picture with a hill, a sun and a flower in it, as much of it as the purpose takes over.
@@ -102,7 +103,7 @@ def _faces(choice: ModelChoice | None) -> dict[str, Any]:
     """The adapter for faces that "Face" takes and the one that other purposes take in its place, the names of all for
     faces, and what is lacking for "Face", "" for nothing."""
     if choice is None:
-        return {"face": None, "other": None, "all": [], "lacking": NO_FACES}
+        return {"face": None, "other": None, "all": [], "lacking": NO_CHECKPOINT}
     catalog = choice.resources.catalog
     face = choice.chosen(faces=True)
     return {
@@ -114,9 +115,11 @@ def _faces(choice: ModelChoice | None) -> dict[str, Any]:
 
 
 def _lacking(choice: ModelChoice) -> str:
-    """Why there is no adapter for faces: none fits, or a file is missing for the one that does."""
+    """Why there is no adapter for faces: none fits, a file is missing for the one that does, or nothing can be said."""
     catalog, topology = choice.resources.catalog, choice.topology
-    for adapter in choose.in_order(catalog, topology, faces=True) if topology is not None else ():
+    if topology is None:
+        return NO_CHECKPOINT
+    for adapter in choose.in_order(catalog, topology, faces=True):
         try:
             choose.check_ready(adapter, catalog, has_pack(choice.resources))
         except IPAdapterError as error:
