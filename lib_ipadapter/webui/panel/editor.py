@@ -195,7 +195,9 @@ class Editor:
         cards = reference_cards.cards(page.items, pictures, look, stamp)
         key = page.unit.get(REGION)
         region = reference_cards.region(pictures.get(key) if key else None, missing=bool(key))
-        return cards, region, self.describe(model, _encoder_name(page.unit))
+        encoder = _encoder_name(page.unit)
+        files = download_card.card(model_name(model), self.resources().catalog, encoder)
+        return cards, region, self.describe(model, encoder) + files
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:
         """The picture of the blocks' strengths; the reason while what is written down makes none."""
@@ -226,8 +228,7 @@ class Editor:
         return [*there, *dict.fromkeys(name for name in map(model_name, used) if name and name not in there)]
 
     def describe(self, model: str | None, encoder: str = AUTO) -> str:
-        name, catalog = model_name(model), self.resources().catalog
-        return model_line.about(name, catalog, encoder) + download_card.card(name, catalog, encoder)
+        return model_line.about(model_name(model), self.resources().catalog, encoder)
 
     # units put into them
 
