@@ -2,6 +2,7 @@
 // is loaded when such a card is first on view. The server is asked through one hidden button, which all cards share.
 (window.ipAdapter ??= {}).downloads = (() => {
     const EVERY = 1000;  // milliseconds between two looks at a download
+    const DUMB = "The WebUI does not answer: see its console, then press again.";
     const kept = {ticks: {}, isOpen: {}};  // what a person has ticked and opened: cards are drawn anew at any time
     const waiting = [];  // orders on their way; the first is being carried out
     // What the server has told last, the timer of the next look, how many looks went unheard, how many files have come
@@ -59,7 +60,7 @@
         return parts.join(" · ");
     }
 
-    function draw(card) {
+    function draw(card, fault = "") {
         const told = state ?? JSON.parse(card.dataset.state), failed = told.files.filter((file) => file.problem);
         const find = (selector) => card.querySelector(selector);
         const button = (name) => find(`[data-do=${name}]`);
@@ -72,7 +73,7 @@
         button("cancel").hidden = !told.running && !isAgain;
         for (const box of card.querySelectorAll("input[data-file]")) box.disabled = told.running;
         const problem = find(".ip-adapter-problem"), sentences = failed.map((file) => file.problem);
-        if (told.problem) sentences.push(told.problem);
+        if (told.problem || fault) sentences.push(told.problem || fault);
         problem.hidden = !sentences.length;
         if (problem.textContent !== sentences.join("\n")) problem.textContent = sentences.join("\n");
         if (told.running) {
@@ -117,17 +118,18 @@
             const told = await ask({do: "look"});
             timer = null;
             take(told);
-        }, EVERY);
+        }, EVERY * 2 ** failures);
     }
     function take(told) {
-        if (told === null) {  // a server that is restarted comes back
-            if (++failures < 30) look();
+        if (told === null) {  // the server is busy, or is restarted
+            if (++failures <= 5) look();
+            else cards().forEach((card) => draw(card, DUMB));
             return;
         }
         failures = 0;
         come += Math.max(0, arrivals(told) - arrivals(state));
         state = told;
-        cards().forEach(draw);
+        cards().forEach((card) => draw(card));
         if (told.running) look();
         else if (come) refresh();
     }
@@ -152,7 +154,7 @@
         const wanted = action === "cancel" ? {do: "cancel"} : {do: "start", files: action === "again" ? failed : chosen};
         const told = await ask(wanted), before = state ?? JSON.parse(card.dataset.state);
         isPressed = false;
-        take(told ?? {...before, problem: "The WebUI does not answer: see its console, then press again."});
+        take(told ?? {...before, problem: DUMB});
     }
     function onTick(event) {
         const box = event.target.closest?.(".ip-adapter-download input[data-file]");

@@ -96,6 +96,8 @@ def downloaded(order: dict[str, Any], partial: Path) -> str:
     for module in (constants, file_download):
         if hasattr(module, "DOWNLOAD_CHUNK_SIZE"):
             module.DOWNLOAD_CHUNK_SIZE = PIECE
+    if hasattr(file_download, "http_get"):
+        file_download.http_get = _going_on(file_download.http_get)
     known = inspect.signature(huggingface_hub.hf_hub_download).parameters
     # Later versions go on by themselves, and warn of what they do not want any more.
     older = {"resume_download": True} if "resume_download" in known and version_of(huggingface_hub) < (0, 23) else {}
@@ -108,6 +110,64 @@ def downloaded(order: dict[str, Any], partial: Path) -> str:
         for left in partial.rglob("*.incomplete"):
             left.unlink()
         return str(huggingface_hub.hf_hub_download(**wanted, cache_dir=str(partial), **older))
+
+
+def _going_on(http_get: Callable[..., Any]) -> Callable[..., Any]:
+    """The library's function that writes an answer into a file, as one that goes on with what an earlier process has
+    left. The latest versions begin anew and delete what has come, because another process could write into the same
+    file; here none does. Where the library goes on by itself, this changes nothing."""
+    signature = inspect.signature(http_get)
+    if not {"temp_file", "resume_size"} <= set(signature.parameters):
+        return http_get
+
+    def get(*given: Any, **named: Any) -> Any:  # it calls itself, by names, where a connection breaks off
+        more = signature.bind(*given, **named).arguments
+        stream = more["temp_file"]
+        file = Path(stream.name)
+        if not more.get("resume_size") and not stream.tell():
+            left = [one for one in file.parent.glob(f"{_etag(file)}*.incomplete") if one.name != file.name]
+            if left:
+                _take_over(stream, max(left, key=lambda one: one.stat().st_size))
+                more["resume_size"] = stream.tell()
+        try:
+            return http_get(**more)
+        except BaseException:
+            stream.flush()
+            kept = file.with_name(f"{_etag(file)}.kept.incomplete")
+            if file.name != f"{_etag(file)}.incomplete":  # that one stays
+                with suppress(OSError):
+                    kept.unlink(missing_ok=True)
+                    _same(file, kept)
+            raise
+
+    return get
+
+
+def _etag(file: Path) -> str:
+    """What of the file's name says which content it is of."""
+    return file.name.partition(".")[0]
+
+
+def _take_over(stream: Any, left: Path) -> None:
+    """Let ``stream``, an empty file that is open, be the file ``left``, at its end."""
+    try:
+        os.replace(left, stream.name)
+        opened = os.open(stream.name, os.O_RDWR)
+        os.dup2(opened, stream.fileno())
+        os.close(opened)
+    except OSError:  # systems that do not rename what is open
+        with left.open("rb") as source:
+            shutil.copyfileobj(source, stream, BLOCK)
+        left.unlink(missing_ok=True)
+    stream.seek(0, os.SEEK_END)
+
+
+def _same(file: Path, other: Path) -> None:
+    """``other`` becomes another name of ``file``, or a copy where there are no such names."""
+    try:
+        os.link(file, other)
+    except OSError:
+        shutil.copyfile(file, other)
 
 
 def version_of(library: Any) -> tuple[int, ...]:

@@ -35,11 +35,16 @@ def by_hand(file: Published, folder: Path) -> str:
 def sentence(word: str, told: str, file: Published, folder: Path, done: int = 0) -> str:
     """About a download of ``file`` into ``folder`` that ended after ``done`` bytes. ``word`` and ``told`` are what the
     process that fetches said."""
+    others = f"{AGAIN}, and if that does not help, {by_hand(file, folder)}."
+    known = _sentences(told, file, folder, done)
+    found = known.get("broken" if word == "connection" and done else word)
+    return f"{file.name}: {found or f'it could not be fetched ({told or word}): {others}'}"
+
+
+def _sentences(told: str, file: Published, folder: Path, done: int) -> dict[str, str]:
     where, hand = printable(str(folder)), by_hand(file, folder)
     others = f"{AGAIN}, and if that does not help, {hand}."
-    if word == "connection" and done:
-        word = "broken"
-    sentences = {
+    return {
         "wrong": f"what came from {host()} is not the published file (another SHA-256) and has been deleted: {others}",
         "large": f"what comes from {host()} is larger than the published file and has been deleted: {others}",
         "taken": f"another file of this name lies in {where}, and is not the published one: move it away or delete it, "
@@ -54,14 +59,13 @@ def sentence(word: str, told: str, file: Published, folder: Path, done: int = 0)
         "server": f"{host()} cannot give the file now (it answered {told}): {AGAIN} in a few minutes.",
         "offline": "this WebUI was started in offline mode (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set): start it "
         f"without, or {hand}.",
-        "connection": f"{host()} cannot be reached: see that this machine is online (HTTPS_PROXY names a proxy, "
-        f"HF_ENDPOINT a mirror), then {AGAIN}.",
+        "connection": f"{host()} cannot be reached, or breaks off at once: see that this machine is online "
+        f"(HTTPS_PROXY names a proxy, HF_ENDPOINT a mirror), then {AGAIN}.",
         "broken": f"the connection to {host()} broke off after {size(done)}: {AGAIN}, and it goes on from there.",
         "folder": f"{where} cannot be written ({told}): let the WebUI write there, then {AGAIN}.",
         "ended": f"the process that fetches it has ended ({told}): {AGAIN}, and it goes on from there.",
         "start": f"no process can be started to fetch it ({told}): {hand}.",
     }
-    return f"{file.name}: {sentences.get(word, f'it could not be fetched ({told or word}): {others}')}"
 
 
 def no_room(needed: int, free: int, folder: Path) -> str:

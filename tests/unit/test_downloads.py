@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import BinaryIO
 
 import pytest
 
@@ -136,7 +137,7 @@ def test_no_connection_and_no_password_in_sentences(
     monkeypatch.setenv("HF_ENDPOINT", "http://anna:geheim@127.0.0.1:9")
     monkeypatch.setenv("HF_TOKEN", "hf_geheim")
     (one,) = fetched(made)
-    assert "127.0.0.1 cannot be reached: see that this machine is online" in one["problem"]
+    assert "127.0.0.1 cannot be reached, or breaks off at once: see that this machine is online" in one["problem"]
     assert "geheim" not in one["problem"] + caplog.text and "anna" not in one["problem"] + caplog.text
 
 
@@ -306,3 +307,85 @@ def test_a_starter_comes_with_its_encoder(base: str) -> None:
     first = published.starter(base)
     assert isinstance(first, Published) and first.needs == ("CLIP-ViT-H-14.safetensors",)
     assert published.starter("SD2.x") is None
+
+
+# Versions of the library
+
+
+@pytest.mark.parametrize(("version", "is_asked_to_resume"), [("0.16.4", True), ("0.25.2", False), ("2.4.0", False)])
+def test_older_versions_are_asked_to_go_on(
+    version: str, is_asked_to_resume: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those before 0.23 begin anew otherwise; later ones warn of the word, and the latest do not know it."""
+    asked: list[dict] = []
+
+    def older(repo_id: str, filename: str, *, revision: str, cache_dir: str, resume_download: bool = False) -> str:
+        asked.append({"resume_download": resume_download})
+        return "path"
+
+    def latest(repo_id: str, filename: str, *, revision: str, cache_dir: str) -> str:
+        asked.append({"resume_download": False})
+        return "path"
+
+    function = latest if version.startswith("2.") else older
+    constants = SimpleNamespace(DOWNLOAD_CHUNK_SIZE=10 * 2**20)
+    library = SimpleNamespace(
+        __version__=version, hf_hub_download=function, constants=constants, file_download=SimpleNamespace()
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", library)
+    order = {"repo": "maker/files", "path": "one", "revision": "main"}
+    assert child.downloaded(order, tmp_path) == "path"
+    assert asked == [{"resume_download": is_asked_to_resume}] and constants.DOWNLOAD_CHUNK_SIZE == child.PIECE
+
+
+def test_what_has_come_whole_and_not_been_named_is_no_obstacle(made: SimpleNamespace, hub: Hub, folder: Path) -> None:
+    """The process was ended between its last byte and the file's first name."""
+    hub.stop_after = HALF
+    fetched(made)
+    (left,) = (folder / PARTIAL).rglob("*.incomplete")
+    left.write_bytes(DATA)
+    hub.stop_after = None
+    assert fetched(made)[0]["state"] == "done" and (folder / FILE.name).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("can_rename", [True, False])
+def test_the_latest_versions_go_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_rename: bool) -> None:
+    """They write into a file of a new name each time, and delete it when they fail."""
+    if not can_rename:  # as where a file that is open keeps its name
+
+        def refused(*_: object) -> None:
+            raise PermissionError(13, "in use")
+
+        monkeypatch.setattr(child.os, "replace", refused)
+        monkeypatch.setattr(child.os, "link", refused)
+    breaks = [True]
+
+    def http_get(url: str, temp_file: BinaryIO, *, resume_size: int = 0, _nb_retries: int = 5) -> None:
+        temp_file.write(DATA[resume_size : HALF if breaks[0] else len(DATA)])
+        if breaks.pop():
+            raise ConnectionResetError(104, "reset")
+
+    def download(name: str) -> bytes:
+        with (tmp_path / f"abc.{name}.incomplete").open("wb") as stream:
+            try:
+                child._going_on(http_get)(url="…", temp_file=stream)
+            finally:
+                stream.flush()
+                left.append(Path(stream.name).read_bytes())
+                Path(stream.name).unlink()
+        return left[-1]
+
+    left: list[bytes] = []
+    with pytest.raises(ConnectionResetError):
+        download("1234")
+    assert [path.name for path in tmp_path.iterdir()] == ["abc.kept.incomplete"]
+    (tmp_path / "other.5678.incomplete").write_bytes(b"of another content" * 10**6)
+    breaks.append(False)
+    assert download("9abc") == DATA
+    assert [path.name for path in tmp_path.iterdir()] == ["other.5678.incomplete"]
+
+
+def test_a_library_without_that_function_is_left_alone() -> None:
+    def get(url: str, path: str) -> None: ...
+
+    assert child._going_on(get) is get

@@ -211,8 +211,10 @@ class Editor:
         model = page.unit["model"]
         look = self._look(model, page.unit)
         cards = reference_cards.cards(page.items, pictures, look, stamp)
+        encoder = _encoder_name(page.unit)
         details = [
-            self.describe(model, _encoder_name(page.unit)),
+            self.describe(model, encoder),
+            download_card.card(model_name(model), self.resources().catalog, encoder),
             other_files.rest(self.resources().catalog, choice.topology),
             _for_page(page, settled, choice),
         ]
@@ -255,10 +257,9 @@ class Editor:
 
     def describe(self, model: str | None, encoder: str = AUTO) -> str:
         name, catalog = model_name(model), self.resources().catalog
-        card = download_card.card(name, catalog, encoder)
         if name is None and (missing := ModelChoice.present(self.resources()).missing()) is not None:
-            return model_line.problem(missing) + card
-        return model_line.about(name, catalog, encoder) + card
+            return model_line.problem(missing)
+        return model_line.about(name, catalog, encoder)
 
     # units put into them
 
