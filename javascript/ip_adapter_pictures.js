@@ -44,12 +44,8 @@
         tab.delivery.onReceipt?.(JSON.parse(receipt || "{}").taken);
         return [];
     }
-    // In the place of a file: a picture that presets have is named by its content hash, not sent (panel_state.py).
-    function stored(name) {
-        return Object.assign(new File([], "picture"), {stored: name});
-    }
     function dataOf(file) {
-        if (file.stored) return Promise.resolve(file.stored);
+        if (file.stored) return Promise.resolve(file.stored);  // named, not sent (ip_adapter_shelf.js)
         return new Promise((resolve) => {
             const reader = new FileReader();
             reader.onload = () => resolve(reader.result);
@@ -156,5 +152,5 @@
     document.addEventListener("click", onClick);
     document.addEventListener("keydown", onKey);
     document.addEventListener("change", onChosen);
-    return {add, addMask, stored, pictureIn, send, answerTaken};
+    return {add, addMask, pictureIn, send, answerTaken};
 })();

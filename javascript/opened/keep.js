@@ -143,7 +143,7 @@
         if (isTicked && !tab.tickbox.checked) tab.tickbox.click();
         for (const [key, file] of files) {
             tab.keep.files.set(key, file);
-            ipAdapter.pictures.addMask(tab, file.size === undefined ? ipAdapter.pictures.stored(file) : file, key);
+            ipAdapter.pictures.addMask(tab, file.size === undefined ? ipAdapter.shelf.stored(file) : file, key);
         }
         tell(tab, blank, lost);
     }
