@@ -73,11 +73,6 @@
         tab.delivery.onReceipt?.(JSON.parse(receipt || "{}"));
         return [];
     }
-    // In the place of a file: a picture that presets have is named by its content hash, not sent (panel_state.py).
-    function stored(name) {
-        return Object.assign(new File([], "picture"), {stored: name});
-    }
-
     // The server gets files as they are, so that it makes of them what it makes of a client's. Of what it does not read
     // and this browser does, and of what is larger than most need, it gets a drawing, with a word about it.
     const MOST_PIXELS = 24_000_000;
@@ -111,7 +106,7 @@
         });
     }
     function dataOf(file) {
-        if (file.stored) return Promise.resolve(file.stored);
+        if (file.stored) return Promise.resolve(file.stored);  // named, not sent (ip_adapter_shelf.js)
         return new Promise((resolve) => {
             const reader = new FileReader();
             reader.onload = () => resolve(reader.result);
@@ -160,5 +155,5 @@
         tab.panel.scrollIntoView({block: "nearest", behavior: "smooth"});
     }
 
-    return {add, addMask, stored, whole, pictureIn, send, nameIn, download, answerTaken};
+    return {add, addMask, whole, pictureIn, send, nameIn, download, answerTaken};
 })();

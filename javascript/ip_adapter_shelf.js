@@ -14,6 +14,10 @@
         }));
         return tab.shelf.answered;
     }
+    // In the place of a file: a picture that presets have, "sha256:" and its content hash (panel_state.py).
+    function stored(name) {
+        return Object.assign(new File([], "picture"), {stored: name});
+    }
     function answerAsked(tab, [text]) {
         tab.shelf.onAnswer?.(JSON.parse(text || "{}"));
         return [];
@@ -76,5 +80,5 @@
     document.addEventListener("input", onInput);
     document.addEventListener("change", onInput);
     document.addEventListener("visibilitychange", onLeave);
-    return {ask, noteChange, hasPictures, answerAsked};
+    return {ask, stored, noteChange, hasPictures, answerAsked};
 })();

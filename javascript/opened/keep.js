@@ -2,7 +2,7 @@
 // started anew: the state, and what has gone to the server as pictures. Pictures that have come from there are kept by
 // their content hash if presets have them. Where the browser keeps nothing, nothing is kept.
 (window.ipAdapter ??= {}).keep = (() => {
-    const MOST_BYTES = 200e6, LONGEST = 30 * 24 * 3600e3;  // of all files together; milliseconds
+    const MOST_BYTES = 100e6, LONGEST = 30 * 24 * 3600e3;  // of a tab's files; milliseconds
     const FLAG = "ip-adapter-panel";
     const tabs = () => Object.values(ipAdapter.page.tabs);
 
@@ -143,7 +143,7 @@
         if (isTicked && !tab.tickbox.checked) tab.tickbox.click();
         for (const [key, file] of files) {
             tab.keep.files.set(key, file);
-            ipAdapter.pictures.addMask(tab, file.size === undefined ? ipAdapter.pictures.stored(file) : file, key);
+            ipAdapter.pictures.addMask(tab, file.size === undefined ? ipAdapter.shelf.stored(file) : file, key);
         }
         tell(tab, blank, lost);
     }

@@ -132,7 +132,7 @@ Object.assign(ipAdapter.shelf, (() => {
         if (groupName) {
             show(tab, {ask: "group", group: groupName});
         } else if (add) {
-            ipAdapter.pictures.add(tab, [ipAdapter.pictures.stored(`sha256:${add}`)]);
+            ipAdapter.pictures.add(tab, [ipAdapter.shelf.stored(`sha256:${add}`)]);
         } else if (pressed.matches(".ip-adapter-shelf-more")) {
             more(tab, shelf);
         } else {
