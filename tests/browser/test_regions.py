@@ -13,7 +13,7 @@ import torch
 from demo.start import Host
 from lib_ipadapter.attend.regions import feathered
 from lib_ipadapter.encode.picture import decode
-from tests.helpers.files import base64_of, half, picture, unit
+from tests.helpers.files import base64_of, half, picture, png, unit
 from tests.helpers.host import make
 from tests.helpers.page import Page, advanced
 
@@ -180,9 +180,12 @@ def test_the_painter_is_as_large_as_the_screen(width: int, height: int, page: Pa
     assert box["width"] == pytest.approx(box["height"], abs=2)
 
 
-def below(page: Page) -> str:
-    """The address of the picture below the mask."""
-    address = paints(page).locator(".ip-adapter-painter-paper img").get_attribute("src")
+def below(page: Page, tab: str = "txt2img") -> str | None:
+    """The address of the picture below the mask, None where there is none."""
+    page.find("region", tab).locator("[data-region=draw]").click()
+    dialog(page).wait_for()
+    pictures = dialog(page).locator(".ip-adapter-painter-paper img")
+    address = pictures.get_attribute("src") if pictures.count() else None
     page.page.keyboard.press("Escape")
     dialog(page).wait_for(state="detached")
     return address
@@ -194,8 +197,7 @@ def test_it_lies_over_the_picture_that_is_meant(page: Page) -> None:
     page.choose("model", "demo-sd15")
     page.add(picture(0))
     advanced(page)
-    assert paints(page).locator(".ip-adapter-painter-paper img").count() == 0
-    page.page.keyboard.press("Escape")
+    assert below(page) is None
     page.find("influence_map").locator("input").check()
     page.generate()
     page.page.evaluate(
@@ -213,6 +215,14 @@ def test_it_lies_over_the_picture_that_is_meant(page: Page) -> None:
         thumbnails.nth(i).click()
         page.wait(lambda i=i: "selected" in thumbnails.nth(i).get_attribute("class"))
         assert below(page).endswith(made.removeprefix("/"))
+    page.page.locator("#tabs > .tab-nav > button", has_text="img2img").click()
+    file = {"name": "start.png", "mimeType": "image/png", "buffer": png(picture(1))}
+    page.page.locator("#img2img_image input[type=file]").set_input_files(file)
+    start = page.page.locator("#img2img_image img")
+    start.wait_for()
+    page.open("img2img")
+    page.find("advanced", "img2img").locator(".label-wrap").click()
+    assert below(page, "img2img") == start.get_attribute("src")
 
 
 EDGES = """(all) => all.map((element) => {
