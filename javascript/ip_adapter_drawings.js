@@ -39,6 +39,7 @@
         if (await ipAdapter.waitUntil(isOnView, 500)) {
             column.classList.remove("ip-adapter-stale");
             ipAdapter.units.showVariantsControls(tab);
+            ipAdapter.translate(tab.element("region"));
             fillWeights(tab, column);
         } else if (tab.cards.failures < 5) {
             drawCards(tab, tab.cards.failures + 1);

@@ -191,6 +191,13 @@ def below(page: Page, tab: str = "txt2img") -> str | None:
     return address
 
 
+# The tab "Inpaint" of the WebUI's img2img, with a picture of which only the masked part is made.
+INPAINT = """(address) => document.body.insertAdjacentHTML("beforeend", `<div id="mode_img2img">
+    <div class="tabitem" style="display: none"><img src="data:,"></div><div class="tabitem" style="display: none"></div>
+    <div class="tabitem" style="display: block"><img src="${address}"></div>
+    </div><div id="img2img_inpaint_full_res"><input type="radio"><input type="radio" checked></div>`)"""
+
+
 def test_it_lies_over_the_picture_that_is_meant(page: Page) -> None:
     """Of a gallery the chosen picture, and the picture itself where its map is chosen; in img2img the start picture."""
     page.small()
@@ -223,6 +230,12 @@ def test_it_lies_over_the_picture_that_is_meant(page: Page) -> None:
     page.open("img2img")
     page.find("advanced", "img2img").locator(".label-wrap").click()
     assert below(page, "img2img") == start.get_attribute("src")
+    page.page.evaluate(INPAINT, f"data:image/png;base64,{base64_of(picture(2, (96, 32)))}")
+    assert below(page, "img2img") == page.page.locator("#mode_img2img img").last.get_attribute("src")
+    page.find("region", "img2img").locator("[data-region=right]").click()
+    line = page.find("region", "img2img").locator("img")
+    line.wait_for()
+    assert line.evaluate("picture => picture.decode().then(() => picture.naturalWidth / picture.naturalHeight)") == 3
 
 
 EDGES = """(all) => all.map((element) => {
