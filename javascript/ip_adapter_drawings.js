@@ -53,7 +53,6 @@
             column.classList.remove("ip-adapter-stale");
             ipAdapter.units.showVariantsControls(tab);
             ipAdapter.purpose.draw(tab);
-            ipAdapter.translate(tab.element("purposes"));
             fillWeights(tab, column);
             followDownloads(tab);
             return [models?.settle(tab, model) ?? {__type__: "update"}];

@@ -12,10 +12,8 @@
     const colourOf = (number) => COLOURS[(number - 1) % COLOURS.length];
 
     function element(name, properties = {}, ...children) {
-        const {label, pressed, data, ...own} = properties, made = Object.assign(document.createElement(name), own);
+        const {label, ...own} = properties, made = Object.assign(document.createElement(name), own);
         if (label) made.setAttribute("aria-label", label);
-        if (pressed !== undefined) made.setAttribute("aria-pressed", pressed);
-        Object.assign(made.dataset, data);
         made.append(...children);
         return made;
     }
@@ -26,7 +24,7 @@
     class Painting {
         constructor({shape, number, others}) {
             const {canvasOf} = ipAdapter.masks;
-            Object.assign(this, {number, others, feather: 0, cursor: null});
+            Object.assign(this, {number, others, feather: 0, cursor: null, tints: new Map()});
             this.mask = canvasOf(shape);
             this.before = canvasOf(shape);  // the mask as it was when a shape was begun
             this.view = canvasOf(shape);
@@ -121,31 +119,37 @@
             for (const {number, mask} of this.others) this.drawUnit(pen, mask, number, 0.4);
             if (this.cursor) this.drawCursor(pen);
         }
-        // A unit's region in its colour, with its number.
+        // A unit's region in its colour, with its number. Those of others stay as they are: they are coloured once.
         drawUnit(pen, mask, number, opacity) {
-            const {canvasOf, penOf, alphaOf} = ipAdapter.masks, {width, height} = this.view;
-            const tint = canvasOf([width, height]), brush = penOf(tint);
-            brush.drawImage(mask, 0, 0, width, height);
-            brush.globalCompositeOperation = "source-in";
-            brush.fillStyle = colourOf(number);
-            brush.fillRect(0, 0, width, height);
+            const isOwn = number === this.number, tint = (!isOwn && this.tints.get(mask)) || this.tinted(mask, number);
+            if (!isOwn) this.tints.set(mask, tint);
             pen.globalAlpha = opacity;
-            pen.drawImage(tint, 0, 0);
+            pen.drawImage(tint.canvas, 0, 0);
             pen.globalAlpha = 1;
-            const few = canvasOf([32, 32]);
-            penOf(few).drawImage(mask, 0, 0, 32, 32);
-            const alpha = alphaOf(few), total = alpha.reduce((sum, value) => sum + value, 0);
-            if (!total) return;
-            const mean = (place) => alpha.reduce((sum, value, i) => sum + value * (place(i) + 0.5), 0) / total / 32;
-            const [x, y] = [mean((i) => i % 32) * width, mean((i) => Math.floor(i / 32)) * height];
+            if (!tint.middle) return;
             pen.font = `bold ${Math.round(0.09 * this.shorter)}px sans-serif`;
             pen.textAlign = "center";
             pen.textBaseline = "middle";
             pen.lineWidth = 0.012 * this.shorter;
             pen.strokeStyle = "black";
-            pen.strokeText(number, x, y);
+            pen.strokeText(number, ...tint.middle);
             pen.fillStyle = colourOf(number);
-            pen.fillText(number, x, y);
+            pen.fillText(number, ...tint.middle);
+        }
+        // `middle`: of what counts, null where nothing does.
+        tinted(mask, number) {
+            const {canvasOf, penOf, alphaOf} = ipAdapter.masks, {width, height} = this.view;
+            const canvas = canvasOf([width, height]), pen = penOf(canvas);
+            pen.drawImage(mask, 0, 0, width, height);
+            pen.globalCompositeOperation = "source-in";
+            pen.fillStyle = colourOf(number);
+            pen.fillRect(0, 0, width, height);
+            const few = canvasOf([32, 32]);
+            penOf(few).drawImage(mask, 0, 0, 32, 32);
+            const alpha = alphaOf(few), total = alpha.reduce((sum, value) => sum + value, 0);
+            const mean = (place) => alpha.reduce((sum, value, i) => sum + value * (place(i) + 0.5), 0) / total / 32;
+            const middle = total && [mean((i) => i % 32) * width, mean((i) => Math.floor(i / 32)) * height];
+            return {canvas, middle};
         }
         drawCursor(pen) {
             for (const [colour, width] of [["black", 0.009], ["white", 0.004]]) {
@@ -285,21 +289,17 @@
         event.preventDefault();
     }
 
-    function show({title, painting, background, fit, ratio, isRegion}) {
-        const hint = element("small", {textContent: HINT});
-        hint.setAttribute("role", "status");
+    // The row of tools. `settings` gives what a stroke is begun with.
+    function toolRow(painting) {
         const tools = radios([
             ["brush", "Brush", "Paint freely"], ["rectangle", "Rectangle", "Drag from corner to corner"],
             ["ellipse", "Ellipse", "Drag from corner to corner of what it fills"],
         ]);
-        const isErasing = element("input", {type: "checkbox"});
-        const eraser = element("label", {title: "Take away instead of adding"}, isErasing, element("span", {textContent: "Erase"}));
-        const [size, brush] = slider("Size", "How broad the brush is: [ and ]", "Size of the brush", {min: 1, max: 50, value: 12});
-        const [edge, feather] = slider(
-            "Feather", "How soft the edge is: what is seen here is what the unit does", "Region feather",
-            {min: 0, max: 1, step: 0.01, value: painting.feather},
+        const isErasing = element("input", {type: "checkbox"}), text = element("span", {textContent: "Erase"});
+        const eraser = element("label", {title: "Take away instead of adding"}, isErasing, text);
+        const [size, brush] = slider(
+            "Size", "How broad the brush is: [ and ]", "Size of the brush", {min: 1, max: 50, value: 12},
         );
-        feather.oninput = () => { painting.feather = Number(feather.value); painting.drawSoon(); };
         const undo = button("Undo", "Take the last step back: Ctrl+Z", () => painting.undo());
         const redo = button("Redo", "Take it again: Ctrl+Shift+Z", () => painting.redo());
         painting.onChange = () => {
@@ -307,56 +307,70 @@
             redo.disabled = !painting.undone.length;
         };
         painting.onChange();
-        const file = fileField(painting, hint);
-        const settings = () => ({
-            tool: tools.querySelector(":checked").value, size: brush.value / 50, isErasing: isErasing.checked,
-        });
+        const chosen = () => tools.querySelector(":checked");
+        const settings = () => ({tool: chosen().value, size: brush.value / 50, isErasing: isErasing.checked});
+        return {row: element("div", {}, tools, eraser, size, undo, redo), brush, chosen, settings};
+    }
+    function featherRow(painting) {
+        const [row, feather] = slider(
+            "Feather", "How soft the edge is: what is seen here is what the unit does", "Region feather",
+            {min: 0, max: 1, step: 0.01, value: painting.feather},
+        );
+        feather.oninput = () => {
+            painting.feather = Number(feather.value);
+            painting.drawSoon();
+        };
+        return row;
+    }
+    function stageOf({painting, background, fit, ratio, settings}) {
         const paper = element("div", {className: "ip-adapter-painter-paper"});
-        const stage = element("div", {className: "ip-adapter-painter-stage"}, paper);
-        connectHands(painting, stage, settings);
-        Object.assign(painting.view, {tabIndex: 0});
-        painting.view.setAttribute("role", "application");
-        painting.view.setAttribute("aria-label", "The picture: arrow keys move, the space bar begins and ends a stroke");
+        const stage = element("div", {className: "ip-adapter-painter-stage"}, paper), {view} = painting;
         paper.style.setProperty("--ratio", ratio);
         if (background) {
             const picture = element("img", {src: background, alt: "", draggable: false});
             picture.style.objectFit = fit;
             paper.append(picture);
         }
-        paper.append(painting.view);
-
+        paper.append(view);
+        view.tabIndex = 0;
+        view.setAttribute("role", "application");
+        view.setAttribute("aria-label", "The picture: arrow keys move, the space bar begins and ends a stroke");
+        connectHands(painting, stage, settings);
+        return stage;
+    }
+    // What is asked before a mask in which nothing counts.
+    function emptyQuestion(painting, goWithout) {
+        const goOn = button("Paint on", "Back to the picture", () => { question.hidden = true; painting.view.focus(); });
+        const without = button("Go without a mask", "All of the picture counts, as without a mask", goWithout);
+        const textContent = painting.number
+            ? "Nothing is painted, so the unit would act nowhere."
+            : "Nothing is painted, so nothing of the reference would count.";
+        const text = element("span", {className: "ip-adapter-problem", textContent});
+        const question = element("div", {hidden: true}, text, goOn, without);
+        question.setAttribute("role", "alert");
+        return {question, ask: () => { question.hidden = false; goOn.focus(); }};
+    }
+    function show({title, painting, background, fit, ratio}) {
+        const hint = element("small", {textContent: HINT});
+        hint.setAttribute("role", "status");
+        const {row, brush, chosen, settings} = toolRow(painting);
+        const stage = stageOf({painting, background, fit, ratio, settings});
         return new Promise((resolve) => {
             const dialog = element("dialog", {className: "ip-adapter-painter", label: title});
             const finish = (answer) => { dialog.close(); dialog.remove(); resolve(answer); };
-            const question = element("div", {className: "ip-adapter-painter-question", hidden: true});
-            question.setAttribute("role", "alert");
+            const {question, ask} = emptyQuestion(painting, () => finish({isRemoved: true}));
             async function accept() {
-                if (!ipAdapter.masks.isEmpty(painting.mask)) {
-                    return finish({file: await ipAdapter.masks.toPng(painting.mask), feather: painting.feather});
-                }
-                question.hidden = false;
-                question.querySelector("button").focus();
+                if (ipAdapter.masks.isEmpty(painting.mask)) return ask();
+                finish({file: await ipAdapter.masks.toPng(painting.mask), feather: painting.feather});
             }
-            const goOn = button("Paint on", "Back to the picture", () => { question.hidden = true; painting.view.focus(); });
-            const without = button(
-                "Go without a mask", "All of the picture counts, as without a mask", () => finish({isRemoved: true}),
-            );
-            question.append(
-                element("span", {textContent: isRegion
-                    ? "Nothing is painted, so the unit would act nowhere."
-                    : "Nothing is painted, so nothing of the reference would count."}),
-                goOn, without,
-            );
-            const use = button("Use this mask", "Enter", accept);
-            use.className = "primary";
             const cancel = button("Cancel", "Leave the mask as it was: Escape", () => finish(null));
+            const use = Object.assign(button("Use this mask", "Take it: Enter", accept), {className: "primary"});
             dialog.append(
                 element("div", {className: "ip-adapter-painter-head"},
-                    element("strong", {textContent: title}), hint,
-                    element("div", {}, tools, eraser, size, undo, redo), wholes(painting, file)),
+                    element("strong", {textContent: title}), hint, row, wholes(painting, fileField(painting, hint))),
                 stage,
                 element("div", {className: "ip-adapter-painter-foot"},
-                    ...isRegion ? [edge] : [], ...painting.others.length ? [legend(painting)] : [],
+                    ...painting.number ? [featherRow(painting)] : [], ...painting.others.length ? [legend(painting)] : [],
                     question, element("div", {className: "ip-adapter-painter-end"}, cancel, use)),
             );
             dialog.addEventListener("cancel", (event) => { event.preventDefault(); finish(null); });
@@ -365,7 +379,7 @@
             ipAdapter.translate(dialog);
             painting.draw();
             dialog.showModal();
-            tools.querySelector(":checked").focus({focusVisible: false});
+            chosen().focus({focusVisible: false});
         });
     }
 
@@ -384,6 +398,6 @@
         const painting = new Painting({shape: ipAdapter.masks.within(shape, longest, LEAST_SIDE), number, others});
         painting.feather = feather;
         if (start) ipAdapter.masks.take(painting.mask, await ipAdapter.masks.load(start));
-        return show({title, painting, background, fit, ratio: shape[0] / shape[1], isRegion: number !== null});
+        return show({title, painting, background, fit, ratio: shape[0] / shape[1]});
     };
 })();

@@ -75,12 +75,17 @@
         return numbers.map((one, i) => ({number: one, mask: masks[i]})).filter(({mask}) => mask);
     }
 
+    // What can be taken back says what it was.
+    function change(tab, label, how) {
+        if (ipAdapter.undo) ipAdapter.undo.act(tab, label, how);
+        else tab.changeState(how);
+    }
     async function put(tab, number, file, feather) {
         const key = ipAdapter.newKey();
         made[key] = URL.createObjectURL(file);
         const place = tab.element("region");
         place.classList.add("ip-adapter-arriving");
-        tab.changeState(({units}) => {
+        change(tab, "drew the region", ({units}) => {
             units[number - 1].region = key;
             if (feather !== undefined) units[number - 1].region_feather = feather;
         });
@@ -90,7 +95,7 @@
         place.classList.remove("ip-adapter-arriving");
     }
     function forget(tab, number) {
-        tab.changeState(({units}) => { delete units[number - 1].region; });
+        change(tab, "removed the region", ({units}) => { delete units[number - 1].region; });
     }
 
     // What the buttons do
@@ -110,11 +115,10 @@
     async function paint(tab, number) {
         const key = keyOf(tab, number), feather = Number(tab.state.units[number - 1].region_feather ?? 0);
         const [{background, shape, fit}, others] = await Promise.all([ground(tab), othersOf(tab, number)]);
-        const answer = await ipAdapter.paint({
+        return ipAdapter.paint({
             title: "Where the unit acts", background, shape, fit, longest: LONGEST_SIDE, others, number, feather,
             start: key ? addressOf(tab, key) ?? null : null,
         });
-        return answer;
     }
     async function act(tab, number, name) {
         await ipAdapter.loadSubject("masks");

@@ -13,7 +13,7 @@ import torch
 from demo.start import Host
 from lib_ipadapter.attend.regions import feathered
 from lib_ipadapter.encode.picture import decode
-from tests.helpers.files import base64_of, half, picture, unit
+from tests.helpers.files import base64_of, half, picture, png, unit
 from tests.helpers.host import make
 from tests.helpers.page import Page, advanced
 
@@ -180,12 +180,22 @@ def test_the_painter_is_as_large_as_the_screen(width: int, height: int, page: Pa
     assert box["width"] == pytest.approx(box["height"], abs=2)
 
 
-def below(page: Page) -> str:
-    """The address of the picture below the mask."""
-    address = paints(page).locator(".ip-adapter-painter-paper img").get_attribute("src")
+def below(page: Page, tab: str = "txt2img") -> str | None:
+    """The address of the picture below the mask, None where there is none."""
+    page.find("region", tab).locator("[data-region=draw]").click()
+    dialog(page).wait_for()
+    pictures = dialog(page).locator(".ip-adapter-painter-paper img")
+    address = pictures.get_attribute("src") if pictures.count() else None
     page.page.keyboard.press("Escape")
     dialog(page).wait_for(state="detached")
     return address
+
+
+# The tab "Inpaint" of the WebUI's img2img, with a picture of which only the masked part is made.
+INPAINT = """(address) => document.body.insertAdjacentHTML("beforeend", `<div id="mode_img2img">
+    <div class="tabitem" style="display: none"><img src="data:,"></div><div class="tabitem" style="display: none"></div>
+    <div class="tabitem" style="display: block"><img src="${address}"></div>
+    </div><div id="img2img_inpaint_full_res"><input type="radio"><input type="radio" checked></div>`)"""
 
 
 def test_it_lies_over_the_picture_that_is_meant(page: Page) -> None:
@@ -194,8 +204,7 @@ def test_it_lies_over_the_picture_that_is_meant(page: Page) -> None:
     page.choose("model", "demo-sd15")
     page.add(picture(0))
     advanced(page)
-    assert paints(page).locator(".ip-adapter-painter-paper img").count() == 0
-    page.page.keyboard.press("Escape")
+    assert below(page) is None
     page.find("influence_map").locator("input").check()
     page.generate()
     page.page.evaluate(
@@ -213,6 +222,20 @@ def test_it_lies_over_the_picture_that_is_meant(page: Page) -> None:
         thumbnails.nth(i).click()
         page.wait(lambda i=i: "selected" in thumbnails.nth(i).get_attribute("class"))
         assert below(page).endswith(made.removeprefix("/"))
+    page.page.locator("#tabs > .tab-nav > button", has_text="img2img").click()
+    file = {"name": "start.png", "mimeType": "image/png", "buffer": png(picture(1))}
+    page.page.locator("#img2img_image input[type=file]").set_input_files(file)
+    start = page.page.locator("#img2img_image img")
+    start.wait_for()
+    page.open("img2img")
+    page.find("advanced", "img2img").locator(".label-wrap").click()
+    assert below(page, "img2img") == start.get_attribute("src")
+    page.page.evaluate(INPAINT, f"data:image/png;base64,{base64_of(picture(2, (96, 32)))}")
+    assert below(page, "img2img") == page.page.locator("#mode_img2img img").last.get_attribute("src")
+    page.find("region", "img2img").locator("[data-region=right]").click()
+    line = page.find("region", "img2img").locator("img")
+    line.wait_for()
+    assert line.evaluate("picture => picture.decode().then(() => picture.naturalWidth / picture.naturalHeight)") == 3
 
 
 EDGES = """(all) => all.map((element) => {
