@@ -74,6 +74,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             return shownUnit(this.state);
         }
         changeState(change) {
+            ipAdapter.undo.settle(this);
             const state = this.state;
             change(state);
             this.writeBox("state", JSON.stringify(state));
@@ -124,7 +125,8 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         const attributes = ["title", "placeholder", "aria-label"];
         const controls = ".ip-adapter-control, .ip-adapter-control input";
         const presets = ".ip-adapter-tools button, .ip-adapter-question :is(input, button)";
-        for (const element of root.querySelectorAll(`${controls}, ${presets}`)) {
+        const references = ".ip-adapter-pictures :is(button, label, img, [role=button])";
+        for (const element of root.querySelectorAll(`${controls}, ${presets}, ${references}`)) {
             for (const attribute of attributes) {
                 const translation = window.localization?.[element.getAttribute(attribute)];
                 if (translation) element.setAttribute(attribute, translation);

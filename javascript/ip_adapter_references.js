@@ -39,14 +39,20 @@
 
     // Masks are painted in a dialog (ip_adapter_paint.js), and go to the session as pictures do.
 
+    const referenceOf = ({units}, key) => units.flatMap(({images}) => images ?? []).find((one) => one.key === key);
+    // `mask`: its key, or undefined for none.
+    function setMask(tab, key, mask) {
+        const number = (tab.shownUnit.images ?? []).findIndex((one) => one.key === key) + 1;
+        const label = mask ? `painted the mask of reference ${number}` : `removed the mask of reference ${number}`;
+        ipAdapter.undo.act(tab, label, (state) => { referenceOf(state, key).mask = mask; });
+    }
     async function paintReference(tab, card) {
         const {key} = card.dataset, start = card.querySelector(".ip-adapter-mask").dataset.mask ?? null;
-        const background = card.querySelector("img").src;
+        const background = await ipAdapter.pictures.whole(tab, key) ?? card.querySelector("img").src;
         const file = await ipAdapter.paint({title: "Mask of the reference", background, start});
         if (!file) return;
-        const mask = ipAdapter.newKey();
-        change(tab, key, (reference) => ({...reference, mask}));
-        ipAdapter.pictures.addMask(tab, file, mask);
+        setMask(tab, key, ipAdapter.newKey());
+        ipAdapter.pictures.addMask(tab, file, referenceOf(tab.state, key).mask);
     }
     async function paintRegion(tab, button) {
         const number = tab.state.shown, start = button.dataset.mask ?? null;
@@ -56,7 +62,7 @@
         const file = await ipAdapter.paint({title: "Where the unit acts", background, size, start});
         if (!file) return;
         const mask = ipAdapter.newKey();
-        tab.changeState((state) => { state.units[number - 1].region = mask; });
+        ipAdapter.undo.act(tab, "drew the region", (state) => { state.units[number - 1].region = mask; });
         ipAdapter.pictures.addMask(tab, file, mask);
     }
     function forgetMask(tab, mask) {
@@ -96,5 +102,5 @@
     }
     document.addEventListener("input", onWeight);
     document.addEventListener("click", onClick);
-    return {change, remove, forgetMask, answerControlNet};
+    return {change, remove, setMask, forgetMask, answerControlNet};
 })();

@@ -53,6 +53,9 @@ def test_files_on_a_folded_panel_and_on_a_units_tab(pages: Callable[..., Page]) 
     assert page.shown() == 1
     page.unit(3)
     page.wait(lambda: page.drawn(1))
+    prompt = page.page.locator("#txt2img_prompt textarea")  # outside, the host and others take what is dropped
+    assert prompt.evaluate(DROPPED, [[("a.png", "image/png", "")], {}]) == [False, False]
+    assert page.pictures() == [2, 0, 1]
 
 
 def test_what_is_refused_and_what_is_redrawn_is_told_beside_the_slot(page: Page) -> None:
@@ -84,7 +87,9 @@ def test_pictures_of_other_pages_come_through_the_browser(page: Page) -> None:
         headers = {"Access-Control-Allow-Origin": allowed}
         page.page.route(
             f"https://{name}.example/**",
-            lambda route, _request, headers=headers: route.fulfill(body=body, content_type="image/png", headers=headers),
+            lambda route, _request, headers=headers: route.fulfill(
+                body=body, content_type="image/png", headers=headers
+            ),
         )
     area = page.find("drop_area").locator("[role=button]")
     linked = "<a href='https://open.example/page'><img src='https://open.example/a%20cat.png'></a>"
