@@ -87,6 +87,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             return shownUnit(this.state);
         }
         changeState(change) {
+            ipAdapter.undo.settle(this);
             const state = this.state, had = state.units.map(({images}) => Boolean(images?.length));
             change(state);
             ipAdapter.purpose.begin(this, state, had);

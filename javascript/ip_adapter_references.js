@@ -39,17 +39,23 @@
 
     // Masks are painted in a dialog (opened/paint.js), and go to the session as pictures do.
 
+    const referenceOf = ({units}, key) => units.flatMap(({images}) => images ?? []).find((one) => one.key === key);
+    // `mask`: its key, or undefined for none.
+    function setMask(tab, key, mask) {
+        const number = (tab.shownUnit.images ?? []).findIndex((one) => one.key === key) + 1;
+        const label = mask ? `painted the mask of reference ${number}` : `removed the mask of reference ${number}`;
+        ipAdapter.undo.act(tab, label, (state) => { referenceOf(state, key).mask = mask; });
+    }
     async function paintReference(tab, card) {
         const {key} = card.dataset, start = card.querySelector(".ip-adapter-mask").dataset.mask ?? null;
-        const background = await ipAdapter.pictures.whole?.(tab, key) ?? card.querySelector("img").src;
+        const background = await ipAdapter.pictures.whole(tab, key) ?? card.querySelector("img").src;
         const paint = await ipAdapter.loadSubject("paint"), {keepFocus} = await ipAdapter.loadSubject("regions");
         const answer = await paint({title: "Mask of the reference", background, start, longest: 2048});
         keepFocus(tab.element("references"), `[data-key="${key}"] .ip-adapter-mask`);
-        if (answer?.isRemoved) change(tab, key, ({mask, ...reference}) => reference);
+        if (answer?.isRemoved) setMask(tab, key);
         if (!answer?.file) return;
-        const mask = ipAdapter.newKey();
-        change(tab, key, (reference) => ({...reference, mask}));
-        ipAdapter.pictures.addMask(tab, answer.file, mask);
+        setMask(tab, key, ipAdapter.newKey());
+        ipAdapter.pictures.addMask(tab, answer.file, referenceOf(tab.state, key).mask);
     }
     async function pressRegion(tab, button) {
         const number = tab.state.shown, {press} = await ipAdapter.loadSubject("regions");
@@ -90,5 +96,5 @@
     }
     document.addEventListener("input", onWeight);
     document.addEventListener("click", onClick);
-    return {change, remove, forgetMask, answerControlNet};
+    return {change, remove, setMask, forgetMask, answerControlNet};
 })();

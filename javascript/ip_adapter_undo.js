@@ -1,8 +1,10 @@
 // Undo: what the units were before something was removed, moved or overwritten, and the line that offers it back.
 (window.ipAdapter ??= {}).undo = (() => {
     const LONGEST = 20;  // acts; the session keeps their pictures (panel_state.py)
-    // A tab's acts, the last one at the end: {label, text, values, isTicked, isOfReferences}. `text` is the state and
-    // `values` those of gradio's components for the unit that was shown.
+    const SETTLED = 5000;  // milliseconds: what is about to be put into the units has come by then, or never comes
+    // A tab's acts, the last one at the end: {label, text, values, isTicked, time, changed}. `text` is the state and
+    // `values` those of gradio's components for the unit that was shown; `changed`, of an act on references only, are
+    // the references whose masks, and the units whose regions it has changed.
     const histories = {txt2img: [], img2img: []};
     const restored = {};  // a tab's name -> the state to which it is being set back
 
@@ -16,38 +18,60 @@
     }
     const isSame = (one, other) => one.text === other.text && JSON.stringify(one.values) === JSON.stringify(other.values);
 
-    // Before an act that removes or overwrites something of any unit. `label` says in words what is about to be done:
-    // "loaded “Autumn”". With `isOfReferences`, it touches references and regions only, and so does its undo.
-    function remember(tab, label, isOfReferences = false) {
+    // Before an act that removes or overwrites something of any unit. `label` says what is about to be done:
+    // "loaded “Autumn”".
+    function remember(tab, label) {
+        push(tab, {label, time: performance.now(), ...snapshot(tab)});
+    }
+    function push(tab, entry) {
         const history = histories[tab.name];
-        history.push({label, isOfReferences, ...snapshot(tab)});
+        history.push(entry);
         history.splice(0, history.length - LONGEST);
         draw(tab);
     }
-    // The same for an act on references, which `change` does to the state.
+    // An act on references, their masks and regions, which `change` does to the state. To undo it leaves all else alone.
     function act(tab, label, change) {
-        remember(tab, label, true);
-        tab.changeState(change);
+        const entry = {label, time: performance.now(), ...snapshot(tab)}, before = JSON.parse(entry.text);
+        tab.changeState((state) => {
+            change(state);
+            entry.changed = changesOf(before, state);
+        });
+        push(tab, entry);
+    }
+    const referencesOf = ({units}) => new Map(units.flatMap(({images}) => images ?? []).map((one) => [one.key, one]));
+    function changesOf(before, after) {
+        const now = referencesOf(after), was = [...referencesOf(before).values()];
+        return {
+            masks: new Set(was.filter(({key, mask}) => now.has(key) && now.get(key).mask !== mask).map(({key}) => key)),
+            regions: new Set(before.units.flatMap(({region}, i) => region !== after.units[i]?.region ? [i] : [])),
+        };
+    }
+    // What has changed nothing after all, like a preset that could not be loaded, is forgotten.
+    function settle(tab) {
+        const history = histories[tab.name], last = history[history.length - 1];
+        if (last && !last.changed && performance.now() - last.time > SETTLED && isSame(last, snapshot(tab))) history.pop();
     }
 
     // References as they were, in their places; what was set on those that are still there stays, as do those that have
     // been added since.
-    function putBack(state, earlier) {
-        const now = new Map(state.units.flatMap((unit) => unit.images ?? []).map((one) => [one.key, one]));
-        const was = new Set(earlier.units.flatMap((unit) => unit.images ?? []).map(({key}) => key));
+    function putBack(state, earlier, {masks, regions}) {
+        const now = referencesOf(state), was = referencesOf(earlier);
+        const merged = (one) => {
+            const mask = now.has(one.key) && !masks.has(one.key) ? now.get(one.key).mask : one.mask;
+            return {...one, waiting: undefined, ...now.get(one.key), mask};
+        };
         state.units.forEach((unit, i) => {
             const {images = [], region} = earlier.units[i] ?? {};
-            const added = (unit.images ?? []).filter(({key}) => !was.has(key));
-            unit.images = [...images.map((one) => ({...one, waiting: undefined, ...now.get(one.key)})), ...added];
-            unit.region = region ?? unit.region;
+            unit.images = [...images.map(merged), ...(unit.images ?? []).filter(({key}) => !was.has(key))];
+            if (regions.has(i)) unit.region = region;
         });
     }
     function undo(tab) {
         const history = histories[tab.name], now = snapshot(tab);
         let last;
         do last = history.pop(); while (last && isSame(last, now));
-        if (last?.isOfReferences) {
-            tab.changeState((state) => putBack(state, JSON.parse(last.text)));
+        if (last?.changed) {
+            tab.changeState((state) => putBack(state, JSON.parse(last.text), last.changed));
         } else if (last) {
             const state = JSON.parse(last.text);
             Object.assign(ipAdapter.shownUnit(state), last.values);
@@ -82,8 +106,8 @@
         const history = histories[tab.name];
         if (!history.length && !tab.element("drop_area").parentElement.querySelector(".ip-adapter-undo")) return;
         const line = lineOf(tab), hadFocus = line.contains(document.activeElement);
-        const last = history.length ? history[history.length - 1] : null;
-        line.hidden = !last || isSame(last, snapshot(tab));
+        const now = snapshot(tab), last = [...history].reverse().find((entry) => !isSame(entry, now));
+        line.hidden = !last;
         if (last) line.querySelector("button > span:last-child").textContent = last.label;
         if (hadFocus && line.hidden) {
             tab.element("drop_area").querySelector("[role=button]").focus({preventScroll: true});
@@ -93,6 +117,8 @@
     function onClick(event) {
         const button = event.target.closest?.(".ip-adapter-undo > button");
         if (button) undo(ipAdapter.tabOf(button));
+        const bring = event.target.closest?.("[id$=_ip_adapter_controlnet_from]");
+        if (bring) remember(ipAdapter.tabOf(bring), "took over ControlNet's unit");
     }
     function onKey(event) {
         if (event.key.toLowerCase() !== "z" || !(event.ctrlKey || event.metaKey) || event.shiftKey) return;
@@ -109,5 +135,5 @@
 
     document.addEventListener("click", onClick);
     document.addEventListener("keydown", onKey);
-    return {remember, act, undo, draw, takeRestored, answerPasting};
+    return {remember, act, settle, undo, draw, takeRestored, answerPasting};
 })();

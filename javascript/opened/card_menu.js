@@ -28,6 +28,9 @@ ipAdapter.card_menu = (() => {
             field.hidden = false;
             field.querySelector("input").focus();
         });
+        if (card.querySelector(".ip-adapter-mask[aria-pressed=true]")) {
+            add("Without mask", "All of the picture counts again", () => ipAdapter.references.setMask(tab, key));
+        }
         if (count > 1) {
             add("Earlier", "One place to the front: Alt+←", () => ipAdapter.moves.step(tab, key, -1));
             add("Later", "One place to the back: Alt+→", () => ipAdapter.moves.step(tab, key, 1));
@@ -38,6 +41,7 @@ ipAdapter.card_menu = (() => {
         });
         opener.setAttribute("aria-expanded", "true");
         card.append(menu);
+        ipAdapter.translate(card.parentElement.parentElement.parentElement);
         menu.querySelector("button")?.focus({preventScroll: true});
         menu.addEventListener("keydown", (event) => {
             if (event.key !== "Escape") return;

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.helpers.files import picture
-from tests.helpers.page import Page
+from tests.helpers.page import Page, accept, paint
 
 pytestmark = pytest.mark.host("page")
 
@@ -56,3 +56,30 @@ def test_what_was_removed_or_overwritten_comes_back(page: Page) -> None:
     page.find("enabled").locator("input").focus()  # no field of text
     page.page.keyboard.press("Control+z")
     page.wait(lambda: page.drawn(5))  # what had been removed before, and what has been added since
+
+
+def test_masks_and_regions_come_back(page: Page) -> None:
+    """What is painted, painted over or removed; what is done with other things meanwhile stays."""
+    undo = page.page.locator("#txt2img_ip_adapter .ip-adapter-undo > button")
+
+    def mask() -> str | None:
+        (one,) = json.loads(page.state())["units"][0]["images"]
+        return one.get("mask")
+
+    page.add(picture(0, (80, 60)))
+    page.cards().first.locator(".ip-adapter-mask").click()
+    paint(page)
+    accept(page)
+    page.wait(lambda: page.drawn(1) and page.cards().locator("[data-mask]").count() == 1)
+    painted = mask()
+    page.cards().first.locator(".ip-adapter-more").click()
+    page.page.locator(".ip-adapter-card-menu button", has_text="Without mask").click()
+    page.wait(lambda: mask() is None)
+    assert undo.inner_text() == "Undo: removed the mask of reference 1"
+    page.cards().first.locator(".ip-adapter-negate").click()
+    undo.click()
+    page.wait(lambda: mask() == painted and page.drawn(1) and page.cards().locator("[data-mask]").count() == 1)
+    assert page.cards().locator(".ip-adapter-negate[aria-pressed=true]").count() == 1
+    assert undo.inner_text() == "Undo: painted the mask of reference 1"
+    undo.click()
+    page.wait(lambda: mask() is None and page.drawn(1))

@@ -86,6 +86,15 @@ class Page:
         self.find("drop_area").locator("input[type=file]").set_input_files(data)
         self.wait(lambda: self.drawn(before + 1))
 
+    def weigh(self, number: int, weight: float) -> None:
+        """Give one of the shown references a weight of its own; where it is the only one, its menu has the field."""
+        card = self.cards().nth(number - 1)
+        field = card.locator("input")
+        if not field.is_visible():
+            card.locator(".ip-adapter-more").click()
+            card.locator(".ip-adapter-card-menu button", has_text="Weight").click()
+        field.fill(f"{weight:g}")
+
     def tabs(self, tab: str = "txt2img") -> Any:
         return self.find("units", tab).locator("button")
 
