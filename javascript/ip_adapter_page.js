@@ -120,7 +120,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     }
 
     // Words in the language of the page. The WebUI's table has English text -> translation; in ours, {} stands for a
-    // number or a name, and a word that the WebUI itself uses has the prefix, so that its own pages stay as they are.
+    // number or a name, and a word that others may use too has the prefix, so that their pages stay as they are.
     // The WebUI translates whole texts by itself, but no attributes of what comes later, nothing with an emoji and
     // nothing with a number; so everything in the panel is looked up here.
 

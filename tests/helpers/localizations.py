@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import json
 import re
 import sys
@@ -20,7 +21,7 @@ from .paths import ROOT
 
 FOLDER = ROOT / "localizations"
 LANGUAGES = ("zh_CN", "ja_JP", "ko_KR", "de_DE", "fr_FR", "es_ES", "pt_BR", "ru_RU", "it_IT", "tr_TR")
-PREFIX = "IP-Adapter: "  # before a word that the WebUI itself uses (ip_adapter_page.js)
+PREFIX = "IP-Adapter: "  # before a word that others may use, too (ip_adapter_page.js)
 TODO = "TODO "
 HOST_WORDS = Path(__file__).with_name("host_words.txt")
 SHOWN = ("title", "placeholder", "aria-label", "alt")
@@ -39,7 +40,7 @@ NOT_SHOWN = frozenset(
     (
         "Object", "Content-Type", "Slider", "Dropdown", "Radio", "Textbox", "Files", "True", "False", "IP-Adapter",
         "ControlNet", "ControlNet Unit {}", "IP-Adapter:", "IP-Adapter panel {}", "IP-Adapter: {} cannot be loaded",
-        "Imported", "Recent /", "instantid",
+        "Imported", "Recent /", "Steps", "instantid", "faceid-plus", "faceid-plus-v2", "faceid-portrait-unnorm",
     )
 )  # fmt: skip
 
@@ -229,8 +230,15 @@ def of_options() -> set[str]:
     return found
 
 
-def host_words() -> set[str]:
-    return set(HOST_WORDS.read_text(encoding="utf-8").splitlines())
+@functools.cache
+def host_words() -> frozenset[str]:
+    return frozenset(HOST_WORDS.read_text(encoding="utf-8").splitlines())
+
+
+def key_of(text: str) -> str:
+    """Under which key a text stands in the tables, which are shared with the WebUI and all its extensions: with the
+    prefix what is the WebUI's own, and what is so short that anybody may have it."""
+    return PREFIX + text if len(text.split()) < 3 or text in host_words() else text
 
 
 def gathered() -> set[str]:
@@ -243,9 +251,7 @@ def gathered() -> set[str]:
     for pattern in SCRIPTS:
         for file in ROOT.glob(pattern):
             found |= of_script(file.read_text(encoding="utf-8"))
-    host = host_words()
-    found = {text for text in found if text not in NOT_SHOWN}
-    return {PREFIX + text if text in host else text for text in found}
+    return {key_of(text) for text in found if text not in NOT_SHOWN}
 
 
 # Languages
