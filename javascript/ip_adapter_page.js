@@ -128,11 +128,14 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     const ATTRIBUTES = ["title", "placeholder", "aria-label", "alt"];
     const table = () => window.localization ?? {};
     let templates = null;
+    // Those with values, the longest first: the one that leaves least to a value is the one that is meant.
     function templatesOf(translations) {
         const quoted = (part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-        return Object.keys(translations).filter((key) => key.includes("{}")).map((key) => {
-            const pattern = new RegExp(`^${key.split("{}").map(quoted).join("(.+?)")}$`, "s");
-            return [pattern, translations[key].split("{}")];
+        const keys = Object.keys(translations).filter((key) => key.includes("{}"));
+        const found = keys.map((key) => [key.startsWith(PREFIX) ? key.slice(PREFIX.length) : key, translations[key]]);
+        return found.sort(([one], [other]) => other.length - one.length).map(([english, translation]) => {
+            const pattern = new RegExp(`^${english.split("{}").map(quoted).join("(.+?)")}$`, "s");
+            return [pattern, translation.split("{}")];
         });
     }
     function text(english) {
@@ -175,7 +178,9 @@ Object.assign(window.ipAdapter ??= {}, (() => {
                 }
             }
         }).observe(document.body, {childList: true, subtree: true, attributes: true, attributeFilter: ATTRIBUTES});
-        document.querySelectorAll(OURS).forEach(translate);
+        for (const element of document.querySelectorAll(OURS)) {
+            if (!element.parentElement.closest(OURS)) translate(element);
+        }
     }
 
     onUiLoaded(() => {

@@ -25,7 +25,7 @@ PREFIX = "IP-Adapter: "  # before a word that others may use, too (ip_adapter_pa
 TODO = "TODO "
 HOST_WORDS = Path(__file__).with_name("host_words.txt")
 SHOWN = ("title", "placeholder", "aria-label", "alt")
-# Files with texts for the page: of Python all texts that look like ones for people, of the others what a field declares.
+# Files whose texts that look like ones for people are gathered, beside what fields and settings declare.
 PYTHON = (
     "lib_ipadapter/webui/panel/*.py", "lib_ipadapter/webui/options.py", "lib_ipadapter/purposes.py",
     "lib_ipadapter/webui/downloads*.py",
