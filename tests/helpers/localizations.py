@@ -40,7 +40,8 @@ NOT_SHOWN = frozenset(
     (
         "Object", "Content-Type", "Slider", "Dropdown", "Radio", "Textbox", "Files", "True", "False", "IP-Adapter",
         "ControlNet", "ControlNet Unit {}", "IP-Adapter:", "IP-Adapter panel {}", "IP-Adapter: {} cannot be loaded",
-        "Imported", "Recent /", "Steps", "Ctrl+Z", "instantid", "faceid-plus", "faceid-plus-v2", "faceid-portrait-unnorm",
+        "Imported", "Recent /", "Steps", "Ctrl+Z", "instantid", "faceid-plus", "faceid-plus-v2",
+        "faceid-portrait-unnorm",
     )
 )  # fmt: skip
 
