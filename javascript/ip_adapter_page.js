@@ -141,6 +141,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     function text(english) {
         const translations = table(), whole = translations[PREFIX + english] ?? translations[english];
         if (whole !== undefined) return whole;
+        if (english.startsWith("⚠ ")) return `⚠ ${text(english.slice(2))}`;
         templates ??= templatesOf(translations);
         for (const [pattern, parts] of templates) {
             const values = pattern.exec(english)?.slice(1);

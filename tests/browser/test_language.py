@@ -22,8 +22,14 @@ def test_the_panel_speaks_the_pages_language(pages: Callable[..., Page]) -> None
     page = pages(words=table)
     page.open()
     page.wait(lambda: page.find("units").locator("button").first.inner_text() == german("Unit {}").replace("{}", "1"))
-    button = page.find("units").locator("button").first
-    page.wait(lambda: button.get_attribute("title") == german(NO_PART))
+    title = page.find("units").locator("button").first.get_attribute("title")
+    assert title in table.values() and title not in table
+    for english, shown in (
+        ("⚠ Choose a preset first.", "⚠ " + german("Choose a preset first.")),
+        ("Saved “Unit 2”.", german("Saved “{}”.").replace("{}", german("Unit {}").replace("{}", "2"))),
+        ("Nobody has translated this.", "Nobody has translated this."),
+    ):
+        assert page.page.evaluate("(english) => ipAdapter.text(english)", english) == shown
     assert page.find("drop_area").inner_text().split("\n")[0] == german("Add references")
     page.add(picture(0))
     card = page.cards().first
@@ -35,6 +41,3 @@ def test_the_panel_speaks_the_pages_language(pages: Callable[..., Page]) -> None
     page.choose("model", "demo-sd15")
     page.wait(lambda: page.used() == [1])
     assert not isinstance(page.generate(), str)
-
-
-NO_PART = "This unit takes no part: it has no reference, or is not enabled."
