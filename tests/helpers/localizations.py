@@ -30,6 +30,7 @@ PYTHON = (
     "lib_ipadapter/webui/panel/*.py", "lib_ipadapter/webui/options.py", "lib_ipadapter/purposes.py",
     "lib_ipadapter/webui/downloads*.py",
 )  # fmt: skip
+TABLE = "lib_ipadapter/downloads/published.py"  # what the card of files to download says of each
 SCRIPTS = ("javascript/*.js", "javascript/opened/*.js")
 # What looks like a text for people and is none: of scripts the names of keys, elements and the like; anywhere a name
 # that stays as it is, or a piece of a text that is put together.
@@ -158,6 +159,13 @@ def of_python(source: str) -> set[str]:
     return {tidy(one) for one in found if has_words(one)}
 
 
+def of_table(source: str) -> set[str]:
+    """The texts of a table of files: what is said of each is no sentence, but has some words."""
+    tree = ast.parse(source)
+    texts = set(_literals(tree, _docstrings(tree)))
+    return {text for text in texts if len(text.split()) > 2 and has_words(text) and not re.search(r"[/=_]", text)}
+
+
 # Scripts
 
 _TOKEN = re.compile(
@@ -249,6 +257,8 @@ def gathered() -> set[str]:
         for file in ROOT.glob(pattern):
             if file.name != "options.py":
                 found |= of_python(file.read_text(encoding="utf-8"))
+    for file in ROOT.glob(TABLE):
+        found |= of_table(file.read_text(encoding="utf-8"))
     for pattern in SCRIPTS:
         for file in ROOT.glob(pattern):
             found |= of_script(file.read_text(encoding="utf-8"))
