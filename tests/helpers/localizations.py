@@ -28,6 +28,7 @@ SHOWN = ("title", "placeholder", "aria-label", "alt")
 # Files whose texts that look like ones for people are gathered, beside what fields and settings declare.
 PYTHON = (
     "lib_ipadapter/webui/panel/*.py", "lib_ipadapter/webui/options.py", "lib_ipadapter/purposes.py",
+    "lib_ipadapter/fields.py",
     "lib_ipadapter/webui/downloads*.py",
 )  # fmt: skip
 TABLE = "lib_ipadapter/downloads/published.py"  # what the card of files to download says of each
