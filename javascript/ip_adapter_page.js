@@ -135,7 +135,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     }
 
     // Words in the language of the page. The WebUI's table has English text -> translation; in ours, {} stands for a
-    // number or a name, and a word that the WebUI itself uses has the prefix, so that its own pages stay as they are.
+    // number or a name, and a word that others may use too has the prefix, so that their pages stay as they are.
     // The WebUI translates whole texts by itself, but no attributes of what comes later, nothing with an emoji and
     // nothing with a number; so everything in the panel is looked up here.
 
@@ -143,16 +143,20 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     const ATTRIBUTES = ["title", "placeholder", "aria-label", "alt"];
     const table = () => window.localization ?? {};
     let templates = null;
+    // Those with values, the longest first: the one that leaves least to a value is the one that is meant.
     function templatesOf(translations) {
         const quoted = (part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-        return Object.keys(translations).filter((key) => key.includes("{}")).map((key) => {
-            const pattern = new RegExp(`^${key.split("{}").map(quoted).join("(.+?)")}$`, "s");
-            return [pattern, translations[key].split("{}")];
+        const keys = Object.keys(translations).filter((key) => key.includes("{}"));
+        const found = keys.map((key) => [key.startsWith(PREFIX) ? key.slice(PREFIX.length) : key, translations[key]]);
+        return found.sort(([one], [other]) => other.length - one.length).map(([english, translation]) => {
+            const pattern = new RegExp(`^${english.split("{}").map(quoted).join("(.+?)")}$`, "s");
+            return [pattern, translation.split("{}")];
         });
     }
     function text(english) {
         const translations = table(), whole = translations[PREFIX + english] ?? translations[english];
         if (whole !== undefined) return whole;
+        if (english.startsWith("⚠ ")) return `⚠ ${text(english.slice(2))}`;
         templates ??= templatesOf(translations);
         for (const [pattern, parts] of templates) {
             const values = pattern.exec(english)?.slice(1);
@@ -190,7 +194,9 @@ Object.assign(window.ipAdapter ??= {}, (() => {
                 }
             }
         }).observe(document.body, {childList: true, subtree: true, attributes: true, attributeFilter: ATTRIBUTES});
-        document.querySelectorAll(OURS).forEach(translate);
+        for (const element of document.querySelectorAll(OURS)) {
+            if (!element.parentElement.closest(OURS)) translate(element);
+        }
     }
 
     onUiLoaded(() => {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import json
 import re
 import sys
@@ -20,15 +21,17 @@ from .paths import ROOT
 
 FOLDER = ROOT / "localizations"
 LANGUAGES = ("zh_CN", "ja_JP", "ko_KR", "de_DE", "fr_FR", "es_ES", "pt_BR", "ru_RU", "it_IT", "tr_TR")
-PREFIX = "IP-Adapter: "  # before a word that the WebUI itself uses (ip_adapter_page.js)
+PREFIX = "IP-Adapter: "  # before a word that others may use, too (ip_adapter_page.js)
 TODO = "TODO "
 HOST_WORDS = Path(__file__).with_name("host_words.txt")
 SHOWN = ("title", "placeholder", "aria-label", "alt")
-# Files with texts for the page: of Python all texts that look like ones for people, of the others what a field declares.
+# Files whose texts that look like ones for people are gathered, beside what fields and settings declare.
 PYTHON = (
     "lib_ipadapter/webui/panel/*.py", "lib_ipadapter/webui/options.py", "lib_ipadapter/purposes.py",
+    "lib_ipadapter/fields.py",
     "lib_ipadapter/webui/downloads*.py",
 )  # fmt: skip
+TABLE = "lib_ipadapter/downloads/published.py"  # what the card of files to download says of each
 SCRIPTS = ("javascript/*.js", "javascript/opened/*.js")
 # What looks like a text for people and is none: of scripts the names of keys, elements and the like; anywhere a name
 # that stays as it is, or a piece of a text that is put together.
@@ -39,7 +42,8 @@ NOT_SHOWN = frozenset(
     (
         "Object", "Content-Type", "Slider", "Dropdown", "Radio", "Textbox", "Files", "True", "False", "IP-Adapter",
         "ControlNet", "ControlNet Unit {}", "IP-Adapter:", "IP-Adapter panel {}", "IP-Adapter: {} cannot be loaded",
-        "Imported", "Recent /", "instantid",
+        "Imported", "Recent /", "Steps", "Ctrl+Z", "instantid", "faceid-plus", "faceid-plus-v2",
+        "faceid-portrait-unnorm",
     )
 )  # fmt: skip
 
@@ -156,6 +160,13 @@ def of_python(source: str) -> set[str]:
     return {tidy(one) for one in found if has_words(one)}
 
 
+def of_table(source: str) -> set[str]:
+    """The texts of a table of files: what is said of each is no sentence, but has some words."""
+    tree = ast.parse(source)
+    texts = set(_literals(tree, _docstrings(tree)))
+    return {text for text in texts if len(text.split()) > 2 and has_words(text) and not re.search(r"[/=_]", text)}
+
+
 # Scripts
 
 _TOKEN = re.compile(
@@ -229,8 +240,15 @@ def of_options() -> set[str]:
     return found
 
 
-def host_words() -> set[str]:
-    return set(HOST_WORDS.read_text(encoding="utf-8").splitlines())
+@functools.cache
+def host_words() -> frozenset[str]:
+    return frozenset(HOST_WORDS.read_text(encoding="utf-8").splitlines())
+
+
+def key_of(text: str) -> str:
+    """Under which key a text stands in the tables, which are shared with the WebUI and all its extensions: with the
+    prefix what is the WebUI's own, and what is so short that anybody may have it."""
+    return PREFIX + text if len(text.split()) < 3 or text in host_words() else text
 
 
 def gathered() -> set[str]:
@@ -240,12 +258,12 @@ def gathered() -> set[str]:
         for file in ROOT.glob(pattern):
             if file.name != "options.py":
                 found |= of_python(file.read_text(encoding="utf-8"))
+    for file in ROOT.glob(TABLE):
+        found |= of_table(file.read_text(encoding="utf-8"))
     for pattern in SCRIPTS:
         for file in ROOT.glob(pattern):
             found |= of_script(file.read_text(encoding="utf-8"))
-    host = host_words()
-    found = {text for text in found if text not in NOT_SHOWN}
-    return {PREFIX + text if text in host else text for text in found}
+    return {key_of(text) for text in found if text not in NOT_SHOWN}
 
 
 # Languages

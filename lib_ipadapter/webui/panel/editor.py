@@ -315,7 +315,7 @@ def _encoder_name(shown: Mapping[str, Any]) -> str:
 
 
 def _ranges() -> str:
-    wide, narrow = (" to ".join(f"{limit:g}".replace("-", "−") for limit in limits) for limits in (WIDE, NARROW))
+    wide, narrow = (" … ".join(f"{limit:g}".replace("-", "−") for limit in limits) for limits in (WIDE, NARROW))
     return f"Weights from {wide} instead of {narrow}."
 
 

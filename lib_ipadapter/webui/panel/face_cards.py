@@ -137,7 +137,8 @@ class FacesSeen:
         }  # fmt: skip
         style = ";".join(f"{name}:{100 * share:.2f}%" for name, share in place.items())
         is_meant = face is self.meant
-        title = f"Face {number} of {len(self.found.faces)}{' is used' if is_meant else ': click to use it'}"
+        count = len(self.found.faces)
+        title = f"Face {number} of {count} is used" if is_meant else f"Face {number} of {count}: click to use it"
         about = html_controls.attributes(
             data_face=number, aria_pressed=str(is_meant).lower(), aria_label=title, title=title, style=style
         )
