@@ -32,6 +32,8 @@ Item = dict[str, Any]
 Pictures = Mapping[str, Picture]
 CARD = 224  # height of a shown reference, in pixels
 SEEN = "What the encoder sees"
+EMPTY_MASK = "its mask is empty, so nothing of it counts: paint what counts."
+EMPTY_REGION = "Nothing is painted, so the unit would act nowhere: paint where it acts, or remove the region."
 
 
 def new_key() -> str:
@@ -142,7 +144,20 @@ def _face(number: int, item: Item, pictures: Pictures, look: Look) -> str:
             text = _photo(number, picture, image, look.faces, mask)
         else:
             text = _img(number, picture, image) + _views(picture, image, look, mask)
+    if picture is not None and is_empty(pictures.get(item.get("mask", ""))):
+        text += face_cards.problem(EMPTY_MASK)
     return f"<span>{text}</span>"
+
+
+def is_empty(mask: Picture | None) -> bool:
+    """Whether it is a mask in which nothing counts, which a job refuses."""
+    if mask is None:
+        return False
+    return bool(picture_pool.pool().preview((mask.content_hash, "empty"), lambda: "" if _has_white(mask) else "empty"))
+
+
+def _has_white(mask: Picture) -> bool:
+    return bool(decode_mask(mask).getextrema() != (0, 0))
 
 
 def _img(number: int, picture: Picture, image: Callable[[], Image.Image]) -> str:
@@ -245,12 +260,15 @@ def region(mask: Picture | None, missing: bool = False) -> str:
         shown, data = f"<img src='{small}' alt='Region mask'>", f" data-mask='{_mask_address(mask)}'"
     elif missing:
         shown = "<em class='ip-adapter-problem'>⚠ not there any more: draw it again</em>"
+    empty = is_empty(mask)
+    if empty:
+        shown += f"<em class='ip-adapter-problem' role='alert'>⚠ <span>{EMPTY_REGION}</span></em>"
     clear = "" if mask is None and not missing else (
         "<button type='button' class='ip-adapter-region-clear' title='The unit acts in the whole picture again'>"
         "Remove</button>"
     )  # fmt: skip
     return (
-        f"<div class='ip-adapter-region'><span>Region</span>{shown}"
+        f"<div class='ip-adapter-region'{' data-empty=1' if empty else ''}><span>Region</span>{shown}"
         f"<button type='button' class='ip-adapter-region-draw'{data} "
         f"title='Where in the picture the unit acts'>Draw …</button>{clear}</div>"
     )
