@@ -29,6 +29,12 @@ def test_the_panels_units(host: Host) -> None:
     assert panel.units(tuple(panel_args(host, *units, tick=False))) == []
     with pytest.raises(IPAdapterError, match="ticked, but no unit has a reference"):
         panel.units(tuple(panel_args(host, {}, {"model": "base"})))
+    for role, says in (("negative", "only negative references"), ("pose", "only a picture for the pose")):
+        lone = {"pictures": [one], "images": [], "model": "base"}
+        args = panel_args(host, {"pictures": [two], "model": "base"}, lone)
+        args[panel.API_PLACES + 2] = args[panel.API_PLACES + 2].replace('"key": "2-0"', f'"{role}": true, "key": "2-0"')
+        with pytest.raises(IPAdapterError, match=f"unit 2: it has {says}"):
+            panel.units(tuple(args))
     with pytest.raises(IPAdapterError, match="unit 1: model is missing"):
         parse_units(panel.units(tuple(panel_args(host, {"pictures": [one]}))))
 
