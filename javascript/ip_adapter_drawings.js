@@ -52,6 +52,7 @@
         if (await ipAdapter.waitUntil(isOnView, 500)) {
             column.classList.remove("ip-adapter-stale");
             ipAdapter.units.showVariantsControls(tab);
+            ipAdapter.truth.noteMasks(tab);
             ipAdapter.purpose.draw(tab);
             fillWeights(tab, column);
             followDownloads(tab);
@@ -123,13 +124,17 @@
     }
 
     // The model or the weight has changed.
-    function answerStrength(tab) {
+    function answerStrength(tab, [text, ...shown]) {
         drawBarsAtRest(tab);
+        ipAdapter.truth.noteShown(tab, shown);
+        ipAdapter.truth.draw(tab, JSON.parse(text));
         return [];
     }
-    function answerBars(tab) {
+    async function answerBars(tab) {
         tab.bars.isAwaited = false;
         if (tab.bars.isOutdated) drawBars(tab);
+        await ipAdapter.pause(0);  // the answer is on view
+        ipAdapter.truth.showReasons(tab);
         return [];
     }
 

@@ -32,9 +32,14 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             // Pictures on their way to the session: those that wait, whether one is being delivered, and the function
             // that takes the server's receipt for it.
             this.delivery = {queue: [], isRunning: false, onReceipt: null};
-            // The panel's tick: whether it is set, when somebody clicked it last, and whether a press of Generate has
-            // said that it is not.
-            this.tick = {isSet: false, clicked: -Infinity, isMissed: false};
+            // The panel's tick: whether it is set, when somebody clicked it last, whether references are in view that it
+            // leaves out, and whether somebody has answered that this is meant.
+            this.tick = {isSet: false, clicked: -Infinity, isLeavingOut: false, isAnswered: false};
+            // What gradio's components hold of the shown unit, the variant of each model that was seen, and the keys of
+            // masks in which nothing counts.
+            this.shownValues = {enabled: true};
+            this.variants = {};
+            this.emptyMasks = new Set();
             // Presets: the order that is being carried out, and the button that was pressed last.
             this.presets = {order: null, button: null};
             // The shelf: the last question's answer, and the function that takes the next one.
@@ -206,7 +211,8 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     });
     onUiLoaded(() => Object.values(tabs).forEach((tab) => {
         const {state} = tab, unit = shownUnit(state);
-        ipAdapter.units.drawRow(tab, state, true);
+        ipAdapter.truth.build(tab);
+        ipAdapter.units.drawRow(tab, state);
         ipAdapter.units.fillControls(tab, unit);
         ipAdapter.drawings.noteLook(tab, state);
         ipAdapter.units.showVariantsControls(tab);

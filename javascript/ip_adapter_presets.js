@@ -58,7 +58,8 @@
         if (!question) return;
         event.preventDefault();
         const tab = ipAdapter.tabOf(question), order = JSON.parse(question.dataset.order);
-        if (!isBusy(tab)) give(tab, {...order, name: question.querySelector("input")?.value ?? order.name});
+        if (order.do === "replace") ipAdapter.truth.replace(tab);
+        else if (!isBusy(tab)) give(tab, {...order, name: question.querySelector("input")?.value ?? order.name});
     }
 
     // Files

@@ -21,16 +21,9 @@
     function answerTick(tab, [isSet]) {
         const isByHand = performance.now() - tab.tick.clicked < 1000;
         if (!isByHand && headOf(tab).classList.contains("open") !== isSet) headOf(tab).click();
-        Object.assign(tab.tick, {isSet, isMissed: false});
-        drawRow(tab, tab.state, tab.element("enabled").querySelector("input").checked);
+        Object.assign(tab.tick, {isSet, isAnswered: false});
+        drawRow(tab, tab.state);
         return [];
-    }
-    // A press of Generate says that references are left out, once: who has unticked the panel knows.
-    function onGenerate(event) {
-        const tab = Object.values(ipAdapter.page.tabs).find(({name}) => event.target.closest?.(`#${name}_generate`));
-        if (!tab?.panel || tab.tick.isMissed || tab.element("unused").hidden) return;
-        tab.tick.isMissed = true;
-        ipAdapter.page.tabs.txt2img.press("unticked");
     }
 
     // The row of units
@@ -77,11 +70,13 @@
     }
 
     // The state has changed, or whether the shown unit is enabled.
-    function answerChange(tab, [text, isEnabled]) {
+    function answerChange(tab, [text, ...shown]) {
         const state = JSON.parse(text), unit = ipAdapter.shownUnit(state);
         ipAdapter.shelf.noteChange(tab);
-        drawRow(tab, state, isEnabled);
+        ipAdapter.truth.noteShown(tab, shown);
+        drawRow(tab, state);
         fillControls(tab, unit);
+        ipAdapter.truth.showCurve(tab, unit);
         ipAdapter.drawings.followStrength(tab, unit);
         tab.element("drop_area").parentElement.classList.toggle("ip-adapter-filled", Boolean(unit.images?.length));
         ipAdapter.drawings.followReferences(tab, state);
@@ -94,7 +89,7 @@
         return [weightRange(tab, unit)];
     }
 
-    function drawRow(tab, state, isShownEnabled) {
+    function drawRow(tab, state) {
         const row = tab.element("units").querySelector(".ip-adapter-units"), {units} = state;
         const hadFocus = row.contains(document.activeElement);
         while (row.children.length > units.length) row.lastChild.remove();
@@ -102,24 +97,12 @@
             const textContent = `Unit ${row.children.length + 1}`;
             row.append(Object.assign(document.createElement("button"), {type: "button", role: "tab", textContent}));
         }
-        const isReady = (unit, isEnabled) => {
-            return isEnabled && Boolean(unit.images?.some(({negative, pose}) => !negative && !pose));
-        };
-        let isAnyReady = false;
         [...row.children].forEach((button, i) => {
-            const unit = units[i], isShown = i + 1 === state.shown;
-            const isEnabled = isShown ? isShownEnabled : unit.enabled !== false;
-            const takesPart = isReady(unit, isEnabled) && tab.tick.isSet;
-            isAnyReady ||= isReady(unit, isEnabled);
+            const isShown = i + 1 === state.shown;
             button.tabIndex = isShown ? 0 : -1;
             button.setAttribute("aria-selected", isShown);
-            button.classList.toggle("ip-adapter-used", takesPart);
-            button.title = takesPart
-                ? "This unit takes part." : isReady(unit, isEnabled)
-                ? "This unit takes no part: IP-Adapter is not ticked."
-                : "This unit takes no part: it has no reference, or is not enabled.";
         });
-        tab.element("unused").hidden = tab.tick.isSet || !isAnyReady;
+        ipAdapter.truth.draw(tab, state);
         if (hadFocus) row.children[state.shown - 1].focus();
     }
     function onRowClick(event) {
@@ -181,7 +164,6 @@
 
     onUiLoaded(() => Object.values(ipAdapter.page.tabs).forEach(unlinkTick));
     document.addEventListener("click", onTick, true);
-    document.addEventListener("click", onGenerate, true);
     document.addEventListener("click", onRowClick);
     document.addEventListener("keydown", onRowKey);
     document.addEventListener("input", onControl);

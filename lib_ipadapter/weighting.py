@@ -119,6 +119,7 @@ def spread(
     composition_weight: float = 1.0,
     boost: float | None = None,
     layer_weights: LayerWeights | None = None,
+    called: Callable[[str], str] = str,
 ) -> Spread:
     """What a unit's settings mean for a UNet of ``blocks`` transformer blocks.
 
@@ -127,44 +128,45 @@ def spread(
     is chosen in its Advanced node; its nodes for one type each have 1 for style and 0 for composition.
     ``layer_weights`` stand in the place of the type's factors; what a "precise" type turns around stays so.
 
-    Raises UnitError for weights of more or fewer blocks than there are, and for a type that this UNet has no table of.
+    Raises UnitError for weights of more or fewer blocks than there are, and for a type that this UNet has no table of;
+    ``called`` says what a sentence calls a field.
     """
     if layer_weights is not None:
-        return Spread(_factors(layer_weights, blocks), inverted=_inverted(weight_type, blocks))
+        return Spread(_factors(layer_weights, blocks, called), inverted=_inverted(weight_type, blocks, called))
     if weight_type in _ANY:
         return _ANY[weight_type](blocks)
-    return _KNOWN[weight_type](_base(weight_type, blocks), composition_weight, boost)
+    return _KNOWN[weight_type](_base(weight_type, blocks, called), composition_weight, boost)
 
 
-def _base(weight_type: str, blocks: int) -> Base:
+def _base(weight_type: str, blocks: int, called: Callable[[str], str]) -> Base:
     base = bases.with_blocks(blocks)
     if base is None:
         raise UnitError(
-            f"weight_type “{weight_type}” is made for SD1.5, SD2.x and SDXL, and this model has {blocks} transformer "
-            f"blocks: choose one of {', '.join(_ANY)}, or give layer_weights."
+            f"{called('weight_type')} “{weight_type}” is made for SD1.5, SD2.x and SDXL, and this model has {blocks} "
+            f"transformer blocks: choose one of {', '.join(_ANY)}, or give {called('layer_weights')}."
         )
     return base
 
 
-def _inverted(weight_type: str, blocks: int) -> frozenset[int]:
+def _inverted(weight_type: str, blocks: int, called: Callable[[str], str]) -> frozenset[int]:
     if weight_type not in INVERTING:
         return frozenset()
-    return _KNOWN[weight_type](_base(weight_type, blocks), 1.0, None).inverted
+    return _KNOWN[weight_type](_base(weight_type, blocks, called), 1.0, None).inverted
 
 
-def _factors(layer_weights: LayerWeights, blocks: int) -> dict[int, float]:
+def _factors(layer_weights: LayerWeights, blocks: int, called: Callable[[str], str]) -> dict[int, float]:
     if isinstance(layer_weights, Mapping):
         beyond = [t for t in layer_weights if not 0 <= t < blocks]
         if beyond:
             raise UnitError(
-                f"layer_weights names block {beyond[0]}, but this model has {blocks} transformer blocks: give "
-                f"blocks from 0 to {blocks - 1}."
+                f"{called('layer_weights')} names block {beyond[0]}, but this model has {blocks} transformer blocks: "
+                f"give blocks from 0 to {blocks - 1}."
             )
         return dict(layer_weights)
     if len(layer_weights) != blocks:
         raise UnitError(
-            f"layer_weights holds {len(layer_weights)} numbers, but this model has {blocks} transformer blocks: give "
-            f"{blocks} numbers."
+            f"{called('layer_weights')} holds {len(layer_weights)} numbers, but this model has {blocks} transformer "
+            f"blocks: give {blocks} numbers."
         )
     return dict(enumerate(layer_weights))
 

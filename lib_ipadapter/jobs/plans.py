@@ -127,7 +127,9 @@ def plan_unit(unit: Unit, topology: Topology, blocks: int, catalog: Catalog) -> 
     """
     with errors_name_unit(unit.number):
         planned = plan_embeddings(unit, catalog, topology)
-        strengths = spread(unit.weight_type, blocks, unit.composition_weight, unit.boost, unit.layer_weights)
+        strengths = spread(
+            unit.weight_type, blocks, unit.composition_weight, unit.boost, unit.layer_weights, unit.called
+        )
         text_encoder = _text_encoder(unit, planned.adapter, planned.encoder, catalog)
         pose, of_pose = _pose(unit)
         keypoints = _keypoints(unit, planned, pose, catalog)

@@ -90,7 +90,18 @@ def test_a_unit_from_controlnet(page: Page, theirs) -> None:
     assert page.shown() == 2 and page.pictures() == [0, 1, 0]
     assert (page.model(), page.number("weight"), page.number("start")) == ("demo-sd15", 0.6, 0.2)
     assert "start and end come one step later there" in page.note()
-    assert page.used() == [2]
+    page.wait(lambda: page.used() == [2])
+    assert "switched off there" in page.note()
+    assert not theirs(1, "controlnet_enable_checkbox").locator("input").is_checked()
+
+    page.number("weight", 0.3)
+    for answer, weight in (("no", 0.3), ("yes", 0.6)):  # nothing is overwritten without a word
+        page.find("controlnet_from").click()
+        page.wait(lambda: "Unit 2 has references or settings" in page.find("preset_asked").inner_text())
+        assert page.focused() == "preset_no"
+        page.preset(answer)
+        page.wait(lambda: page.find("preset_asked").count() == 0)
+        page.wait(lambda: page.number("weight") == weight)  # noqa: B023
 
 
 def test_a_unit_to_controlnet(page: Page, theirs, host: Host) -> None:

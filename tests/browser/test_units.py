@@ -91,6 +91,7 @@ def test_the_keyboard_chooses_units(page: Page) -> None:
         page.wait(lambda: page.shown() == number)  # noqa: B023
         focused = page.page.evaluate("document.activeElement.textContent")
         assert focused == f"Unit {number}"
+    page.choose("model", "demo-sd15")
     page.add(picture(0))
     assert page.used() == [1]
     page.find("enabled").locator("input").click()

@@ -39,6 +39,12 @@ def test_the_panels_units(host: Host) -> None:
                 parse_units(panel.units(tuple(args)))
         else:
             assert parse_units(panel.units(tuple(args)))[0].model == "a, b: c"
+    for role, says in (("negative", "only negative references"), ("pose", "only a picture for the pose")):
+        lone = {"pictures": [one], "images": [], "model": "base"}
+        args = panel_args(host, {"pictures": [two], "model": "base"}, lone)
+        args[panel.API_PLACES + 2] = args[panel.API_PLACES + 2].replace('"key": "2-0"', f'"{role}": true, "key": "2-0"')
+        with pytest.raises(IPAdapterError, match=f"unit 2: it has {says}"):
+            panel.units(tuple(args))
 
 
 def test_pictures_that_are_not_there(host: Host) -> None:

@@ -39,7 +39,8 @@ def units(args: tuple[Any, ...], *, is_api: bool = False) -> list[object]:
     A client's units fill the first arguments. Without any, and with the panel ticked, the panel's count; those without
     a reference keep their number as disabled units, and those without a model get one. Without either, those of the
     parameters that a client of the API has sent as ``infotext`` (in the page, pasted parameters go into the panel).
-    Raises UnitError where none has a reference, or where one's pictures are not there.
+    Raises UnitError where none has a reference, where one has something else in the place of references, or where one's
+    pictures are not there.
     """
     if sent := _sent(args):
         return sent
@@ -47,10 +48,28 @@ def units(args: tuple[Any, ...], *, is_api: bool = False) -> list[object]:
     if tick is not True:
         return _restored(pasted) if is_api else []
     shown = panel_state.objects(*values)
+    _check_lone(shown)
     model_choice.complete(shown, panel_state.PanelState.parse(values[0]), process.resources())
     if not any(unit["images"] for unit in shown):
         raise UnitError("IP-Adapter is ticked, but no unit has a reference picture: add one, or untick the panel.")
     return [unit if unit["images"] and unit["enabled"] else {"enabled": False} for unit in shown]
+
+
+def _check_lone(units: Sequence[Mapping[str, Any]]) -> None:
+    """Raises UnitError (unit named) for one that is enabled and has negative references, or a picture for the pose, and
+    no reference: a plain picture would be made beside them."""
+    for number, unit in enumerate(units, 1):
+        if not unit["enabled"] or unit["images"]:
+            continue
+        if "negative_images" in unit:
+            raise UnitError(
+                "it has only negative references, and a unit moves away from them while it moves towards a reference: "
+                "add one, or press − on one of these again."
+            ).in_unit(number)
+        if "keypoints_image" in unit:
+            raise UnitError(
+                "it has only a picture for the pose: add a reference whose face counts, or press ☺ on this one again."
+            ).in_unit(number)
 
 
 def wording(args: tuple[Any, ...]) -> Wording:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
+from typing import Any
 
 from ...bases import SD15, by_name, with_blocks
 from ...errors import IPAdapterError
+from ...kinds import Wording
 from ...unit import Unit
 from ...weighting import Spread, peak, spread
+from .controls import CURVE
 
 WIDTH, HEIGHT, GAP = 12, 48, 3  # of one bar, in pixels
 SECTIONS = ("input", "middle", "output")
@@ -50,9 +54,35 @@ def svg(strengths_of: Spread, blocks: int, weight: float) -> str:
 def drawn(base: str | None, unit: Unit) -> str:
     """The bars of a unit's settings for models of ``base``, SD1.5's where nothing is chosen; the reason as text where
     there are none."""
-    blocks = (by_name(base) or SD15).blocks
     try:
-        strengths = spread(unit.weight_type, blocks, unit.composition_weight, unit.boost, unit.layer_weights)
+        return _bars(base, unit)
     except IPAdapterError as error:
         return f"<div class='ip-adapter-problem'>⚠ {html.escape(error.detail)}</div>"
+
+
+def _bars(base: str | None, unit: Unit) -> str:
+    """Raises UnitError for what makes no bars."""
+    blocks = (by_name(base) or SD15).blocks
+    strengths = spread(unit.weight_type, blocks, unit.composition_weight, unit.boost, unit.layer_weights, unit.called)
     return svg(strengths, blocks, peak(unit.weight))
+
+
+def checked(base: str | None, settings: Mapping[str, Any]) -> str:
+    """As ``drawn``, from what the panel's fields hold. Of a curve and of layer weights that cannot be used, the bars do
+    without; the reason goes along for the page, which shows it beside the field."""
+    given, reasons = {"enabled": False, **settings}, {}
+    curve, layers = given.pop(CURVE), given.pop("layer_weights")
+    for field, place, value in ((CURVE, "weight", curve), ("layer_weights", "layer_weights", layers)):
+        if value is None:
+            continue
+        try:
+            _bars(base, Unit.parse({**given, place: value}, wording=Wording.PANEL))
+            given[place] = value
+        except IPAdapterError as error:
+            reasons[field] = error.detail
+    notes = "".join(f"<span hidden data-wrong='{field}'>{html.escape(text)}</span>" for field, text in reasons.items())
+    try:
+        shown = drawn(base, Unit.parse(given, wording=Wording.PANEL))
+    except IPAdapterError as error:
+        shown = f"<div class='ip-adapter-problem'>⚠ {html.escape(error.detail)}</div>"
+    return shown + notes

@@ -7,6 +7,7 @@ own pasted parameters are, and they are known by their ids. Nothing of ControlNe
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,9 @@ from ...errors import IPAdapterError, UnitError
 from ...jobs.resources import Resources
 from ...kinds import Wording
 from ...unit import Unit
-from .. import host
-from . import panel_state
+from .. import host, options
+from . import html_controls, panel_state
+from .controls import CONTROLS, UNSAVED
 from .editor import QUIET, Editor, in_page, note
 from .picture_pool import HeldPictures
 from .reference_cards import controlnet_name
@@ -130,11 +132,13 @@ class ControlNetBar:
         self.names = [controlnet_name(number).removeprefix("ControlNet ") for number in range(1, len(self.units) + 1)]
         self.number.choices, self.number.value = self.names, next(iter(self.names), None)
         self.use.click(None, self.number, None, **in_page(self.tab, "references.answerControlNet"))
-        inputs = [one for readable in self.units if readable is not None for one in readable.inputs]
+        own = [self.number, self.editor.state, self.editor.pictures, *self.editor.controls.values()]
+        inputs = [*own, *(one for readable in self.units if readable is not None for one in readable.inputs)]
+        script = in_page(self.tab, "truth.askFromControlNet")["_js"]
         self.bring.click(
-            self._bring, [self.number, self.editor.state, self.editor.pictures, *inputs],
-            [self.notes, self.tick, *self.editor.targets], queue=False, **QUIET,
-        )  # fmt: skip
+            self._bring, inputs, [self.notes, self.tick, *self.editor.targets, *self._switches()], queue=False, **QUIET,
+            _js=f"(...values) => ({script})(...values.slice(0, {len(inputs)}))",
+        ).then(None, None, None, **in_page(self.tab, "presets.answerNote"))  # fmt: skip
         self.send.click(
             self._send, [self.number, *self.editor.arguments], [self.notes, *self._places()], queue=False, **QUIET
         )
@@ -150,8 +154,12 @@ class ControlNetBar:
     # from there
 
     def _bring(self, name: str, text: str, held: HeldPictures | None, *values: Any) -> list[Any]:
+        """Values for the notes, the tick, the editor's targets and the switches of ControlNet's units. A unit that has
+        something is not overwritten without a yes, which comes in the state's text as ``"replace"``."""
         from ..neighbours.controlnet.imports import imported  # not when the WebUI starts: most never press it
 
+        own, values = values[: len(self.editor.controls)], values[len(self.editor.controls) :]
+        nothing = [gr.update()] * (1 + len(self.editor.targets) + len(self._switches()))
         try:
             number, chosen = self._chosen(name)
             at = 0
@@ -159,10 +167,42 @@ class ControlNetBar:
                 at += len(readable.inputs) if readable is not None else 0
             unit = self._read(number, chosen, values[at : at + len(chosen.inputs)])
             translated = imported(unit, self.resources().catalog)
+            if not json.loads(text).get("replace") and self._has_something(text, own):
+                return [self._question(text, number), *nothing]
             shown, notes = self.editor.refilled(translated.settings, text, held)
         except IPAdapterError as error:
-            return [note(error.detail), *[gr.update()] * (1 + len(self.editor.targets))]
-        return [note(f"Taken from {controlnet_name(number)}.", *translated.notes, *notes), True, *shown]
+            return [note(error.detail), *nothing]
+        switches, word = self._switched_off(chosen, unit.enabled)
+        said = note(f"Taken from {controlnet_name(number)}{word}.", *translated.notes, *notes)
+        return [said, True, *shown, *switches]
+
+    def _has_something(self, text: str, own: tuple[Any, ...]) -> bool:
+        """Whether the shown unit has pictures, or settings that are not as they begin, its model and tick aside."""
+        unit = {**panel_state.PanelState.parse(text).unit, **dict(zip(self.editor.controls, own, strict=True))}
+        begun = {"crop": options.default_crop()}
+        fields = [control for control in CONTROLS if control.field not in UNSAVED]
+        changed = (unit.get(one.field, one.default) != begun.get(one.field, one.default) for one in fields)
+        return bool(unit.get("images") or unit.get(panel_state.REGION)) or any(changed)
+
+    def _question(self, text: str, number: int) -> str:
+        shown = panel_state.PanelState.parse(text).shown
+        asked = f"Unit {shown} has references or settings of its own. Replace them by {controlnet_name(number)}?"
+        return html_controls.question(
+            lambda name: f"{self.tab}_ip_adapter_preset_{name}", asked, "Replace", {"do": "replace"}, is_named=False
+        )
+
+    def _switches(self) -> list[Any]:
+        """Of each of its units that can be read and has one, the tick that switches it on."""
+        found = (readable.component("enabled") for readable in self.units if readable is not None)
+        return [one for one in found if one is not None]
+
+    def _switched_off(self, chosen: ReadableUnit, is_on: bool) -> tuple[list[Any], str]:
+        """Values for ``_switches`` that leave the ``chosen`` one off, and what the note says of it."""
+        own = chosen.component("enabled")
+        updates = [gr.update(value=False) if is_on and one is own else gr.update() for one in self._switches()]
+        if not is_on:
+            return updates, ""
+        return updates, ", which is switched off there" if own is not None else ": disable it there, or both act"
 
     @staticmethod
     def _read(number: int, readable: ReadableUnit, values: tuple[Any, ...]) -> ControlNetUnitView:

@@ -21,6 +21,7 @@ from ...weighting import as_text
 from . import html_controls
 
 NO_MODEL = "None"
+CHECKED = ("curve", "layer_weights")  # what is written there is checked while somebody types
 CURVE = "curve"  # a weight that changes over the steps, where there is one; it stands in the place of the weight
 NARROW, WIDE = (0, 1), (WEIGHT.low, WEIGHT.high)  # ranges of the weight's slider
 PLACES = ("model", "weight", "advanced")
@@ -147,9 +148,12 @@ class Control:
             about["data_variants"] = " ".join(self.setting.variants)
         if self.at.needs:
             about["data_needs"] = self.at.needs
+        if self.field in CHECKED:
+            about["data_checked"] = ""
         assert self.form.html is not None
         shown = self.form.html(self.at.label, **self.form.settings(self.setting.kind, self.at))
-        return f"<div class='ip-adapter-control'{html_controls.attributes(**about)}>{shown}</div>"
+        reason = html_controls.reason(elem_id) if self.field in CHECKED else ""
+        return f"<div class='ip-adapter-control'{html_controls.attributes(**about)}>{shown}{reason}</div>"
 
 
 def controls_of(unit_class: type[Unit]) -> tuple[Control, ...]:

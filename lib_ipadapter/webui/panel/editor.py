@@ -35,7 +35,7 @@ from . import (
     reference_cards,
     region_line,
 )
-from .controls import BY_FIELD, COMPONENTS, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
+from .controls import BY_FIELD, COMPONENTS, CURVE, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
 from .face_cards import face_look
 from .model_choice import ModelChoice, Settled, exchanged
 from .panel_entry import entry
@@ -45,7 +45,7 @@ from .picture_pool import HeldPictures, Intake, PagePictures
 QUIET = {"show_progress": "hidden"}
 # What the picture of the blocks' strengths shows.
 SEEN_BY = ("crop", "encoder", "resolution", "variant", "face_index")  # what the references' cards hang on
-SPREAD = ("weight", "weight_type", "composition_weight", "boost", "layer_weights")
+SPREAD = ("weight", CURVE, "weight_type", "composition_weight", "boost", "layer_weights")
 
 
 def hidden(elem_id: str, value: str = "", *, is_long: bool = False) -> gr.Textbox:
@@ -78,6 +78,14 @@ UNTICKED = (
     "IP-Adapter is not ticked, so the next picture is made without its references: tick it at the panel's head to use "
     "them."
 )
+LEFT_OUT = "IP-Adapter is not ticked: the next picture is made without its references."
+LONE = {  # what the shown unit has in the place of a reference -> what it means
+    "negative": (
+        "Only negative references: a unit moves away from them while it moves towards a reference. Add one, or press "
+        "− on one of these again."
+    ),
+    "pose": "Only a picture for the pose: add a reference whose face counts, or press ☺ on this one again.",
+}
 _DEFAULT_UNIT = Unit.parse({"enabled": False})
 
 
@@ -155,8 +163,11 @@ class Editor:
         return (
             f"<div class='ip-adapter-units' role='tablist' aria-label='Units' "
             f"data-facts='{html.escape(json.dumps(facts))}'></div>"
-            f"<div id='{self._id('unused')}' class='ip-adapter-problem ip-adapter-note' role='status' hidden>"
-            f"⚠ {html.escape(UNTICKED)}</div>"
+            f"{_left_out(self._id('unused'))}"
+        ) + "".join(
+            f"<div class='ip-adapter-lone ip-adapter-problem ip-adapter-note' data-part='{part}' role='status' hidden>"
+            f"⚠ <span>{html.escape(sentence)}</span></div>"
+            for part, sentence in LONE.items()
         )
 
     # what they do
@@ -166,11 +177,12 @@ class Editor:
         model, weight, enabled = (self.controls[name] for name in ("model", "weight", "enabled"))
         self.show.click(None, [self.state, *own], [self.state, *own], **script("units.answerShow"))
         self.wide.click(None, [self.state, weight], [self.state, weight], **script("units.answerWide"))
+        shown = [self.state, enabled, model, weight]  # what says whether the shown unit takes part
         for event in (self.state.change, enabled.change):
-            event(None, [self.state, enabled], weight, **script("units.answerChange"))
+            event(None, shown, weight, **script("units.answerChange"))
         model.change(None, model, None, **script("drawings.answerModel"))
         for component in (model, weight):
-            component.change(None, None, None, **script("drawings.answerStrength"))
+            component.change(None, shown, None, **script("drawings.answerStrength"))
         self.spread.change(
             self._bars, [self.state, model, weight], self.bars, queue=False, **QUIET
         ).then(None, None, None, **script("drawings.answerBars"))  # fmt: skip
@@ -222,15 +234,14 @@ class Editor:
         return cards, region, "".join(details), note(said) if said else gr.update(), purposes
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:
-        """The picture of the blocks' strengths; the reason while what is written down makes none."""
+        """The picture of the blocks' strengths; the reason while there is none, and those for the page's fields."""
         shown, adapter = {**PanelState.parse(text).unit, "weight": weight}, model_name(model)
         settings = {name: BY_FIELD[name].read(shown.get(name, BY_FIELD[name].default)) for name in SPREAD}
         try:
-            unit = Unit.parse({"enabled": False, **settings}, wording=Wording.PANEL)
             base = self.resources().catalog.find(adapter).spec.base if adapter else None
         except IPAdapterError as error:
             return model_line.problem(error.detail)
-        return block_strengths.drawn(base, unit)
+        return block_strengths.checked(base, settings)
 
     def _taken(self, inbox: str, text: str, held: HeldPictures | None, model: str | None) -> tuple[Any, ...]:
         if key := panel_state.wanted(inbox):
@@ -317,6 +328,17 @@ def _encoder_name(shown: Mapping[str, Any]) -> str:
 def _ranges() -> str:
     wide, narrow = (" … ".join(f"{limit:g}".replace("-", "−") for limit in limits) for limits in (WIDE, NARROW))
     return f"Weights from {wide} instead of {narrow}."
+
+
+def _left_out(elem_id: str) -> str:
+    """The question about references that are in view, and left out. The page's script puts it below the head."""
+    return (
+        f"<div id='{elem_id}' class='ip-adapter-left-out ip-adapter-note' role='status' hidden>"
+        f"<span class='ip-adapter-problem'>⚠ <span>{html.escape(LEFT_OUT)}</span></span>"
+        "<button type='button' class='ip-adapter-use' title='Tick IP-Adapter'>Use them</button>"
+        "<button type='button' class='ip-adapter-leave' title='Make pictures without them, and do not ask again'>"
+        "Leave them out</button></div>"
+    )
 
 
 def _drop_area(tab: str) -> str:

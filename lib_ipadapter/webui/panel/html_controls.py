@@ -38,6 +38,12 @@ def text(label: str, *, placeholder: str) -> str:
     return f"<label><span>{html.escape(label)}</span>{field}</label>"
 
 
+def reason(elem_id: str) -> str:
+    """A place for the sentence that says why what is written in a line cannot be used."""
+    about = attributes(id=elem_id + "_reason")
+    return f"<small class='ip-adapter-reason ip-adapter-problem' role='status'{about}></small>"
+
+
 def tick(label: str) -> str:
     """Yes or no."""
     return f"<label class='ip-adapter-tick'><input type='checkbox'><span>{html.escape(label)}</span></label>"

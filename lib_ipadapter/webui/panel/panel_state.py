@@ -178,13 +178,13 @@ def objects(
 
 
 def is_ready(text: str, *values: Any) -> bool:
-    """Whether a unit is enabled and has a reference. ``values`` as for ``objects``."""
+    """Whether a unit is enabled and has something in the place of references. ``values`` as for ``objects``."""
     try:
         state = PanelState.parse(text)
     except UnitError:
         return False
     state.unit.update(zip((control.field for control in COMPONENTS), values, strict=True))
-    return any(unit.get("enabled", True) and any(is_positive(item) for item in unit["images"]) for unit in state.units)
+    return any(unit.get("enabled", True) and unit["images"] for unit in state.units)
 
 
 @dataclass(frozen=True)

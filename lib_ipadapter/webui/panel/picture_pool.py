@@ -64,6 +64,17 @@ def pool() -> PicturePool:
     return PicturePool()
 
 
+def is_empty(mask: Picture | None) -> bool:
+    """Whether it is a mask in which nothing counts, which a job refuses."""
+    if mask is None:
+        return False
+    return bool(pool().preview((mask.content_hash, "empty"), lambda: "" if _has_white(mask) else "empty"))
+
+
+def _has_white(mask: Picture) -> bool:
+    return bool(decode_mask(mask).getextrema() != (0, 0))
+
+
 class PagePictures(Mapping[str, Picture]):
     """The pictures of one page by its keys, those that are still in the pool."""
 

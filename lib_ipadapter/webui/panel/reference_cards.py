@@ -33,6 +33,7 @@ Pictures = Mapping[str, Picture]
 CARD = 224  # height of a shown reference, in pixels
 ENLARGED = 2048  # longest side of a picture that is looked at, or painted over, in pixels
 SEEN = "What the encoder sees"
+EMPTY_MASK = "its mask is empty, so nothing of it counts: paint what counts."
 
 
 def new_key() -> str:
@@ -153,6 +154,8 @@ def _face(number: int, item: Item, pictures: Pictures, look: Look) -> str:
             text = _photo(number, picture, image, look.faces, mask)
         else:
             text = _side_by_side(_img(number, picture, image), _views(picture, image, look, mask))
+    if picture is not None and picture_pool.is_empty(pictures.get(item.get("mask", ""))):
+        text += face_cards.problem(EMPTY_MASK)
     return f"<span class='ip-adapter-shown' draggable='true'>{text}</span>"
 
 

@@ -22,6 +22,7 @@ PARTS = {
 }
 REST = ("What the others leave", "The unit acts where no other unit's region is")
 DRAW = ("Draw …", "Paint where in the picture the unit acts")
+EMPTY = "Nothing is painted, so the unit would act nowhere: paint where it acts, or remove the region."
 CLEAR = ("Remove", "The unit acts in the whole picture again")
 
 
@@ -60,7 +61,11 @@ def drawn(page: PanelState, pictures: Mapping[str, Picture]) -> str:
     buttons = "".join(_button(name, text) for name, text in PARTS.items())
     buttons += _button("rest", REST) if others else ""
     buttons += _button("draw", DRAW) + (_button("clear", CLEAR) if key else "")
-    about = attributes(data_masks=json.dumps({key: _address(mask) for key, mask in masks.items()}))
+    empty = [one for one, mask in masks.items() if picture_pool.is_empty(mask)]
+    if key in empty:
+        shown += f"<em class='ip-adapter-problem' role='alert'>⚠ <span>{EMPTY}</span></em>"
+    about = attributes(data_empty=json.dumps(empty))
+    about += attributes(data_masks=json.dumps({key: _address(mask) for key, mask in masks.items()}))
     return (
         f"<div class='ip-adapter-region'{about}><span>Region</span>{shown}"
         f"<span role='group' aria-label='Region'>{buttons}</span></div>"
