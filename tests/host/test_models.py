@@ -65,7 +65,7 @@ def more(host: Host, folder: Path) -> Iterator[Path]:
 def drawn(editor: Any, model: str, *units: dict, shown: int = 1) -> tuple[dict[str, Any], str, str]:
     """What the page's script gets when cards are drawn, what is said, and the lines below the list."""
     text = json.dumps({"shown": shown, "units": units})
-    _, _, details, said = editor._drawn("stamp", text, {}, model)
+    _, _, details, said, *_ = editor._drawn("stamp", text, {}, model)
     settled = json.loads(html.unescape(re.search("data-settled='([^']*)'", details)[1]))
     return settled, said if isinstance(said, str) else "", details.split("<div class='ip-adapter-settled'")[0]
 
