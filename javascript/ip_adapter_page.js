@@ -124,8 +124,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         const attributes = ["title", "placeholder", "aria-label"];
         const controls = ".ip-adapter-control, .ip-adapter-control input";
         const presets = ".ip-adapter-tools button, .ip-adapter-question :is(input, button)";
-        const downloads = ".ip-adapter-download, .ip-adapter-download progress";
-        for (const element of root.querySelectorAll(`${controls}, ${presets}, ${downloads}`)) {
+        for (const element of root.querySelectorAll(`${controls}, ${presets}`)) {
             for (const attribute of attributes) {
                 const translation = window.localization?.[element.getAttribute(attribute)];
                 if (translation) element.setAttribute(attribute, translation);

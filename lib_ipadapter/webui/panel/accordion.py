@@ -19,8 +19,9 @@ from ...kinds import Wording
 from ...presets.store import Store
 from ...unit import MAX_UNITS
 from .. import face_install, options, process
-from . import download_card, panel_state
+from . import panel_state
 from .controlnet_bar import ControlNetBar
+from .download_card import add_button
 from .editor import QUIET, UNTICKED, Editor, hidden, in_page, note
 from .preset_bar import PresetBar
 
@@ -125,7 +126,7 @@ class Panel:
             for box in (*self.bar.boxes, *self.editor.boxes, self.pasted):
                 box.render()
             if tab == "txt2img":  # all pages press these
-                download_card.add_button()
+                add_button()
                 self._button("unload", self._unload)
                 self._button("install_faces", self._install_faces)
                 self._button("nothing", self._nothing)

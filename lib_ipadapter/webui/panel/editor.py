@@ -22,8 +22,9 @@ from ...kinds import Wording
 from ...unit import Unit
 from .. import options
 from ..host.folders import EXTENSION
-from . import block_strengths, download_card, model_line, panel_state, reference_cards
+from . import block_strengths, model_line, panel_state, reference_cards
 from .controls import BY_FIELD, COMPONENTS, HTML_CONTROLS, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
+from .download_card import card as download_card
 from .face_cards import face_look
 from .panel_entry import entry
 from .panel_state import REGION, PanelState
@@ -196,7 +197,7 @@ class Editor:
         key = page.unit.get(REGION)
         region = reference_cards.region(pictures.get(key) if key else None, missing=bool(key))
         encoder = _encoder_name(page.unit)
-        files = download_card.card(model_name(model), self.resources().catalog, encoder)
+        files = download_card(model_name(model), self.resources().catalog, encoder)
         return cards, region, self.describe(model, encoder) + files
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:
