@@ -82,5 +82,4 @@ def test_a_press_brings_what_is_missing(hub: Hub, page: Page, pages: Callable[..
     hub.go.set()
     other.wait(lambda: other.find("details").locator(".ip-adapter-download[data-active]").count() == 0)
     page.wait(lambda: page.find("details").locator(".ip-adapter-download[data-active]").count() == 0)
-    page.choose("model", "starter")
-    page.wait(lambda: "Base, SD1.5, 4 tokens" in page.find("details").inner_text())
+    page.look_again("starter")
