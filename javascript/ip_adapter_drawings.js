@@ -66,6 +66,11 @@
         const head = event.target.closest?.(".label-wrap"), tab = head && ipAdapter.tabOf(head);
         if (tab && head.parentElement === tab.panel && tab.cards.stamp === null) drawCards(tab);
     }
+    // A panel that is opened for the first time shows what its model is.
+    function onOpened(event) {
+        const head = event.target.closest?.(".label-wrap"), tab = head && ipAdapter.tabOf(head);
+        if (tab && head.parentElement === tab.panel && tab.cards.stamp === null) drawCards(tab);
+    }
     function fillWeights(tab, column) {
         const weights = Object.fromEntries((tab.shownUnit.images ?? []).map(({key, weight}) => [key, weight]));
         for (const card of column.querySelectorAll(".ip-adapter-card")) {
@@ -85,12 +90,7 @@
         await ipAdapter.loadSubject("downloads");
         button?.click();  // pressed before anybody listened to it
     }
-
-    // What is missing shows when a panel is first opened.
-    function onOpened(event) {
-        const head = event.target.closest?.("[id$=_ip_adapter] > .label-wrap"), tab = head && ipAdapter.tabOf(head);
-        if (tab && tab.cards.stamp === null) drawCards(tab);
-    }
+    document.addEventListener("click", onDownloads);
 
     // The line below a model says whether it fits the checkpoint.
     function onCheckpoint() {
@@ -138,7 +138,6 @@
         return [];
     }
 
-    document.addEventListener("click", onDownloads);
     document.addEventListener("click", onOpened);
     onUiLoaded(onCheckpoint);
     onOptionsChanged(onCheckpoint);

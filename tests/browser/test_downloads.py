@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def hub(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     process.resources().catalog.refresh()
 
 
-def test_a_press_brings_what_is_missing(hub: Hub, page: Page) -> None:
+def test_a_press_brings_what_is_missing(hub: Hub, page: Page, pages: Callable[..., Page]) -> None:
     card = page.find("details").locator(".ip-adapter-download")
     button = {name: card.locator(f"[data-do={name}]") for name in ("start", "again", "cancel")}
     problem, progress = card.locator(".ip-adapter-problem"), card.locator(".ip-adapter-download-progress")
@@ -74,7 +74,12 @@ def test_a_press_brings_what_is_missing(hub: Hub, page: Page) -> None:
     button["start"].click()
     page.wait(lambda: progress.is_visible() and hub.sent)
 
+    other = pages()  # as after a reload of the page
+    other.open()
+    there = other.find("details").locator(".ip-adapter-download")
+    other.wait(lambda: " of " in there.locator(".ip-adapter-download-progress").inner_text())
+
     hub.go.set()
+    other.wait(lambda: other.find("details").locator(".ip-adapter-download[data-active]").count() == 0)
     page.wait(lambda: page.find("details").locator(".ip-adapter-download[data-active]").count() == 0)
-    page.choose("model", "starter")
-    page.wait(lambda: "Base, SD1.5, 4 tokens" in page.find("details").inner_text())
+    page.look_again("starter")
