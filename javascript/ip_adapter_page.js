@@ -124,7 +124,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         const attributes = ["title", "placeholder", "aria-label"];
         const controls = ".ip-adapter-control, .ip-adapter-control input";
         const presets = ".ip-adapter-tools button, .ip-adapter-question :is(input, button)";
-        const regions = ".ip-adapter-region :is(button, [role]), .ip-adapter-painter [title], .ip-adapter-painter [aria-label]";
+        const regions = ".ip-adapter-region :is(button, [role]), .ip-adapter-painter :is([title], [aria-label])";
         for (const element of root.querySelectorAll(`${controls}, ${presets}, ${regions}`)) {
             for (const attribute of attributes) {
                 const translation = window.localization?.[element.getAttribute(attribute)];
