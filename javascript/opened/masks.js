@@ -83,8 +83,9 @@
     }
     const isEmpty = (canvas) => alphaOf(canvas).every((value) => value === 0);
 
-    // The mask with soft edges, as the server makes them (attend/regions.py): shrunk, blurred by a Gaussian of deviation
-    // feather / 4 of the shorter side, and beyond the borders as it ends. Wide edges need fewer pixels to look the same.
+    // The mask with soft edges, as the server makes them (attend/regions.py): shrunk, blurred by a Gaussian of
+    // deviation feather / 4 of the shorter side, and beyond the borders as it ends. Wide edges need fewer pixels to
+    // look the same.
     function feathered(canvas, feather) {
         const side = feather > 0.25 ? 128 : 256, scale = side / Math.min(canvas.width, canvas.height);
         const shape = shapeOf(canvas).map((length) => Math.max(1, Math.round(length * scale)));
@@ -124,7 +125,7 @@
         return new Promise((resolve) => flat.toBlob(resolve, "image/png"));
     }
     return {
-        canvasOf, penOf, shapeOf, within, load, clear, fill, invert, take, takePart, takeRest, alphaOf, takeAlpha, isEmpty,
+        canvasOf, penOf, within, load, clear, fill, invert, take, takePart, takeRest, alphaOf, takeAlpha, isEmpty,
         feathered, toPng,
     };
 })();

@@ -24,14 +24,15 @@
         if (!picture) return {background: null, shape};
         const own = [picture.naturalWidth || picture.width, picture.naturalHeight || picture.height];
         const background = picture.src ?? picture.toDataURL();
-        const isScaled = Boolean(places.length) && isOnView(ipAdapter.byId("img2img_tab_resize_by") ?? {style: {display: "none"}});
+        const byFactor = ipAdapter.byId("img2img_tab_resize_by"), isScaled = Boolean(byFactor && isOnView(byFactor));
         const isPart = places.indexOf(place) >= 2 && chosenIndex("img2img_inpaint_full_res") === 1;
         if (isScaled || isPart) return {background, shape: own};
         return {background, shape, fit: ["fill", "cover", "contain", "fill"][chosenIndex("resize_mode")]};
     }
     // Of the gallery the picture that is chosen; where that is a grid or a map of influence, the picture that it is of.
     function galleryPicture(tab) {
-        const gallery = ipAdapter.byId(`${tab.name}_gallery`), all = [...gallery?.querySelectorAll(".thumbnail-item") ?? []];
+        const gallery = ipAdapter.byId(`${tab.name}_gallery`);
+        const all = [...gallery?.querySelectorAll(".thumbnail-item") ?? []];
         const strip = all.filter((one) => one.closest(".thumbnails")), items = strip.length ? strip : all;
         const chosen = Math.max(0, items.findIndex((item) => item.matches(".selected")));
         const addressAt = (i) => items[i]?.querySelector("img")?.src;
