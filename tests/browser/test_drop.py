@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -166,3 +167,20 @@ def test_a_picture_is_seen_while_it_travels_and_one_weight_is_in_view(page: Page
     assert weight.is_visible()
     page.add(picture(1))
     assert page.cards().nth(1).locator("input").is_visible()
+
+
+def test_a_folder_is_looked_through(page: Page, tmp_path: Path) -> None:
+    """Folders in it, too; what is no picture there is named."""
+    (tmp_path / "set" / "more").mkdir(parents=True)
+    for name in ("2.png", "10.png", "more/1.png"):
+        (tmp_path / "set" / name).write_bytes(png(picture(len(name))))
+    (tmp_path / "set" / "notes.txt").write_text("no picture")
+    (tmp_path / "set" / ".hidden.png").write_bytes(b"left by a system")
+    page.find("weight").scroll_into_view_if_needed()
+    box = page.find("weight").bounding_box()
+    session = page.context.new_cdp_session(page.page)
+    data = {"items": [], "files": [str(tmp_path / "set")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": box["x"] + 20, "y": box["y"] + 5, "data": data})
+    page.wait(lambda: page.drawn(3))
+    assert "Left out, as no pictures or more than the 64 that a unit can have: notes.txt." in page.told()
