@@ -61,7 +61,7 @@ def pool() -> dict[str, int]:
 def units(seed: int, references: int = 2) -> list[dict[str, Any]]:
     pictures = random.Random(seed).sample(range(POOL), references)
     first, *others = [picture(number) for number in pictures]
-    return [{"model": f"adapter {seed}", "weight": seed / 1000, "images": [*others, {"image": first, "weight": 0.5}]}]
+    return [{"model": f"adapter {seed}", "weight": seed / 10**6, "images": [*others, {"image": first, "weight": 0.5}]}]
 
 
 def told(units: list[dict[str, Any]]) -> Any:

@@ -5,12 +5,13 @@
     // asked again.
 
     function lookOf(state) {
-        const {images, region, crop, encoder, resolution, variant, face_index: face} = ipAdapter.shownUnit(state);
+        const {images, crop, encoder, resolution, variant, face_index: face} = ipAdapter.shownUnit(state);
         const references = (images ?? []).map(
             ({key, waiting, negative, pose, mask}) => [key, waiting, negative, pose, mask],
         );
         const seen = references.length ? [crop, resolution, variant, face] : null;
-        return JSON.stringify([state.shown, references, region, seen, encoder]);
+        const regions = state.units.map(({region}) => region);
+        return JSON.stringify([state.shown, references, regions, seen, encoder]);
     }
     function noteLook(tab, state) {
         tab.cards.look = lookOf(state);
@@ -19,37 +20,75 @@
         if (lookOf(state) === tab.cards.look) return;
         noteLook(tab, state);
         tab.element("references").classList.add("ip-adapter-stale");
+        ipAdapter.cards.arrange(tab, state);
         drawCards(tab);
     }
     function drawCards(tab, failures = 0) {
         tab.cards.failures = failures;
+        tab.cards.model = null;
         tab.cards.stamp = ipAdapter.newKey();
         tab.writeBox("stamp", tab.cards.stamp);
     }
 
-    // The model has changed, or the list of models.
-    function answerModel(tab) {
+    // The model has changed: by hand, or because the cards came with another one, for which they are drawn already.
+    function answerModel(tab, [model]) {
+        if (model !== tab.cards.model) drawCards(tab);
+        return [];
+    }
+    // The disk has been looked at again.
+    function answerList(tab) {
+        ipAdapter.models?.forgetChoices(tab);
         drawCards(tab);
         return [];
     }
-    async function answerCards(tab) {
+    // The list of models gets what the server says of it, as long as nothing else has been asked for since.
+    async function answerCards(tab, [model]) {
+        const models = await ipAdapter.loadSubject("models").catch(() => null);
         const column = tab.element("references");
-        const isOnView = () => column.querySelector(".ip-adapter-cards")?.dataset.stamp === tab.cards.stamp;
+        const isOnView = () => {
+            ipAdapter.cards.take(tab);
+            return ipAdapter.cards.listOf(tab).dataset.stamp === tab.cards.stamp;
+        };
         if (await ipAdapter.waitUntil(isOnView, 500)) {
             column.classList.remove("ip-adapter-stale");
             ipAdapter.units.showVariantsControls(tab);
+            ipAdapter.purpose.draw(tab);
             fillWeights(tab, column);
-        } else if (tab.cards.failures < 5) {
-            drawCards(tab, tab.cards.failures + 1);
+            followDownloads(tab);
+            return [models?.settle(tab, model) ?? {__type__: "update"}];
         }
-        return [];
+        if (tab.cards.failures < 5) drawCards(tab, tab.cards.failures + 1);
+        return [{__type__: "update"}];
+    }
+    // A panel that is opened for the first time shows what its model is.
+    function onOpened(event) {
+        const head = event.target.closest?.(".label-wrap"), tab = head && ipAdapter.tabOf(head);
+        if (tab && head.parentElement === tab.panel && tab.cards.stamp === null) drawCards(tab);
     }
     function fillWeights(tab, column) {
         const weights = Object.fromEntries((tab.shownUnit.images ?? []).map(({key, weight}) => [key, weight]));
         for (const card of column.querySelectorAll(".ip-adapter-card")) {
             const field = card.querySelector("input");
-            if (field !== document.activeElement) field.value = weights[card.dataset.key] ?? field.value;
+            if (field && field !== document.activeElement) field.value = weights[card.dataset.key] ?? field.value;
         }
+    }
+
+    // Where a file is missing, there is a card in the place of the line about the model.
+    async function followDownloads(tab) {
+        const isWanted = tab.element("details").querySelector(".ip-adapter-download[data-active]");
+        if (isWanted || ipAdapter.downloads) (await ipAdapter.loadSubject("downloads")).drawn(tab);
+    }
+    async function onDownloads(event) {
+        if (ipAdapter.downloads || !event.target.closest?.(".ip-adapter-download")) return;
+        const button = event.target.closest("[data-do]");
+        await ipAdapter.loadSubject("downloads");
+        button?.click();  // pressed before anybody listened to it
+    }
+
+    // What is missing shows when a panel is first opened.
+    function onOpened(event) {
+        const head = event.target.closest?.("[id$=_ip_adapter] > .label-wrap"), tab = head && ipAdapter.tabOf(head);
+        if (tab && tab.cards.stamp === null) drawCards(tab);
     }
 
     // The line below a model says whether it fits the checkpoint.
@@ -94,10 +133,12 @@
         return [];
     }
 
+    document.addEventListener("click", onDownloads);
+    document.addEventListener("click", onOpened);
     onUiLoaded(onCheckpoint);
     onOptionsChanged(onCheckpoint);
     return {
         noteLook, noteStrength, followReferences, followStrength, drawCards,
-        answerModel, answerCards, answerStrength, answerBars,
+        answerModel, answerList, answerCards, answerStrength, answerBars,
     };
 })();

@@ -21,9 +21,11 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             this.name = name;
             // The number of the unit to which the panel is being switched.
             this.requestedUnit = null;
-            // The cards: what they show or are about to show, the stamp of the last request for them, and how many
-            // requests before it went unheard.
-            this.cards = {look: null, stamp: null, failures: 0};
+            // Changes of the shown unit that wait for the values of gradio's components.
+            this.revisions = [];
+            // The cards: what they show or are about to show, the stamp of the last request for them, how many requests
+            // before it went unheard, and the model for which they are drawn (null while they are asked for).
+            this.cards = {look: null, stamp: null, failures: 0, model: null};
             // The bars: the strength that they show or are about to show, the timer that runs until a slider rests,
             // whether a request has not been answered yet, and whether another one has to follow it.
             this.bars = {strength: null, timer: null, isAwaited: false, isOutdated: false};
@@ -35,6 +37,11 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             this.tick = {isSet: false, clicked: -Infinity, isMissed: false};
             // Presets: the order that is being carried out, and the button that was pressed last.
             this.presets = {order: null, button: null};
+            // The shelf: the last question's answer, and the function that takes the next one.
+            this.shelf = {answered: Promise.resolve(), onAnswer: null};
+            // What is kept of the panel in the browser: texts from the inbox and files by their pictures' keys, the
+            // timer that runs until nothing changes any more, and a state that is about to be restored.
+            this.keep = {arrived: new Map(), files: new Map(), timer: null, restored: null};
         }
         get panel() {
             return byId(`${this.name}_ip_adapter`);
@@ -51,6 +58,12 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         // What the script of the page has to know about the panel, as the server has written it (editor.py).
         get facts() {
             return JSON.parse(this.element("units").querySelector(".ip-adapter-units").dataset.facts);
+        }
+
+        // What one of gradio's components shows.
+        valueOf(field) {
+            const id = `${this.name}_ip_adapter_${field}`;
+            return gradio_config.components.find(({props}) => props?.elem_id === id)?.props.value;
         }
 
         // Hidden boxes
@@ -74,8 +87,10 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             return shownUnit(this.state);
         }
         changeState(change) {
-            const state = this.state;
+            ipAdapter.undo.settle(this);
+            const state = this.state, had = state.units.map(({images}) => Boolean(images?.length));
             change(state);
+            ipAdapter.purpose.begin(this, state, had);
             this.writeBox("state", JSON.stringify(state));
         }
         changeShownUnit(change) {
@@ -197,7 +212,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         ipAdapter.units.fillControls(tab, unit);
         ipAdapter.drawings.noteLook(tab, state);
         ipAdapter.units.showVariantsControls(tab);
-        translate(tab.panel);
+        ipAdapter.purpose.build(tab, unit);
         ipAdapter.drawings.noteStrength(tab, unit);
     }));
 

@@ -1,50 +1,112 @@
-// Pictures: how they come into the panel, dropped, pasted, chosen or sent from a gallery, and how they go from here to
-// the session.
+// Pictures: how they go to the session and come back from it, and those that are sent from a gallery.
 (window.ipAdapter ??= {}).pictures = (() => {
     // To the session: each has its place among its unit's references at once, and goes to the server through the inbox,
     // one at a time.
 
     function add(tab, files, number) {
-        const arriving = files.map((file) => ({key: ipAdapter.newKey(), file}));
+        const {state} = tab, {references: most} = tab.facts;
+        const room = most - (state.units[(number ?? state.shown) - 1].images?.length ?? 0);
+        const arriving = files.slice(0, room).map((file) => ({key: ipAdapter.newKey(), file}));
+        ipAdapter.notes.clear(tab);
+        ipAdapter.notes.tellOfMany(
+            tab, files.slice(room).map(({name}) => name), `A unit has at most ${most} references. Left out:`,
+        );
+        if (!arriving.length) return;
+        arriving.forEach(({key, file}) => ipAdapter.cards.noteThumbnail(key, file));
         ipAdapter.units.tick(tab);
         tab.delivery.queue.push(...arriving);
-        tab.changeState((state) => {
-            const unit = state.units[(number ?? state.shown) - 1];
+        tab.changeState((changed) => {
+            const unit = changed.units[(number ?? changed.shown) - 1];
             unit.images = [...(unit.images ?? []), ...arriving.map(({key}) => ({key, weight: 1, waiting: true}))];
         });
         deliver(tab);
     }
     function addMask(tab, file, key) {
-        tab.delivery.queue.push({key, file});
+        tab.delivery.queue.push({key, file, isMask: true});
         deliver(tab);
+    }
+    // The picture that the page has under a key, or the mask, as an address; at most 2048 pixels on its longer side.
+    // null where there is none.
+    function whole(tab, key) {
+        return new Promise((resolve) => {
+            tab.delivery.queue.unshift({key, resolve});
+            deliver(tab);
+        });
     }
     async function deliver(tab) {
         const {delivery} = tab;
         if (delivery.isRunning) return;
         delivery.isRunning = true;
         while (delivery.queue.length) {
-            const {key, file} = delivery.queue.shift();
-            tab.writeBox("inbox", JSON.stringify({key, data: await dataOf(file)}));
-            await ipAdapter.pause(0);
-            const receipt = new Promise((resolve) => { delivery.onReceipt = resolve; });
-            tab.press("take");
-            const isReference = tab.state.units.some((unit) => unit.images?.some((reference) => reference.key === key));
-            if (await receipt !== key) {
-                ipAdapter.references.remove(tab, key);
-                ipAdapter.references.forgetMask(tab, key);
-            } else if (isReference) {
-                ipAdapter.references.change(tab, key, (reference) => ({...reference, waiting: undefined}));
-            } else {
-                ipAdapter.drawings.drawCards(tab);
-            }
+            const next = delivery.queue.shift();
+            if (next.resolve) next.resolve((await answerTo(tab, {wanted: next.key})).whole ?? null);
+            else await deliverPicture(tab, next);
         }
         delivery.isRunning = false;
     }
+    async function deliverPicture(tab, {key, file, isMask}) {
+        const {sent, word} = isMask ? {sent: file} : await readable(file);
+        const {taken, problem} = await answerTo(tab, {key, data: await dataOf(sent)});
+        const isReference = tab.state.units.some((unit) => unit.images?.some((reference) => reference.key === key));
+        if (taken !== key) {
+            ipAdapter.references.remove(tab, key);
+            ipAdapter.references.forgetMask(tab, key);
+            ipAdapter.notes.tell(tab, isMask ? "" : file.name, problem);
+        } else if (isReference) {
+            ipAdapter.references.change(tab, key, (reference) => ({...reference, waiting: undefined}));
+            if (word) ipAdapter.notes.tell(tab, file.name, word, true);
+        } else {
+            ipAdapter.drawings.drawCards(tab);
+        }
+    }
+    // What the server has to say about what is put into the inbox.
+    async function answerTo(tab, order) {
+        tab.writeBox("inbox", JSON.stringify(order));
+        await ipAdapter.pause(0);
+        const receipt = new Promise((resolve) => { tab.delivery.onReceipt = resolve; });
+        tab.press("take");
+        const answer = await receipt;
+        if (answer.whole) tab.writeBox("inbox", "{}");  // it is long
+        return answer;
+    }
     function answerTaken(tab, [receipt]) {
-        tab.delivery.onReceipt?.(JSON.parse(receipt || "{}").taken);
+        tab.delivery.onReceipt?.(JSON.parse(receipt || "{}"));
         return [];
     }
+    // The server gets files as they are, so that it makes of them what it makes of a client's. Of what it does not read
+    // and this browser does, and of what is larger than most need, it gets a drawing, with a word about it.
+    const MOST_PIXELS = 24_000_000;
+    async function readable(file) {
+        if (file.stored) return {sent: file};
+        const head = new Uint8Array(await file.slice(0, 16).arrayBuffer().catch(() => new ArrayBuffer(0)));
+        const text = String.fromCharCode(...head);
+        const isEmbeddings = text[8] === "{";
+        const isRead = /^(\x89PNG|\xff\xd8\xff|GIF8|BM|II[*+]\0|MM\0[*+]|RIFF....WEBP)/s.test(text);
+        const image = isEmbeddings || !head.length ? null : await opened(file);
+        try {
+            if (!image || isRead && image.naturalWidth * image.naturalHeight <= MOST_PIXELS) return {sent: file};
+            const {drawing, width, height} = await (await ipAdapter.loadSubject("redraw"))(image, file.type);
+            return {sent: drawing, word: `was redrawn at ${width}×${height}.`};
+        } catch {
+            return {sent: file};  // the server says what is wrong with it
+        } finally {
+            if (image) URL.revokeObjectURL(image.src);
+        }
+    }
+    // As an image whose size is known; null for what this browser cannot draw.
+    function opened(file) {
+        return new Promise((resolve) => {
+            const image = new Image(), address = URL.createObjectURL(file);
+            image.onload = () => resolve(image);
+            image.onerror = () => {
+                URL.revokeObjectURL(address);
+                resolve(null);
+            };
+            image.src = address;
+        });
+    }
     function dataOf(file) {
+        if (file.stored) return Promise.resolve(file.stored);  // named, not sent (ip_adapter_shelf.js)
         return new Promise((resolve) => {
             const reader = new FileReader();
             reader.onload = () => resolve(reader.result);
@@ -52,63 +114,12 @@
             reader.readAsDataURL(file);
         });
     }
+    const nameIn = (address) => /^https?:/.test(address) && new URL(address).pathname.split("/").pop() || "picture";
     async function download(address) {
-        const answer = await fetch(address);
+        const answer = await fetch(address, {referrerPolicy: "no-referrer"});
         const blob = await answer.blob();
         if (!answer.ok || !blob.type.startsWith("image/")) throw new Error(`${address} is no picture`);
-        return new File([blob], "picture", {type: blob.type});
-    }
-
-    // Dropped, pasted, chosen
-
-    const DROP_AREA = ".ip-adapter-drop-area";
-    const dropAreaAt = (target) => target instanceof Element && target.closest(DROP_AREA);
-
-    function onDragOver(event) {
-        if (dropAreaAt(event.target)) event.preventDefault();
-    }
-    async function onDrop(event) {
-        const area = dropAreaAt(event.target);
-        if (!area) return;
-        event.preventDefault();
-        event.stopImmediatePropagation();
-        const files = [...event.dataTransfer.files];
-        const address = event.dataTransfer.getData("text/uri-list").split("\n")[0];
-        if (files.length) return add(ipAdapter.tabOf(area), files);
-        if (!address) return;
-        try {
-            add(ipAdapter.tabOf(area), [await download(address)]);
-        } catch (error) {
-            console.warn("IP-Adapter:", error);
-        }
-    }
-    function onPointer(event) {
-        ipAdapter.page.pointedDropArea = dropAreaAt(event.target) || ipAdapter.page.pointedDropArea;
-    }
-    function onPaste(event) {  // for the area that has the focus or is pointed at
-        const pointed = ipAdapter.page.pointedDropArea, isPointedAt = pointed?.isConnected && pointed.matches(":hover");
-        const area = dropAreaAt(document.activeElement) || (isPointedAt && pointed);
-        const files = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
-        if (!area || !files.length) return;
-        event.preventDefault();
-        event.stopImmediatePropagation();
-        add(ipAdapter.tabOf(area), files);
-    }
-    function onClick(event) {
-        const area = event.target.closest?.(DROP_AREA);
-        if (area && !event.target.matches("input")) area.querySelector("input").click();
-    }
-    function onKey(event) {
-        if (!event.target.matches?.(DROP_AREA) || !["Enter", " "].includes(event.key)) return;
-        event.preventDefault();
-        event.target.querySelector("input").click();
-    }
-    function onChosen(event) {
-        const area = event.target.matches?.("input[type=file]") && dropAreaAt(event.target);
-        if (!area) return;
-        const files = [...event.target.files];
-        event.target.value = "";
-        if (files.length) add(ipAdapter.tabOf(area), files);
+        return new File([blob], nameIn(address), {type: blob.type});
     }
 
     // "Send to IP-Adapter": into the panel of the tab that was open last.
@@ -135,7 +146,7 @@
         const file = await download(address);
         const tab = ipAdapter.page.lastTab;
         openTab(tab);
-        tab.panel.querySelector(":scope > .label-wrap:not(.open)")?.click();
+        ipAdapter.dropping.unfold(tab);
         const {units, shown} = tab.state;
         const isFree = (number) => !units[number - 1].images?.length;
         const number = [shown, ...units.map((_, i) => i + 1)].find(isFree) ?? shown;
@@ -144,12 +155,5 @@
         tab.panel.scrollIntoView({block: "nearest", behavior: "smooth"});
     }
 
-    document.addEventListener("dragover", onDragOver);
-    document.addEventListener("drop", onDrop, true);
-    window.addEventListener("paste", onPaste, true);
-    document.addEventListener("pointerover", onPointer);
-    document.addEventListener("click", onClick);
-    document.addEventListener("keydown", onKey);
-    document.addEventListener("change", onChosen);
-    return {addMask, pictureIn, send, answerTaken};
+    return {add, addMask, whole, pictureIn, send, nameIn, download, answerTaken};
 })();

@@ -10,10 +10,11 @@
     // An order has been carried out, or has failed.
     async function answerOrder(tab) {
         await ipAdapter.pause(0);  // the answer is on view
-        const isExport = tab.presets.order?.do === "export";
+        const action = tab.presets.order?.do, isExport = action === "export";
         if (isExport) await saveExport(tab);
         tab.presets.order = null;
         answerNote(tab);
+        if (!["load", "export", "cancel", undefined].includes(action)) ipAdapter.shelf.renew?.(tab);
         return [isExport ? null : {__type__: "update"}];
     }
     function answerNote(tab) {
@@ -32,10 +33,12 @@
     // Buttons and questions
 
     function onButton(event) {
-        const button = event.target.closest?.(".ip-adapter-tools button");
+        const button = event.target.closest?.(".ip-adapter-tools [data-order]");
         if (!button) return;
         const tab = ipAdapter.tabOf(button), order = JSON.parse(button.dataset.order);
         tab.presets.button = button;
+        const chosen = tab.element("preset_chosen").querySelector("input").value;
+        if (order?.do === "load" && chosen) ipAdapter.undo.remember(tab, `loaded “${chosen}”`);
         if (order) give(tab, order);
         else chooseFile(tab);
     }
@@ -43,6 +46,12 @@
         const button = event.target.closest?.(".ip-adapter-question [type=button]");
         const tab = button && ipAdapter.tabOf(button);
         if (button && !isBusy(tab)) give(tab, {do: "cancel"});  // what is being done cannot be called off
+    }
+    function onKey(event) {
+        const question = event.key === "Escape" && event.target.closest?.(".ip-adapter-question");
+        if (!question) return;
+        event.stopPropagation();  // to the WebUI it means that the job is to end
+        question.querySelector("[type=button]").click();
     }
     function onAnswer(event) {
         const question = event.target.closest(".ip-adapter-question");
@@ -87,6 +96,7 @@
 
     document.addEventListener("click", onButton);
     document.addEventListener("click", onCancel);
+    document.addEventListener("keydown", onKey, true);
     document.addEventListener("submit", onAnswer);
-    return {answerOrder, answerNote, answerNames};
+    return {give, answerOrder, answerNote, answerNames};
 })();

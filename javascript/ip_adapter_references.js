@@ -13,6 +13,14 @@
     function remove(tab, key) {
         changeAll(tab, (references) => references.filter((one) => one.key !== key));
     }
+    // By a person, who may undo it.
+    function removeByHand(tab, key) {
+        ipAdapter.notes.clear(tab);
+        const number = (tab.shownUnit.images ?? []).findIndex((one) => one.key === key) + 1;
+        ipAdapter.undo.act(tab, `removed reference ${number}`, (state) => {
+            for (const unit of state.units) unit.images = unit.images?.filter((one) => one.key !== key);
+        });
+    }
     function onWeight(event) {
         const card = event.target.matches?.(`${CARD} input`) && event.target.closest(CARD);
         if (!card) return;
@@ -29,27 +37,29 @@
         return [];
     }
 
-    // Masks are painted in a dialog (ip_adapter_paint.js), and go to the session as pictures do.
+    // Masks are painted in a dialog (opened/paint.js), and go to the session as pictures do.
 
+    const referenceOf = ({units}, key) => units.flatMap(({images}) => images ?? []).find((one) => one.key === key);
+    // `mask`: its key, or undefined for none.
+    function setMask(tab, key, mask) {
+        const number = (tab.shownUnit.images ?? []).findIndex((one) => one.key === key) + 1;
+        const label = mask ? `painted the mask of reference ${number}` : `removed the mask of reference ${number}`;
+        ipAdapter.undo.act(tab, label, (state) => { referenceOf(state, key).mask = mask; });
+    }
     async function paintReference(tab, card) {
         const {key} = card.dataset, start = card.querySelector(".ip-adapter-mask").dataset.mask ?? null;
-        const background = card.querySelector("img").src;
-        const file = await ipAdapter.paint({title: "Mask of the reference", background, start});
-        if (!file) return;
-        const mask = ipAdapter.newKey();
-        change(tab, key, (reference) => ({...reference, mask}));
-        ipAdapter.pictures.addMask(tab, file, mask);
+        const background = await ipAdapter.pictures.whole(tab, key) ?? card.querySelector("img").src;
+        const paint = await ipAdapter.loadSubject("paint"), {keepFocus} = await ipAdapter.loadSubject("regions");
+        const answer = await paint({title: "Mask of the reference", background, start, longest: 2048});
+        keepFocus(tab.element("references"), `[data-key="${key}"] .ip-adapter-mask`);
+        if (answer?.isRemoved) setMask(tab, key);
+        if (!answer?.file) return;
+        setMask(tab, key, ipAdapter.newKey());
+        ipAdapter.pictures.addMask(tab, answer.file, referenceOf(tab.state, key).mask);
     }
-    async function paintRegion(tab, button) {
-        const number = tab.state.shown, start = button.dataset.mask ?? null;
-        const side = (name) => Number(ipAdapter.byId(`${tab.name}_${name}`)?.querySelector("input")?.value) || 512;
-        const size = [side("width"), side("height")];
-        const background = ipAdapter.pictures.pictureIn(tab.name) ?? null;
-        const file = await ipAdapter.paint({title: "Where the unit acts", background, size, start});
-        if (!file) return;
-        const mask = ipAdapter.newKey();
-        tab.changeState((state) => { state.units[number - 1].region = mask; });
-        ipAdapter.pictures.addMask(tab, file, mask);
+    async function pressRegion(tab, button) {
+        const number = tab.state.shown, {press} = await ipAdapter.loadSubject("regions");
+        press(tab, number, button.dataset.region);
     }
     function forgetMask(tab, mask) {
         tab.changeState((state) => state.units.forEach((unit) => {
@@ -76,16 +86,15 @@
         } else if (card && button.matches(".ip-adapter-mask")) {
             paintReference(tab, card);
         } else if (card && button.matches(".ip-adapter-remove")) {
-            remove(tab, card.dataset.key);
-        } else if (button.matches(".ip-adapter-region-draw")) {
-            paintRegion(tab, button);
-        } else if (button.matches(".ip-adapter-region-clear")) {
-            tab.changeShownUnit((unit) => { delete unit.region; });
+            removeByHand(tab, card.dataset.key);
+        } else if (button.matches(".ip-adapter-region button")) {
+            pressRegion(tab, button);
         } else if (button.matches(".ip-adapter-clear")) {
-            tab.changeShownUnit((unit) => { unit.images = []; });
+            ipAdapter.notes.clear(tab);
+            ipAdapter.undo.act(tab, "removed all references", (state) => { ipAdapter.shownUnit(state).images = []; });
         }
     }
     document.addEventListener("input", onWeight);
     document.addEventListener("click", onClick);
-    return {change, remove, forgetMask, answerControlNet};
+    return {change, remove, setMask, forgetMask, answerControlNet};
 })();

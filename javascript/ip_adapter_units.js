@@ -42,10 +42,19 @@
         await ipAdapter.pause(0);
         await ipAdapter.waitUntil(() => tab.state.shown === number, 5000);
     }
+    // Change what the shown unit has, the values of gradio's components among it.
+    async function revise(tab, change) {
+        tab.revisions.push(change);
+        await show(tab, tab.state.shown);
+    }
     function answerShow(tab, [text, ...values]) {
-        const {fields} = tab.facts, state = JSON.parse(text);
-        Object.assign(ipAdapter.shownUnit(state), Object.fromEntries(fields.map((field, i) => [field, values[i]])));
-        if (tab.requestedUnit >= 1 && tab.requestedUnit <= state.units.length) state.shown = tab.requestedUnit;
+        const {fields} = tab.facts, restored = ipAdapter.undo.takeRestored(tab) ?? tab.keep.restored;
+        const state = restored ?? JSON.parse(text), changes = tab.revisions.splice(0);
+        const shownValues = Object.fromEntries(fields.map((field, i) => [field, values[i]]));
+        if (!restored) Object.assign(ipAdapter.shownUnit(state), shownValues);
+        tab.keep.restored = null;
+        for (const change of changes) change(ipAdapter.shownUnit(state));
+        if (!restored && tab.requestedUnit >= 1 && tab.requestedUnit <= state.units.length) state.shown = tab.requestedUnit;
         const unit = ipAdapter.shownUnit(state);
         for (const field of fields) unit[field] ??= ipAdapter.page.initialValues[`${tab.name}_ip_adapter_${field}`];
         const updates = fields.map((field) => {
@@ -70,11 +79,14 @@
     // The state has changed, or whether the shown unit is enabled.
     function answerChange(tab, [text, isEnabled]) {
         const state = JSON.parse(text), unit = ipAdapter.shownUnit(state);
+        ipAdapter.shelf.noteChange(tab);
         drawRow(tab, state, isEnabled);
         fillControls(tab, unit);
         ipAdapter.drawings.followStrength(tab, unit);
         tab.element("drop_area").parentElement.classList.toggle("ip-adapter-filled", Boolean(unit.images?.length));
         ipAdapter.drawings.followReferences(tab, state);
+        ipAdapter.purpose.draw(tab, unit);
+        ipAdapter.undo.draw(tab);
         setTimeout(() => {
             const field = (type) => tab.element("weight").querySelector(`input[type=${type}]`);
             field("range").value = field("number").value;
@@ -175,6 +187,6 @@
     document.addEventListener("input", onControl);
     document.addEventListener("focusout", onControlLeft);
     return {
-        tick, show, drawRow, fillControls, showVariantsControls, answerTick, answerShow, answerWide, answerChange,
+        tick, show, revise, drawRow, fillControls, showVariantsControls, answerTick, answerShow, answerWide, answerChange,
     };
 })();

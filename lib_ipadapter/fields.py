@@ -14,11 +14,19 @@ from typing import Any
 
 from .kinds import Choice, Kind, Wording
 
+# The headings below which folded controls stand.
+TRANSFERS, WHERE, WHEN, EXPERT = GROUPS = ("What transfers", "Where", "When", "Expert")
+# What a control may need to have an effect; the page's script hides it while that is not there.
+NEEDS = ("composition", "boost", "several references", "region")
+
 
 @dataclass(frozen=True)
 class PanelPlace:
     """Where and how the panel shows a field: in the row ``place`` ("model" and "weight" are in sight, "advanced" is
-    folded), there by ``order``. ``key`` is the control's name where it is not the field's: a second control's."""
+    folded), there by ``order``. ``key`` is the control's name where it is not the field's: a second control's.
+
+    ``group`` is the heading of a folded one, one of GROUPS; ``needs``, one of NEEDS, is what it has no effect without.
+    """
 
     label: str
     tooltip: str
@@ -27,6 +35,8 @@ class PanelPlace:
     step: float = 0.01
     placeholder: str = ""
     key: str = ""
+    group: str = ""
+    needs: str = ""
 
 
 @dataclass(frozen=True)

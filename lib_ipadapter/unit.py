@@ -9,7 +9,7 @@ from typing import Any
 from . import face_fields
 from .bases import blocks_of_each
 from .errors import UnitError
-from .fields import PanelPlace, declared, settings_of
+from .fields import EXPERT, TRANSFERS, WHEN, WHERE, PanelPlace, declared, settings_of
 from .kinds import BlockFactors, Choice, EncoderName, Flag, ModelName, Number, PictureKind, Text, Weight, Whole, Wording
 from .reference import WEIGHT, References
 from .reference import Reference as Reference
@@ -48,7 +48,7 @@ class Unit:
         PanelPlace(
             "Weight over the steps",
             "Points step:weight in the place of the weight, both as shares: 0:1 0.6:0.2 falls until six tenths.",
-            order=7, key="curve", placeholder="0:1 0.6:0.2",
+            order=7, group=WHEN, key="curve", placeholder="0:1 0.6:0.2",
         ),
         about="strength of the image prompt; 0 gives exactly the picture without the unit",
         changes_tokens=False,
@@ -70,7 +70,7 @@ class Unit:
         PanelPlace(
             "Weight type",
             "Which of the model's blocks get how much of the weight: all alike, or those of style or composition.",
-            order=1,
+            order=1, group=TRANSFERS,
         ),
         about="how the weight spreads over the model's blocks",
         changes_tokens=False,
@@ -80,7 +80,7 @@ class Unit:
         PanelPlace(
             "Layer weights",
             f"A factor for each block ({blocks_of_each()}), or for some, as 5:0.4 6:1; the others get nothing then.",
-            order=8, placeholder="5:0.4 6:1",
+            order=8, group=EXPERT, placeholder="5:0.4 6:1",
         ),
         about="a factor of the weight for each block, in the place of `weight_type`; blocks that are not named get "
         "nothing then",
@@ -91,7 +91,7 @@ class Unit:
         PanelPlace(
             "Composition weight",
             "The strength at the composition's blocks, for the weight types “… style and composition”.",
-            order=5, step=0.05,
+            order=1, group=TRANSFERS, needs="composition", step=0.05,
         ),
         about="strength at the composition's blocks, for the types “… style and composition”",
         changes_tokens=False,
@@ -101,7 +101,7 @@ class Unit:
         PanelPlace(
             "Boost of precise types",
             "How strongly the “precise” weight types turn against the other half; empty: by the weight.",
-            order=10, placeholder="the weight",
+            order=1, group=TRANSFERS, needs="boost", placeholder="the weight",
         ),
         about="for the “precise” types: strength of what they turn against; `null` is the weight, as in "
         "ComfyUI_IPAdapter_plus's Advanced node (its node Precise Style Transfer has 1, Precise Composition 0)",
@@ -112,7 +112,7 @@ class Unit:
         PanelPlace(
             "Crop",
             "How a reference that is not square meets the square encoder; “tile” shows all of it in several squares.",
-            order=2,
+            order=2, group=TRANSFERS,
         ),
         about='how a reference that is not square meets the square encoder; `"tile"`: up to four overlapping squares '
         "that show all of it",
@@ -123,7 +123,7 @@ class Unit:
             "Resolution",
             "The side of what the image encoder sees, in pixels; empty: what the adapter was trained with, as far as "
             "its file says.",
-            order=17, placeholder="the adapter's own",
+            order=17, group=EXPERT, placeholder="the adapter's own",
         ),
         about="side of what the image encoder sees, for an adapter that was trained with another than the encoder's "
         "own (448, say): a multiple of the encoder's patch, mostly 14; positions are interpolated",
@@ -132,7 +132,7 @@ class Unit:
         Choice(("concat", "average", "add", "subtract", "norm average", "max", "min")),
         PanelPlace(
             "Combine references", "Whether several references act side by side, or as one embedding made of theirs.",
-            order=3,
+            order=3, group=TRANSFERS, needs="several references",
         ),
         about="several references: all of their tokens, or one embedding made of theirs",
     ))
@@ -141,7 +141,7 @@ class Unit:
         PanelPlace(
             "Embeds scaling",
             "What the weight multiplies; “K+V w/ C penalty” keeps strong references from burning the picture.",
-            order=9,
+            order=9, group=EXPERT,
         ),
         about="what the weight multiplies",
         changes_tokens=False,
@@ -156,7 +156,7 @@ class Unit:
         Number(0, 1),
         PanelPlace(
             "Region feather", "How soft the edge of the region mask is, as a share of the picture's shorter side.",
-            order=11,
+            order=11, group=WHERE, needs="region",
         ),
         about="how soft the edge of the region is, as a share of the picture's shorter side",
         changes_tokens=False,
@@ -171,7 +171,7 @@ class Unit:
         PanelPlace(
             "Subtract prompt",
             "Words whose meaning is taken out of the references; needs an image encoder with its text encoder.",
-            order=4, placeholder="what should not come along",
+            order=4, group=TRANSFERS, placeholder="what should not come along",
         ),
         about="words whose meaning is projected out of the reference (base adapters; needs an encoder file with its "
         "text encoder)",
@@ -181,7 +181,7 @@ class Unit:
         PanelPlace(
             "Image encoder",
             "Which image encoder reads the references, where several fit: the line below the model names them.",
-            order=16, placeholder="auto",
+            order=16, group=EXPERT, placeholder="auto",
         ),
         about="which image encoder reads the references, as `GET /ip-adapter/models` lists it; `\"auto\"` takes the "
         "one that the adapter is for",
@@ -190,14 +190,16 @@ class Unit:
         Number(0, 1),
         PanelPlace(
             "Noise", "How much of the references' shuffled colours the negative side gets: less copying, less burn.",
-            order=6,
+            order=6, group=TRANSFERS,
         ),
         about="how much of the references' shuffled pixels is mixed into the unconditional side: less copying, less "
         "burn",
     ))
     hires: str = field(default="both", metadata=declared(
         Choice(("both", "base", "hires")),
-        PanelPlace("Passes of hires fix", "The passes of a hires-fix run in which the unit acts.", order=13),
+        PanelPlace(
+            "Passes of hires fix", "The passes of a hires-fix run in which the unit acts.", order=13, group=WHEN
+        ),
         about="passes of a hires-fix run in which the unit acts",
         changes_tokens=False,
     ))
@@ -206,13 +208,13 @@ class Unit:
         PanelPlace(
             "References in a batch",
             "Whether each picture of a batch sees all references, or the first sees the first, and so on.",
-            order=12,
+            order=12, group=TRANSFERS,
         ),
         about='`"per image"`: picture i of the job sees reference i, starting over when they run out',
     ))
     influence_map: bool = field(default=False, metadata=declared(
         Flag(),
-        PanelPlace("Influence map", "Adds a picture of where the references weighed how much.", order=15),
+        PanelPlace("Influence map", "Adds a picture of where the references weighed how much.", order=15, group=WHERE),
         about="adds a heat map of the unit's influence after the job's pictures",
         changes_tokens=False,
     ))
@@ -220,7 +222,7 @@ class Unit:
         Choice(("as set", "picture", "detailer", "both")),
         PanelPlace(
             "Acts in", "The picture itself, ADetailer's passes over its faces and hands, or both; else as in Settings.",
-            order=14,
+            order=14, group=WHERE,
         ),
         about="where the unit acts: the job's own passes, ADetailer's (whose checkpoint it has to fit then), or both; "
         '`"as set"` is what Settings say',

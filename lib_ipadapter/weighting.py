@@ -108,7 +108,9 @@ _KNOWN: dict[str, Callable[[Base, float, float | None], Spread]] = {
     ),
 }  # fmt: skip
 WEIGHT_TYPES = (*_ANY, *_KNOWN)
-INVERTING = ("style transfer precise", "composition precise")
+INVERTING = ("style transfer precise", "composition precise")  # these have a boost
+# These have a strength of their own at the composition's blocks.
+COMPOSING = ("style and composition", "strong style and composition", "style and composition (InstantStyle)")
 
 
 def spread(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # of two files alike but for it, the first is meant
 
 DEPTH_LIMIT = 32  # folders within folders
+PARTIAL = ".ip-adapter-partial"  # a folder for what is not here whole yet; nothing in it is a model
 
 
 class FoundFile(NamedTuple):
@@ -46,6 +47,8 @@ def model_files(directory: Path, root: Path, seen: set[str], depth: int = 0) -> 
                 yield FoundFile(path, root, 0, 0, f"This file is {what}: download the model again.")
             continue
         if stat.S_ISDIR(status.st_mode):
+            if item.name == PARTIAL:
+                continue
             if is_model:
                 yield FoundFile(path, root, 0, 0, "This is a folder with a model's name: look for the file inside it.")
             yield from model_files(path, root, seen, depth + 1)

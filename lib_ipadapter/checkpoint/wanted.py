@@ -13,12 +13,19 @@ from .specs import AdapterSpec
 
 
 class WantedEncoder(NamedTuple):
-    """An encoder to get: its kind, the file to download, the name to save it under, and what such names look like."""
+    """An encoder to get: its kind, the file's path in a repository, the name to save it under, and what such names look
+    like."""
 
     kind: str
-    file: str
+    path: str
+    repo: str
     save_as: str
     looks: re.Pattern[str]
+
+    @property
+    def file(self) -> str:
+        """The file to download, in words."""
+        return f"{self.path} from {self.repo}"
 
 
 def _looks(letters: str) -> re.Pattern[str]:
@@ -28,22 +35,26 @@ def _looks(letters: str) -> re.Pattern[str]:
 
 _H = WantedEncoder(
     "ViT-H-14",
-    "models/image_encoder/model.safetensors from h94/IP-Adapter",
+    "models/image_encoder/model.safetensors",
+    "h94/IP-Adapter",
     "CLIP-ViT-H-14.safetensors",
     _looks("h"),
 )
 _BIG_G = WantedEncoder(
     "ViT-bigG-14",
-    "sdxl_models/image_encoder/model.safetensors from h94/IP-Adapter",
+    "sdxl_models/image_encoder/model.safetensors",
+    "h94/IP-Adapter",
     "CLIP-ViT-bigG-14.safetensors",
     _looks("g|big[-_ ]?g"),
 )
 _L = WantedEncoder(
     "ViT-L-14",
-    "model.safetensors from openai/clip-vit-large-patch14",
+    "model.safetensors",
+    "openai/clip-vit-large-patch14",
     "CLIP-ViT-L-14.safetensors",
     _looks("l|large"),
 )
+ENCODERS = {wanted.kind: wanted for wanted in (_H, _BIG_G, _L)}
 # Which published encoder puts out embeddings of which source and width.
 PUBLISHED = {
     ("pooled", 1024): _H,

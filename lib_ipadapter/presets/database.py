@@ -6,6 +6,11 @@
     uses        which preset uses which picture
     unused      pictures that no preset uses: since when (in seconds; 0: they go at once)
 
+    preset_thumbnails, picture_thumbnails    small pictures (thumbnails.py), which go with what they are of
+
+The tables of thumbnails were added later. An older database gets them when something is next written, and an older
+version of the extension goes on working with a database that has them: they change nothing in the others.
+
 It lies on network drives, too, so it has a rollback journal and no shared memory. Every transaction has a connection
 of its own, so that none is used by two threads or carried over into a child process, and a database that is put back
 from a backup is seen at once.
@@ -36,6 +41,12 @@ _SCHEMA = (
     """CREATE TABLE unused (
         content_hash TEXT PRIMARY KEY REFERENCES pictures ON DELETE CASCADE, since REAL NOT NULL) WITHOUT ROWID""",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+_ADDED = (
+    """CREATE TABLE IF NOT EXISTS preset_thumbnails (
+        preset TEXT PRIMARY KEY REFERENCES presets ON DELETE CASCADE ON UPDATE CASCADE, jpeg BLOB NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS picture_thumbnails (
+        content_hash TEXT PRIMARY KEY REFERENCES pictures ON DELETE CASCADE, jpeg BLOB NOT NULL)""",
 )
 
 # What SQLite says, whichever function it says it of -> what is wrong, and what to do.
@@ -89,9 +100,10 @@ class Database:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # heard only before the first table is made
                 connection.execute("BEGIN IMMEDIATE")
                 try:
-                    if not self._version(connection):
-                        for statement in _SCHEMA:
-                            connection.execute(statement)
+                    for statement in () if self._version(connection) else _SCHEMA:
+                        connection.execute(statement)
+                    for statement in _ADDED:
+                        connection.execute(statement)
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:

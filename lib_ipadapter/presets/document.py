@@ -266,3 +266,17 @@ def content_hashes(document: Mapping[str, Any]) -> set[str]:
     for unit in document["units"]:
         with_pictures(unit, see)
     return found
+
+
+def reference_hashes(document: Mapping[str, Any]) -> list[str]:
+    """The content hashes of a checked document's references, in its order, each once: no masks."""
+    found: dict[str, None] = {}
+
+    def see(value: str, where: str) -> str:
+        if not where.endswith(MASKS):
+            found[value[len(HASH_PREFIX) :]] = None
+        return value
+
+    for unit in document["units"]:
+        with_pictures(unit, see)
+    return list(found)

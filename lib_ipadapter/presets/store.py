@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from ..errors import IPAdapterError
+from . import alike, database, pictures, thumbnails
 from . import archive as preset_archive
-from . import database, pictures
 from .archive import MAX_ARCHIVE
 from .document import (
     HASH_PREFIX,
@@ -127,10 +127,16 @@ class Store:
         if not overwrite:  # told before the work; asked again when we are alone
             self._refuse_taken([name])
         document, files = document_of(name, units)
-        self._change_with(files, lambda connection: _add(connection, [document], overwrite))
 
-    def keep(self, name: str, units: Sequence[object]) -> str:
+        def change(connection: sqlite3.Connection) -> None:
+            _add(connection, [document], overwrite)
+            thumbnails.give_preset(connection, key(name), alike.picture_of(connection, document))
+
+        self._change_with(files, change)
+
+    def keep(self, name: str, units: Sequence[object], made: Image.Image | None = None) -> str:
         """Keep a generation's units in the bounded history; the name it got is returned, "" if nothing is kept.
+        ``made``: its first picture, of which a small one is kept.
 
         What a name must not hold is replaced, and a number is added if the name is taken: a generation is never
         refused for its name. Others who write are not waited for for long.
@@ -138,12 +144,15 @@ class Store:
         if self.history < 1:
             return ""
         document, files = document_of(tamed_name(name), units)
+        jpeg = None if made is None else thumbnails.thumbnail(made)
 
         def change(connection: sqlite3.Connection) -> str:
             [last] = connection.execute("SELECT max(kept) FROM presets").fetchone()
             document["kept"] = (last or 0) + 1
             document["name"] = _free(connection, tamed_name(name))
             _add(connection, [document], overwrite=False)
+            thumbnails.give_preset(connection, key(document["name"]), jpeg)
+            alike.give_presets(connection, document, jpeg)
             by_age = "SELECT key FROM presets WHERE kept IS NOT NULL ORDER BY kept DESC LIMIT -1 OFFSET ?"
             for [old] in connection.execute(by_age, (self.history,)).fetchall():
                 _remove(connection, old)
@@ -159,7 +168,9 @@ class Store:
         def change(connection: sqlite3.Connection) -> None:
             document = {**understood(_raw(connection, old), old), "name": new}
             document.pop("kept", None)
+            jpeg = thumbnails.of_preset(connection, key(old))
             _add(connection, [document], overwrite or key(old) == key(new))
+            thumbnails.give_preset(connection, key(new), jpeg)
             if key(old) != key(new):
                 _remove(connection, key(old))
 
@@ -209,9 +220,11 @@ class Store:
         with self.database.reading() as connection:
             if connection and pictures.is_whole(connection, name):
                 return
-        png = pictures.png_of(image())
+        picture = image()
+        png, jpeg = pictures.png_of(picture), thumbnails.thumbnail(picture)
         with self.database.writing(patience) as connection:
             pictures.write(connection, name, png)
+            thumbnails.give_picture(connection, name, jpeg)
 
     def _change(
         self,

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from ..encode.picture import Picture
 from ..errors import IPAdapterError
 from . import host, options, process
@@ -42,7 +44,7 @@ def keep(job: Job, processed: Any) -> None:
     store = process.store()
     try:
         store.history = options.history()
-        store.keep(name, units)
+        store.keep(name, units, first if isinstance(first, Image.Image) else None)
     except IPAdapterError as error:  # the pictures are made all the same
         log.warning("IP-Adapter: this generation's units are not kept. %s", error.detail)
 

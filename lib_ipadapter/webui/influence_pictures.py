@@ -71,7 +71,8 @@ def append(job: Job, processed: Any) -> None:
 
 
 def _numbers(influence: Tensor) -> str:
-    return f"{float(influence.mean()):.4g} (up to {float(influence.max()):.4g})"
+    least, mean, most = (float(value) for value in (influence.min(), influence.mean(), influence.max()))
+    return f"{mean:.4g} ({least:.4g} to {most:.4g})"
 
 
 def _save(p: Any, index: int, picture: Image.Image, text: str, number: int) -> None:

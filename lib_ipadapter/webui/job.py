@@ -25,6 +25,7 @@ from .host.record import Job
 from .neighbours import adetailer, controlnet, distributed, instantid, xyz
 from .neighbours.controlnet import overlaps
 from .panel import accordion as panel
+from .panel import model_choice
 from .process import resources
 from .refusal import refusing, take_refusal
 
@@ -45,7 +46,10 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
         _forget_original(p)
     with refusing(p):
         objects = distributed.local(panel.units(arguments, is_api=host.current().is_api(p)))
-        units = units_of(p, objects, panel.wording(arguments))
+        wording = panel.wording(arguments)
+        if wording is Wording.PANEL:
+            model_choice.check(objects, xyz.axis_fields(p), resources())
+        units = units_of(p, objects, wording)
         _check_passes(p, units)
         if not objects and panel.left_out(arguments):
             p.comment("IP-Adapter is not ticked: its references were left out of this picture.")
@@ -57,6 +61,15 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
                 _prepare(p, left)
                 job = record.opened(p)
                 job.arguments, job.units, job.places = arguments, units, len(objects)
+                if wording is Wording.PANEL:
+                    _remember(job, objects)
+
+
+def _remember(job: Job, objects: Sequence[object]) -> None:
+    """The models of the panel's units, for those that nobody chooses a model for."""
+    specs = [(plan.number, plan.adapter.name, plan.spec) for plan in job.plans]
+    used = [(number, name, Topology(spec.context_width, spec.layer_widths)) for number, name, spec in specs]
+    model_choice.remember(objects, used)
 
 
 def _without_overlaps(p: Any, units: Sequence[Unit]) -> list[Unit]:

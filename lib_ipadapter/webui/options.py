@@ -16,6 +16,13 @@ from ..unit import MAX_UNITS, Unit
 SECTION = ("ip_adapter", "IP-Adapter")
 # Where ControlNet has an IP-Adapter unit of the same adapter and picture; the first is the default.
 SAME_CHOICES = ("add", "skip ours", "take over")
+# Who may download published adapters and image encoders; the first is the default.
+DOWNLOAD_CHOICES = (
+    "in the panel, unless others can reach this WebUI",
+    "in the panel",
+    "in the panel and through the API",
+    "nowhere",
+)
 INSTANTID_CHOICES = ("by itself", "in ControlNet's units")
 MB = 2**20
 CROP = "ip_adapter_default_crop"
@@ -92,6 +99,11 @@ FOLDER = Option(
     "ip_adapter_models_path", "", "Further folder with adapters and image encoders", "searched with its subfolders",
     reloads=True,
 )  # fmt: skip
+DOWNLOADS = Option(
+    "ip_adapter_downloads", DOWNLOAD_CHOICES[0], "Adapters and image encoders can be downloaded",
+    "published files only, with a press of a button; others can reach a WebUI with --listen, --share or --server-name",
+    "Dropdown", {"choices": list(DOWNLOAD_CHOICES)},
+)  # fmt: skip
 FACES = Option(
     "ip_adapter_faces_path", "", "Further folder with face packs (buffalo_l, antelopev2)",
     "models/insightface is one; FaceID and InstantID need a pack, and face analysis: 170 MB to download, into a folder "
@@ -131,6 +143,7 @@ OPTIONS = (
     KEEP_ENCODER,
     DEFAULT_CROP,
     FOLDER,
+    DOWNLOADS,
     FACES,
     SAVE,
     HISTORY,
@@ -176,6 +189,11 @@ def history() -> int:
 
 def controlnet_same() -> str:
     return str(SAME.value)
+
+
+def downloads() -> str:
+    """One of ``DOWNLOAD_CHOICES``."""
+    return str(DOWNLOADS.value)
 
 
 def inner_passes() -> bool:

@@ -10,6 +10,8 @@ from ..checkpoint.catalog import Catalog
 from ..encode.faces import packages
 from ..jobs.resources import Resources
 from ..presets.store import Store
+from ..presets.used_models import UsedModels
+from ..purposes import PurposeDefaults
 from . import options
 from .host import folders
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 @functools.cache
 def resources() -> Resources:
     """The catalogue and caches of this process."""
+    folders.make()
     catalog = Catalog(folders.adapter_folders(), folders.encoder_folders(), folders.catalog_memory())
     catalog.refresh()
     return Resources(catalog, options.cache_bytes(), faces())
@@ -72,3 +75,15 @@ def faces() -> Faces:
 def store() -> Store:
     """The presets of this WebUI, in its data folder."""
     return Store(folders.presets(), options.history())
+
+
+@functools.cache
+def used_models() -> UsedModels:
+    """The adapters that were used last, in its data folder."""
+    return UsedModels(folders.used_models())
+
+
+@functools.cache
+def purposes() -> PurposeDefaults:
+    """The defaults of units' purposes, in the data folder of this WebUI."""
+    return PurposeDefaults(folders.purposes())

@@ -11,12 +11,12 @@ from typing import Any
 
 from modules import script_callbacks
 
-from . import api, embeddings, face_install, options, preview
+from . import api, downloads, embeddings, face_install, options, preview
 from . import influence_pictures as influence
 from .neighbours import xyz
 from .panel import picture_pool, send_to
 from .panel.controlnet_bar import ControlNetBar
-from .process import faces, resources, store
+from .process import faces, resources, store, used_models
 
 
 def on_cfg_denoiser(params: script_callbacks.CFGDenoiserParams) -> None:
@@ -31,6 +31,7 @@ def on_app_started(_demo: Any, app: Any) -> None:
     if guards is not None:
         preview.add_preview_route(app, resources, guards)
         embeddings.add_embeddings_route(app, resources, guards)
+        downloads.add_routes(app, guards)
     face_install.install_if_told()
 
 
@@ -44,6 +45,7 @@ def on_script_unloaded() -> None:
     resources.cache_clear()
     faces.cache_clear()
     store.cache_clear()
+    used_models.cache_clear()
     picture_pool.pool.cache_clear()
 
 

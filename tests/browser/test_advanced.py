@@ -61,7 +61,7 @@ def test_advanced_settings_act_and_travel_with_presets(page: Page) -> None:
     plain = page.generate()
     advanced(page)
     before = page.find("bars").inner_html()
-    page.find("weight_type").locator("select").select_option("style transfer")
+    page.find("weight_type").locator("select").select_option("style and composition")
     page.wait(lambda: page.find("bars").inner_html() != before)
     assert page.find("bars").locator("rect").count() == 16
     styled = page.generate()
@@ -77,9 +77,10 @@ def test_advanced_settings_act_and_travel_with_presets(page: Page) -> None:
     assert page.number("composition_weight") == 1 and not page.find("influence_map").locator("input").is_checked()
     page.wait(lambda: page.find("weight_type").locator("select").input_value() == "linear")
     page.unit(1)
-    page.wait(lambda: page.find("weight_type").locator("select").input_value() == "style transfer")
+    page.wait(lambda: page.find("weight_type").locator("select").input_value() == "style and composition")
     assert page.number("composition_weight") == 0.5 and page.find("influence_map").locator("input").is_checked()
     page.find("influence_map").locator("input").uncheck()
+    page.number("composition_weight", 1)
     assert np.abs(page.generate() - styled).mean() == 0
 
 
@@ -88,7 +89,7 @@ def test_the_strength_of_keypoints_is_instantids(page: Page) -> None:
     page.choose("model", "demo-sd15")
     page.wait(lambda: "Base" in page.find("details").inner_text())
     assert not page.find("keypoints_weight").is_visible()
-    page.choose("model", "instant-id")
+    page.take_other("instant-id")
     page.wait(page.find("keypoints_weight").is_visible)
     page.number("keypoints_weight", 0.5)
     page.unit(2)

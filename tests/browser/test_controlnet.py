@@ -42,7 +42,7 @@ def its_picture(page: Page, component: Any, image: Image.Image) -> None:
 def test_controlnets_picture_is_a_reference(page: Page, pages: Callable[..., Page], theirs) -> None:
     page.choose("model", "demo-sd15")
     page.add(picture(4, (64, 64)))
-    page.cards().nth(0).locator("input").fill("0.5")
+    page.weigh(1, 0.5)
     expected = page.generate()
     page.cards().nth(0).locator(".ip-adapter-remove").click()
     page.wait(lambda: page.drawn(0))
@@ -54,7 +54,7 @@ def test_controlnets_picture_is_a_reference(page: Page, pages: Callable[..., Pag
     assert page.used() == [1]
     assert "ControlNet Unit 1”) has no picture" in page.generate()
     its_picture(page, theirs(2, "input_image"), picture(4, (64, 64)))
-    page.cards().nth(0).locator("input").fill("0.5")
+    page.weigh(1, 0.5)
     assert np.abs(page.generate() - expected).mean() == 0
 
     page.preset("save")
@@ -97,6 +97,7 @@ def test_a_unit_to_controlnet(page: Page, theirs, host: Host) -> None:
     from modules import scripts
 
     page.choose("controlnet_unit", "Unit 1")
+    page.choose("model", "None")
     page.find("controlnet_to").click()
     page.wait(lambda: "IP-Adapter unit 1: model is missing" in page.note())
     page.choose("model", "demo-sd15")

@@ -99,3 +99,27 @@ def test_a_file_of_embeddings_is_dropped_like_a_picture(faces: Finder, pages: Ca
     page.wait(lambda: "Embeddings of 1 reference (face by buffalo_l)" in page.cards().inner_text())
     assert abs(page.generate() - plain).mean() > 0
     assert faces.asked == []
+
+
+def test_face_takes_the_adapter_for_faces(
+    faces: Finder, pages: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lib_ipadapter.webui.panel import purpose_row
+
+    monkeypatch.setattr(purpose_row, "_cannot_see", lambda adapter: False)
+    page = pages()
+    page.small()
+    page.generate()  # the checkpoint is known then
+    page.open()
+
+    def press(purpose: str) -> None:
+        page.find("purposes").locator(f"[data-purpose={purpose}]:not([aria-disabled])").click()
+
+    page.choose("model", "demo-sd15")
+    page.add(picture(3, (240, 192)))
+    press("face")
+    page.wait(lambda: (page.model(), page.number("weight")) == ("ip-adapter-faceid_sd15", 0.8))
+    page.wait(lambda: page.find("purposes").locator("[aria-pressed=true]").all_inner_texts() == ["Face"])
+    press("style")
+    page.wait(lambda: (page.model(), page.number("weight")) == ("demo-sd15", 1))
+    page.wait(lambda: page.find("purposes").locator("[aria-pressed=true]").all_inner_texts() == ["Style"])

@@ -55,7 +55,7 @@ def test_presets_round_trip(page: Page, pages: Callable[..., Page]) -> None:
     assert other.cards().nth(1).locator("input").input_value() == "0.5"
     assert (other.model(), other.number("weight"), other.number("end")) == ("demo-sd15", 0.7, 1)
     other.unit(2)
-    assert (other.model(), other.number("weight"), other.number("end")) == ("None", 1, 0.6)
+    assert (other.model(), other.number("weight"), other.number("end")) == ("demo-sd15", 0.7, 0.6)
 
     # Two tabs of one browser: what one has saved is in the other's list, and nothing is lost.
     other.preset("save")
@@ -108,7 +108,7 @@ def test_parameters_bring_the_units_back(page: Page, pages: Callable[..., Page])
     page.add(picture(20))
     page.choose("model", "demo-sd15")
     page.number("weight", 0.55)
-    page.cards().nth(0).locator("input").fill("0.5")
+    page.weigh(1, 0.5)
     made = page.generate()
     file = max((Path(paths.data_path) / "browser").glob("*.png"), key=lambda path: path.stat().st_mtime)
     page.find("preset_chosen").locator("input").click()
@@ -144,7 +144,7 @@ def test_parameters_bring_the_units_back(page: Page, pages: Callable[..., Page])
 
 
 def test_an_open_list_of_presets_stays_open(page: Page, host: Host) -> None:
-    page.choose("model", "demo-sd15")
+    page.add(picture(0))
     for name in ("Straße", "Second"):
         page.preset("save")
         page.wait(page.find("preset_name").is_visible)

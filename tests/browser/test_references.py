@@ -21,7 +21,10 @@ def test_a_picture_a_model_a_different_result(page: Page, monkeypatch) -> None:
     page.small()
     plain = page.generate()
     drop(page, [picture(77)])  # of no other test: it has to be encoded
-    assert page.cards().locator("img").count() == 1  # no model yet: nothing sees anything
+    assert page.model() == "demo-sd15"  # by itself
+    page.wait(lambda: page.cards().locator("img").count() == 2)
+    page.choose("model", "None")
+    page.wait(lambda: page.cards().locator("img").count() == 1)  # nothing sees anything
     page.choose("model", "demo-sd15")
     page.wait(lambda: page.cards().locator("img").count() == 2)
     details = page.find("details").inner_text()
@@ -51,17 +54,15 @@ def test_what_cannot_be_done_is_told(page: Page) -> None:
     page.tick()
     assert "no unit has a reference picture" in page.generate()
     page.add(picture(0))
+    page.choose("model", "None")
     assert "IP-Adapter unit 1: model is missing" in page.generate()
-    page.choose("model", "demo-sdxl")
+    page.take_other("demo-sdxl")
     page.wait(lambda: "Adapter demo-sdxl is for SDXL, the checkpoint is SD1.5" in page.find("details").inner_text())
     assert "IP-Adapter unit 1: adapter demo-sdxl is for SDXL" in page.generate()
-    page.page.locator("#setting_sd_model_checkpoint_quick input").click()
-    lists = page.page.locator("#setting_sd_model_checkpoint_quick ul.options li")
-    lists.filter(has_text="demo-sdxl").first.dispatch_event("mousedown")
-    page.wait(lambda: "the checkpoint is" not in page.find("details").inner_text())
-    page.page.locator("#setting_sd_model_checkpoint_quick input").click()
-    lists.filter(has_text="demo-sd15.").first.dispatch_event("mousedown")
-    page.wait(lambda: "the checkpoint is SD1.5" in page.find("details").inner_text())
+    page.checkpoint("demo-sdxl")
+    page.wait(lambda: "Base, SDXL" in (text := page.find("details").inner_text()) and "⚠" not in text)
+    page.checkpoint("demo-sd15")
+    page.wait(lambda: page.note() == "The checkpoint is SD1.5 now: unit 1 takes demo-sd15 instead of demo-sdxl.")
 
 
 def test_several_pictures_and_their_weights(page: Page) -> None:
@@ -80,7 +81,7 @@ def test_several_pictures_and_their_weights(page: Page) -> None:
     page.cards().nth(1).locator(".ip-adapter-remove").click()
     page.wait(lambda: page.drawn(2))
     assert page.cards().nth(1).locator("input").input_value() == "1"
-    page.cards().nth(0).locator("xpath=..").locator(".ip-adapter-clear").click()
+    page.find("drop_area").locator(".ip-adapter-clear").click()
     page.wait(lambda: page.drawn(0))
     assert page.used() == []
 
@@ -121,7 +122,7 @@ def test_sending_pictures_to_the_panel(page: Page) -> None:
     # The host's own button takes the units along to img2img.
     page.page.locator("#txt2img_send_to_img2img").click()
     page.wait(lambda: page.pictures("img2img") == [1, 1, 2] and page.shown("img2img") == 3)
-    page.wait(lambda: page.drawn(2, "img2img") and page.cards("img2img").locator("img").count() == 2)
+    page.wait(lambda: page.drawn(2, "img2img") and page.cards("img2img").locator("img").count() == 4)
     page.wait(page.find("drop_area", "img2img").is_visible)
     assert page.is_ticked("img2img")
 
@@ -157,7 +158,7 @@ def test_a_picture_counts_from_the_moment_it_is_dropped(page: Page, monkeypatch)
     page.find("drop_area").locator("input[type=file]").set_input_files(
         {"name": "no.png", "mimeType": "image/png", "buffer": b"not a picture at all"}
     )
-    page.wait(lambda: "The picture is text, not a picture" in page.note())
+    page.wait(lambda: "no.png: The picture is text, not a picture" in page.told())
     page.wait(lambda: page.drawn(2))
 
 

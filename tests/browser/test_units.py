@@ -58,7 +58,7 @@ def test_a_press_of_generate_finds_each_unit_as_it_is(page: Page, monkeypatch) -
         page.add(picture(number))
         page.choose("model", "demo-sd15")
         page.number("weight", weight)
-        page.cards().nth(0).locator("input").fill(f"{weight / 2:g}")
+        page.weigh(1, weight / 2)
     moments = [
         "",
         "await null;",

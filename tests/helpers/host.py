@@ -51,6 +51,8 @@ class Hosts:
             with torch.enable_grad():
                 self._host, self._close = SETUPS[name](self)
             self._name = name
+        # The models that were used last are each test's own.
+        (Path(os.environ["DEMO_HOST_DATA"]) / "ip-adapter" / "used-models.json").unlink(missing_ok=True)
         assert self._host is not None
         return self._host
 
@@ -203,6 +205,9 @@ def _page(hosts: Hosts) -> Setup:
                "control_net_models_path": str(data / "models" / "ipadapter")}  # fmt: skip
     started = host_start([ROOT, extension], options, port=port)
     started.address = f"http://127.0.0.1:{port}"
+    from modules import shared
+
+    assert shared.sd_model is not None  # asked for, so it is loaded: the real host does that when it starts
 
     def close() -> None:
         started.blocks.server.force_exit = True  # not when the page's last connection has timed out

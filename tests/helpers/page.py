@@ -47,8 +47,11 @@ class Page:
         return self.page.locator(f"[id='{tab}_ip_adapter_{name}']").first
 
     def open(self, tab: str = "txt2img") -> None:
+        """The panel, whose first opening shows what its model is, and whether another one fits better."""
         self.page.locator(f"#{tab}_ip_adapter > .label-wrap").click()
         self.wait(self.find("model", tab).is_visible)
+        self.wait(lambda: (stamps := self.stamps(tab))[0] and stamps[0] == stamps[1])
+        self.wait(self.page.locator(f"[id='{tab}_ip_adapter_details'] .ip-adapter-settled").count)
 
     def fold(self, tab: str = "txt2img") -> None:
         self.page.locator(f"#{tab}_ip_adapter > .label-wrap").click()
@@ -83,6 +86,15 @@ class Page:
         self.find("drop_area").locator("input[type=file]").set_input_files(data)
         self.wait(lambda: self.drawn(before + 1))
 
+    def weigh(self, number: int, weight: float) -> None:
+        """Give one of the shown references a weight of its own; where it is the only one, its menu has the field."""
+        card = self.cards().nth(number - 1)
+        field = card.locator("input")
+        if not field.is_visible():
+            card.locator(".ip-adapter-more").click()
+            card.locator(".ip-adapter-card-menu button", has_text="Weight").click()
+        field.fill(f"{weight:g}")
+
     def tabs(self, tab: str = "txt2img") -> Any:
         return self.find("units", tab).locator("button")
 
@@ -114,6 +126,23 @@ class Page:
         if name == "model" and new:  # the cards are drawn anew: nothing may be typed into one that goes
             self.wait(lambda: (now := self.stamps())[0] == now[1] != stamp)
 
+    def checkpoint(self, name: str) -> None:
+        """Choose it in the host's own list, and wait until it is loaded."""
+        field = self.page.locator("#setting_sd_model_checkpoint_quick input")
+        field.click()
+        listed = self.page.locator("#setting_sd_model_checkpoint_quick ul.options li")
+        listed.filter(has_text=f"{name}.").first.dispatch_event("mousedown")
+        self.wait(lambda: self.page.evaluate("opts.sd_model_checkpoint").startswith(name))
+
+    def take_other(self, model: str) -> None:
+        """Choose a model that is not in the list, among the other files."""
+        rest, stamp = self.find("details").locator(".ip-adapter-rest"), self.stamps()[0]
+        if rest.get_attribute("open") is None:
+            rest.locator("summary").click()
+        rest.locator(f"button[data-model='{model}']").click()
+        self.wait(lambda: self.model() == model)
+        self.wait(lambda: (now := self.stamps())[0] == now[1] != stamp)
+
     def look_again(self, model: str) -> None:
         """Press the refresh button, until the list has a ``model`` whose file was put there since. A list that is
         opened before the answer is there keeps what it had."""
@@ -129,14 +158,14 @@ class Page:
         self.wait(is_listed)
         field.blur()
 
-    def stamps(self) -> tuple[str, str | None]:
+    def stamps(self, tab: str = "txt2img") -> tuple[str, str | None]:
         """Of the cards that are asked for, and of those that are on view."""
-        cards = self.find("references").locator(".ip-adapter-cards")
+        cards = self.find("references", tab).locator(".ip-adapter-cards")
         shown = cards.get_attribute("data-stamp") if cards.count() else None
-        return self.find("stamp").locator("input, textarea").input_value(), shown
+        return self.find("stamp", tab).locator("input, textarea").input_value(), shown
 
-    def model(self) -> str:
-        return self.find("model").locator("input").input_value()
+    def model(self, tab: str = "txt2img") -> str:
+        return self.find("model", tab).locator("input").input_value()
 
     def number(self, name: str, value: float | None = None) -> float:
         field = self.find(name).locator("input[type=number]")
@@ -171,6 +200,10 @@ class Page:
 
     def note(self) -> str:
         return self.find("note").inner_text()
+
+    def told(self) -> str:
+        """What is said beside the references."""
+        return " ".join(self.page.locator("#txt2img_ip_adapter .ip-adapter-notes li").all_inner_texts())
 
     def focused(self) -> str:
         return self.page.evaluate("document.activeElement.id.replace('txt2img_ip_adapter_', '')")
@@ -208,7 +241,7 @@ def paint(page: Page, across: tuple[float, float] = (0.0, 0.5)) -> None:
     """A stroke over the part of the open picture between two shares of its width, as broad as the picture is high."""
     dialog = page.page.locator(".ip-adapter-painter")
     dialog.wait_for()
-    dialog.locator("input[type=range]").fill("50")
+    dialog.get_by_label("Size of the brush").fill("50")
     box = dialog.locator("canvas").bounding_box()
     left, right = (box["x"] + share * box["width"] for share in across)
     page.page.mouse.move(left, box["y"] + box["height"] / 2)

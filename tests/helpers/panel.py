@@ -65,11 +65,14 @@ def from_panel(host: Host, *tabs: dict, tick: bool = True, **fields) -> list[np.
 
 
 def panel_of(_host: Host):
+    """A panel outside of a page, with a checkpoint."""
     import gradio as gr
+    from modules import shared
 
     from lib_ipadapter.webui import process
     from lib_ipadapter.webui.panel import accordion as panel
 
+    assert shared.sd_model is not None  # asked for, so it is loaded
     with gr.Blocks():
         return panel.Panel("txt2img", process.resources, process.store)
 

@@ -52,7 +52,7 @@ def test_a_preview_without_a_face_is_a_422(host: Host, finder: Finder) -> None:
 def test_the_cards_show_each_face_with_a_button(host: Host, finder: Finder) -> None:
     editor = panel_of(host).editor
     state = {"shown": 1, "units": [{"model": "faceid", "images": [{"key": "a", "weight": 1}]}]}
-    cards, _, details = editor._drawn("stamp", json.dumps(state), held_of(a=picture(3)), "faceid")
+    cards, _, details, *_ = editor._drawn("stamp", json.dumps(state), held_of(a=picture(3)), "faceid")
     buttons = re.findall(r"class='ip-adapter-face' data-face='(\d)' aria-pressed='(\w+)'", cards)
     assert buttons == [("1", "false"), ("2", "true")]
     assert "Face 2 of 2 is used" in cards and "faces by buffalo_l" in details

@@ -67,7 +67,8 @@ def test_maps_follow_the_pictures(grid: bool, host, drawn, monkeypatch) -> None:
         image, text = answer.images[first + 4 + i], texts(answer)[first + 4 + i]
         assert image.width == 128
         assert image.height > 64
-        assert f"Influence of IP-Adapter {number}: {float(found.mean()):.4g} (up to {float(found.max()):.4g})" in text
+        least, mean, most = (f"{float(value):.4g}" for value in (found.min(), found.mean(), found.max()))
+        assert f"Influence of IP-Adapter {number}: {mean} ({least} to {most})" in text
         assert text.startswith(texts(answer)[first + index].split("Steps:")[0])
         assert "influence_map: True" in text
     assert not close(drawn[0][2], drawn[2][2], 1e-3)
@@ -153,26 +154,87 @@ def test_pictures_of_others_get_a_text(host) -> None:
     processed = SimpleNamespace(images=[own, picture(2)], infotexts=["one"], index_of_first_image=0, comments="before")
     influence.append(job, processed)
     assert len(processed.images) == 3
-    assert processed.infotexts == ["one", "one", "one, Influence of IP-Adapter 1: 1 (up to 1)"]
+    assert processed.infotexts == ["one", "one", "one, Influence of IP-Adapter 1: 1 (1 to 1)"]
     assert processed.comments.startswith("before\nIP-Adapter unit 2: there is no influence map")
 
 
-@pytest.mark.parametrize("size", [(64, 64), (128, 256), (1024, 700)])
-def test_the_picture_of_a_map(host, size: tuple[int, int]) -> None:
-    from lib_ipadapter.webui.drawing import COLOURS, caption, paint
+def painted_over_grey(found: torch.Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The map's colours over a grey picture without that picture's share, and what stands below it."""
+    from lib_ipadapter.webui.drawing import SHARE, paint
     from lib_ipadapter.webui.host.record import FinishedPicture
 
-    found = torch.linspace(0, 0.5, 8).expand(4, 8)
-    grey = Image.new("RGB", size, (90, 90, 90))
-    painted = paint(FinishedPicture(0, grey, (0, 0, *size)), found, 2)
-    assert caption(2, found) == "IP-Adapter 2: influence 0 … 0.50"
+    painted = paint(FinishedPicture(0, Image.new("RGB", size, (90, 90, 90)), (0, 0, *size)), found, 2)
     assert painted.width == size[0]
-    shown, nothing = pixels([painted, paint(FinishedPicture(0, grey, (0, 0, *size)), 0 * found, 2)])
-    levels = shown[size[1] // 2].sum(-1)
-    assert np.all(np.diff(levels) >= -2)  # but for rounding
-    left, right = shown[size[1] // 2, [0, -1]]
-    assert np.abs(left - (0.65 * np.array(COLOURS[0]) + 0.35 * 90)).max() < 12
-    assert np.abs(right - (0.65 * np.array(COLOURS[-1]) + 0.35 * 90)).max() < 12
-    below = shown[size[1] :]
+    (shown,) = pixels([painted])
+    return (shown[: size[1]] - (1 - SHARE) * 90) / SHARE, shown[size[1] :]
+
+
+def near(colour: np.ndarray, place: float) -> bool:
+    from lib_ipadapter.webui.colour_map import coloured
+
+    return bool(np.abs(colour - coloured(np.array(place))).max() < 2)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (128, 256), (1024, 700), (250, 90)])
+@pytest.mark.parametrize(("low", "high"), [(0, 0.5), (0.4, 0.5), (0.0120, 0.0121), (3, 90)])
+def test_the_colours_of_a_map_span_what_it_holds(
+    size: tuple[int, int], low: float, high: float, host, monkeypatch
+) -> None:
+    """Also where only one place has the least and one the greatest value; the scale says which values these are."""
+    from lib_ipadapter.webui import drawing
+
+    written = []
+    monkeypatch.setattr(drawing, "number_text", lambda value: written.append(value) or "1")
+    found = torch.full((8, 8), (low + high) / 2)
+    found[2, 5], found[6, 1] = high, low
+    shown, below = painted_over_grey(found, size)
+    assert near(shown[0, 0], 0.5)
+    light = shown.sum(-1)
+    assert near(shown.reshape(-1, 3)[light.argmin()], 0)
+    assert near(shown.reshape(-1, 3)[light.argmax()], 1)
+    assert written == pytest.approx([low, high])
+    edge = max(2, round(0.02 * size[0]))
+    inner = below[:, edge : size[0] - edge].astype(int)
+    light = max(inner, key=lambda row: np.ptp(row, axis=-1).sum()).sum(-1)  # of the scale, which alone has colours
+    assert np.all(np.diff(light) >= -2)  # but for rounding
+    assert light[-1] - light[0] > 300
     assert (below.max(-1) > 200).any()
-    assert np.array_equal(nothing[0, 0], (0.65 * np.array(COLOURS[0]) + 0.35 * 90).round().astype(int))
+
+
+def test_a_map_without_differences_has_one_colour(host) -> None:
+    for value, place in ((0.0, 0), (0.3, 0.5)):
+        shown, _ = painted_over_grey(torch.full((1, 1), value), (64, 64))
+        assert near(shown.min((0, 1)), place)
+        assert near(shown.max((0, 1)), place)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (0.5, "0.5"), (0.012345, "0.0123"), (12.3456, "12.3"), (1234.5, "1230")]
+)
+def test_numbers_at_the_ends(value: float, text: str, host) -> None:
+    from lib_ipadapter.webui.drawing import caption, number_text
+
+    assert number_text(value) == text
+    assert caption(2) == "IP-Adapter 2: influence"
+
+
+# Gustavo Machado and others, "A physiologically-based model for simulation of color vision deficiency", 2009.
+EYES = {
+    "most": np.eye(3),
+    "without red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "without green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "without blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+@pytest.mark.parametrize("eye", EYES)
+def test_the_colours_are_even_to_any_eye(eye: str, host) -> None:
+    from lib_ipadapter.webui import colour_map
+
+    shares = colour_map.table() / 255
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.array(EYES[eye]).T, 0, 1)
+    lab = np.cbrt(seen @ np.linalg.inv(colour_map.LINEAR).T) @ np.linalg.inv(colour_map.ROOTS).T
+    steps = np.linalg.norm(np.diff(lab, axis=0), axis=1)
+    assert np.all(np.diff(lab[:, 0]) > 0)
+    assert steps.max() / steps.min() < (1.01 if eye == "most" else 3)

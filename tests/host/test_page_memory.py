@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import pickle
 from typing import Any
@@ -52,3 +53,27 @@ def test_old_pages_keep_no_pictures(host: Host, monkeypatch: pytest.MonkeyPatch)
     assert ["not there any more: add it again" in cards(page) for page in range(PAGES)] == [True] * 3 + [False] * 3
     stranger = ask(host, "a stranger", "txt2img_ip_adapter_stamp", "change", "s", state, {"k": "x"}, "None")[0]
     assert "not there any more" in stranger
+
+
+def test_a_page_is_given_its_own_pictures_whole_and_no_others(host: Host) -> None:
+    import io
+
+    from PIL import Image
+
+    state = json.dumps({"shown": 1, "units": [{"images": [{"key": "k"}, {"key": "e"}]}]})
+
+    def take(session: str, held: Any = None, **inbox: str) -> dict[str, str]:
+        text = json.dumps(inbox)
+        answer = ask(host, session, "txt2img_ip_adapter_take", "click", text, state, held, "None")
+        return json.loads(answer[0])
+
+    assert take("one", key="k", data=base64_of(picture(1, (3000, 1500)))) == {"taken": "k"}
+    head, _, data = take("one", wanted="k")["whole"].partition(",")
+    shown = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert (head, shown.size) == ("data:image/jpeg;base64", (2048, 1024))
+    assert take("another", {"k": "what a page says of its session counts for nothing"}, wanted="k") == {}
+    assert take("one", wanted="what it has not") == {}
+    assert take("one", key="k", data=base64_of(picture(1, (64, 64)))) == {"taken": "k"}  # and goes on
+    assert (
+        "text, not a picture" in take("one", key="e", data=base64.b64encode(b"hello there, world").decode())["problem"]
+    )

@@ -35,7 +35,7 @@ def test_units_put_into_the_panel_come_out_again(host: Host, store) -> None:
     one, two, three, four = panel.presets_units(tuple(values))
     assert (one["model"], one["weight"], one["end"], one["enabled"]) == ("base", 2.0, 0.5, False)
     assert one["images"][0]["weight"] == 0.5
-    assert two["images"] == [] and "model" not in two
+    assert two["images"] == [] and two["model"] == "a, b: c"  # what an empty unit has by itself
     assert (three["model"], three["hires"], len(three["images"])) == ("not here", "base", 1)
     assert four["images"][1] == {"controlnet": 2, "weight": 0.25}
     shown = dict(zip(made.targets, made.filled(units)[0], strict=True))
@@ -141,7 +141,8 @@ def test_new_units_have_the_crop_of_the_settings(host: Host, monkeypatch) -> Non
 
 def test_a_model_that_has_gone_stays_chosen(host: Host) -> None:
     editor = panel_of(host).editor
-    update = editor._look_again(json.dumps({"shown": 1, "units": [{}, {"model": "gone"}, {"model": "base"}]}), "older")
+    text = json.dumps({"shown": 1, "units": [{}, {"model": "gone"}, {"model": "base"}]})
+    update, _ = editor._look_again(text, "older")
     assert update["choices"][-2:] == ["older", "gone"] and update["choices"].count("base") == 1
     assert "value" not in update
 
@@ -166,7 +167,7 @@ def test_the_line_about_a_model_names_its_encoder_and_others_that_fit(host: Host
 
         def line(**unit: str) -> str:
             """What the page gets when it asks."""
-            return editor._drawn("stamp", json.dumps({"shown": 1, "units": [unit]}), {}, "base")[-1]
+            return editor._drawn("stamp", json.dumps({"shown": 1, "units": [unit]}), {}, "base")[2]
 
         assert "in encoder.safetensors" in line() and "other image encoders that fit: second" in line()
         assert "in second.safetensors" in line(encoder=" second ") and "that fit: encoder" in line(encoder="second")

@@ -15,9 +15,12 @@ from tests.helpers.panel import from_panel, panel_args
 
 
 def test_the_panels_units(host: Host) -> None:
+    from modules import shared
+
     from lib_ipadapter.unit import parse_units
     from lib_ipadapter.webui.panel import accordion as panel
 
+    assert shared.sd_model is not None  # asked for, so it is loaded
     one, two = picture(1), picture(2)
     units = ({}, {"pictures": [one, two], "model": "base", "weight": 0.5}, {"pictures": [one], "model": "plus"})
     for shown in (1, 2, 3):
@@ -29,8 +32,13 @@ def test_the_panels_units(host: Host) -> None:
     assert panel.units(tuple(panel_args(host, *units, tick=False))) == []
     with pytest.raises(IPAdapterError, match="ticked, but no unit has a reference"):
         panel.units(tuple(panel_args(host, {}, {"model": "base"})))
-    with pytest.raises(IPAdapterError, match="unit 1: model is missing"):
-        parse_units(panel.units(tuple(panel_args(host, {"pictures": [one]}))))
+    for none_by_hand in ({}, {"fitted": {"SD1.5": "base"}}):
+        args = panel_args(host, {}, {"pictures": [one], **none_by_hand})
+        if none_by_hand:
+            with pytest.raises(IPAdapterError, match="unit 2: model is missing"):
+                parse_units(panel.units(tuple(args)))
+        else:
+            assert parse_units(panel.units(tuple(args)))[0].model == "a, b: c"
 
 
 def test_pictures_that_are_not_there(host: Host) -> None:
@@ -97,7 +105,7 @@ def test_the_panel_costs_few_components(host: Host) -> None:
         components = panel.build("txt2img", process.resources, process.store).components
     assert len(components) == panel.API_PLACES + 2 + 3 + len(COMPONENTS)
     assert not any(isinstance(block, gr.Image) for block in blocks.blocks.values())  # the page takes 15 ms for each
-    assert len(blocks.blocks) <= 46, len(blocks.blocks)
+    assert len(blocks.blocks) <= 47, len(blocks.blocks)
 
 
 def test_references_of_an_unticked_panel_are_told_and_refuse_nothing(host: Host, plain, monkeypatch) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import html
+import json
+import re
 
-from lib_ipadapter.encode.picture import Picture
+import numpy as np
+
+from lib_ipadapter.encode.picture import Picture, decode
 from tests.helpers.files import half, picture
 
 
@@ -16,7 +20,10 @@ def test_cards() -> None:
     look, none = references.Look(42), references.Look()
     html = references.cards(items, {"a": one, "b": two}, look, "stamp")
     assert html.count("<img") == 4 and "value='0.5'" in html and "data-stamp='stamp'" in html
-    assert "Remove all" in html and "Remove all" not in references.cards(items[:1], {}, look)
+    assert html.count("seen by the encoder") == html.count("<small>reference</small>") == 2
+    hidden = "<label title='Weight of this reference' hidden>"  # the unit's says it all
+    assert hidden in references.cards(items[:1], {}, look)
+    assert hidden not in html and hidden not in references.cards(items[1:], {}, look)
     assert references.cards(items, {"a": one, "b": two}, none).count("<img") == 2
     assert "not there any more" in references.cards(items, {"a": one}, none)
     assert "on its way" in references.cards([{**items[0], "waiting": True}], {}, none)
@@ -26,8 +33,25 @@ def test_cards() -> None:
     masked = references.cards([{**items[0], "mask": "m", "negative": True}], {"a": one, "m": mask}, look)
     assert masked.count("aria-pressed='true'") == 2 and "data-mask='data:image/png;base64," in masked
     assert html.count("aria-pressed='true'") == 0 and "data-mask" not in html
-    assert "not there any more" in references.region(None, missing=True)
-    assert "data-mask" in references.region(mask) and "the whole picture" in references.region(None)
+
+
+def test_the_region_line_tells_the_region_and_carries_those_of_all_units() -> None:
+    from lib_ipadapter.webui.panel.panel_state import PanelState
+    from lib_ipadapter.webui.panel.region_line import drawn
+
+    mask = Picture.of(MASK)
+    nowhere = drawn(PanelState.blank(2), {})
+    assert "the whole picture" in nowhere and "Remove" not in nowhere and "What the others leave" not in nowhere
+    first = drawn(PanelState(1, [{"region": "one'"}, {}]), {"one'": mask})
+    assert "<img src='data:image/png" in first and "Remove" in first and "What the others leave" not in first
+    second = drawn(PanelState(2, [{"region": "one'"}, {}]), {"one'": mask})
+    assert "the whole picture" in second and "What the others leave" in second
+    for line in (first, second):
+        carried = json.loads(html.unescape(re.search("data-masks='([^']*)'", line)[1]))
+        assert list(carried) == ["one'"]
+        assert np.array_equal(np.asarray(decode(carried["one'"].split(",")[1]).convert("RGB")), np.asarray(MASK))
+    gone = drawn(PanelState(1, [{"region": "one"}]), {})
+    assert "not there any more" in gone and "Remove" in gone
 
 
 MASK = half("left", (8, 8)).convert("RGB")

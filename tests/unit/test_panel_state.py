@@ -28,7 +28,7 @@ def test_no_state_but_the_pages_own_is_understood(text: str) -> None:
 
 
 def test_pictures_are_taken_in() -> None:
-    """Into the unit in which the page has announced them; what no unit has any more is let go."""
+    """Into the unit in which the page has announced them. What no unit has any more stays for an undo."""
     from lib_ipadapter.webui.panel import panel_state
 
     def page(*keys: str) -> str:
@@ -37,10 +37,14 @@ def test_pictures_are_taken_in() -> None:
     def inbox(key: str, data: str = base64_of(picture(1))) -> str:
         return json.dumps({"key": key, "data": data})
 
+    a, b, gone = (content_hash(picture(i)) for i in range(3))
     held = held_of(a=picture(0), gone=picture(2))
     key, kept = panel_state.take(page("a", "b"), inbox("b"), held)
-    assert (key, kept) == ("b", {"a": content_hash(picture(0)), "b": content_hash(picture(1))})
-    assert panel_state.take(page("a"), inbox("b"), held) == ("b", {"a": content_hash(picture(0))})
+    assert (key, kept) == ("b", {"a": a, "b": b, "gone": gone})
+    assert panel_state.take(page("a"), inbox("b"), held) == ("b", kept)  # removed on its way: an undo may want it
+    many = {**held, **{str(i): gone for i in range(2 * panel_state.KEPT)}}
+    _, kept = panel_state.take(page("a", "b"), inbox("b"), many)
+    assert len(kept) == panel_state.KEPT + 2 and "gone" not in kept and str(2 * panel_state.KEPT - 1) in kept
     with pytest.raises(Exception, match="not a picture"):
         panel_state.take(page("a"), inbox("a", "aGVsbG8gd29ybGQ="), {})
     with pytest.raises(Exception, match="at most 64"):

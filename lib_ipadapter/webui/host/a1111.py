@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,16 @@ def _make_room() -> None:
 
 def _topology_in(file: Path) -> Topology | None:
     """Of a checkpoint's file, without its weights; None if it is no readable Stable Diffusion checkpoint."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    return _read_topology(file, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _read_topology(file: Path, _size: int, _mtime_ns: int) -> Topology | None:
+    """The header of an SDXL checkpoint takes 20 ms, and the page asks several times."""
     try:
         spec = identify(read_shapes(file))
     except (IPAdapterError, OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -33,6 +34,18 @@ def encoder_folders() -> list[Path]:
     ])  # fmt: skip
 
 
+def downloads(*, encoders: bool) -> Path:
+    """Where published adapters, or image encoders, are put."""
+    return (Path(paths.models_path) / ("clip_vision" if encoders else "ipadapter")).absolute()
+
+
+def make() -> None:
+    """Make the folders for files, so that a person sees where these go. Where that cannot be, the search goes on."""
+    for encoders in (False, True):
+        with contextlib.suppress(OSError):
+            downloads(encoders=encoders).mkdir(parents=True, exist_ok=True)
+
+
 def face_folders() -> list[Path]:
     """Where face packs are looked for, in the shapes in which people have them."""
     models = Path(paths.models_path)
@@ -61,6 +74,16 @@ def catalog_memory() -> Path:
 def presets() -> Path:
     """Where presets are kept."""
     return Path(paths.data_path) / "ip-adapter"
+
+
+def used_models() -> Path:
+    """The file that remembers which adapters were used last."""
+    return presets() / "used-models.json"
+
+
+def purposes() -> Path:
+    """The file that keeps the defaults that a person has given to purposes."""
+    return presets() / "purposes.json"
 
 
 def _option(*names: str) -> list[Path]:

@@ -19,10 +19,12 @@ from ...kinds import Wording
 from ...presets.store import Store
 from ...unit import MAX_UNITS
 from .. import face_install, options, process
-from . import panel_state
+from . import download_card, model_choice, panel_state
 from .controlnet_bar import ControlNetBar
 from .editor import QUIET, UNTICKED, Editor, hidden, in_page, note
+from .picture_pool import HeldPictures
 from .preset_bar import PresetBar
+from .shelf import ShelfBox
 
 NOT_SENT = "(no unit)"  # what stands in a place of the API where no client has put a unit
 API_PLACES = MAX_UNITS + 1  # one more than allowed, so that an eleventh unit is noticed, not cut off by the host
@@ -35,9 +37,9 @@ def units(args: tuple[Any, ...], *, is_api: bool = False) -> list[object]:
     """The script's arguments -> API objects, numbered by their place.
 
     A client's units fill the first arguments. Without any, and with the panel ticked, the panel's count; those without
-    a reference keep their number as disabled units. Without either, those of the parameters that a client of the API
-    has sent as ``infotext`` (in the page, pasted parameters go into the panel). Raises UnitError where none has a
-    reference, or where one's pictures are not there.
+    a reference keep their number as disabled units, and those without a model get one. Without either, those of the
+    parameters that a client of the API has sent as ``infotext`` (in the page, pasted parameters go into the panel).
+    Raises UnitError where none has a reference, or where one's pictures are not there.
     """
     if sent := _sent(args):
         return sent
@@ -45,6 +47,7 @@ def units(args: tuple[Any, ...], *, is_api: bool = False) -> list[object]:
     if tick is not True:
         return _restored(pasted) if is_api else []
     shown = panel_state.objects(*values)
+    model_choice.complete(shown, panel_state.PanelState.parse(values[0]), process.resources())
     if not any(unit["images"] for unit in shown):
         raise UnitError("IP-Adapter is ticked, but no unit has a reference picture: add one, or untick the panel.")
     return [unit if unit["images"] and unit["enabled"] else {"enabled": False} for unit in shown]
@@ -69,12 +72,14 @@ def _sent(args: tuple[Any, ...]) -> list[object]:
 
 
 def presets_units(values: tuple[Any, ...]) -> list[dict[str, Any]]:
-    """The editor's values -> API objects for a preset: also what is not complete, without the empty units at the end.
+    """The editor's values -> API objects for a preset: also what is not complete, without the empty units at the end,
+    for which nobody has chosen a model.
 
     Raises UnitError where a unit's pictures are not there.
     """
     units = panel_state.objects(*values, complete=True)
-    while units and not units[-1]["images"] and "model" not in units[-1]:
+    shown = panel_state.PanelState.parse(values[0]).units
+    while units and not units[-1]["images"] and model_choice.is_own(shown[len(units) - 1], units[-1].get("model")):
         units.pop()
     return units
 
@@ -118,18 +123,21 @@ class Panel:
         self.api_places = [gr.State(NOT_SENT)] * API_PLACES  # one component is enough: the page never sets it
         with InputAccordion(False, label="IP-Adapter", elem_id=f"{tab}_ip_adapter") as self.tick:
             self.bar = PresetBar(tab, store)
+            self.shelf = ShelfBox(tab, store)
             self.editor = Editor(tab, options.unit_count(), resources, self.bar.note)
             if ControlNetBar.wanted(tab):
                 ControlNetBar(tab, self.editor, resources, self.bar.note, self.tick)
             self.pasted = hidden(f"{tab}_ip_adapter_pasted")
-            for box in (*self.bar.boxes, *self.editor.boxes, self.pasted):
+            for box in (*self.bar.boxes, *self.editor.boxes, self.shelf.box, self.pasted):
                 box.render()
             if tab == "txt2img":  # all pages press these
+                download_card.add_button()
                 self._button("unload", self._unload)
                 self._button("install_faces", self._install_faces)
                 self._button("nothing", self._nothing)
                 self._button("unticked", lambda: gr.Warning(UNTICKED))
         self.tick.do_not_save_to_config = True
+        self.shelf.connect(self.editor)
         self._connect()
 
     @property
@@ -137,9 +145,13 @@ class Panel:
         return [self.tick, *self.editor.targets]
 
     def _connect(self) -> None:
-        self.bar.connect(self.editor.arguments, presets_units, self.targets, self.filled)
+        self.bar.connect(
+            self.editor.arguments, presets_units, self.targets, lambda units, values: self.filled(units, values[2])
+        )
         self.tick.change(None, self.tick, None, **in_page(self.tab, "units.answerTick"))
-        self.pasted.change(self.paste, self.pasted, [self.bar.note, *self.targets], **QUIET)
+        pasting = in_page(self.tab, "undo.answerPasting")
+        pages = [self.pasted, self.editor.pictures]
+        self.pasted.change(self.paste, pages, [self.bar.note, *self.targets], **pasting, **QUIET)
 
     def _button(self, name: str, function: Callable[[], None]) -> None:
         button = gr.Button(name, visible=False, elem_id=f"{self.tab}_ip_adapter_{name}")
@@ -147,17 +159,21 @@ class Panel:
 
     # what it does
 
-    def filled(self, objects: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[str]]:
-        """Values for ``targets`` that show these units and nothing else, and sentences on what cannot be shown."""
-        values, notes = self.editor.filled(objects)
+    def filled(
+        self, objects: Sequence[Mapping[str, Any]], held: HeldPictures | None = None
+    ) -> tuple[list[Any], list[str]]:
+        """Values for ``targets`` that show these units and nothing else, and sentences on what cannot be shown.
+        ``held``: the page's pictures, which stay for an undo."""
+        values, notes = self.editor.filled(objects, held)
         return [True, *values], notes
 
-    def paste(self, text: str) -> list[Any]:
-        """Entries of a picture's parameters, as ``_read`` has written them -> values for the notes and ``targets``."""
+    def paste(self, text: str, held: HeldPictures | None = None) -> list[Any]:
+        """Entries of a picture's parameters, as ``_read`` has written them -> values for the notes and ``targets``.
+        ``held``: the page's pictures."""
         objects, notes = _from_parameters(text, self.store())
         if not objects:  # a picture made without us
             return ["", False, *[gr.update()] * (len(self.targets) - 1)]
-        values, more = self.filled(objects)
+        values, more = self.filled(objects, held)
         return [note("Restored from the parameters.", *notes, *more), *values]
 
     @staticmethod

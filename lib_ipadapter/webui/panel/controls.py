@@ -140,11 +140,13 @@ class Control:
 
     def html(self, elem_id: str) -> str:
         """The HTML of one that is no component; the page fills in its value. One of a field that only some adapters
-        have is in sight for these."""
+        have is in sight for these, and one that needs something while that is there."""
         about = {"id": elem_id, "title": self.at.tooltip, "data_field": self.field}
         about["data_default"] = json.dumps(self.default)
         if self.setting.variants:
             about["data_variants"] = " ".join(self.setting.variants)
+        if self.at.needs:
+            about["data_needs"] = self.at.needs
         assert self.form.html is not None
         shown = self.form.html(self.at.label, **self.form.settings(self.setting.kind, self.at))
         return f"<div class='ip-adapter-control'{html_controls.attributes(**about)}>{shown}</div>"

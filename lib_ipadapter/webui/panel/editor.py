@@ -19,24 +19,33 @@ from ...checkpoint.catalog import AUTO
 from ...errors import IPAdapterError
 from ...jobs.resources import Resources
 from ...kinds import Wording
+from ...reference import MAX_REFERENCES
 from ...unit import Unit
 from .. import options
 from ..host.folders import EXTENSION
-from . import block_strengths, model_line, panel_state, reference_cards
-from .controls import BY_FIELD, COMPONENTS, HTML_CONTROLS, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
+from . import (
+    advanced,
+    block_strengths,
+    download_card,
+    html_controls,
+    model_line,
+    other_files,
+    panel_state,
+    purpose_row,
+    reference_cards,
+    region_line,
+)
+from .controls import BY_FIELD, COMPONENTS, NARROW, NO_MODEL, UNSAVED, WIDE, model_name
 from .face_cards import face_look
+from .model_choice import ModelChoice, Settled, exchanged
 from .panel_entry import entry
-from .panel_state import REGION, PanelState
+from .panel_state import PanelState
 from .picture_pool import HeldPictures, Intake, PagePictures
 
 QUIET = {"show_progress": "hidden"}
 # What the picture of the blocks' strengths shows.
 SEEN_BY = ("crop", "encoder", "resolution", "variant", "face_index")  # what the references' cards hang on
 SPREAD = ("weight", "weight_type", "composition_weight", "boost", "layer_weights")
-
-
-def models(resources: Resources) -> list[str]:
-    return [NO_MODEL, *(entry.name for entry in resources.catalog.adapters)]
 
 
 def hidden(elem_id: str, value: str = "", *, is_long: bool = False) -> gr.Textbox:
@@ -100,8 +109,11 @@ class Editor:
         with gr.Row(elem_classes="ip-adapter-pictures"):
             gr.HTML(_drop_area(self.tab), elem_id=self._id("drop_area"), elem_classes="ip-adapter-drop-area-column")
             self.cards = gr.HTML("", elem_id=self._id("references"), elem_classes="ip-adapter-references")
+        self.purposes = gr.HTML(purpose_row.drawn(), elem_id=self._id("purposes"))
         with gr.Row(elem_classes="ip-adapter-model"):
-            self._add("model", "model", choices=models(self.resources()))
+            blank = ModelChoice.present(self.resources()).blank()
+            listed, model = self._choices([]), blank.get("model", NO_MODEL)
+            self._add("model", "model", choices=listed, value=model)
             self.refresh = ToolButton("\U0001f504", elem_id=self._id("refresh"), tooltip="Look for adapters again.")
             self._add("model", "enabled")
         self.details = gr.HTML("", elem_id=self._id("details"), elem_classes="ip-adapter-details")
@@ -110,13 +122,12 @@ class Editor:
             self.wide = ToolButton("↔", elem_id=self._id("wide"), tooltip=_ranges())
             self._add("weight")
         with gr.Accordion("Advanced", open=False, elem_id=self._id("advanced")):
-            controls = (control.html(self._id(control.field)) for control in HTML_CONTROLS)
-            gr.HTML(f"<div class='ip-adapter-grid'>{''.join(controls)}</div>")
-            with gr.Row(elem_classes="ip-adapter-where"):
-                self.region = gr.HTML(reference_cards.region(None), elem_id=self._id("region"))
-                self.bars = gr.HTML(block_strengths.drawn(None, _DEFAULT_UNIT), elem_id=self._id("bars"))
+            gr.HTML(advanced.groups(self._id))
+            # The page's script puts these into the groups.
+            self.region = gr.HTML(region_line.drawn(PanelState.blank(1), {}), elem_id=self._id("region"))
+            self.bars = gr.HTML(block_strengths.drawn(None, _DEFAULT_UNIT), elem_id=self._id("bars"))
         self.controls = {control.field: self.controls[control.field] for control in COMPONENTS}  # in the table's order
-        self.state = hidden(self._id("state"), self._blank(self.count).text())
+        self.state = hidden(self._id("state"), self._blank(self.count, blank).text())
         self.inbox = hidden(self._id("inbox"), is_long=True)
         self.stamp, self.spread = hidden(self._id("stamp")), hidden(self._id("spread"))
         self.boxes = [self.state, self.inbox, self.stamp, self.spread]
@@ -124,8 +135,8 @@ class Editor:
         self.show, self.take = (gr.Button(name, visible=False, elem_id=self._id(name)) for name in ("show", "take"))
 
     @staticmethod
-    def _blank(count: int) -> PanelState:
-        return PanelState.blank(count, crop=options.default_crop())
+    def _blank(count: int, model: Mapping[str, Any]) -> PanelState:
+        return PanelState.blank(count, crop=options.default_crop(), **model)
 
     def _add(self, place: str, field: str | None = None, **settings: Any) -> None:
         """The components of a place that are not there yet, or the one of ``field``."""
@@ -139,7 +150,7 @@ class Editor:
         """The row of units; the page's script keeps it up to date, and finds here what it has to know."""
         facts = {
             "fields": [control.field for control in COMPONENTS], "narrow": NARROW, "wide": WIDE, "spread": SPREAD,
-            "opened": opened_scripts_age(),
+            "opened": opened_scripts_age(), "crop": options.default_crop(), "references": MAX_REFERENCES,
         }  # fmt: skip
         return (
             f"<div class='ip-adapter-units' role='tablist' aria-label='Units' "
@@ -157,7 +168,7 @@ class Editor:
         self.wide.click(None, [self.state, weight], [self.state, weight], **script("units.answerWide"))
         for event in (self.state.change, enabled.change):
             event(None, [self.state, enabled], weight, **script("units.answerChange"))
-        model.change(None, None, None, **script("drawings.answerModel"))
+        model.change(None, model, None, **script("drawings.answerModel"))
         for component in (model, weight):
             component.change(None, None, None, **script("drawings.answerStrength"))
         self.spread.change(
@@ -165,14 +176,14 @@ class Editor:
         ).then(None, None, None, **script("drawings.answerBars"))  # fmt: skip
         self.stamp.change(
             self._drawn, [self.stamp, self.state, self.pictures, model],
-            [self.cards, self.region, self.details], queue=False, **QUIET,
-        ).then(None, None, None, **script("drawings.answerCards"))  # fmt: skip
+            [self.cards, self.region, self.details, self.notes, self.purposes], queue=False, **QUIET,
+        ).then(None, model, model, **script("drawings.answerCards"))  # fmt: skip
         self.take.click(
-            self._taken, [self.inbox, self.state, self.pictures, model], [self.inbox, self.pictures, self.notes],
+            self._taken, [self.inbox, self.state, self.pictures, model], [self.inbox, self.pictures],
             queue=False, **QUIET,
         ).then(None, self.inbox, None, **script("pictures.answerTaken"))  # fmt: skip
-        self.refresh.click(self._look_again, [self.state, model], model).then(
-            None, None, None, **script("drawings.answerModel")
+        self.refresh.click(self._look_again, [self.state, model], [model, self.notes]).then(
+            None, None, None, **script("drawings.answerList")
         )
 
     def _look(self, model: str | None, shown: Mapping[str, Any]) -> reference_cards.Look:
@@ -189,13 +200,26 @@ class Editor:
         return reference_cards.Look(size, crop, faces)
 
     def _drawn(self, stamp: str, text: str, held: HeldPictures | None, model: str | None) -> tuple[Any, ...]:
-        """What depends on pictures and files, newly drawn."""
+        """What depends on pictures and files, newly drawn; the page's script takes the units' models from it."""
         pictures, page = PagePictures(held), PanelState.parse(text)
+        page.unit["model"] = model
+        choice = ModelChoice.present(self.resources())
+        settled = choice.settle(page)
+        said = exchanged(settled, page, choice.topology)
+        for one in settled:
+            page.units[one.number - 1]["model"] = one.now
+        model = page.unit["model"]
         look = self._look(model, page.unit)
         cards = reference_cards.cards(page.items, pictures, look, stamp)
-        key = page.unit.get(REGION)
-        region = reference_cards.region(pictures.get(key) if key else None, missing=bool(key))
-        return cards, region, self.describe(model, _encoder_name(page.unit))
+        encoder = _encoder_name(page.unit)
+        details = [
+            self.describe(model, encoder),
+            download_card.card(model_name(model), self.resources().catalog, encoder),
+            other_files.rest(self.resources().catalog, choice.topology),
+            _for_page(page, settled, choice),
+        ]
+        region, purposes = region_line.drawn(page, pictures), purpose_row.drawn(choice)
+        return cards, region, "".join(details), note(said) if said else gr.update(), purposes
 
     def _bars(self, text: str, model: str | None, weight: float) -> str:
         """The picture of the blocks' strengths; the reason while what is written down makes none."""
@@ -209,41 +233,53 @@ class Editor:
         return block_strengths.drawn(base, unit)
 
     def _taken(self, inbox: str, text: str, held: HeldPictures | None, model: str | None) -> tuple[Any, ...]:
+        if key := panel_state.wanted(inbox):
+            return panel_state.receipt(whole=reference_cards.enlarged(PagePictures(held).get(key))), held
         try:
             look = self._look(model, PanelState.parse(text).unit)
-            key, still_used = panel_state.take(text, inbox, held, look)
-            return panel_state.receipt(key), still_used, gr.update()
+            taken, kept = panel_state.take(text, inbox, held, look)
+            return panel_state.receipt(taken=taken), kept
         except IPAdapterError as error:
-            return panel_state.receipt(None), held, note(error.detail)
+            return panel_state.receipt(problem=error.detail), held
 
-    def _look_again(self, text: str, model: str | None) -> Any:
-        """The list of models after another look at the disk. Those in use stay in it even if they are gone."""
-        self.resources().catalog.refresh()
-        return gr.update(choices=self._choices([model, *(unit.get("model") for unit in PanelState.parse(text).units)]))
+    def _look_again(self, text: str, model: str | None) -> tuple[Any, str]:
+        """The list of models after another look at the disk, and a note on what it has found. Models in use stay in
+        the list even if they are gone."""
+        catalog = self.resources().catalog
+        before = other_files.files(catalog)
+        catalog.refresh()
+        found = other_files.found(before, catalog, ModelChoice.present(self.resources()).topology)
+        used = [model, *(unit.get("model") for unit in PanelState.parse(text).units)]
+        return gr.update(choices=self._choices(used)), note(found)
 
     def _choices(self, used: Sequence[str | None]) -> list[str]:
-        there = models(self.resources())
-        return [*there, *dict.fromkeys(name for name in map(model_name, used) if name and name not in there)]
+        return ModelChoice.present(self.resources()).listed(used)
 
     def describe(self, model: str | None, encoder: str = AUTO) -> str:
-        return model_line.about(model_name(model), self.resources().catalog, encoder)
+        name, catalog = model_name(model), self.resources().catalog
+        if name is None and (missing := ModelChoice.present(self.resources()).missing()) is not None:
+            return model_line.problem(missing)
+        return model_line.about(name, catalog, encoder)
 
     # units put into them
 
-    def filled(self, units: Sequence[Mapping[str, Any] | None]) -> tuple[list[Any], list[str]]:
+    def filled(
+        self, units: Sequence[Mapping[str, Any] | None], held: HeldPictures | None = None
+    ) -> tuple[list[Any], list[str]]:
         """Values for ``targets`` that show these API objects and nothing else, and sentences on what cannot be shown.
-        The first unit with a reference is shown."""
-        state = self._blank(max(self.count, len(units)))
-        all_pictures: HeldPictures = {}
+        The first unit with a reference is shown. ``held``: the page's pictures, which stay for an undo."""
+        state = self._blank(max(self.count, len(units)), ModelChoice.present(self.resources()).blank())
+        all_pictures = dict(held or {})
         notes: list[str] = []
         intake = Intake()
         for number, unit in enumerate(units, 1):
             given, pictures, more = entry(unit, self.resources().catalog, intake)
-            state.units[number - 1].update(given)
+            if given:  # all of what is there goes
+                state.units[number - 1] = given
             all_pictures |= pictures
             notes += [f"Unit {number}: {sentence}" for sentence in more]
         state.shown = next((number for number, unit in enumerate(state.units, 1) if unit.get("images")), 1)
-        return self._values(state, all_pictures), notes
+        return self._values(state, state.kept(all_pictures)), notes
 
     def refilled(self, unit: Mapping[str, Any], text: str, held: HeldPictures | None) -> tuple[list[Any], list[str]]:
         """As ``filled``, but only the unit that is shown becomes ``unit``. ``text``, ``held``: the page's."""
@@ -251,7 +287,7 @@ class Editor:
         state.units[state.shown - 1] = {}
         others = state.still_used(held)
         state.units[state.shown - 1], more, notes = entry(unit, self.resources().catalog, Intake(others.values()))
-        return self._values(state, {**others, **more}), notes
+        return self._values(state, state.kept({**(held or {}), **more})), notes
 
     def _values(self, state: PanelState, pictures: HeldPictures) -> list[Any]:
         shown = state.unit
@@ -264,6 +300,13 @@ class Editor:
             "weight": gr.update(value=values["weight"], minimum=low, maximum=high),
         }
         return [state.text(), pictures, *updates.values()]
+
+
+def _for_page(page: PanelState, settled: Sequence[Settled], choice: ModelChoice) -> str:
+    """What the page's script takes up: each unit's model, and the list of models."""
+    listed = choice.listed([unit.get("model") for unit in page.units])
+    about = {"shown": page.shown, "units": settled, "choices": listed, "drawn": page.unit["model"]}
+    return f"<div class='ip-adapter-settled' hidden{html_controls.attributes(data_settled=json.dumps(about))}></div>"
 
 
 def _encoder_name(shown: Mapping[str, Any]) -> str:
@@ -282,4 +325,5 @@ def _drop_area(tab: str) -> str:
         "title='Drop, paste or click: the pictures become references of the unit that is shown.'>"
         "<span>Add references</span><small>drop, paste or click</small>"
         "<input type='file' accept='image/*,.safetensors' multiple hidden tabindex='-1'></div>"
+        "<button type='button' class='ip-adapter-clear' title='Remove all of them' hidden>Remove all</button>"
     )

@@ -45,8 +45,14 @@ def tick(label: str) -> str:
 
 def tool(sign: str, elem_id: str, tip: str, order: Mapping[str, Any] | None) -> str:
     """A small button, and what is ordered with it (None: a file is asked for)."""
-    about = attributes(id=elem_id, title=tip, data_order=json.dumps(order))
+    about = attributes(id=elem_id, title=tip, aria_label=tip, data_order=json.dumps(order))
     return f"<button type='button'{about}>{html.escape(sign)}</button>"
+
+
+def opener(text: str, elem_id: str, tip: str) -> str:
+    """A button that unfolds something, folded yet."""
+    about = attributes(id=elem_id, title=tip)
+    return f"<button type='button' aria-expanded='false'{about}>{html.escape(text)}</button>"
 
 
 def question(elem_id: Callable[[str], str], text: str, button: str, order: Mapping[str, Any], *, is_named: bool) -> str:

@@ -6,15 +6,10 @@ import html
 
 from ...checkpoint.catalog import AUTO, Catalog
 from ...checkpoint.names import few
-from ...errors import IPAdapterError
+from ...errors import IPAdapterError, size
 from ...jobs.fit import check_fit, encoder_for, encoder_kind, other_encoders, recogniser
 from .. import host
 from . import html_controls
-
-
-def size(count: int) -> str:
-    """Bytes as people read them: "98 MB", "2.5 GB"."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 0.1):.{0 if count >= 1e7 else 1}f} MB"
 
 
 def _line(css: str, text: str, sign: str = "", **attributes: str) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 from ...encode.picture import Picture
 from ...errors import IPAdapterError, UnitError
 from ...kinds import is_number
+from ...presets.document import HASH_PREFIX
 from ...reference import MAX_REFERENCES, WEIGHT
 from ...unit import MAX_UNITS
 from .controls import COMPONENTS, CONTROLS, CURVE
@@ -32,6 +33,7 @@ GONE = (
     "{} of its {} references {} not on the server any more (the WebUI has been restarted, or the page is an old one): "
     "reload the page, or remove the references and add them again."
 )
+KEPT = 256  # pictures that no unit has any more, the last of them, which stay for an undo
 WAITING = "a reference is still on its way: wait until its picture is shown, or remove it."
 
 
@@ -68,6 +70,12 @@ class PanelState:
         """Of a session's pictures those that units have."""
         used = self.used()
         return {key: one for key, one in (held or {}).items() if key in used}
+
+    def kept(self, held: HeldPictures | None) -> HeldPictures:
+        """Of a session's pictures those that units have, and before them the last ones that they had, which an undo in
+        the page may bring back."""
+        used = self.still_used(held)
+        return {**dict([one for one in (held or {}).items() if one[0] not in used][-KEPT:]), **used}
 
     @property
     def unit(self) -> dict[str, Any]:
@@ -118,10 +126,22 @@ def reference_weight(value: Any) -> float:
 
 @dataclass(frozen=True)
 class Arriving:
-    """What the page has put into the inbox: a picture under its key. None when it holds a receipt, or nothing yet."""
+    """What the page has put into the inbox: a picture under its key, or ``sha256:`` and the content hash of one that
+    the store of presets has. None when it holds a receipt, or nothing yet."""
 
     key: str
     data: str
+
+    def picture(self) -> Any:
+        """What ``decode`` takes. Raises UnitError for one that is named by its content hash and is no longer stored."""
+        if not self.data.startswith(HASH_PREFIX):
+            return self.data
+        from .. import process
+
+        picture = process.store().picture(self.data[len(HASH_PREFIX) :])
+        if picture is None:
+            raise UnitError("This picture is no longer among the presets and kept generations: add its file again.")
+        return picture
 
     @classmethod
     def parse(cls, text: str | None) -> Arriving | None:
@@ -178,7 +198,7 @@ class _Session:
         """A picture, None where it is not there."""
         picture = self.pictures.get(key)
         if picture is None and self.arriving is not None and self.arriving.key == key:
-            return Picture.of(self.arriving.data)
+            return Picture.of(self.arriving.picture())
         return picture
 
     def mask(self, key: str, of: str) -> Any:
@@ -236,7 +256,7 @@ def _images(items: Sequence[Item], session: _Session) -> list[dict[str, Any]]:
 
 
 def take(text: str, inbox: str, held: HeldPictures | None, look: Look | None = None) -> tuple[str, HeldPictures]:
-    """The key of the picture in ``inbox``, and the session's pictures with it, without those that no unit has any more.
+    """The key of the picture in ``inbox``, and the session's pictures with it, as ``PanelState.kept`` has them.
     ``look``: how the shown unit's references are seen.
 
     Raises IPAdapterError for what is no usable picture, for one too many in a unit, and for more pixels than one page
@@ -245,20 +265,29 @@ def take(text: str, inbox: str, held: HeldPictures | None, look: Look | None = N
     state, arriving = PanelState.parse(text), Arriving.parse(inbox)
     if arriving is None:
         raise UnitError(DAMAGED)
-    unit = next((unit for unit in state.units if arriving.key in _keys(unit)), None)
-    still_used = state.still_used(held)
-    if unit is None:  # removed before it was here
-        return arriving.key, still_used
-    items = [item["key"] for item in unit["images"]]
+    unit = next((unit for unit in state.units if arriving.key in _keys(unit)), {})  # removed before it was here: kept
+    kept = state.kept(held)
+    items = [item["key"] for item in unit.get("images", ())]
     if arriving.key in items[MAX_REFERENCES:]:
         raise IPAdapterError(f"A unit has at most {MAX_REFERENCES} references: remove one first.")
     look = look or Look(None, unit.get("crop", Look.crop))
-    picture = Intake(still_used.values()).picture(
-        arriving.data, (lambda picture, image: remember(picture, image, look)) if arriving.key in items else None
+    picture = Intake(state.still_used(held).values()).picture(
+        arriving.picture(), (lambda picture, image: remember(picture, image, look)) if arriving.key in items else None
     )
-    return arriving.key, {**still_used, arriving.key: picture}
+    return arriving.key, {**kept, arriving.key: picture}
 
 
-def receipt(key: str | None) -> str:
-    """What is left in the inbox for the page: the key of the picture that was taken out, None if it was refused."""
-    return json.dumps({"taken": key})
+def wanted(inbox: str) -> str | None:
+    """The key of a picture that the page wants to have, if that is what stands in the inbox."""
+    try:
+        key = json.loads(inbox or "{}").get("wanted")
+    except (ValueError, AttributeError):
+        return None
+    return str(key) if key else None
+
+
+def receipt(*, taken: str | None = None, problem: str = "", whole: str | None = None) -> str:
+    """What is left in the inbox for the page: the key of the picture that was ``taken`` out, or the ``problem`` for
+    which it was refused, or the address of one that it wanted."""
+    told = {"taken": taken, "problem": problem, "whole": whole}
+    return json.dumps({name: value for name, value in told.items() if value})

@@ -3,7 +3,8 @@ imported here. What needs a name or a yes is asked for in the line of notes belo
 
 Buttons and questions are plain HTML. The page's script writes what is wanted into a hidden box:
 ``{"ask": action}`` for a question, ``{"do": action, "name": …, "about": …}`` for what is answered with a yes, and
-``{"do": "load"}``, ``"export"`` or ``"cancel"``, each with a stamp that makes it another text than the one before.
+``{"do": "load"}``, ``"export"``, ``"cancel"`` or what purpose_row.py says, each with a stamp that makes it another text
+than the one before. What is loaded from the shelf (shelf.py) has its name in the order.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import gradio as gr
 
 from ...errors import IPAdapterError
 from ...presets.store import PresetExists, Store
-from . import html_controls
+from . import html_controls, purpose_row
 from .editor import QUIET, hidden, in_page, note
 from .exchanged_files import ExchangedFiles
 
@@ -32,6 +33,8 @@ TOOLS = (  # sign, name, order, tip
     ("📤", "export", {"do": "export"}, "Export the chosen preset to a file, or all if none is chosen"),
     ("📥", "import", None, "Import presets from a file"),
 )
+
+SHELF = "Presets, recent generations and references used lately, as pictures"
 
 # action -> (question about a preset, and its new name; button)
 QUESTIONS = {
@@ -60,7 +63,8 @@ class PresetBar:
             self.chosen = gr.Dropdown(
                 [], value=None, label="Preset", elem_id=self._id("chosen"), scale=4, min_width=160
             )
-            tools = (html_controls.tool(sign, self._id(name), tip, order) for sign, name, order, tip in TOOLS)
+            tools = [html_controls.tool(sign, self._id(name), tip, order) for sign, name, order, tip in TOOLS]
+            tools.append(html_controls.opener("Shelf", self._id("shelf"), SHELF))
             gr.HTML(f"<div class='ip-adapter-tools'>{''.join(tools)}</div>", elem_classes="ip-adapter-tools-column")
         # What comes and goes as a file; without a kind of component that the page does not have anyway.
         self.file = gr.File(visible=False, interactive=True, file_types=[".zip"], elem_id=self._id("file"))
@@ -176,9 +180,10 @@ class PresetBar:
 
     def connect(
         self, inputs: list[Any], units: Callable[[tuple[Any, ...]], list[dict[str, Any]]], outputs: list[Any],
-        filled: Callable[[list[dict[str, Any]]], tuple[list[Any], list[str]]],
+        filled: Callable[[list[dict[str, Any]], tuple[Any, ...]], tuple[list[Any], list[str]]],
     ) -> None:  # fmt: skip
-        """``units`` makes API objects of the values of ``inputs``; ``filled`` makes values for ``outputs`` of them."""
+        """``units`` makes API objects of the values of ``inputs``; ``filled`` makes values for ``outputs`` of such
+        objects, and of what ``inputs`` had before."""
         self.units, self.filled, self.nothing = units, filled, [gr.update()] * len(outputs)
         script = partial(in_page, self.tab)
         self.order.change(
@@ -200,23 +205,26 @@ class PresetBar:
         if "ask" in wanted:
             return [self._ask(wanted["ask"], chosen), same, same, *self.nothing]
         action = wanted["do"]
+        if action in purpose_row.ORDERS:
+            return [purpose_row.followed(wanted), same, same, *self.nothing]
         if action == "cancel":
             return ["", same, self._forgotten(file), *self.nothing]
         if action == "load":
-            answer, shown = self._load(chosen)
-            return [answer, same, same, *shown]
+            named = wanted.get("name")
+            answer, shown = self._load(named or name_of(chosen), values)
+            return [answer, self._list(named) if named else same, same, *shown]
         if action == "export":
             answer, path = self._export(chosen)
             return [answer, same, path, *self.nothing]
         name = wanted["name"].strip()
         return [*self._do(action, wanted["about"], name, chosen, file, lambda: self.units(values)), *self.nothing]
 
-    def _load(self, chosen: str | None) -> tuple[str, list[Any]]:
+    def _load(self, name: str, before: tuple[Any, ...]) -> tuple[str, list[Any]]:
         """Values for the note and ``outputs``."""
-        if not chosen:
+        if not name:
             return note(CHOOSE), self.nothing
         try:
-            values, notes = self.filled(self.store().load(name_of(chosen)))
+            values, notes = self.filled(self.store().load(name), before)
         except IPAdapterError as error:
             return note(error.detail), self.nothing
-        return note(f"Loaded “{name_of(chosen)}”.", *notes), values
+        return note(f"Loaded “{name}”.", *notes), values

@@ -31,6 +31,7 @@ from .face_cards import FaceLook, seen_side
 Item = dict[str, Any]
 Pictures = Mapping[str, Picture]
 CARD = 224  # height of a shown reference, in pixels
+ENLARGED = 2048  # longest side of a picture that is looked at, or painted over, in pixels
 SEEN = "What the encoder sees"
 
 
@@ -98,6 +99,13 @@ def _whole(picture: Picture, image: Callable[[], Image.Image]) -> str:
     return picture_pool.pool().preview((picture.content_hash, CARD), lambda: _shown(_small(image(), CARD * 2, CARD)))
 
 
+def enlarged(picture: Picture | None) -> str | None:
+    """Address of a picture at up to ENLARGED pixels; None where there is none to look at."""
+    if picture is None or picture.carries_embeddings:
+        return None
+    return data_url(_small(picture.image, ENLARGED, ENLARGED), "JPEG", quality=90)
+
+
 def _views(picture: Picture, image: Callable[[], Image.Image], look: Look, mask: Picture | None) -> str:
     """HTML: what the encoder sees. ``image`` as in ``_whole``."""
     size = look.size
@@ -106,13 +114,16 @@ def _views(picture: Picture, image: Callable[[], Image.Image], look: Look, mask:
 
     def draw() -> str:
         counts = None if mask is None else decode_mask(mask)
-        return "".join(
-            f"<img src='{_shown(view)}' alt='{SEEN}' title='{SEEN}' class='ip-adapter-seen'>"
-            for view in views(image(), size, look.crop, counts)
-        )
+        return "".join(_seen(_shown(view)) for view in views(image(), size, look.crop, counts))
 
     name = (picture.content_hash, size, look.crop, None if mask is None else mask.content_hash)
     return picture_pool.pool().preview(name, draw)
+
+
+def _seen(address: str) -> str:
+    return (
+        f"<img src='{address}' alt='{SEEN}' title='{SEEN}' class='ip-adapter-seen' decoding='sync' draggable='false'>"
+    )
 
 
 def remember(picture: Picture, image: Image.Image, look: Look) -> None:
@@ -130,7 +141,7 @@ def _face(number: int, item: Item, pictures: Pictures, look: Look) -> str:
         name = controlnet_name(item["controlnet"])
         text = f"<em title='The picture that {name} has when the generation starts'>{name}</em>"
     elif picture is None and item.get("waiting"):
-        text = "<em>on its way …</em>"
+        text = "<em class='ip-adapter-waiting'>on its way …</em>"
     elif picture is None:
         text = "<em class='ip-adapter-problem'>⚠ not there any more: add it again</em>"
     else:
@@ -141,12 +152,25 @@ def _face(number: int, item: Item, pictures: Pictures, look: Look) -> str:
         elif look.faces is not None:
             text = _photo(number, picture, image, look.faces, mask)
         else:
-            text = _img(number, picture, image) + _views(picture, image, look, mask)
-    return f"<span>{text}</span>"
+            text = _side_by_side(_img(number, picture, image), _views(picture, image, look, mask))
+    return f"<span class='ip-adapter-shown' draggable='true'>{text}</span>"
+
+
+def _side_by_side(whole: str, seen: str) -> str:
+    """HTML: a reference's picture and, where there is one, what is seen of it: then each has a caption."""
+    if not seen:
+        return f"<span class='ip-adapter-captioned'>{whole}</span>"
+    return (
+        f"<span class='ip-adapter-captioned'>{whole}<small>reference</small></span>"
+        f"<span class='ip-adapter-captioned'><span>{seen}</span><small>seen by the encoder</small></span>"
+    )
 
 
 def _img(number: int, picture: Picture, image: Callable[[], Image.Image]) -> str:
-    return f"<img src='{_whole(picture, image)}' alt='Reference {number}' title='Reference {number}'>"
+    return (
+        f"<img src='{_whole(picture, image)}' alt='Reference {number}' title='Reference {number}: click to enlarge' "
+        "class='ip-adapter-whole' decoding='sync' draggable='false'>"
+    )
 
 
 def _photo(
@@ -157,7 +181,7 @@ def _photo(
     try:
         faces = look.at(picture, counts)
     except IPAdapterError as error:
-        return _img(number, picture, image) + face_cards.problem(error.detail)
+        return _side_by_side(_img(number, picture, image), "") + face_cards.problem(error.detail)
 
     def draw() -> str:
         return _shown(_small(faces.marked(image()), CARD * 2, CARD))
@@ -167,14 +191,15 @@ def _photo(
     how = f", found {faces.found.how}" if faces.found.how else ""
     shown = (
         f"<span class='ip-adapter-photo'><img src='{marked}' alt='Reference {number}' "
-        f"title='Reference {number}{html.escape(how)}'>{faces.buttons()}</span>"
+        f"title='Reference {number}{html.escape(how)}' class='ip-adapter-whole' decoding='sync' draggable='false'>"
+        f"{faces.buttons()}</span>"
     )
     if faces.meant is None:
-        return shown + face_cards.problem(faces.problem)
+        return _side_by_side(shown, "") + face_cards.problem(faces.problem)
     cut = picture_pool.pool().preview(
         (*name, "cut"), lambda: _shown(faces.cut(image(), None if counts is None else counts.image, look.size))
     )
-    return f"{shown}<img src='{cut}' alt='{SEEN}' title='{SEEN}' class='ip-adapter-seen'>"
+    return _side_by_side(shown, _seen(cut))
 
 
 def _stored(picture: Picture) -> str:
@@ -201,56 +226,39 @@ def _buttons(number: int, item: Item, pictures: Pictures) -> str:
     paintable = "" if item["key"] in pictures else " disabled"
     return (
         f"<button type='button' class='ip-adapter-negate' aria-pressed='{str(negative).lower()}' "
-        f"aria-label='Reference {number} is negative' title='Negative: the picture moves away from it'>−</button>"
+        f"aria-label='Reference {number} is negative' title='The picture moves away from it'>Negative</button>"
         f"<button type='button' class='ip-adapter-pose' data-variants='instantid' aria-pressed='{str(pose).lower()}' "
-        f"aria-label='Reference {number} is for the pose' title='Pose: only where its face is counts'>☺</button>"
+        f"aria-label='Reference {number} is for the pose' title='Only where its face is counts'>Pose</button>"
         f"<button type='button' class='ip-adapter-mask' aria-pressed='{str(masked).lower()}'{mask}{paintable} "
-        f"aria-label='Mask of reference {number}' title='Mask: what of it counts'>🖌</button>"
+        f"aria-label='Mask of reference {number}' title='What of it counts'>Mask</button>"
+        f"<button type='button' class='ip-adapter-more' aria-expanded='false' "
+        f"aria-label='More about reference {number}' title='Enlarge, move, weigh'>⋯</button>"
         f"<button type='button' class='ip-adapter-remove' aria-label='Remove reference {number}' "
         "title='Remove'>✕</button>"
     )
 
 
-def _card(number: int, item: Item, pictures: Pictures, look: Look) -> str:
+def _card(number: int, item: Item, pictures: Pictures, look: Look, is_alone: bool) -> str:
+    """``is_alone``: the unit has no other reference, so the unit's own weight says it all where this one is 1."""
     number_field = (
         f"<input type='number' min='{WEIGHT.low:g}' max='{WEIGHT.high:g}' step='0.05' value='{item['weight']:g}' "
         f"aria-label='Weight of reference {number}'>"
     )
+    unseen = " hidden" if is_alone and item["weight"] == 1 else ""
     return (
         f"<li class='ip-adapter-card{' ip-adapter-negative' if item.get('negative') else ''}' "
         f"data-key='{html.escape(item['key'])}'>{_face(number, item, pictures, look)}"
-        f"<span><label title='Weight of this reference'>Weight{number_field}</label>"
-        f"{_buttons(number, item, pictures)}</span></li>"
+        f"<span class='ip-adapter-card-tools'><label title='Weight of this reference'{unseen}>"
+        f"<span>Weight</span>{number_field}</label>{_buttons(number, item, pictures)}</span></li>"
     )
 
 
 def cards(items: Sequence[Item], pictures: Pictures, look: Look, stamp: str = "") -> str:
-    """HTML: for each reference the picture, what the encoder sees of it, its weight, and buttons: negative, mask,
-    remove. The page's script puts into the panel's state what is done there; it looks for ``stamp``.
+    """HTML: for each reference the picture, what the encoder sees of it, its weight, and buttons.
+
+    They come as a template: the page's script puts them on view, and changes what has changed (ip_adapter_cards.js). It
+    looks for ``stamp``.
     """
-    shown = "".join(_card(number, one, pictures, look) for number, one in enumerate(items, 1))
-    if len(items) > 1:
-        clear = "<button type='button' class='ip-adapter-clear' title='Remove all of them'>Remove all</button>"
-        shown += f"<li>{clear}</li>"
-    return f"<ul class='ip-adapter-cards' data-stamp='{html.escape(stamp)}'>{shown}</ul>"
-
-
-def region(mask: Picture | None, missing: bool = False) -> str:
-    """HTML: a unit's region mask, and buttons to draw it and to do without."""
-    shown, data = "<em>the whole picture</em>", ""
-    if mask is not None:
-        small = picture_pool.pool().preview(
-            (mask.content_hash, "region"), lambda: data_url(_small(mask.image, CARD, CARD // 2))
-        )
-        shown, data = f"<img src='{small}' alt='Region mask'>", f" data-mask='{_mask_address(mask)}'"
-    elif missing:
-        shown = "<em class='ip-adapter-problem'>⚠ not there any more: draw it again</em>"
-    clear = "" if mask is None and not missing else (
-        "<button type='button' class='ip-adapter-region-clear' title='The unit acts in the whole picture again'>"
-        "Remove</button>"
-    )  # fmt: skip
-    return (
-        f"<div class='ip-adapter-region'><span>Region</span>{shown}"
-        f"<button type='button' class='ip-adapter-region-draw'{data} "
-        f"title='Where in the picture the unit acts'>Draw …</button>{clear}</div>"
-    )
+    is_alone = len(items) == 1
+    shown = "".join(_card(number, one, pictures, look, is_alone) for number, one in enumerate(items, 1))
+    return f"<template class='ip-adapter-drawn' data-stamp='{html.escape(stamp)}'>{shown}</template>"

@@ -1,0 +1,84 @@
+// The shelf, and what is kept of the panel beyond a reload of the page: only what has to be there from the start. The
+// rest is loaded when it is first wanted (opened/shelf.js, opened/keep.js).
+(window.ipAdapter ??= {}).shelf = (() => {
+    // Questions to the server (shelf.py), one at a time: the answer comes back in the box of the question.
+    function ask(tab, question) {
+        tab.shelf.answered = tab.shelf.answered.then(() => new Promise((resolve) => {
+            const stamp = ipAdapter.newKey();
+            const timer = setTimeout(() => resolve({}), 30_000);
+            tab.shelf.onAnswer = (answer) => {
+                clearTimeout(timer);
+                resolve(answer.stamp === stamp && !answer.ask ? answer : {});  // or the question, where it has failed
+            };
+            tab.writeBox("shelf", JSON.stringify({...question, stamp}));
+        }));
+        return tab.shelf.answered;
+    }
+    // In the place of a file: a picture that presets have, "sha256:" and its content hash (panel_state.py).
+    function stored(name) {
+        return Object.assign(new File([], "picture"), {stored: name});
+    }
+    function answerAsked(tab, [text]) {
+        tab.shelf.onAnswer?.(JSON.parse(text || "{}"));
+        return [];
+    }
+    async function onOpen(event) {
+        const button = event.target.closest?.(".ip-adapter-tools [aria-expanded]");
+        if (button) (await ipAdapter.loadSubject("shelf")).toggle(ipAdapter.tabOf(button), button);
+    }
+
+    // Keeping. A panel that has changed is kept once it rests, but not before it is known whether something is to be
+    // restored into it. Who has never had a picture in it has nothing that could be kept.
+
+    const REST = 800;  // milliseconds
+    const isKept = () => {
+        try {
+            return localStorage.getItem("ip-adapter-panel") !== null;
+        } catch {
+            return false;  // the browser keeps nothing for us
+        }
+    };
+    const hasPictures = ({units}) => units.some(({images, region}) => images?.length || region);
+    let isDecided = false;
+    function noteChange(tab) {
+        clearTimeout(tab.keep.timer);
+        tab.keep.timer = setTimeout(() => keep(tab), REST);
+    }
+    async function keep(tab) {
+        tab.keep.timer = null;
+        if (!isDecided) return noteChange(tab);
+        if (!isKept() && !hasPictures(tab.state)) return;
+        await (await ipAdapter.loadSubject("keep")).save(tab);
+    }
+    // All that is done in the panel writes into a field sooner or later; pictures go through the inbox.
+    function onInput(event) {
+        const tab = event.target.closest?.(".ip-adapter-restored") ? null : ipAdapter.tabOf(event.target);
+        if (!tab?.panel) return;
+        if (event.target === tab.hiddenBox("inbox")) {
+            const text = event.target.value, [, key] = /^{"key":"([^"]*)"/.exec(text.slice(0, 100)) ?? [];
+            if (key) tab.keep.arrived.set(key, text);
+        }
+        if (event.target !== tab.hiddenBox("shelf")) noteChange(tab);
+    }
+    function onLeave() {
+        if (document.visibilityState !== "hidden") return;
+        Object.values(ipAdapter.page.tabs).filter((tab) => tab.keep.timer).forEach((tab) => {
+            clearTimeout(tab.keep.timer);
+            keep(tab);
+        });
+    }
+    async function restore() {
+        try {
+            if (isKept()) await (await ipAdapter.loadSubject("keep")).restore();
+        } finally {
+            isDecided = true;
+        }
+    }
+
+    onUiLoaded(() => (window.requestIdleCallback ?? setTimeout)(restore));
+    document.addEventListener("click", onOpen);
+    document.addEventListener("input", onInput);
+    document.addEventListener("change", onInput);
+    document.addEventListener("visibilitychange", onLeave);
+    return {ask, stored, noteChange, hasPictures, answerAsked};
+})();

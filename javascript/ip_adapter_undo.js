@@ -1,0 +1,139 @@
+// Undo: what the units were before something was removed, moved or overwritten, and the line that offers it back.
+(window.ipAdapter ??= {}).undo = (() => {
+    const LONGEST = 20;  // acts; the session keeps their pictures (panel_state.py)
+    const SETTLED = 5000;  // milliseconds: what is about to be put into the units has come by then, or never comes
+    // A tab's acts, the last one at the end: {label, text, values, isTicked, time, changed}. `text` is the state and
+    // `values` those of gradio's components for the unit that was shown; `changed`, of an act on references only, are
+    // the references whose masks, and the units whose regions it has changed.
+    const histories = {txt2img: [], img2img: []};
+    const restored = {};  // a tab's name -> the state to which it is being set back
+
+    function valueOf(tab, field) {
+        const id = `${tab.name}_ip_adapter_${field}`;
+        return gradio_config.components.find(({props}) => props?.elem_id === id)?.props.value;
+    }
+    function snapshot(tab) {
+        const values = Object.fromEntries(tab.facts.fields.map((field) => [field, valueOf(tab, field)]));
+        return {text: tab.hiddenBox("state").value, values, isTicked: tab.tick.isSet};
+    }
+    const isSame = (one, other) => one.text === other.text && JSON.stringify(one.values) === JSON.stringify(other.values);
+
+    // Before an act that removes or overwrites something of any unit. `label` says what is about to be done:
+    // "loaded “Autumn”".
+    function remember(tab, label) {
+        push(tab, {label, time: performance.now(), ...snapshot(tab)});
+    }
+    function push(tab, entry) {
+        const history = histories[tab.name];
+        history.push(entry);
+        history.splice(0, history.length - LONGEST);
+        draw(tab);
+    }
+    // An act on references, their masks and regions, which `change` does to the state. To undo it leaves all else alone.
+    function act(tab, label, change) {
+        const entry = {label, time: performance.now(), ...snapshot(tab)}, before = JSON.parse(entry.text);
+        tab.changeState((state) => {
+            change(state);
+            entry.changed = changesOf(before, state);
+        });
+        push(tab, entry);
+    }
+    const referencesOf = ({units}) => new Map(units.flatMap(({images}) => images ?? []).map((one) => [one.key, one]));
+    function changesOf(before, after) {
+        const now = referencesOf(after), was = [...referencesOf(before).values()];
+        return {
+            masks: new Set(was.filter(({key, mask}) => now.has(key) && now.get(key).mask !== mask).map(({key}) => key)),
+            regions: new Set(before.units.flatMap(({region}, i) => region !== after.units[i]?.region ? [i] : [])),
+        };
+    }
+    // What has changed nothing after all, like a preset that could not be loaded, is forgotten.
+    function settle(tab) {
+        const history = histories[tab.name], last = history[history.length - 1];
+        if (last && !last.changed && performance.now() - last.time > SETTLED && isSame(last, snapshot(tab))) history.pop();
+    }
+
+    // References as they were, in their places; what was set on those that are still there stays, as do those that have
+    // been added since.
+    function putBack(state, earlier, {masks, regions}) {
+        const now = referencesOf(state), was = referencesOf(earlier);
+        const merged = (one) => {
+            const mask = now.has(one.key) && !masks.has(one.key) ? now.get(one.key).mask : one.mask;
+            return {...one, waiting: undefined, ...now.get(one.key), mask};
+        };
+        state.units.forEach((unit, i) => {
+            const {images = [], region} = earlier.units[i] ?? {};
+            unit.images = [...images.map(merged), ...(unit.images ?? []).filter(({key}) => !was.has(key))];
+            if (regions.has(i)) unit.region = region;
+        });
+    }
+    function undo(tab) {
+        const history = histories[tab.name], now = snapshot(tab);
+        let last;
+        do last = history.pop(); while (last && isSame(last, now));
+        if (last?.changed) {
+            tab.changeState((state) => putBack(state, JSON.parse(last.text), last.changed));
+        } else if (last) {
+            const state = JSON.parse(last.text);
+            Object.assign(ipAdapter.shownUnit(state), last.values);
+            restored[tab.name] = state;
+            tab.press("show");
+            if (tab.tick.isSet !== last.isTicked) tab.tickbox?.click();
+        }
+        draw(tab);
+        return Boolean(last);
+    }
+    // The state to which the tab is being set back, once (ip_adapter_units.js).
+    function takeRestored(tab) {
+        const state = restored[tab.name];
+        delete restored[tab.name];
+        return state;
+    }
+
+    // The line
+
+    function lineOf(tab) {
+        const row = tab.element("drop_area").parentElement;
+        let line = row.querySelector(":scope > .ip-adapter-undo");
+        if (!line) {
+            line = Object.assign(document.createElement("div"), {className: "ip-adapter-undo", hidden: true});
+            line.setAttribute("role", "status");
+            line.innerHTML = "<button type='button' title='Ctrl+Z'><span>Undo</span>: <span></span></button>";
+            row.append(line);
+        }
+        return line;
+    }
+    function draw(tab) {
+        const history = histories[tab.name];
+        if (!history.length && !tab.element("drop_area").parentElement.querySelector(".ip-adapter-undo")) return;
+        const line = lineOf(tab), hadFocus = line.contains(document.activeElement);
+        const now = snapshot(tab), last = [...history].reverse().find((entry) => !isSame(entry, now));
+        line.hidden = !last;
+        if (last) line.querySelector("button > span:last-child").textContent = last.label;
+        if (hadFocus && line.hidden) {
+            tab.element("drop_area").querySelector("[role=button]").focus({preventScroll: true});
+        }
+    }
+
+    function onClick(event) {
+        const button = event.target.closest?.(".ip-adapter-undo > button");
+        if (button) undo(ipAdapter.tabOf(button));
+        const bring = event.target.closest?.("[id$=_ip_adapter_controlnet_from]");
+        if (bring) remember(ipAdapter.tabOf(bring), "took over ControlNet's unit");
+    }
+    function onKey(event) {
+        if (event.key.toLowerCase() !== "z" || !(event.ctrlKey || event.metaKey) || event.shiftKey) return;
+        const {target} = event, tab = target.closest && ipAdapter.tabOf(target);
+        const isText = target.matches?.("textarea, select, input:not([type=checkbox], [type=range])");
+        if (tab && !isText && undo(tab)) event.preventDefault();
+    }
+
+    // Parameters are about to be put into the units.
+    function answerPasting(tab, values) {
+        remember(tab, "pasted parameters");
+        return values;
+    }
+
+    document.addEventListener("click", onClick);
+    document.addEventListener("keydown", onKey);
+    return {remember, act, settle, undo, draw, takeRestored, answerPasting};
+})();

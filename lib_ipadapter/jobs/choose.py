@@ -1,0 +1,133 @@
+"""Which adapter a unit takes where nobody has chosen one, and what to get where there is none.
+
+An adapter may be taken that was made for the checkpoint, and whose image encoder or face pack is here. Of several, one
+that was used lately comes first, then what its content says: the kinds in ``KINDS``, and those for faces last. Content
+does not tell a "plus" from the ones trained on faces or on composition: there, and only there, the file's name counts,
+as it does for the variants that shapes leave open (``checkpoint/ties.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ..encode.faces.face import PACKS
+from ..encode.faces.packs import address
+from ..errors import CheckpointError, IPAdapterError
+from .fit import encoder_for, fits, recogniser
+
+if TYPE_CHECKING:
+    from ..attend.layers import Topology
+    from ..checkpoint.catalog import Catalog
+    from ..checkpoint.entries import AdapterEntry
+
+KINDS = ("plus", "base")
+FACES = (
+    "faceid-plus-v2", "instantid", "faceid-plus", "faceid", "faceid-portrait", "faceid-portrait-unnorm", "plus",
+    "full-face",
+)  # fmt: skip
+_FACE = re.compile(r"(?<![a-z])faces?(?![a-z])")
+_COMPOSITION = re.compile(r"(?<![a-z])composition(?![a-z])")
+_LIGHT = re.compile(r"(?<![a-z])light(?![a-z])")
+# The file that a first picture wants, by the base's name.
+STARTERS = {
+    "SD1.5": "models/ip-adapter-plus_sd15.safetensors from h94/IP-Adapter",
+    "SDXL": "sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors from h94/IP-Adapter",
+}
+
+HasPack = Callable[[str], bool]  # whether a face pack of that name is here
+
+
+def is_for_faces(adapter: AdapterEntry) -> bool:
+    """Whether it was trained to show a person's face."""
+    spec = adapter.spec
+    if spec.source.startswith("face") or spec.variant == "full-face":
+        return True
+    return spec.variant == "plus" and _FACE.search(_stem(adapter)) is not None
+
+
+def is_for_composition(adapter: AdapterEntry) -> bool:
+    """Whether it was trained to give a picture's arrangement alone."""
+    return not is_for_faces(adapter) and _COMPOSITION.search(_stem(adapter)) is not None
+
+
+def _stem(adapter: AdapterEntry) -> str:
+    return adapter.path.stem.casefold().replace("_", " ")
+
+
+def _rank(adapter: AdapterEntry) -> tuple[object, ...]:
+    """The less, the sooner it is taken."""
+    spec, faces = adapter.spec, is_for_faces(adapter)
+    order = FACES if faces else KINDS
+    kind = order.index(spec.variant) if spec.variant in order else len(order)
+    retrained = spec.image_encoder is not None
+    light = _LIGHT.search(_stem(adapter)) is not None
+    return faces, is_for_composition(adapter), retrained, kind, light, adapter.name.casefold()
+
+
+def in_order(
+    catalog: Catalog, topology: Topology, remembered: Sequence[str] = (), *, faces: bool | None = None
+) -> list[AdapterEntry]:
+    """The adapters that were made for ``topology``, the likeliest first: those ``remembered`` (names, the one used last
+    first), then by their kinds. ``faces``: only those for faces, or none of them."""
+    used = [name.casefold() for name in remembered]
+
+    def place(adapter: AdapterEntry) -> tuple[object, ...]:
+        name = adapter.name.casefold()
+        return used.index(name) if name in used else len(used), *_rank(adapter)
+
+    fitting = (one for one in catalog.adapters if fits(one, topology))
+    return sorted((one for one in fitting if faces is None or is_for_faces(one) is faces), key=place)
+
+
+def check_ready(adapter: AdapterEntry, catalog: Catalog, has_pack: HasPack | None = None) -> None:
+    """Raises CheckpointError, with the file to get, where something is missing that ``adapter`` cannot do without.
+    Face packs are looked for only where ``has_pack`` says how."""
+    encoder_for(adapter, catalog)
+    if adapter.spec.variant == "instantid":
+        catalog.find_keypoints_network()
+    if not adapter.spec.source.startswith("face"):
+        return
+    pack = recogniser(adapter.spec)
+    if pack not in PACKS:
+        raise CheckpointError(f"it is fed by the face recognition {pack}, which is not to be had here: get another.")
+    if has_pack is not None and not has_pack(pack):
+        raise CheckpointError(
+            f"the face pack {pack} is missing: download {address(pack)}, and put the archive as it is into the WebUI's "
+            "models/insightface/models."
+        )
+
+
+def is_ready(adapter: AdapterEntry, catalog: Catalog, has_pack: HasPack | None = None) -> bool:
+    """Whether everything is here that ``adapter`` needs."""
+    try:
+        check_ready(adapter, catalog, has_pack)
+    except IPAdapterError:
+        return False
+    return True
+
+
+def chosen(
+    catalog: Catalog, topology: Topology | None, remembered: Sequence[str] = (), *, faces: bool | None = None,
+    has_pack: HasPack | None = None,
+) -> AdapterEntry | None:  # fmt: skip
+    """The adapter for a unit that has none, for a checkpoint of ``topology`` (None: not known); None where none is
+    ready. ``remembered``: names of those used with such checkpoints, the last one first. ``faces``: True for one that
+    shows a face, False for none of these, None for any."""
+    if topology is None:
+        return None
+    found = in_order(catalog, topology, remembered, faces=faces)
+    return next((adapter for adapter in found if is_ready(adapter, catalog, has_pack)), None)
+
+
+def missing(catalog: Catalog, topology: Topology) -> str:
+    """A sentence for where no adapter fits: which file to get, and where to put it."""
+    base = topology.base
+    file = STARTERS.get(base)
+    folder = next((one for one in catalog.adapter_folders if one.name == "ipadapter"), None)
+    folder = folder or next(iter(catalog.adapter_folders), None)
+    if file is None:
+        return f"no adapter here is for {base}: get one, or load a checkpoint for {' or '.join(STARTERS)}."
+    where = folder or "models/ipadapter"
+    return f"no adapter here is for {base}: download {file}, put it into {where}, and refresh the list of models."
