@@ -147,6 +147,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     const OURS = "[id*='_ip_adapter'], [class*='ip-adapter']", PREFIX = "IP-Adapter: ";
     const ATTRIBUTES = ["title", "placeholder", "aria-label", "alt"];
     const table = () => window.localization ?? {};
+    const isTranslated = () => Object.keys(table()).length > 0;
     let templates = null;
     // Those with values, the longest first: the one that leaves least to a value is the one that is meant.
     function templatesOf(translations) {
@@ -182,6 +183,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         if (value !== translation) node.textContent = node.textContent.replace(value, () => translation);
     }
     function translate(root) {
+        if (!isTranslated()) return;
         translateAttributes(root);
         root.querySelectorAll(ATTRIBUTES.map((name) => `[${name}]`).join()).forEach(translateAttributes);
         const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
@@ -189,7 +191,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     }
     // What is there, and what comes or changes later, in the panel and elsewhere.
     function followLanguage() {
-        if (!Object.keys(table()).length) return;
+        if (!isTranslated()) return;
         new MutationObserver((changes) => {
             for (const {type, target, addedNodes} of changes) {
                 if (type === "attributes" && target.closest(OURS)) translateAttributes(target);

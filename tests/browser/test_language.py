@@ -38,6 +38,7 @@ def test_the_panel_speaks_the_pages_language(pages: Callable[..., Page]) -> None
     types = page.find("weight_type").locator("option")
     shown = {one.get_attribute("value"): one.text_content() for one in types.all()}
     assert shown["style transfer precise"] == german("style transfer precise") != "style transfer precise"
+    page.small()
     page.choose("model", "demo-sd15")
     page.wait(lambda: page.used() == [1])
     assert not isinstance(page.generate(), str)

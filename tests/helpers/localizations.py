@@ -57,7 +57,7 @@ def is_text(text: str) -> bool:
     return (
         re.match(r"[“(⚠ {\d]*[A-Z]", text) is not None
         and re.search(r"[a-z]{2}", plain) is not None
-        and re.search(r"[<>=;\\_]|\$\{|://|[a-z][A-Z]\w*\(", plain) is None
+        and re.search(r"[<>=\\_]|;(?! )|\$\{|://|[a-z][A-Z]\w*\(", plain) is None
         and not text.startswith(PREFIX)  # an error's, or a line for the log
         and not re.fullmatch(r"[A-Z][\w-]*\.[a-z]+|[A-Z]+[a-z]*\w*[A-Z]\w*", text)
     )
