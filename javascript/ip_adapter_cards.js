@@ -79,7 +79,6 @@
             if (item && !item.waiting) forgetThumbnail(key);
         }
         arrange(tab, state);
-        ipAdapter.translate(list.parentElement.parentElement);
     }
 
     // The cards of the unit that is shown, in their order.

@@ -229,7 +229,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     const unload = () => tabs.txt2img.press("unload");
     const installFaces = () => tabs.txt2img.press("install_faces");
     return {
-        page, tabOf, noteLastTab, byId, pause, waitUntil, newKey, shownUnit, loadSubject, text, translate, unload,
+        page, tabOf, noteLastTab, byId, pause, waitUntil, newKey, shownUnit, loadSubject, text, unload,
         installFaces,
     };
 })());

@@ -20,7 +20,6 @@
     function answerNote(tab) {
         const question = tab.element("note").querySelector(".ip-adapter-question");
         if (question) {
-            ipAdapter.translate(question);
             const field = question.querySelector("input, [type=button]");  // Enter, pressed twice, does not overwrite
             field.focus();
             field.select?.();

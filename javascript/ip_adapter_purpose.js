@@ -118,7 +118,6 @@
         row.dataset.chips = text;
         row.replaceChildren(...chips.map((chip) => drawnChip(tab, chip)));
         row.hidden = !chips.length;
-        ipAdapter.translate(row.parentElement);
         if (at < 0) return;
         const buttons = row.querySelectorAll("button");
         (buttons[Math.min(at, buttons.length - 1)] ?? tab.element("weight").querySelector("input")).focus();

@@ -71,7 +71,6 @@
         for (const line of tab.element("units").querySelectorAll(".ip-adapter-lone")) {
             line.hidden = line.dataset.part !== parts[state.shown - 1];
         }
-        ipAdapter.translate(row);
     }
     function drawSigns(button, unit) {
         const signs = SIGNS.filter(([, , has]) => has(unit));
@@ -98,7 +97,6 @@
             ? "How many units take part in the next picture."
             : "IP-Adapter is not ticked: its references are left out.";
         if (badge.dataset.text !== text) badge.textContent = badge.dataset.text = text;
-        ipAdapter.translate(badge.parentElement);
     }
     // In the head, where it is seen of a folded panel, too; as is the line that asks.
     function build(tab) {

@@ -41,7 +41,6 @@ ipAdapter.card_menu = (() => {
         });
         opener.setAttribute("aria-expanded", "true");
         card.append(menu);
-        ipAdapter.translate(card.parentElement.parentElement.parentElement);
         menu.querySelector("button")?.focus({preventScroll: true});
         menu.addEventListener("keydown", (event) => {
             if (event.key !== "Escape") return;

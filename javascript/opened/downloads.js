@@ -99,10 +99,6 @@
     function drawn(tab) {
         const card = tab.element("details").querySelector(".ip-adapter-download");
         if (!card) return;
-        for (const element of [card, ...card.querySelectorAll("[aria-label]")]) {  // the WebUI translates texts alone
-            const label = window.localization?.[element.getAttribute("aria-label")];
-            if (label) element.setAttribute("aria-label", label);
-        }
         const told = JSON.parse(card.dataset.state);
         if (!state?.running || told.running) state = told;
         for (const box of card.querySelectorAll("input[data-file]")) {

@@ -61,7 +61,6 @@
         const rest = restOf(tab);
         if (!rest) return;
         rest.open = list.isOpen;
-        ipAdapter.translate(rest.parentElement);
         if (list.hadFocus && document.activeElement === document.body) rest.querySelector("summary").focus();
     }
     // A focus that goes with the lines comes back with the new ones; one that has been taken elsewhere does not.

@@ -229,7 +229,6 @@
             dialog.addEventListener("cancel", (event) => { event.preventDefault(); finish(null); });
             dialog.addEventListener("keydown", (event) => onKey(event, {dialog, painting, brush, accept}));
             (document.querySelector(".gradio-container") ?? document.body).append(dialog);
-            ipAdapter.translate(dialog);
             painting.draw();
             dialog.showModal();
             chosen().focus({focusVisible: false});

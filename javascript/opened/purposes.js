@@ -8,7 +8,6 @@ ipAdapter.purposes = (() => {
         if (lineOf(tab)) return close(tab);
         button.setAttribute("aria-expanded", true);
         rowOf(tab).append(drawn(tab));
-        ipAdapter.translate(rowOf(tab));
         lineOf(tab).querySelector("select").focus();
     }
     function close(tab) {

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ..downloads import published
 from ..encode.faces.face import PACKS
 from ..encode.faces.packs import address
 from ..errors import CheckpointError, IPAdapterError
@@ -30,11 +31,6 @@ FACES = (
 _FACE = re.compile(r"(?<![a-z])faces?(?![a-z])")
 _COMPOSITION = re.compile(r"(?<![a-z])composition(?![a-z])")
 _LIGHT = re.compile(r"(?<![a-z])light(?![a-z])")
-# The file that a first picture wants, by the base's name.
-STARTERS = {
-    "SD1.5": "models/ip-adapter-plus_sd15.safetensors from h94/IP-Adapter",
-    "SDXL": "sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors from h94/IP-Adapter",
-}
 
 HasPack = Callable[[str], bool]  # whether a face pack of that name is here
 
@@ -124,10 +120,13 @@ def chosen(
 def missing(catalog: Catalog, topology: Topology) -> str:
     """A sentence for where no adapter fits: which file to get, and where to put it."""
     base = topology.base
-    file = STARTERS.get(base)
-    folder = next((one for one in catalog.adapter_folders if one.name == "ipadapter"), None)
-    folder = folder or next(iter(catalog.adapter_folders), None)
+    file = published.starter(base)
     if file is None:
-        return f"no adapter here is for {base}: get one, or load a checkpoint for {' or '.join(STARTERS)}."
-    where = folder or "models/ipadapter"
-    return f"no adapter here is for {base}: download {file}, put it into {where}, and refresh the list of models."
+        bases = " or ".join(one.base for one in published.PUBLISHED if one.starter)
+        return f"no adapter here is for {base}: get one, or load a checkpoint for {bases}."
+    folder = next((one for one in catalog.adapter_folders if one.name == "ipadapter"), None)
+    where = folder or next(iter(catalog.adapter_folders), None) or "models/ipadapter"
+    return (
+        f"no adapter here is for {base}: download {file.path} from {file.repo}, put it into {where}, and refresh the "
+        "list of models."
+    )
