@@ -17,6 +17,10 @@
 
     // `card` becomes what `drawn` is, with as few changes as it takes.
     function morph(card, drawn) {
+        if (card.querySelector(":scope > .ip-adapter-card-menu")) {
+            drawn.querySelector(".ip-adapter-more")?.setAttribute("aria-expanded", "true");
+        }
+        if (card.matches("label") && card.contains(document.activeElement)) drawn.hidden = false;
         for (const {name} of [...card.attributes]) if (!drawn.hasAttribute(name)) card.removeAttribute(name);
         for (const {name, value} of drawn.attributes) {
             if (card.getAttribute(name) !== value) card.setAttribute(name, value);
@@ -27,7 +31,7 @@
             if (!old) card.append(node);
             else if (old.nodeName !== node.nodeName) old.replaceWith(node);
             else if (node.nodeType === Node.ELEMENT_NODE) morph(old, node);
-            else if (old.data !== node.data) old.data = node.data;
+            else if (old.data !== node.data) old.replaceWith(node);  // a new text is translated, a changed one is not
         });
         olds.slice(drawn.childNodes.length).forEach((node) => node.remove());
     }
@@ -111,5 +115,5 @@
         (same ?? fallback).focus({preventScroll: true});
     }
 
-    return {take, arrange, listOf, noteThumbnail};
+    return {take, arrange, listOf, noteThumbnail, forgetThumbnail};
 })();

@@ -66,11 +66,6 @@
         const head = event.target.closest?.(".label-wrap"), tab = head && ipAdapter.tabOf(head);
         if (tab && head.parentElement === tab.panel && tab.cards.stamp === null) drawCards(tab);
     }
-    // A panel that is opened for the first time shows what its model is.
-    function onOpened(event) {
-        const head = event.target.closest?.(".label-wrap"), tab = head && ipAdapter.tabOf(head);
-        if (tab && head.parentElement === tab.panel && tab.cards.stamp === null) drawCards(tab);
-    }
     function fillWeights(tab, column) {
         const weights = Object.fromEntries((tab.shownUnit.images ?? []).map(({key, weight}) => [key, weight]));
         for (const card of column.querySelectorAll(".ip-adapter-card")) {

@@ -94,7 +94,8 @@
         const pointed = ipAdapter.page.pointedDropArea, isPointedAt = pointed?.isConnected && pointed.matches(":hover");
         const tab = panelAt(document.activeElement) ?? (isPointedAt ? ipAdapter.tabOf(pointed) : null);
         const files = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
-        if (!tab || !files.length) return;
+        const isField = event.target.matches?.("textarea, input:not([type=checkbox], [type=range], [type=file])");
+        if (!tab || !files.length || isField && event.clipboardData.getData("text/plain")) return;
         event.preventDefault();
         event.stopImmediatePropagation();
         unfold(tab);

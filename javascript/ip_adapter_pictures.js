@@ -5,7 +5,7 @@
 
     function add(tab, files, number) {
         const {state} = tab, {references: most} = tab.facts;
-        const room = most - (state.units[(number ?? state.shown) - 1].images?.length ?? 0);
+        const room = Math.max(0, most - (state.units[(number ?? state.shown) - 1].images?.length ?? 0));
         const arriving = files.slice(0, room).map((file) => ({key: ipAdapter.newKey(), file}));
         ipAdapter.notes.clear(tab);
         ipAdapter.notes.tellOfMany(
@@ -44,14 +44,16 @@
         }
         delivery.isRunning = false;
     }
-    async function deliverPicture(tab, {key, file, isMask}) {
+    async function deliverPicture(tab, {key, file, isMask, isAgain}) {
         const {sent, word} = isMask ? {sent: file} : await readable(file);
         const {taken, problem} = await answerTo(tab, {key, data: await dataOf(sent)});
+        ipAdapter.cards.forgetThumbnail(key);  // it stays on view until the server's is there
+        if (!taken && !problem && !isAgain) return void tab.delivery.queue.unshift({key, file, isMask, isAgain: true});
         const isReference = tab.state.units.some((unit) => unit.images?.some((reference) => reference.key === key));
         if (taken !== key) {
             ipAdapter.references.remove(tab, key);
             ipAdapter.references.forgetMask(tab, key);
-            ipAdapter.notes.tell(tab, isMask ? "" : file.name, problem);
+            ipAdapter.notes.tell(tab, isMask ? "" : file.name, problem ?? "The WebUI has not answered: add it again.");
         } else if (isReference) {
             ipAdapter.references.change(tab, key, (reference) => ({...reference, waiting: undefined}));
             if (word) ipAdapter.notes.tell(tab, file.name, word, true);

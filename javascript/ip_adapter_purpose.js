@@ -34,6 +34,7 @@
         if (model) unit.model = unit.own = model;  // it may be exchanged with the checkpoint
     }
     function choose(tab, name) {
+        if (tab.shownUnit.layer_weights) ipAdapter.undo.remember(tab, "chose a purpose");
         return ipAdapter.units.revise(tab, (unit) => applied(tab, unit, name));
     }
 
@@ -137,10 +138,12 @@
         return made("span", {className: "ip-adapter-chip"}, ...parts);
     }
     function setBack(tab, {field, standard}) {
-        tab.changeShownUnit((unit) => {
-            if (field === "region") delete unit.region;
-            else unit[field] = JSON.parse(standard);
-        });
+        if (field === "region") {
+            ipAdapter.undo.act(tab, "removed the region", (state) => { delete ipAdapter.shownUnit(state).region; });
+        } else {
+            ipAdapter.undo.remember(tab, "set a value back");
+            tab.changeShownUnit((unit) => { unit[field] = JSON.parse(standard); });
+        }
     }
 
     function draw(tab, unit = tab.shownUnit) {

@@ -32,6 +32,11 @@
         const number = Number(/\d+/.exec(name ?? "")?.[0]);
         if (Number.isNaN(number)) return [];
         const reference = {key: ipAdapter.newKey(), weight: 1, controlnet: number + 1};
+        const {references: most} = tab.facts;
+        if ((tab.shownUnit.images?.length ?? 0) >= most) {
+            ipAdapter.notes.tellOfMany(tab, [name], `A unit has at most ${most} references. Left out:`);
+            return [];
+        }
         ipAdapter.units.tick(tab);
         tab.changeShownUnit((unit) => { unit.images = [...(unit.images ?? []), reference]; });
         return [];

@@ -163,7 +163,8 @@
     }
     function askFromControlNet(tab, [name, text, ...values]) {
         const state = tab.isReplacing ? JSON.stringify({...JSON.parse(text), replace: true}) : text;
-        if (!tab.isReplacing) tab.presets.button = tab.element("controlnet_from");
+        if (tab.isReplacing) ipAdapter.undo.remember(tab, "took over ControlNet's unit");
+        else tab.presets.button = tab.element("controlnet_from");
         tab.isReplacing = false;
         return [name, state, ...values];
     }

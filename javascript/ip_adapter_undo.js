@@ -8,12 +8,8 @@
     const histories = {txt2img: [], img2img: []};
     const restored = {};  // a tab's name -> the state to which it is being set back
 
-    function valueOf(tab, field) {
-        const id = `${tab.name}_ip_adapter_${field}`;
-        return gradio_config.components.find(({props}) => props?.elem_id === id)?.props.value;
-    }
     function snapshot(tab) {
-        const values = Object.fromEntries(tab.facts.fields.map((field) => [field, valueOf(tab, field)]));
+        const values = Object.fromEntries(tab.facts.fields.map((field) => [field, tab.valueOf(field)]));
         return {text: tab.hiddenBox("state").value, values, isTicked: tab.tick.isSet};
     }
     const isSame = (one, other) => one.text === other.text && JSON.stringify(one.values) === JSON.stringify(other.values);
@@ -74,6 +70,7 @@
             tab.changeState((state) => putBack(state, JSON.parse(last.text), last.changed));
         } else if (last) {
             const state = JSON.parse(last.text);
+            history.push({...now, label: `undid: ${last.label}`, time: performance.now()});  // the way back
             Object.assign(ipAdapter.shownUnit(state), last.values);
             restored[tab.name] = state;
             tab.press("show");
@@ -108,7 +105,8 @@
         const line = lineOf(tab), hadFocus = line.contains(document.activeElement);
         const now = snapshot(tab), last = [...history].reverse().find((entry) => !isSame(entry, now));
         line.hidden = !last;
-        if (last) line.querySelector("button > span:last-child").textContent = last.label;
+        const label = line.querySelector("button > span:last-child");
+        if (last && label.dataset.label !== last.label) label.textContent = label.dataset.label = last.label;
         if (hadFocus && line.hidden) {
             tab.element("drop_area").querySelector("[role=button]").focus({preventScroll: true});
         }
@@ -117,11 +115,10 @@
     function onClick(event) {
         const button = event.target.closest?.(".ip-adapter-undo > button");
         if (button) undo(ipAdapter.tabOf(button));
-        const bring = event.target.closest?.("[id$=_ip_adapter_controlnet_from]");
-        if (bring) remember(ipAdapter.tabOf(bring), "took over ControlNet's unit");
     }
     function onKey(event) {
-        if (event.key.toLowerCase() !== "z" || !(event.ctrlKey || event.metaKey) || event.shiftKey) return;
+        const isZ = event.key?.toLowerCase() === "z" || event.code === "KeyZ" && !/^[a-z]$/i.test(event.key);
+        if (!isZ || !(event.ctrlKey || event.metaKey) || event.shiftKey) return;
         const {target} = event, tab = target.closest && ipAdapter.tabOf(target);
         const isText = target.matches?.("textarea, select, input:not([type=checkbox], [type=range])");
         if (tab && !isText && undo(tab)) event.preventDefault();

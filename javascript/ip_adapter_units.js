@@ -128,7 +128,7 @@
             const value = unit[control.dataset.field] ?? JSON.parse(control.dataset.default);
             for (const field of control.querySelectorAll("input, select")) {
                 if (field.type === "checkbox") field.checked = value;
-                else if (field !== document.activeElement) field.value = value;
+                else if (field !== document.activeElement || field.matches("select, [type=range]")) field.value = value;
             }
         }
     }

@@ -62,6 +62,8 @@ ipAdapter.card_menu = (() => {
         dialog.setAttribute("aria-label", small.alt);
         dialog.append(image, close);
         dialog.addEventListener("close", () => dialog.remove());
+        // To the WebUI, Escape means that the job is to end.
+        dialog.addEventListener("keydown", (event) => event.stopPropagation());
         dialog.addEventListener("click", ({target}) => { if (target !== close) dialog.close(); });
         (document.querySelector(".gradio-container") ?? document.body).append(dialog);
         dialog.showModal();

@@ -132,6 +132,7 @@
         for (const unit of state.units) {
             const images = (unit.images ?? []).filter(({key, controlnet}) => controlnet !== undefined || has(key));
             lost += (unit.images ?? []).length - images.length;
+            lost += images.filter(({mask}) => mask && !has(mask)).length + Number(Boolean(unit.region && !has(unit.region)));
             unit.images = images.map(({mask, waiting, ...one}) => ({
                 ...one, ...(has(mask) ? {mask} : {}), ...(one.controlnet === undefined ? {waiting: true} : {}),
             }));
@@ -165,12 +166,12 @@
         line.append(text, button);
         if (lost) {
             const more = document.createElement("span");
-            more.textContent = "Some references are no longer kept: add them again.";
+            more.textContent = "Some references, masks or regions are no longer kept: add them again.";
             text.after(more);
         }
         tab.element("note").after(line);
         button.addEventListener("click", async () => {
-            ipAdapter.undo?.remember(tab, "started empty");
+            ipAdapter.undo.remember(tab, "started empty");
             line.remove();
             tab.element("preset_shelf")?.focus({preventScroll: true});
             if (tab.tickbox?.checked) tab.tickbox.click();

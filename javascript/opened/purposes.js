@@ -8,6 +8,11 @@ ipAdapter.purposes = (() => {
         if (lineOf(tab)) return close(tab);
         button.setAttribute("aria-expanded", true);
         rowOf(tab).append(drawn(tab));
+        lineOf(tab).addEventListener("keydown", (event) => {
+            if (event.key !== "Escape") return;
+            event.stopPropagation();  // to the WebUI it means that the job is to end
+            close(tab);
+        });
         lineOf(tab).querySelector("select").focus();
     }
     function close(tab) {

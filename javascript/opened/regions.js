@@ -78,8 +78,7 @@
 
     // What can be taken back says what it was.
     function change(tab, label, how) {
-        if (ipAdapter.undo) ipAdapter.undo.act(tab, label, how);
-        else tab.changeState(how);
+        ipAdapter.undo.act(tab, label, how);
     }
     async function put(tab, number, file, feather) {
         const key = ipAdapter.newKey();
@@ -146,6 +145,7 @@
         keepers.set(place, keeper);
         keeper.observe(place, {childList: true, subtree: true});
         setTimeout(() => keeper.disconnect(), 5000);
+        document.addEventListener("pointerdown", () => keeper.disconnect(), {once: true, capture: true});
         give();
     }
     async function press(tab, number, name) {

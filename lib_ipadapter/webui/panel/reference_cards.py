@@ -226,7 +226,8 @@ def _buttons(number: int, item: Item, pictures: Pictures) -> str:
     masked, negative, pose = "mask" in item, "negative" in item, "pose" in item
     given = pictures.get(item.get("mask", ""))
     mask = "" if given is None else f" data-mask='{_mask_address(given)}'"
-    paintable = "" if item["key"] in pictures else " disabled"
+    picture = pictures.get(item["key"])
+    paintable = "" if picture is not None and not picture.carries_embeddings else " disabled"
     return (
         f"<button type='button' class='ip-adapter-negate' aria-pressed='{str(negative).lower()}' "
         f"aria-label='Reference {number} is negative' title='The picture moves away from it'>Negative</button>"
