@@ -6,6 +6,7 @@
     // `values` those of gradio's components for the unit that was shown; `changed`, of an act on references only, are
     // the references whose masks, and the units whose regions it has changed.
     const histories = {txt2img: [], img2img: []};
+    const undone = {};  // a tab's name -> what the units were before the last undo of all that they were
     const restored = {};  // a tab's name -> the state to which it is being set back
 
     function snapshot(tab) {
@@ -23,6 +24,7 @@
         const history = histories[tab.name];
         history.push(entry);
         history.splice(0, history.length - LONGEST);
+        delete undone[tab.name];
         draw(tab);
     }
     // An act on references, their masks and regions, which `change` does to the state. To undo it leaves all else alone.
@@ -69,15 +71,26 @@
         if (last?.changed) {
             tab.changeState((state) => putBack(state, JSON.parse(last.text), last.changed));
         } else if (last) {
-            const state = JSON.parse(last.text);
-            history.push({...now, label: `undid: ${last.label}`, time: performance.now()});  // the way back
-            Object.assign(ipAdapter.shownUnit(state), last.values);
-            restored[tab.name] = state;
-            tab.press("show");
-            if (tab.tick.isSet !== last.isTicked) tab.tickbox?.click();
+            undone[tab.name] = {...now, label: last.label};
+            setBack(tab, last);
         }
         draw(tab);
         return Boolean(last);
+    }
+    function setBack(tab, {text, values, isTicked}) {
+        const state = JSON.parse(text);
+        Object.assign(ipAdapter.shownUnit(state), values);
+        restored[tab.name] = state;
+        tab.press("show");
+        if (tab.tick.isSet !== isTicked) tab.tickbox?.click();
+    }
+    // What an undo of all units has taken away, edits since then among it, comes back.
+    function redo(tab) {
+        const entry = undone[tab.name];
+        if (!entry) return false;
+        remember(tab, entry.label);
+        setBack(tab, entry);
+        return true;
     }
     // The state to which the tab is being set back, once (ip_adapter_units.js).
     function takeRestored(tab) {
@@ -94,7 +107,9 @@
         if (!line) {
             line = Object.assign(document.createElement("div"), {className: "ip-adapter-undo", hidden: true});
             line.setAttribute("role", "status");
-            line.innerHTML = "<button type='button' title='Ctrl+Z'><span>Undo</span>: <span></span></button>";
+            line.innerHTML = "<button type='button' title='Ctrl+Z'><span>Undo</span>: <span></span></button>"
+                + "<span class='ip-adapter-redo'>"
+                + "<button type='button' title='Ctrl+Shift+Z'><span>Redo</span>: <span></span></button></span>";
             row.append(line);
         }
         return line;
@@ -104,10 +119,14 @@
         if (!history.length && !tab.element("drop_area").parentElement.querySelector(".ip-adapter-undo")) return;
         const line = lineOf(tab), hadFocus = line.contains(document.activeElement);
         const now = snapshot(tab), last = [...history].reverse().find((entry) => !isSame(entry, now));
-        line.hidden = !last;
-        const label = line.querySelector("button > span:last-child");
-        if (last && label.dataset.label !== last.label) label.textContent = label.dataset.label = last.label;
-        if (hadFocus && line.hidden) {
+        const again = undone[tab.name];
+        line.hidden = !last && !again;
+        for (const [button, entry] of [["> button", last], ["> .ip-adapter-redo > button", again]]) {
+            const shown = line.querySelector(`:scope ${button}`), label = shown.lastElementChild;
+            shown.hidden = !entry;
+            if (entry && label.dataset.label !== entry.label) label.textContent = label.dataset.label = entry.label;
+        }
+        if (hadFocus && document.activeElement.offsetParent === null) {
             tab.element("drop_area").querySelector("[role=button]").focus({preventScroll: true});
         }
     }
@@ -115,13 +134,15 @@
     function onClick(event) {
         const button = event.target.closest?.(".ip-adapter-undo > button");
         if (button) undo(ipAdapter.tabOf(button));
+        const again = event.target.closest?.(".ip-adapter-redo > button");
+        if (again) redo(ipAdapter.tabOf(again));
     }
     function onKey(event) {
         const isZ = event.key?.toLowerCase() === "z" || event.code === "KeyZ" && !/^[a-z]$/i.test(event.key);
-        if (!isZ || !(event.ctrlKey || event.metaKey) || event.shiftKey) return;
+        if (!isZ || !(event.ctrlKey || event.metaKey)) return;
         const {target} = event, tab = target.closest && ipAdapter.tabOf(target);
         const isText = target.matches?.("textarea, select, input:not([type=checkbox], [type=range])");
-        if (tab && !isText && undo(tab)) event.preventDefault();
+        if (tab && !isText && (event.shiftKey ? redo(tab) : undo(tab))) event.preventDefault();
     }
 
     // Parameters are about to be put into the units.

@@ -51,7 +51,7 @@ def test_presets_round_trip(page: Page, pages: Callable[..., Page]) -> None:
     other.preset("load")
     other.wait(lambda: other.note() == "Loaded “Straße 1”.")
     other.wait(lambda: other.drawn(2))
-    assert (other.shown(), other.pictures(), other.used()) == (1, [2, 1, 0], [1])  # the other one has no model
+    assert (other.shown(), other.pictures(), other.used()) == (1, [2, 1, 0], [1, 2])
     assert other.cards().nth(1).locator("input").input_value() == "0.5"
     assert (other.model(), other.number("weight"), other.number("end")) == ("demo-sd15", 0.7, 1)
     other.unit(2)

@@ -93,7 +93,7 @@ def test_two_regions_take_five_clicks(host: Host, pages: Callable[..., Page]) ->
     assert page.page.evaluate("clicks") == 5
     both = page.generate()
     units = [
-        unit("demo-sd15", seeds=(2 * number,), region_mask=base64_of(half(side)))
+        unit("demo-sd15", seeds=(2 * number,), region_mask=base64_of(half(side)), weight=0.7)
         for number, side in enumerate(("left", "right"), 1)
     ]
     (expected,) = make(host, *units, negative_prompt="", seed=1, sampler_name="Euler")

@@ -46,13 +46,21 @@ def test_what_was_removed_or_overwritten_comes_back(page: Page) -> None:
     kept = keys(page)
     page.tick()
     page.preset("load")
-    page.wait(lambda: page.drawn(4) and page.is_ticked() and page.number("weight") == 1)
+    page.wait(lambda: page.drawn(4) and page.is_ticked() and page.number("weight") == 0.7)
     page.wait(undo.is_visible)
     assert undo.inner_text() == "Undo: loaded “Undone”"
     undo.click()
     page.wait(lambda: page.drawn(1) and not page.is_ticked())
     assert keys(page) == kept and page.number("weight") == 0.25 and page.model() == "demo-sd15"
     assert page.cards().locator("img").count() == 2
+    # What has been undone by mistake can be had again, until something else is removed or overwritten.
+    redo = page.page.locator("#txt2img_ip_adapter .ip-adapter-redo > button")
+    assert redo.inner_text() == "Redo: loaded “Undone”"
+    redo.click()
+    page.wait(lambda: page.drawn(4) and page.is_ticked() and page.number("weight") == 0.7 and not redo.is_visible())
+    page.find("enabled").locator("input").focus()  # no field of text
+    page.page.keyboard.press("Control+z")
+    page.wait(lambda: page.drawn(1) and not page.is_ticked())
     page.find("enabled").locator("input").focus()  # no field of text
     page.page.keyboard.press("Control+z")
     page.wait(lambda: page.drawn(5))  # what had been removed before, and what has been added since

@@ -30,13 +30,13 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
     page.add(picture(0))
     page.find("preset_chosen").locator("input").focus()
     reached = set()
-    for _ in range(30):
+    for _ in range(60):
         page.page.keyboard.press("Tab")
         reached.add(page.page.evaluate(
             "document.activeElement.closest('[id*=_ip_adapter_]')?.id.replace('txt2img_ip_adapter_', '')"
         ))  # fmt: skip
     wanted = {f"preset_{name}" for name in ("load", "save", "rename", "delete", "export", "import")}
-    wanted |= {*("units", "drop_area", "references", "model", "weight", "wide", "start", "end", "enabled")}
+    wanted |= {*("units", "drop_area", "references", "model", "weight", "wide", "start", "end", "enabled", "purposes")}
     assert wanted - reached == set()
 
 
