@@ -19,7 +19,7 @@ def test_one_unit_needs_no_scrolling(width: int, pages: Callable[..., Page]) -> 
     page.open()
     page.add(picture(0))
     box = page.page.locator("#txt2img_ip_adapter").bounding_box()
-    assert box["height"] < 720
+    assert box["height"] < (900 if width == 400 else 720)  # the window is that high
     assert page.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
     for name in ("drop_area", "model", "weight", "start", "end", "enabled", "advanced"):
         inner = page.find(name).bounding_box()
