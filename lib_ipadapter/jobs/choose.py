@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from ..checkpoint.wanted import ENCODERS
 from ..downloads import published
-from ..encode.faces import packs
 from ..encode.faces.face import PACKS
 from ..errors import CheckpointError, IPAdapterError, printable
 from .fit import encoder_for, fits, recogniser
@@ -92,6 +91,8 @@ def check_ready(adapter: AdapterEntry, catalog: Catalog, has_pack: HasPack | Non
     if pack not in PACKS:
         raise CheckpointError(f"it is fed by the face recognition {pack}, which is not to be had here: get another.")
     if has_pack is not None and not has_pack(pack):
+        from ..encode.faces import packs  # not when the WebUI starts
+
         raise packs.missing(pack)
 
 

@@ -248,7 +248,7 @@ def test_a_checkpoint_that_could_not_be_read_is_looked_at_again(host: Host, tmp_
         raise OSError("the disk is away")
 
     topology = Topology.of(cross_attention_layers(sd_unet()))
-    spec = UNetSpec(topology.context_width, topology.layer_widths, topology.blocks)
+    spec = UNetSpec(topology.base, topology.context_width, topology.layer_widths, topology.blocks)
     file = tmp_path / "checkpoint.safetensors"
     file.write_bytes(b"x")
     monkeypatch.setattr(a1111, "identify", lambda _shapes: spec)
