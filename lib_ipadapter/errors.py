@@ -16,11 +16,6 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub("?", text)
 
 
-def size(count: int) -> str:
-    """Bytes as people read them: "98 MB", "2.5 GB"."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 0.1):.{0 if count >= 1e7 else 1}f} MB"
-
-
 class IPAdapterError(Exception):
     """Something a user can put right; its text is one sentence or two that end with the remedy.
 

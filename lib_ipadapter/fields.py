@@ -16,8 +16,6 @@ from .kinds import Choice, Kind, Wording
 
 # The headings below which folded controls stand.
 TRANSFERS, WHERE, WHEN, EXPERT = GROUPS = ("What transfers", "Where", "When", "Expert")
-# What a control may need to have an effect; the page's script hides it while that is not there.
-NEEDS = ("composition", "boost", "several references", "region")
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,8 @@ class PanelPlace:
     """Where and how the panel shows a field: in the row ``place`` ("model" and "weight" are in sight, "advanced" is
     folded), there by ``order``. ``key`` is the control's name where it is not the field's: a second control's.
 
-    ``group`` is the heading of a folded one, one of GROUPS; ``needs``, one of NEEDS, is what it has no effect without.
+    ``group`` is the heading of a folded one, one of GROUPS; ``needs`` is what it has no effect without: the
+    page's script (ip_adapter_purpose.js) knows these words, and hides the control meanwhile.
     """
 
     label: str

@@ -1,28 +1,21 @@
 """What a unit is for, in a person's words: each purpose with the settings that make it so.
 
-The published defaults stand in one table. Defaults that a person has put in their place are kept in a small JSON file,
-``{purpose: {field: value}}``; what cannot be read of it counts as not there.
+The published defaults stand in one table; presets/purpose_defaults.py keeps those that a person puts in their place.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from .errors import IPAdapterError, UnitError, printable
+from .errors import UnitError, printable
 from .fields import settings_of
 from .kinds import Wording
 from .unit import Unit, conflicts
 
 Settings = Mapping[str, Any]
 FIELDS = ("weight_type", "weight", "composition_weight", "start", "end")  # what a purpose sets of a unit
-MAX_BYTES = 16_384  # of the file
 
 
 @dataclass(frozen=True)
@@ -85,67 +78,8 @@ def checked(settings: object) -> dict[str, Any]:
     return values
 
 
-class PurposeDefaults:
-    """Each purpose's default: the one that a person has put there, else the published one. ``file`` keeps the former;
-    it is read anew each time, since another process may have written it. Thread-safe."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._lock = threading.Lock()
-
-    def kept(self) -> dict[str, dict[str, Any]]:
-        """The defaults that stand in the place of published ones, by purpose."""
-        try:
-            with self.file.open("rb") as opened:
-                content = json.loads(opened.read(MAX_BYTES))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        found = {}
-        for name in BY_NAME if isinstance(content, dict) else ():
-            try:
-                found[name] = checked(content.get(name))
-            except UnitError:  # of another version, or written by hand
-                continue
-        return found
-
-    def all(self) -> dict[str, dict[str, Any]]:
-        """Every purpose's default, in the table's order."""
-        return {purpose.name: purpose.published for purpose in PURPOSES} | self.kept()
-
-    def keep(self, name: str, settings: object) -> None:
-        """Make ``settings`` the default of a purpose. Raises IPAdapterError for what can be none, and where the file
-        cannot be written."""
-        values = checked(settings)
-        with self._lock:
-            self._write({**self.kept(), _known(name): values})
-
-    def forget(self, name: str) -> None:
-        """Go back to the published default. Raises IPAdapterError where the file cannot be written."""
-        with self._lock:
-            kept = self.kept()
-            if kept.pop(_known(name), None) is not None:
-                self._write(kept)
-
-    def _write(self, kept: Mapping[str, Settings]) -> None:
-        """Beside it, then into its place in one step."""
-        temporary = None
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=self.file.parent, prefix=f".{self.file.name}.", delete=False
-            ) as opened:
-                temporary = opened.name
-                json.dump(kept, opened, indent=1)
-            os.replace(temporary, self.file)
-        except OSError as error:
-            if temporary is not None and os.path.exists(temporary):
-                os.unlink(temporary)
-            raise IPAdapterError(
-                f"{printable(str(self.file))} cannot be written ({error.strerror or error}): make its folder writable."
-            ) from None
-
-
-def _known(name: str) -> str:
+def known(name: str) -> str:
+    """The name of a purpose. Raises UnitError where there is none."""
     if name not in BY_NAME:
         raise UnitError(f"there is no purpose “{printable(str(name))}”: known are {', '.join(BY_NAME)}.")
     return name

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, printable
+from ..replace_file import replace_file
 from .entries import AdapterEntry, EncoderEntry, Entry, KeypointsEntry, UnusableEntry
 from .folders import FoundFile
 from .reading import Reading
@@ -82,19 +82,8 @@ class Memory:
         self.known, self.used = self.used, {}
         if self.path is None or not changed:
             return
-        # Written beside it, then put into its place in one step: no library here does more than these two calls do.
-        temporary = None
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=self.path.parent, prefix=f".{self.path.name}.", delete=False
-            ) as file:
-                temporary = file.name
-                json.dump({"rules": rules(), "files": self.known}, file, separators=(",", ":"))
-            os.replace(temporary, self.path)
-        except OSError:
-            if temporary is not None and os.path.exists(temporary):
-                os.unlink(temporary)
+        with suppress(OSError):
+            replace_file(self.path, json.dumps({"rules": rules(), "files": self.known}, separators=(",", ":")))
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -1,4 +1,4 @@
-"""What the catalogue's files are called, and which of them a name means."""
+"""What the catalogue's files are called, which of them a name means, and how their sizes are written."""
 
 from __future__ import annotations
 
@@ -66,3 +66,8 @@ def few(names: Sequence[str]) -> str:
 def shown(name: str) -> str:
     text = repr(str(name))
     return text if len(text) <= 100 else f"{text[:97]}…"
+
+
+def size(count: int) -> str:
+    """Bytes as people read them: "98 MB", "2.5 GB"."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 0.1):.{0 if count >= 1e7 else 1}f} MB"

@@ -68,6 +68,7 @@ def fetch(order: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None
     if target.exists():
         if hash_of(target, tell) != order["sha256"]:
             raise Taken
+        _forget(partial)  # what has come of it before it lay there by hand
         return
     partial.mkdir(parents=True, exist_ok=True)
     file = Path(os.path.realpath(downloaded(order, partial)))

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.folders import PARTIAL
-from ..errors import printable, size
+from ..checkpoint.names import size
+from ..errors import printable
 from .problems import DownloadError, no_room
 from .published import Published, named
 from .transfer import Cancelled, Transfer, partly
@@ -90,11 +91,12 @@ class Desk:
         """Call off everything that is on its way, and forget what went wrong. What has come stays, for another time."""
         with self._lock:
             self._orders = [order for order in self._orders if order.state != FAILED]
-            for order in self._orders:
-                if order.state in (WAITING, COMING):
-                    order.state = CANCELLED
-                    if order.transfer is not None:
-                        order.transfer.cancel()
+            busy = [order for order in self._orders if order.state in (WAITING, COMING)]
+            for order in busy:
+                order.state = CANCELLED
+        for order in busy:  # its process may take a while to end: meanwhile others can ask how the downloads are
+            if order.transfer is not None:
+                order.transfer.cancel()
 
     def wait(self, seconds: float | None = None) -> None:
         """Until nothing is on its way any more."""

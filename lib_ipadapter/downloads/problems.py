@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..errors import CheckpointError, printable, size
+from ..checkpoint.names import size
+from ..errors import CheckpointError, printable
 from .published import SITE, Published
 
-AGAIN = "press “Try again”"
+AGAIN = "try again"  # in the panel by its button, as a client by another request
 HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,100}")
 
 
@@ -33,8 +34,8 @@ def by_hand(file: Published, folder: Path) -> str:
 
 
 def sentence(word: str, told: str, file: Published, folder: Path, done: int = 0) -> str:
-    """About a download of ``file`` into ``folder`` that ended after ``done`` bytes. ``word`` and ``told`` are what the
-    process that fetches said."""
+    """About a download of ``file`` into ``folder`` that ended with ``done`` bytes, 0 where it brought none of
+    them. ``word`` and ``told`` are what the process that fetches said."""
     others = f"{AGAIN}, and if that does not help, {by_hand(file, folder)}."
     known = _sentences(told, file, folder, done)
     found = known.get("broken" if word == "connection" and done else word)

@@ -44,7 +44,7 @@ class Transfer:
     def __init__(self, file: Published, folder: Path) -> None:
         self.file, self.folder = file, folder
         self.partial = folder / PARTIAL / file.name
-        self.done = partly(self.partial)  # bytes
+        self.done = self._before = partly(self.partial)  # bytes
         self.checked: int | None = None  # bytes whose hash is computed, once all have come
         self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), self.done)])
         self._cancelled = threading.Event()
@@ -71,15 +71,18 @@ class Transfer:
                 self.checked = answer.get("checking", self.checked)
         finally:
             self._kill()
+        if last.get("done"):  # even if it was called off at that moment: the file has its name
+            self.done = max(self.done, partly(self.partial))
+            return
         if self._cancelled.is_set():
             raise Cancelled
         self.done = max(self.done, partly(self.partial))
-        if not last.get("done"):
-            told = last.get("told", f"code {self._code()}")
-            raise self._error(str(last.get("problem", "ended")), str(told))
+        told = last.get("told", f"code {self._code()}")
+        raise self._error(str(last.get("problem", "ended")), str(told))
 
     def _error(self, word: str, told: str = "") -> DownloadError:
-        return DownloadError(sentence(word, told, self.file, self.folder, self.done))
+        come = self.done if self.done > self._before else 0  # what earlier attempts brought says nothing of this one
+        return DownloadError(sentence(word, told, self.file, self.folder, come))
 
     def _started(self) -> queue.SimpleQueue[bytes]:
         """A process at work, and the lines that it says, an empty one at its end."""
@@ -102,7 +105,8 @@ class Transfer:
         answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=_listen, args=(process, answers), daemon=True).start()
         assert process.stdin is not None
-        with contextlib.suppress(OSError):  # a process that has gone is seen where its answer is missing
+        # A process that has gone, or was called off at this moment, is seen where its answer is missing.
+        with contextlib.suppress(OSError, ValueError):
             process.stdin.write(json.dumps(order).encode() + b"\n")
             process.stdin.flush()
         return answers

@@ -12,13 +12,15 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ..checkpoint.wanted import ENCODERS
 from ..downloads import published
 from ..encode.faces.face import PACKS
-from ..encode.faces.packs import address
-from ..errors import CheckpointError, IPAdapterError
+from ..errors import CheckpointError, IPAdapterError, printable
 from .fit import encoder_for, fits, recogniser
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..attend.layers import Topology
     from ..checkpoint.catalog import Catalog
     from ..checkpoint.entries import AdapterEntry
@@ -89,10 +91,9 @@ def check_ready(adapter: AdapterEntry, catalog: Catalog, has_pack: HasPack | Non
     if pack not in PACKS:
         raise CheckpointError(f"it is fed by the face recognition {pack}, which is not to be had here: get another.")
     if has_pack is not None and not has_pack(pack):
-        raise CheckpointError(
-            f"the face pack {pack} is missing: download {address(pack)}, and put the archive as it is into the WebUI's "
-            "models/insightface/models."
-        )
+        from ..encode.faces import packs  # not when the WebUI starts
+
+        raise packs.missing(pack)
 
 
 def is_ready(adapter: AdapterEntry, catalog: Catalog, has_pack: HasPack | None = None) -> bool:
@@ -118,15 +119,31 @@ def chosen(
 
 
 def missing(catalog: Catalog, topology: Topology) -> str:
-    """A sentence for where no adapter fits: which file to get, and where to put it."""
+    """A sentence for where no adapter fits: which file to get, and where to put it; and so of the image encoder that it
+    needs, unless it is here."""
     base = topology.base
     file = published.starter(base)
     if file is None:
         bases = " or ".join(one.base for one in published.PUBLISHED if one.starter)
         return f"no adapter here is for {base}: get one, or load a checkpoint for {bases}."
-    folder = next((one for one in catalog.adapter_folders if one.name == "ipadapter"), None)
-    where = folder or next(iter(catalog.adapter_folders), None) or "models/ipadapter"
-    return (
-        f"no adapter here is for {base}: download {file.path} from {file.repo}, put it into {where}, and refresh the "
-        "list of models."
+    parts = [f"no adapter here is for {base}: {_get(file, catalog.adapter_folders, 'ipadapter')}"]
+    lacking = [published.named(name) for name in file.needs if not is_here(name, catalog)]
+    parts += [f"for its image encoder {_get(one, catalog.encoder_folders, 'clip_vision')}" for one in lacking]
+    return f"{'; '.join(parts)}, and refresh the list of models."
+
+
+def _get(file: published.Published, folders: Sequence[Path], name: str) -> str:
+    """How to get a file into the one of ``folders`` that is called ``name``, or into the first."""
+    folder = next((one for one in folders if one.name == name), None) or next(iter(folders), None)
+    where = printable(str(folder or f"models/{name}"))
+    renamed = f" as {file.name}" if not file.path.endswith(file.name) else ""
+    return f"download {file.path} from {file.repo}, put it into {where}{renamed}"
+
+
+def is_here(name: str, catalog: Catalog) -> bool:
+    """Whether a published file of that name is here, or an encoder of its kind under another name."""
+    entries = (*catalog.adapters, *catalog.encoders, *catalog.keypoints_networks)
+    kind = next((kind for kind, wanted in ENCODERS.items() if wanted.save_as == name), None)
+    return any(entry.file_name == name for entry in entries) or any(
+        entry.spec.kind == kind and entry.spec.image_encoder is None for entry in catalog.encoders
     )

@@ -7,12 +7,12 @@ at once one counts.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+
+from ..replace_file import replace_file
 
 MOST_NAMES, MOST_BASES = 12, 12
 LONGEST_NAME = 300  # characters; longer names are not kept
@@ -55,17 +55,6 @@ class UsedModels:
             return {}
 
     def _write(self, known: dict[str, list[str]]) -> None:
-        """Beside it, then into its place in one go. A disk that cannot be written is no trouble."""
-        temporary = None
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=self.path.parent, prefix=f".{self.path.name}.", delete=False
-            ) as file:
-                temporary = file.name
-                json.dump({"used": known}, file, separators=(",", ":"))
-            os.replace(temporary, self.path)
-        except (OSError, ValueError):
-            if temporary is not None:
-                with suppress(OSError):
-                    os.unlink(temporary)
+        """A disk that cannot be written is no trouble."""
+        with suppress(OSError, ValueError):
+            replace_file(self.path, json.dumps({"used": known}, separators=(",", ":")))

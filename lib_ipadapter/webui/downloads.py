@@ -4,6 +4,7 @@ when somebody first asks."""
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,27 @@ SETTING = "“Adapters and image encoders can be downloaded” in Settings, IP-A
 OPEN = ("share", "listen", "ngrok", "server_name")  # flags with which others can reach a WebUI
 
 
-@functools.cache
+_building = threading.Lock()
+
+
 def desk() -> Desk:
-    """Where this process orders its downloads."""
+    """Where this process orders its downloads: one, however many ask first at the same time."""
+    with _building:
+        return _made()
+
+
+def is_used() -> bool:
+    """Whether somebody has asked for ``desk``."""
+    return _made.cache_info().currsize > 0
+
+
+def forget() -> None:
+    """Begin with a new ``desk``."""
+    _made.cache_clear()
+
+
+@functools.cache
+def _made() -> Desk:
     from ..downloads.desk import Desk
 
     def arrived() -> None:
@@ -76,7 +95,8 @@ def add_routes(app: FastAPI, guards: Sequence[Any]) -> None:
 
     @app.post(path, dependencies=[*both, wants("application/json")])
     def post_downloads(body: Any = Body(...)) -> dict[str, Any]:  # noqa: B008
-        _check()
+        if why := refusal(by_api=True):
+            raise HTTPException(403, why)
         try:
             desk().start(names(body))
         except IPAdapterError as error:
@@ -85,11 +105,5 @@ def add_routes(app: FastAPI, guards: Sequence[Any]) -> None:
 
     @app.delete(path, dependencies=both)
     def delete_downloads() -> dict[str, Any]:
-        _check()
         desk().cancel()
         return desk().state()
-
-
-def _check() -> None:
-    if why := refusal(by_api=True):
-        raise HTTPException(403, why)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from ..checkpoint.catalog import Catalog
 from ..encode.faces import packages
 from ..jobs.resources import Resources
+from ..presets.purpose_defaults import PurposeDefaults
 from ..presets.store import Store
 from ..presets.used_models import UsedModels
-from ..purposes import PurposeDefaults
 from . import options
 from .host import folders
 

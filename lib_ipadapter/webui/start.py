@@ -16,7 +16,7 @@ from . import influence_pictures as influence
 from .neighbours import xyz
 from .panel import picture_pool, send_to
 from .panel.controlnet_bar import ControlNetBar
-from .process import faces, resources, store, used_models
+from .process import faces, purposes, resources, store, used_models
 
 
 def on_cfg_denoiser(params: script_callbacks.CFGDenoiserParams) -> None:
@@ -46,6 +46,7 @@ def on_script_unloaded() -> None:
     faces.cache_clear()
     store.cache_clear()
     used_models.cache_clear()
+    purposes.cache_clear()
     picture_pool.pool.cache_clear()
 
 

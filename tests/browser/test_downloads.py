@@ -31,7 +31,7 @@ def hub(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     process.resources().catalog.refresh()
     file = small(STARTER, data, starter=True)
     listed(monkeypatch, file)
-    downloads.desk.cache_clear()
+    downloads.forget()
     with serving() as (made, address):
         made.files = {file.path: data}
         made.stop_after, made.hold = len(data) // 2, True
@@ -39,7 +39,7 @@ def hub(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         yield made
     downloads.desk().cancel()
     downloads.desk().wait(10)
-    downloads.desk.cache_clear()
+    downloads.forget()
     shutil.rmtree(folder, ignore_errors=True)
     shutil.move(away, folder)
     process.resources().catalog.refresh()

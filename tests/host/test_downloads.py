@@ -32,14 +32,14 @@ def hub(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setattr(
         folders, "downloads", lambda *, encoders: tmp_path / ("clip_vision" if encoders else "ipadapter")
     )
-    downloads.desk.cache_clear()
+    downloads.forget()
     with serving() as (made, address):
         made.files = {FILE.path: bytes(1_000_000)}
         monkeypatch.setenv("HF_ENDPOINT", address)
         yield made
     downloads.desk().cancel()
     downloads.desk().wait(10)
-    downloads.desk.cache_clear()
+    downloads.forget()
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ def test_a_client_downloads_where_the_setting_allows_it(
 ) -> None:
     for number in (0, 1, 3):
         choose(number)
-        for refused in (host.client.post(ROUTE, json={"file": FILE.name}), host.client.delete(ROUTE)):
-            assert refused.status_code == 403 and "switched off: set “Adapters and" in refused.json()["detail"]
+        refused = host.client.post(ROUTE, json={"file": FILE.name})
+        assert refused.status_code == 403 and "switched off: set “Adapters and" in refused.json()["detail"]
     assert hub.asked == [] and host.client.get(ROUTE).json()["files"] == []
     choose(2)
     answer = host.client.post(ROUTE, json={"file": FILE.name})
@@ -120,7 +120,48 @@ def test_a_press_downloads_and_tells_how_far_it_is(host: Host, hub: Hub, choose:
     hub.go.set()
     assert press(host, do="start", files=["x"])["problem"].startswith("'x' is none of the files")
     foreign = press(host, {"Origin": "https://evil.example"}, do="start", files=[FILE.name])
-    assert foreign.status_code == 500 and not waited()["running"]
+    assert "another site" in foreign["problem"] and not waited()["running"]
+
+
+def test_what_is_on_its_way_can_be_called_off_once_nothing_may_be_downloaded(
+    host: Host, hub: Hub, choose: Callable[[int], None]
+) -> None:
+    from lib_ipadapter.webui.panel import download_card
+
+    hub.stop_after, hub.hold = 500_000, True
+    for call_off in (lambda: press(host, do="cancel"), lambda: host.client.delete(ROUTE).json()):
+        choose(0)
+        assert press(host, do="start", files=[FILE.name])["running"]
+        choose(3)
+        assert "data-do='cancel'" in download_card.card(None, Catalog([], []))
+        answer = call_off()
+        assert answer["files"][0]["state"] == "cancelled" and "problem" not in answer
+        waited()
+    assert "data-do='cancel'" not in download_card.card(None, Catalog([], []))
+    hub.go.set()
+
+
+def test_two_that_ask_first_at_once_share_one_desk(host: Host, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+    import time
+
+    from lib_ipadapter.downloads import desk
+    from lib_ipadapter.webui import downloads
+
+    class Slow(desk.Desk):
+        def __init__(self, *args: Any) -> None:
+            time.sleep(0.2)
+            super().__init__(*args)
+
+    monkeypatch.setattr(desk, "Desk", Slow)
+    downloads.forget()
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(downloads.desk())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 3 and len({id(one) for one in found}) == 1
 
 
 def test_no_press_downloads_where_others_reach_the_webui(
@@ -183,11 +224,17 @@ def test_the_card(host: Host, tmp_path: Path, choose: Callable[[int], None], mon
     assert card() == ""  # nothing is published for it
 
 
-def test_the_card_of_an_adapter_without_its_encoder(host: Host, choose: Callable[[int], None]) -> None:
+def test_the_card_of_an_adapter_without_its_encoder(
+    host: Host, choose: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lib_ipadapter.webui.panel import download_card
 
     choose(0)
     spec = SimpleNamespace(source="penultimate", embedding_width=1280, clip_width=None, image_encoder=None)
+    topology = Topology.of(cross_attention_layers(sd_unet()))
+    spec.context_width, spec.layer_widths = topology.context_width, topology.layer_widths
+    loaded = SimpleNamespace(present_topology=lambda: topology)
+    monkeypatch.setattr(download_card, "host", SimpleNamespace(current=lambda: loaded))
     lacking = SimpleNamespace(
         adapters=[], encoders=[], keypoints_networks=[], find=lambda name: SimpleNamespace(spec=spec),
         find_encoder=Catalog([], []).find_encoder,
@@ -195,6 +242,9 @@ def test_the_card_of_an_adapter_without_its_encoder(host: Host, choose: Callable
     shown = download_card.card("plus", lacking)
     assert "The image encoder of this adapter is not here yet." in shown
     assert shown.count("data-file=") == 1 and "CLIP-ViT-H-14.safetensors" in shown
+    loaded.present_topology = lambda: Topology.of(cross_attention_layers(sdxl_unet()))
+    assert "No adapter for SDXL is here yet." in download_card.card("plus", lacking)  # of no use, with it or without
+    loaded.present_topology = lambda: topology
     spec.image_encoder = "somebody's own"
     assert "The image encoder" not in download_card.card("plus", lacking)
 

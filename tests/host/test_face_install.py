@@ -50,6 +50,9 @@ def test_unloading_and_reloading_end_the_process(host: Host, monkeypatch: pytest
     start.on_script_unloaded()
     assert ended == ["end"] * 2
     assert process.resources().faces is process.faces()
+    before = process.purposes(), process.used_models()
+    start.on_script_unloaded()
+    assert process.purposes() is not before[0] and process.used_models() is not before[1]
 
 
 def test_the_start_does_not_load_what_finds_faces() -> None:

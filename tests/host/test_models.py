@@ -90,6 +90,18 @@ def test_what_was_used_last_comes_first(checkpoint, used) -> None:
     assert panel_of(None).editor.controls["model"].value == "wide"  # InstantID lacks its pack and its network
 
 
+def test_what_was_used_last_reaches_a_page_that_is_opened_later(checkpoint, used) -> None:
+    """The panel is built when the WebUI starts."""
+    checkpoint("SD1.5")
+    editor = panel_of(None).editor
+    unit = json.loads(editor.state.value)["units"][0]
+    used.note("SD1.5", ["base"])
+    with_picture, by_hand = {**unit, "images": [{"key": "k", "weight": 1}]}, {**unit, "model": "plus"}
+    face = {**unit, "model": "full-face", "own": "full-face"}  # by a press of the purpose
+    settled, said, _ = drawn(editor, OWN, unit, with_picture, by_hand, face)
+    assert [now for _, _, now, _ in settled["units"]] == ["base", OWN, "plus", "full-face"] and not said
+
+
 def test_the_first_cards_choose_where_the_checkpoint_was_not_known_before(checkpoint) -> None:
     checkpoint(None)
     editor = panel_of(None).editor
@@ -107,13 +119,15 @@ def test_a_change_of_the_checkpoint_exchanges_what_fitted_before_and_says_so(che
     item = {"images": [{"key": "k", "weight": 1}]}
     fitted = {"own": "base", "fitted": {"SD1.5": "base"}}
     units = [{**fitted, **item}, {"model": "base", **fitted}, {"model": "base", **fitted, **item}]
+    assert drawn(editor, "base", {}, units[1], shown=2)[1] == ""  # as a page that is opened after the change
     settled, said, _ = drawn(editor, "base", *units)
     assert settled["units"] == [[number, "base", "wide", "SDXL"] for number in (1, 2, 3)]
     assert said == "<div>The checkpoint is SDXL now: units 1 and 3 take wide instead of base.</div>"
     # Each unit has its own model again where it had one: not the one that is likeliest.
     checkpoint("SD1.5")
-    again = {"model": "wide", "fitted": {"SD1.5": "faceid", "SDXL": "wide"}}
-    settled, said, _ = drawn(editor, "wide", again, {**again, "fitted": {"SD1.5": "plus", "SDXL": "wide"}})
+    again = {"model": "wide", "fitted": {"SD1.5": "faceid", "SDXL": "wide"}, **item}
+    other = {"model": "wide", "fitted": {"SD1.5": "plus", "SDXL": "wide"}}
+    settled, said, _ = drawn(editor, "wide", again, other)
     assert [now for _, _, now, _ in settled["units"]] == [OWN, "plus"]  # the face pack is not here
     assert said == f"<div>The checkpoint is SD1.5 now: unit 1 takes {html.escape(OWN)} instead of wide.</div>"
 
@@ -215,8 +229,33 @@ def test_the_refresh_button_says_what_it_has_found(more: Path, checkpoint) -> No
     )
     (more / "new.safetensors").unlink()
     assert editor._look_again(text, "base")[1] == ("<div>Gone: new.safetensors; 5 adapters fit SD1.5, 3 do not.</div>")
+    (more / "broken.safetensors").write_bytes(b"half of it")
+    editor._look_again(text, "base")
+    write_adapter(more / "broken.safetensors", sd_unet())  # mended under its name
+    assert "Found 1 new file: broken.safetensors; " in editor._look_again(text, "base")[1]
+    (more / "broken.safetensors").unlink()
+    editor._look_again(text, "base")
     checkpoint(None)
     assert editor._look_again(text, "base")[1] == "<div>Found nothing new; there are 8 adapters.</div>"
+
+
+def test_a_checkpoint_that_could_not_be_read_is_looked_at_again(host: Host, tmp_path: Path, monkeypatch) -> None:
+    from lib_ipadapter.attend.layers import cross_attention_layers
+    from lib_ipadapter.checkpoint.specs import UNetSpec
+    from lib_ipadapter.webui.host import a1111
+
+    def away(_file: Path) -> Any:
+        raise OSError("the disk is away")
+
+    topology = Topology.of(cross_attention_layers(sd_unet()))
+    spec = UNetSpec(topology.base, topology.context_width, topology.layer_widths, topology.blocks)
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(b"x")
+    monkeypatch.setattr(a1111, "identify", lambda _shapes: spec)
+    monkeypatch.setattr(a1111, "read_shapes", away)
+    assert a1111._topology_in(file) is None
+    monkeypatch.setattr(a1111, "read_shapes", lambda _file: {})
+    assert a1111._topology_in(file) == topology
 
 
 # A press of Generate

@@ -55,7 +55,7 @@ def test_old_pages_keep_no_pictures(host: Host, monkeypatch: pytest.MonkeyPatch)
     assert "not there any more" in stranger
 
 
-def test_a_page_is_given_its_own_pictures_whole_and_no_others(host: Host) -> None:
+def test_a_page_is_given_its_own_pictures_whole_and_no_others(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
     from PIL import Image
@@ -73,6 +73,15 @@ def test_a_page_is_given_its_own_pictures_whole_and_no_others(host: Host) -> Non
     assert (head, shown.size) == ("data:image/jpeg;base64", (2048, 1024))
     assert take("another", {"k": "what a page says of its session counts for nothing"}, wanted="k") == {}
     assert take("one", wanted="what it has not") == {}
+    from lib_ipadapter.errors import PictureError
+    from lib_ipadapter.webui.panel import reference_cards
+
+    def damaged(_picture: Any) -> str:
+        raise PictureError("This picture is damaged: add it again.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reference_cards, "enlarged", damaged)
+        assert take("one", wanted="k") == {"problem": "This picture is damaged: add it again."}
     assert take("one", key="k", data=base64_of(picture(1, (64, 64)))) == {"taken": "k"}  # and goes on
     assert (
         "text, not a picture" in take("one", key="e", data=base64.b64encode(b"hello there, world").decode())["problem"]

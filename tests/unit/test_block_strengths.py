@@ -51,3 +51,17 @@ def test_what_makes_no_bars_says_why() -> None:
 
     text = bars.drawn("SDXL", unit(layer_weights=[1.0] * 16))
     assert "holds 16 numbers, but this model has 11 transformer blocks" in text
+
+
+def test_a_reason_stands_beside_its_own_field_alone() -> None:
+    from lib_ipadapter.webui.panel.block_strengths import checked
+
+    def wrong(**settings) -> tuple[list[str], int]:
+        fine = {"weight": 1.0, "curve": None, "weight_type": "linear", "layer_weights": None}
+        text = checked("SD1.5", {**fine, **settings})
+        return re.findall("data-wrong='(.*?)'", text), len(bars(text))
+
+    assert wrong(curve="0:1 1:0", layer_weights="1:0.5") == ([], 16)
+    assert wrong(curve="0:1 1:", layer_weights="99:1") == (["curve", "layer_weights"], 16)
+    assert wrong(curve="0:1 1:0", layer_weights="99:1") == (["layer_weights"], 16)
+    assert wrong(curve="0:1 1:0", layer_weights="1:0.5", composition_weight=99) == ([], 0)

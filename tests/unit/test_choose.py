@@ -99,4 +99,10 @@ def test_what_is_missing_is_said(topology: Topology, says: str, tmp_path: Path) 
     folder.mkdir()
     assert missing(listed(tmp_path, folder), topology).startswith(says)
     if topology.base != "SD2.x":
-        assert f"put it into {folder}, and refresh" in missing(listed(tmp_path, folder), topology)
+        told = missing(listed(tmp_path, folder), topology)
+        assert f"put it into {folder}; for its image encoder download models/image_encoder/model.safetensors" in told
+        assert told.endswith(" as CLIP-ViT-H-14.safetensors, and refresh the list of models.")
+        with_encoder = here(tmp_path, {}, "ViT-H-14")
+        assert missing(with_encoder, topology).endswith(f"put it into {tmp_path}, and refresh the list of models.")
+        strange = Catalog([tmp_path / "a\nb"], [])
+        assert f"put it into {tmp_path}/a?b; for" in missing(strange, topology)

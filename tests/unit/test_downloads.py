@@ -84,7 +84,7 @@ def test_what_broke_off_goes_on(made: SimpleNamespace, hub: Hub, folder: Path) -
     hub.stop_after = HALF
     (one,) = fetched(made)
     assert one["state"] == "failed" and not (folder / FILE.name).exists() and made.arrived == []
-    assert "the connection to 127.0.0.1 broke off after 2.1 MB: press “Try again”, and it goes on" in one["problem"]
+    assert "the connection to 127.0.0.1 broke off after 2.1 MB: try again, and it goes on" in one["problem"]
     hub.stop_after, hub.sent = None, 0
     (one,) = fetched(made)
     assert one["state"] == "done" and (folder / FILE.name).read_bytes() == DATA
@@ -118,7 +118,7 @@ def test_more_than_the_published_file_is_not_taken(
         (404, "RevisionNotFound", "has no models/one.safetensors in maker/files (it answered 404)"),
         (401, "RepoNotFound", "gives this file only to who is logged in (it answered 401): set HF_TOKEN"),
         (403, "GatedRepo", "gives this file only to who is logged in (it answered 403): set HF_TOKEN"),
-        (500, "", "127.0.0.1 cannot give the file now (it answered 500): press “Try again” in a few minutes"),
+        (500, "", "127.0.0.1 cannot give the file now (it answered 500): try again in a few minutes"),
     ],
 )
 def test_what_a_server_answers_is_told(
@@ -210,10 +210,69 @@ def test_a_download_is_called_off_and_goes_on(made: SimpleNamespace, hub: Hub, f
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert os.listdir(folder) == [PARTIAL] and made.arrived == []
+    with pytest.MonkeyPatch.context() as patch:  # what came before says nothing of an attempt that brings nothing
+        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+        assert "127.0.0.1 cannot be reached, or breaks off at once" in fetched(made)[0]["problem"]
     hub.go.set()
     hub.stop_after = None
     assert fetched(made)[0]["state"] == "done"
     assert hub.gets()[-1] == "bytes=2097152-"
+
+
+def test_a_cancel_at_the_last_moment_is_too_late(
+    made: SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has its name already: it is told as it is, and looked for."""
+    listen = transfer._listen
+
+    def slow(process: subprocess.Popen[bytes], answers: transfer.queue.SimpleQueue[bytes]) -> None:
+        until(lambda: (folder / SECOND.name).exists() and process.poll() is not None)
+        made.desk.cancel()
+        listen(process, answers)
+
+    monkeypatch.setattr(transfer, "_listen", slow)
+    made.desk.start([SECOND.name])
+    made.desk.wait(60)
+    (one,) = made.desk.state()["files"]
+    assert one["state"] == "done" and made.arrived == [[SECOND.name]]
+
+
+def test_a_cancel_while_the_process_is_told_what_to_fetch(
+    made: SimpleNamespace, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancelled(order: object) -> str:
+        if isinstance(order, dict):
+            made.desk.cancel()
+        return json.JSONEncoder().encode(order)
+
+    monkeypatch.setattr(transfer, "json", SimpleNamespace(dumps=cancelled, loads=json.loads))
+    (one,) = fetched(made)
+    assert one["state"] == "cancelled" and "problem" not in one and hub.asked == []
+
+
+def test_others_can_ask_while_a_process_is_ended(
+    made: SimpleNamespace, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.stop_after, hub.hold = HALF, True
+    made.desk.start([FILE.name])
+    until(lambda: made.desk.state()["done"])
+    end, is_free = transfer.Transfer.cancel, []
+
+    def cancel(one: transfer.Transfer) -> None:
+        is_free.append(not made.desk._lock.locked())
+        end(one)
+
+    monkeypatch.setattr(transfer.Transfer, "cancel", cancel)
+    made.desk.cancel()
+    assert is_free == [True]
+    hub.go.set()
+
+
+def test_what_has_come_of_a_file_goes_once_it_lies_there(made: SimpleNamespace, hub: Hub, folder: Path) -> None:
+    hub.stop_after = HALF
+    assert fetched(made)[0]["state"] == "failed" and (folder / PARTIAL).exists()
+    (folder / FILE.name).write_bytes(DATA)  # by hand
+    assert fetched(made)[0]["state"] == "done" and os.listdir(folder) == [FILE.name]
 
 
 def test_the_process_ends_with_the_webui(hub: Hub, folder: Path) -> None:
@@ -252,7 +311,7 @@ def test_the_process_ends_with_the_webui(hub: Hub, folder: Path) -> None:
 
 def test_a_process_that_ends_by_itself_is_told(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "BEGIN", "import os; os._exit(7)")
-    assert "the process that fetches it has ended (code 7): press" in fetched(made)[0]["problem"]
+    assert "the process that fetches it has ended (code 7): try again" in fetched(made)[0]["problem"]
     monkeypatch.setattr(sys, "executable", "")
     assert (
         "no process can be started to fetch it (there is no Python to start): download" in fetched(made)[0]["problem"]
@@ -262,7 +321,9 @@ def test_a_process_that_ends_by_itself_is_told(made: SimpleNamespace, monkeypatc
 def test_other_errors_are_words_of_ours(tmp_path: Path) -> None:
     told = child.problem(RuntimeError("http://anna:geheim@mirror failed"))
     assert told == {"problem": "other", "told": "RuntimeError"}
-    assert "it could not be fetched (RuntimeError): press" in problems.sentence("other", "RuntimeError", FILE, tmp_path)
+    assert "it could not be fetched (RuntimeError): try again" in problems.sentence(
+        "other", "RuntimeError", FILE, tmp_path
+    )
     lacking = child.problem(ModuleNotFoundError("no", name="huggingface_hub"))
     assert "huggingface_hub cannot be used" in problems.sentence(lacking["problem"], lacking["told"], FILE, tmp_path)
     assert child.problem(ConnectionResetError(104, "reset"))["problem"] == "connection"

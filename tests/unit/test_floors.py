@@ -11,7 +11,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "lib_ipadapter"
 FLOORS = (
-    {"errors", "bases", "fields", "kinds", "reference", "unit", "weighting", "field_table", "face_fields", "purposes"},
+    {
+        "errors",
+        "replace_file",
+        "bases",
+        "fields",
+        "kinds",
+        "reference",
+        "unit",
+        "weighting",
+        "field_table",
+        "face_fields",
+        "purposes",
+    },
     {"checkpoint", "downloads", "encode", "projections", "attend"},
     {"jobs"},
     {"presets", "infotext"},

@@ -72,3 +72,12 @@ def test_html_controls_know_their_values_whatever_the_page_shows() -> None:
         assert f"<span>{html.escape(control.at.label)}</span>" in drawn
         for name in choices_of(Unit, control.setting.name):
             assert f"<option value='{html.escape(name)}'>{html.escape(name)}</option>" in drawn
+
+
+def test_a_question_needs_a_name_only_where_it_asks_for_one(modules: None) -> None:
+    from lib_ipadapter.webui.panel.html_controls import question
+
+    plain = question("id_{}".format, "Replace them?", "Replace", {"do": "replace"}, is_named=False)
+    assert "<input" not in plain and ">Replace</button>" in plain and "id='id_no'" in plain
+    named = question("id_{}".format, "Its name?", "Save", {"do": "save", "name": "a 'b'"}, is_named=True)
+    assert "<input" in named and "value='a &#x27;b&#x27;'" in named

@@ -144,3 +144,17 @@ def test_what_is_no_picture_is_not_kept(small_pool) -> None:
     with pytest.raises(IPAdapterError, match="not a picture"):
         panel_state.take(state("a"), json.dumps({"key": "a", "data": "aGVsbG8gd29ybGQ="}), {})
     assert small_pool._pictures.nbytes == 0
+
+
+def test_whether_a_mask_is_empty_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib_ipadapter.webui.panel import picture_pool
+
+    looks: list[Picture] = []
+    has_white = picture_pool._has_white
+    monkeypatch.setattr(picture_pool, "_has_white", lambda mask: looks.append(mask) or has_white(mask))
+    full, empty = Picture.of(Image.new("RGB", (8, 8), "white")), Picture.of(Image.new("RGB", (8, 8), "black"))
+    for _ in range(2):
+        assert not picture_pool.is_empty(full) and picture_pool.is_empty(empty) and not picture_pool.is_empty(None)
+    assert looks == [full, empty]
+    kept = picture_pool.pool()._previews
+    assert kept.nbytes == len("full") + len("empty")  # bounded, as all that is remembered

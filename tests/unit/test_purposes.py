@@ -12,10 +12,12 @@ import pytest
 
 from lib_ipadapter.bases import SD15
 from lib_ipadapter.errors import IPAdapterError, UnitError
-from lib_ipadapter.fields import GROUPS, NEEDS, settings_of
-from lib_ipadapter.purposes import BY_NAME, FIELDS, MAX_BYTES, PURPOSES, PurposeDefaults, checked
+from lib_ipadapter.fields import GROUPS, settings_of
+from lib_ipadapter.presets.purpose_defaults import MAX_BYTES, PurposeDefaults
+from lib_ipadapter.purposes import BY_NAME, FIELDS, PURPOSES, checked
 from lib_ipadapter.unit import Unit
 from lib_ipadapter.weighting import COMPOSING, INVERTING, WEIGHT_TYPES, spread
+from tests.helpers.paths import ROOT
 
 STYLE = {"weight_type": "strong style transfer", "weight": 0.6, "composition_weight": 1.0, "start": 0.1, "end": 0.9}
 
@@ -110,7 +112,9 @@ def test_every_folded_control_has_its_group() -> None:
     folded = [(n, at) for n, one in settings_of(Unit).items() for at in one.panel if at.place == "advanced"]
     without = [name for name, at in folded if at.group not in GROUPS]
     assert not without, f"say group=… in the PanelPlace, one of {', '.join(GROUPS)}, of: {', '.join(without)}"
-    assert {at.needs for _, at in folded} == {"", *NEEDS}
+    script = (ROOT / "javascript" / "ip_adapter_purpose.js").read_text(encoding="utf-8")
+    known = re.findall(r'^ +"?([\w ]+)"?: ', script.split("const isThere = {")[1].split("};")[0], re.MULTILINE)
+    assert {at.needs for _, at in folded} == {"", *known}
     assert {at.group for _, at in folded} == {*GROUPS}
 
 

@@ -47,7 +47,7 @@ def find_pack(name: str, folders: Sequence[Path], cache: Path) -> Pack:
     if place is None:
         archive = _archive(name, folders)
         if archive is None:
-            raise _missing(name, folders)
+            raise missing(name, folders)
         place = _unpacked(archive, name, cache)
     return _pack(place, name)
 
@@ -99,7 +99,8 @@ def _lacking(place: Path, name: str) -> list[str]:
     return [file for file in FILES[name] if not os.path.isfile(place / file)]
 
 
-def _missing(name: str, folders: Sequence[Path]) -> CheckpointError:
+def missing(name: str, folders: Sequence[Path] = ()) -> CheckpointError:
+    """What to say of a pack that is not in ``folders``, or (without any) is not where the WebUI looks by itself."""
     for place in _places(name, folders):
         lacking = _lacking(place, name)
         if len(lacking) < len(FILES[name]):

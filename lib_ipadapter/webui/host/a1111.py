@@ -262,18 +262,16 @@ def _topology_in(file: Path) -> Topology | None:
     """Of a checkpoint's file, without its weights; None if it is no readable Stable Diffusion checkpoint."""
     try:
         stat = file.stat()
-    except OSError:
+        return _read_topology(file, stat.st_size, stat.st_mtime_ns)
+    except (IPAdapterError, OSError):
         return None
-    return _read_topology(file, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=8)
 def _read_topology(file: Path, _size: int, _mtime_ns: int) -> Topology | None:
-    """The header of an SDXL checkpoint takes 20 ms, and the page asks several times."""
-    try:
-        spec = identify(read_shapes(file))
-    except (IPAdapterError, OSError):
-        return None
+    """The header of an SDXL checkpoint takes 20 ms, and the page asks several times. What cannot be read is looked at
+    again: it may be on a disk that was away. Raises CheckpointError or OSError."""
+    spec = identify(read_shapes(file))
     return Topology(spec.context_width, spec.layer_widths, spec.blocks) if isinstance(spec, UNetSpec) else None
 
 

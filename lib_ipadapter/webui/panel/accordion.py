@@ -61,15 +61,9 @@ def _check_lone(units: Sequence[Mapping[str, Any]]) -> None:
     for number, unit in enumerate(units, 1):
         if not unit["enabled"] or unit["images"]:
             continue
-        if "negative_images" in unit:
-            raise UnitError(
-                "it has only negative references, and a unit moves away from them while it moves towards a reference: "
-                "add one, or press − on one of these again."
-            ).in_unit(number)
-        if "keypoints_image" in unit:
-            raise UnitError(
-                "it has only a picture for the pose: add a reference whose face counts, or press ☺ on this one again."
-            ).in_unit(number)
+        for field, sentence in panel_state.LONE.values():
+            if field in unit:
+                raise UnitError(f"it has {sentence[0].lower()}{sentence[1:]}").in_unit(number)
 
 
 def wording(args: tuple[Any, ...]) -> Wording:

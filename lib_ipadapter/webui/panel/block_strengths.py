@@ -11,7 +11,7 @@ from ...errors import IPAdapterError
 from ...kinds import Wording
 from ...unit import Unit
 from ...weighting import Spread, peak, spread
-from .controls import CURVE
+from .controls import CHECKED
 
 WIDTH, HEIGHT, GAP = 12, 48, 3  # of one bar, in pixels
 SECTIONS = ("input", "middle", "output")
@@ -57,7 +57,7 @@ def drawn(base: str | None, unit: Unit) -> str:
     try:
         return _bars(base, unit)
     except IPAdapterError as error:
-        return f"<div class='ip-adapter-problem'>⚠ {html.escape(error.detail)}</div>"
+        return _problem(error)
 
 
 def _bars(base: str | None, unit: Unit) -> str:
@@ -69,20 +69,25 @@ def _bars(base: str | None, unit: Unit) -> str:
 
 def checked(base: str | None, settings: Mapping[str, Any]) -> str:
     """As ``drawn``, from what the panel's fields hold. Of a curve and of layer weights that cannot be used, the bars do
-    without; the reason goes along for the page, which shows it beside the field."""
+    without; the reason goes along for the page, which shows it beside the field. Where the other fields alone make no
+    bars, theirs is the only reason."""
     given, reasons = {"enabled": False, **settings}, {}
-    curve, layers = given.pop(CURVE), given.pop("layer_weights")
-    for field, place, value in ((CURVE, "weight", curve), ("layer_weights", "layer_weights", layers)):
+    written = {field: given.pop(field) for field in CHECKED}
+    try:
+        shown = _bars(base, Unit.parse(given, wording=Wording.PANEL))
+    except IPAdapterError as error:
+        return _problem(error)
+    for field, value in written.items():
         if value is None:
             continue
         try:
-            _bars(base, Unit.parse({**given, place: value}, wording=Wording.PANEL))
-            given[place] = value
+            shown = _bars(base, Unit.parse({**given, CHECKED[field]: value}, wording=Wording.PANEL))
+            given[CHECKED[field]] = value
         except IPAdapterError as error:
             reasons[field] = error.detail
     notes = "".join(f"<span hidden data-wrong='{field}'>{html.escape(text)}</span>" for field, text in reasons.items())
-    try:
-        shown = drawn(base, Unit.parse(given, wording=Wording.PANEL))
-    except IPAdapterError as error:
-        shown = f"<div class='ip-adapter-problem'>⚠ {html.escape(error.detail)}</div>"
     return shown + notes
+
+
+def _problem(error: IPAdapterError) -> str:
+    return f"<div class='ip-adapter-problem'>⚠ {html.escape(error.detail)}</div>"

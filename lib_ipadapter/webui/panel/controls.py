@@ -21,8 +21,9 @@ from ...weighting import as_text
 from . import html_controls
 
 NO_MODEL = "None"
-CHECKED = ("curve", "layer_weights")  # what is written there is checked while somebody types
 CURVE = "curve"  # a weight that changes over the steps, where there is one; it stands in the place of the weight
+# What is written there is checked while somebody types: each with its field of a unit.
+CHECKED = {CURVE: "weight", "layer_weights": "layer_weights"}
 NARROW, WIDE = (0, 1), (WEIGHT.low, WEIGHT.high)  # ranges of the weight's slider
 PLACES = ("model", "weight", "advanced")
 # Gradio's settings of the components in sight, beside those that follow from a field's kind.

@@ -13,16 +13,18 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
+from fastapi import HTTPException
 
 from ...checkpoint.catalog import AUTO, Catalog
-from ...checkpoint.wanted import ENCODERS
-from ...errors import IPAdapterError, printable, size
+from ...checkpoint.names import size
+from ...errors import IPAdapterError, printable
 from .. import downloads, host
 from ..guards import refuse_other_sites
 from ..host import folders
 from .html_controls import attributes
 
 if TYPE_CHECKING:
+    from ...attend.layers import Topology
     from ...downloads.published import Link, Published
 
 BUTTON = "txt2img_ip_adapter_downloads"
@@ -40,13 +42,14 @@ ENDING = (
 
 
 class Offer(NamedTuple):
-    """What the card offers: its title, the files that are ticked, and those behind “More”. ``is_wanted``: without them
-    there is no picture with a reference."""
+    """What the card offers: its title, the files in sight, and those behind “More”. ``is_wanted``: without them there
+    is no picture with a reference. ``is_ticked``: the files in sight are chosen already."""
 
     title: str
     files: Sequence[Published]
     more: Sequence[Published | Link] = ()
     is_wanted: bool = True
+    is_ticked: bool = True
 
 
 def add_button() -> None:
@@ -59,18 +62,17 @@ def add_button() -> None:
 
 def follow(order: str, request: gr.Request) -> str:
     """Do what the page's script wants, and say how the downloads are, in JSON with the order's own ``stamp``."""
-    refuse_other_sites(request.request)
     wanted = json.loads(order)
     answer: dict[str, Any] = {"stamp": wanted["stamp"]}
     try:
-        if wanted["do"] != "look":
+        refuse_other_sites(request.request)
+        if wanted["do"] == "start":
             if why := downloads.refusal():
                 raise IPAdapterError(why)
-            if wanted["do"] == "start":
-                downloads.desk().start(downloads.names({"files": wanted["files"]}))
-            else:
-                downloads.desk().cancel()
-    except IPAdapterError as error:
+            downloads.desk().start(downloads.names({"files": wanted["files"]}))
+        elif wanted["do"] != "look":  # what is on its way can always be called off
+            downloads.desk().cancel()
+    except (IPAdapterError, HTTPException) as error:
         answer["problem"] = error.detail
     return json.dumps({**downloads.desk().state(), **answer})
 
@@ -79,7 +81,7 @@ def card(model: str | None, catalog: Catalog, encoder: str = AUTO) -> str:
     """HTML for a unit with this adapter (None: none is chosen); empty where nothing is to be had."""
     offer = offered(model, catalog, encoder)
     nothing: dict[str, Any] = {"running": False, "files": []}
-    state = downloads.desk().state() if downloads.desk.cache_info().currsize else nothing
+    state = downloads.desk().state() if downloads.is_used() else nothing
     is_told = state["running"] or any(file["state"] == "failed" for file in state["files"])
     if offer is None:
         if not is_told:
@@ -89,8 +91,9 @@ def card(model: str | None, catalog: Catalog, encoder: str = AUTO) -> str:
     about = {"role": "group", "aria_label": "Get files", "data_state": json.dumps(state)}
     if offer.is_wanted or is_told:
         about["data_active"] = ""
-    reason, ending = (f"<p>{html.escape(why)}</p>", "") if why else ("", ENDING)
-    files, more = _rows(offer.files, why, is_ticked=offer.title != NOTHING), _rows(offer.more, why)
+    reason = f"<p>{html.escape(why)}</p>" if why else ""
+    ending = ENDING if not why or state["running"] else ""  # what is on its way can be called off
+    files, more = _rows(offer.files, why, is_ticked=offer.is_ticked), _rows(offer.more, why)
     if not offer.is_wanted and more:
         inside = f"<details><summary>{html.escape(offer.title)}</summary>{reason}{more}{ending}</details>"
     else:
@@ -111,11 +114,11 @@ def offered(model: str | None, catalog: Catalog, encoder: str = AUTO) -> Offer |
     from ...jobs.fit import fits
 
     topology = host.current().present_topology()
-    if model and (lacking := _lacking_encoder(model, catalog, encoder)):
+    if model and (lacking := _lacking_encoder(model, topology, catalog, encoder)):
         return Offer("The image encoder of this adapter is not here yet.", (lacking,))
     if topology is None:
         starters = [found for base in BASES if (found := starter(base))]
-        return None if catalog.adapters else Offer(NOTHING, _with_needs(starters, catalog))
+        return None if catalog.adapters else Offer(NOTHING, _with_needs(starters, catalog), is_ticked=False)
     first = starter(topology.base)
     if first is None:
         return None
@@ -127,15 +130,18 @@ def offered(model: str | None, catalog: Catalog, encoder: str = AUTO) -> Offer |
     return Offer(title, files, [file for file in more if file not in files])
 
 
-def _lacking_encoder(model: str, catalog: Catalog, encoder: str) -> Published | None:
-    """The published encoder that an adapter is fed by, where none that fits is here."""
+def _lacking_encoder(model: str, topology: Topology | None, catalog: Catalog, encoder: str) -> Published | None:
+    """The published encoder that an adapter is fed by, where none that fits is here; None for an adapter that is of no
+    use with the checkpoint, whatever it lacks."""
     from ...checkpoint.catalog import PUBLISHED
     from ...downloads.published import BY_NAME
-    from ...jobs.fit import encoder_for, image_source
+    from ...jobs.fit import encoder_for, fits, image_source
 
     try:
         adapter = catalog.find(model)
     except IPAdapterError:
+        return None
+    if topology is not None and not fits(adapter, topology):
         return None
     try:
         encoder_for(adapter, catalog, encoder)
@@ -146,22 +152,14 @@ def _lacking_encoder(model: str, catalog: Catalog, encoder: str) -> Published | 
     return None
 
 
-def _is_here(name: str, catalog: Catalog) -> bool:
-    """Whether a file of the table is here, or an encoder of its kind under another name."""
-    entries = (*catalog.adapters, *catalog.encoders, *catalog.keypoints_networks)
-    kind = next((kind for kind, wanted in ENCODERS.items() if wanted.save_as == name), None)
-    return any(entry.file_name == name for entry in entries) or any(
-        entry.spec.kind == kind and entry.spec.image_encoder is None for entry in catalog.encoders
-    )
-
-
 def _with_needs(files: Iterable[Published], catalog: Catalog) -> list[Published]:
     """The files, and those that they are of no use without, unless they are here."""
     from ...downloads.published import named
+    from ...jobs.choose import is_here
 
     found = list(files)
     found += [named(name) for file in found for name in file.needs]
-    return [file for file in dict.fromkeys(found) if not _is_here(file.name, catalog)]
+    return [file for file in dict.fromkeys(found) if not is_here(file.name, catalog)]
 
 
 def _more(base: str, catalog: Catalog) -> list[Published | Link]:

@@ -43,8 +43,8 @@ from .panel_state import PanelState
 from .picture_pool import HeldPictures, Intake, PagePictures
 
 QUIET = {"show_progress": "hidden"}
-# What the picture of the blocks' strengths shows.
 SEEN_BY = ("crop", "encoder", "resolution", "variant", "face_index")  # what the references' cards hang on
+# What the picture of the blocks' strengths shows.
 SPREAD = ("weight", CURVE, "weight_type", "composition_weight", "boost", "layer_weights")
 
 
@@ -79,13 +79,6 @@ UNTICKED = (
     "them."
 )
 LEFT_OUT = "IP-Adapter is not ticked: the next picture is made without its references."
-LONE = {  # what the shown unit has in the place of a reference -> what it means
-    "negative": (
-        "Only negative references: a unit moves away from them while it moves towards a reference. Add one, or press "
-        "− on one of these again."
-    ),
-    "pose": "Only a picture for the pose: add a reference whose face counts, or press ☺ on this one again.",
-}
 _DEFAULT_UNIT = Unit.parse({"enabled": False})
 
 
@@ -167,7 +160,7 @@ class Editor:
         ) + "".join(
             f"<div class='ip-adapter-lone ip-adapter-problem ip-adapter-note' data-part='{part}' role='status' hidden>"
             f"⚠ <span>{html.escape(sentence)}</span></div>"
-            for part, sentence in LONE.items()
+            for part, (_, sentence) in panel_state.LONE.items()
         )
 
     # what they do
@@ -244,9 +237,9 @@ class Editor:
         return block_strengths.checked(base, settings)
 
     def _taken(self, inbox: str, text: str, held: HeldPictures | None, model: str | None) -> tuple[Any, ...]:
-        if key := panel_state.wanted(inbox):
-            return panel_state.receipt(whole=reference_cards.enlarged(PagePictures(held).get(key))), held
         try:
+            if key := panel_state.wanted(inbox):
+                return panel_state.receipt(whole=reference_cards.enlarged(PagePictures(held).get(key))), held
             look = self._look(model, PanelState.parse(text).unit)
             taken, kept = panel_state.take(text, inbox, held, look)
             return panel_state.receipt(taken=taken), kept

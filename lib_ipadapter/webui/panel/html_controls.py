@@ -63,7 +63,7 @@ def opener(text: str, elem_id: str, tip: str) -> str:
 
 def question(elem_id: Callable[[str], str], text: str, button: str, order: Mapping[str, Any], *, is_named: bool) -> str:
     """A line that asks, with the button that gives the order and one that does not. ``is_named``: for its ``name``."""
-    field = attributes(id=elem_id("name"), value=order["name"], placeholder="Name", aria_label=text)
+    field = attributes(id=elem_id("name"), value=order.get("name", ""), placeholder="Name", aria_label=text)
     span = attributes(id=elem_id("asked"))
     yes = attributes(id=elem_id("yes"), title=text)  # without a title, the WebUI would give a button "Save" its own
     no = attributes(id=elem_id("no"), title="Leave everything as it is")

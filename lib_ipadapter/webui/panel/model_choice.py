@@ -110,7 +110,12 @@ class ModelChoice:
         return stays if new is None else Settled(number, before, new, topology.base)
 
     def _completed(self, before: str, unit: Mapping[str, Any], adapter: AdapterEntry) -> str:
-        """The model of a unit, or another one that is ready, where the first was chosen by itself and is not."""
+        """The model of a unit that fits. One that was chosen by itself gives way: in a unit without references to the
+        one of its sort, for faces or not, that was used last (the page may have been built before), in others to
+        one that is ready, where it is not."""
+        if before == unit.get(OWN) and not unit.get("images"):
+            before = self.chosen(faces=choose.is_for_faces(adapter)) or before
+            adapter = self.resources.catalog.find(before)
         if before != unit.get(OWN) or choose.is_ready(adapter, self.resources.catalog, has_pack(self.resources)):
             return before
         return self.chosen() or before
@@ -131,12 +136,12 @@ def is_own(unit: Mapping[str, Any], model: str | None) -> bool:
 
 
 def exchanged(settled: Sequence[Settled], state: PanelState, topology: Topology | None) -> str:
-    """A sentence on the models that do not fit any more, and are exchanged, in units that are in use or in view; empty
-    without any."""
+    """A sentence on the models that do not fit any more, and are exchanged, in units with references; empty without
+    any. In others it is no news: a page that is opened later begins with the model for an earlier checkpoint."""
     pairs: dict[tuple[str, str], list[int]] = {}
     for number, before, now, base in settled:
         unit = state.units[number - 1]
-        is_told = (number == state.shown or unit.get("images")) and _fitted(unit).get(base or "") != before
+        is_told = unit.get("images") and _fitted(unit).get(base or "") != before
         if now != before != NO_MODEL and is_told:
             pairs.setdefault((before, now), []).append(number)
     if not pairs or topology is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 
 from ...checkpoint.catalog import AUTO, Catalog
-from ...checkpoint.names import few
-from ...errors import IPAdapterError, size
+from ...checkpoint.names import few, size
+from ...errors import IPAdapterError
 from ...jobs.fit import check_fit, encoder_for, encoder_kind, other_encoders, recogniser
 from .. import host
 from . import html_controls

@@ -62,13 +62,19 @@ def files(catalog: Catalog) -> dict[Path, Entry]:
 
 
 def found(before: Mapping[Path, Entry], catalog: Catalog, topology: Topology | None) -> str:
-    """A sentence on what is there now and was not there before, what has gone, and how many adapters fit."""
+    """A sentence on what is there now and was not there before, or was of another sort or size, what has gone, and how
+    many adapters fit."""
     now = files(catalog)
-    new = [_named(entry) for path, entry in now.items() if path not in before]
+    new = [_named(entry) for path, entry in now.items() if _is_other(before.get(path), entry)]
     gone = [entry.file_name for path, entry in before.items() if path not in now]
     parts = [f"Found {_count(len(new), 'new file')}: {few(new)}"] if new else []
     parts += [f"{'gone' if parts else 'Gone'}: {few(gone)}"] if gone else []
     return "; ".join([*(parts or ["Found nothing new"]), _fitting(catalog, topology)]) + "."
+
+
+def _is_other(before: Entry | None, now: Entry) -> bool:
+    """Whether a file is a new one, or another one under the same name."""
+    return before is None or (type(before), before.size) != (type(now), now.size)
 
 
 def _named(entry: Entry) -> str:

@@ -34,6 +34,19 @@ GONE = (
     "reload the page, or remove the references and add them again."
 )
 KEPT = 256  # pictures that no unit has any more, the last of them, which stay for an undo
+# What a unit has in the place of a reference, by the part of the page's state: its field of an API object, and what it
+# means. The page's buttons are called "Negative" and "Pose".
+LONE = {
+    "negative": (
+        "negative_images",
+        "Only negative references: a unit moves away from them while it moves towards a reference. Add one, or press "
+        "“Negative” on one of these again.",
+    ),
+    "pose": (
+        "keypoints_image",
+        "Only a picture for the pose: add a reference whose face counts, or press “Pose” on this one again.",
+    ),
+}
 WAITING = "a reference is still on its way: wait until its picture is shown, or remove it."
 
 
@@ -224,7 +237,7 @@ def _pictures(unit: Mapping[str, Any], session: _Session) -> dict[str, Any]:
 def _pose(items: Sequence[Item], session: _Session) -> Any:
     """The picture that keypoints are taken from."""
     if len(items) > 1:
-        raise UnitError("more than one reference is for the pose: leave ☺ on one of them.")
+        raise UnitError("more than one reference is for the pose: leave “Pose” pressed on one of them alone.")
     (pose,) = _images(items, session)
     if "image" not in pose or "mask" in pose:
         what = "has a mask, which does not count there" if "mask" in pose else "is ControlNet's"

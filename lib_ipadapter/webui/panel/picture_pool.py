@@ -68,7 +68,7 @@ def is_empty(mask: Picture | None) -> bool:
     """Whether it is a mask in which nothing counts, which a job refuses."""
     if mask is None:
         return False
-    return bool(pool().preview((mask.content_hash, "empty"), lambda: "" if _has_white(mask) else "empty"))
+    return pool().preview((mask.content_hash, "empty"), lambda: "full" if _has_white(mask) else "empty") == "empty"
 
 
 def _has_white(mask: Picture) -> bool:
