@@ -152,7 +152,7 @@
         const {units, shown} = tab.state;
         const isFree = (number) => !units[number - 1].images?.length;
         const number = [shown, ...units.map((_, i) => i + 1)].find(isFree) ?? shown;
-        await ipAdapter.units.show(tab, number);
+        if (number !== shown) await ipAdapter.units.show(tab, number);  // what is shown already stays as it is
         add(tab, [file], number);
         tab.panel.scrollIntoView({block: "nearest", behavior: "smooth"});
     }

@@ -72,7 +72,8 @@ class Process:
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
         try:
-            threading.Thread(target=self._listen, daemon=True).start()
+            self._listener = threading.Thread(target=self._listen, daemon=True)
+            self._listener.start()
             with self._watched(START):
                 self.problem: Mapping[str, Any] = self._answer()
         except BaseException:  # nobody else knows of it yet
@@ -138,6 +139,7 @@ class Process:
     def _why(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self._process.wait(1)
+            self._listener.join(1)  # what it said last may not have been read yet
             said = f": {printable(self._last_words[-1])[:300]}" if self._last_words and code > 0 else ""
             return f"ended by itself (code {code}{said})"
         return "gave no answer"
