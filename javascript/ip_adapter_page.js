@@ -44,9 +44,11 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             this.presets = {order: null, button: null};
             // The shelf: the last question's answer, and the function that takes the next one.
             this.shelf = {answered: Promise.resolve(), onAnswer: null};
-            // What is kept of the panel in the browser: texts from the inbox and files by their pictures' keys, the
-            // timer that runs until nothing changes any more, and a state that is about to be restored.
-            this.keep = {arrived: new Map(), files: new Map(), timer: null, restored: null};
+            // A state to which all units are about to be set back.
+            this.restored = null;
+            // What is kept of the panel in the browser: texts from the inbox and files by their pictures' keys, and the
+            // timer that runs until nothing changes any more.
+            this.keep = {arrived: new Map(), files: new Map(), timer: null};
         }
         get panel() {
             return byId(`${this.name}_ip_adapter`);
@@ -65,10 +67,13 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             return JSON.parse(this.element("units").querySelector(".ip-adapter-units").dataset.facts);
         }
 
-        // What one of gradio's components shows.
-        valueOf(field) {
-            const id = `${this.name}_ip_adapter_${field}`;
-            return gradio_config.components.find(({props}) => props?.elem_id === id)?.props.value;
+        // What gradio's components show of the shown unit, by their fields.
+        get shownFields() {
+            const valueOf = (field) => {
+                const id = `${this.name}_ip_adapter_${field}`;
+                return gradio_config.components.find(({props}) => props?.elem_id === id)?.props.value;
+            };
+            return Object.fromEntries(this.facts.fields.map((field) => [field, valueOf(field)]));
         }
 
         // Hidden boxes

@@ -7,11 +7,9 @@
     // the references whose masks, and the units whose regions it has changed.
     const histories = {txt2img: [], img2img: []};
     const undone = {};  // a tab's name -> what the units were before the last undo of all that they were
-    const restored = {};  // a tab's name -> the state to which it is being set back
 
     function snapshot(tab) {
-        const values = Object.fromEntries(tab.facts.fields.map((field) => [field, tab.valueOf(field)]));
-        return {text: tab.hiddenBox("state").value, values, isTicked: tab.tick.isSet};
+        return {text: tab.hiddenBox("state").value, values: tab.shownFields, isTicked: tab.tick.isSet};
     }
     const isSame = (one, other) => one.text === other.text && JSON.stringify(one.values) === JSON.stringify(other.values);
 
@@ -80,8 +78,7 @@
     function setBack(tab, {text, values, isTicked}) {
         const state = JSON.parse(text);
         Object.assign(ipAdapter.shownUnit(state), values);
-        restored[tab.name] = state;
-        tab.press("show");
+        ipAdapter.units.restore(tab, state);
         if (tab.tick.isSet !== isTicked) tab.tickbox?.click();
     }
     // What an undo of all units has taken away, edits since then among it, comes back.
@@ -91,12 +88,6 @@
         remember(tab, entry.label);
         setBack(tab, entry);
         return true;
-    }
-    // The state to which the tab is being set back, once (ip_adapter_units.js).
-    function takeRestored(tab) {
-        const state = restored[tab.name];
-        delete restored[tab.name];
-        return state;
     }
 
     // The line
@@ -153,5 +144,5 @@
 
     document.addEventListener("click", onClick);
     document.addEventListener("keydown", onKey);
-    return {remember, act, settle, undo, draw, takeRestored, answerPasting};
+    return {remember, act, settle, undo, draw, answerPasting};
 })();

@@ -40,12 +40,17 @@
         tab.revisions.push(change);
         await show(tab, tab.state.shown);
     }
+    // Set all units back to a `state`, what gradio's components show among it.
+    function restore(tab, state) {
+        tab.restored = state;
+        tab.press("show");
+    }
     function answerShow(tab, [text, ...values]) {
-        const {fields} = tab.facts, restored = ipAdapter.undo.takeRestored(tab) ?? tab.keep.restored;
+        const {fields} = tab.facts, {restored} = tab;
         const state = restored ?? JSON.parse(text), changes = tab.revisions.splice(0);
         const shownValues = Object.fromEntries(fields.map((field, i) => [field, values[i]]));
         if (!restored) Object.assign(ipAdapter.shownUnit(state), shownValues);
-        tab.keep.restored = null;
+        tab.restored = null;
         for (const change of changes) change(ipAdapter.shownUnit(state));
         if (!restored && tab.requestedUnit >= 1 && tab.requestedUnit <= state.units.length) state.shown = tab.requestedUnit;
         const unit = ipAdapter.shownUnit(state);
@@ -169,6 +174,7 @@
     document.addEventListener("input", onControl);
     document.addEventListener("focusout", onControlLeft);
     return {
-        tick, show, revise, drawRow, fillControls, showVariantsControls, answerTick, answerShow, answerWide, answerChange,
+        tick, show, revise, restore, drawRow, fillControls, showVariantsControls,
+        answerTick, answerShow, answerWide, answerChange,
     };
 })();

@@ -88,8 +88,8 @@
         } catch {
             return tab.keep.arrived.clear();
         }
-        const {state} = tab, shown = tab.facts.fields.map((field) => [field, tab.valueOf(field)]);
-        Object.assign(ipAdapter.shownUnit(state), Object.fromEntries(shown));
+        const {state} = tab;
+        Object.assign(ipAdapter.shownUnit(state), tab.shownFields);
         await gather(tab, keysOf(state));
         const kept = bounded(tab.keep.files);
         const panel = {
@@ -150,11 +150,9 @@
     }
     async function put(tab, state) {
         const text = JSON.stringify(keysOf(state));
-        tab.keep.restored = state;
-        tab.requestedUnit = state.shown;
-        tab.press("show");
+        ipAdapter.units.restore(tab, state);
         await ipAdapter.pause(0);
-        await ipAdapter.waitUntil(() => !tab.keep.restored && JSON.stringify(keysOf(tab.state)) === text, 5000);
+        await ipAdapter.waitUntil(() => !tab.restored && JSON.stringify(keysOf(tab.state)) === text, 5000);
     }
     function tell(tab, blank, lost) {
         const line = document.createElement("div"), text = document.createElement("span");
