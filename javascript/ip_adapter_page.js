@@ -1,7 +1,8 @@
 // The page's state: one object for each tab with a panel, which holds everything that is known about that tab, and the
-// way to its elements, its hidden boxes and its state. The files beside this one may be loaded in any order: each adds
-// its subject to the object `ipAdapter`, and they call each other only once something happens in the page. Functions
-// named answer… answer gradio's events: they are given the values of the event's inputs and return its outputs.
+// way to its elements, its hidden boxes and its state. The WebUI loads this file with its page; those in panel/ follow
+// when the page is on view, so that nobody waits for them, and those in opened/ when they are first wanted. Each adds
+// its subject to the object `ipAdapter`. Functions named answer… answer gradio's events: they are given the values of
+// the event's inputs and return its outputs.
 Object.assign(window.ipAdapter ??= {}, (() => {
     const byId = (id) => gradioApp().getElementById(id);
     const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
@@ -126,22 +127,51 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         page.lastTab = Object.values(tabs).find(isOpen) ?? page.lastTab;
     }
 
-    // What is rarely used is not loaded with the page, but when it is first wanted: `opened/NAME.js`, which adds its
-    // subject to `ipAdapter` as the other files do. Resolves with that subject.
-    const loading = {};
-    function loadSubject(name) {
-        loading[name] ??= new Promise((resolve, reject) => {
-            const own = document.querySelector("script[src*='ip_adapter_page.js']").src;
-            const script = document.createElement("script");
-            script.src = own.replace(/ip_adapter_page\.js.*$/, `opened/${name}.js?${tabs.txt2img.facts.opened}`);
-            script.onload = () => resolve(ipAdapter[name]);
-            script.onerror = () => {
-                delete loading[name];
-                reject(new Error(`IP-Adapter: ${script.src} cannot be loaded`));
-            };
+    // Scripts beside this one
+
+    function loadScript(path) {
+        const own = document.querySelector("script[src*='ip_adapter_page.js']").src;
+        const script = Object.assign(document.createElement("script"), {
+            async: false,  // they run in their order
+            src: own.replace(/ip_adapter_page\.js.*$/, `${path}.js?${tabs.txt2img.facts.scripts}`),
+        });
+        return new Promise((resolve, reject) => {
+            script.onload = resolve;
+            script.onerror = () => reject(new Error(`IP-Adapter: ${script.src} cannot be loaded`));
             document.head.append(script);
         });
-        return loading[name];
+    }
+    // What is rarely used: `opened/NAME.js`. Resolves with its subject.
+    const loading = {};
+    async function loadSubject(name) {
+        loading[name] ??= loadScript(`opened/${name}`);
+        try {
+            await loading[name];
+        } catch (error) {
+            delete loading[name];
+            throw error;
+        }
+        return ipAdapter[name];
+    }
+    // What every panel needs.
+    const PANEL = [
+        "units", "drawings", "cards", "references", "pictures", "dropping", "moves", "notes", "undo", "presets", "purpose",
+        "truth", "shelf",
+    ];
+    let isReady = false, readied;
+    const ready = new Promise((resolve) => { readied = resolve; });
+    async function loadPanel() {
+        await Promise.all(PANEL.map((name) => loadScript(`panel/${name}`)));
+        Object.values(tabs).forEach(begin);
+        isReady = true;
+        readied();
+        ipAdapter.shelf.begin();
+    }
+    // Does what the subject's function does: "units.answerShow" for a tab and an event's values, at once where it can.
+    function call(name, ...values) {
+        const [subject, method] = name.split(".");
+        const run = () => ipAdapter[subject][method](...values);
+        return isReady ? run() : ready.then(run);
     }
 
     // Words in the language of the page. The WebUI's table has English text -> translation; in ours, {} stands for a
@@ -216,7 +246,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             if (props?.elem_id?.includes("_ip_adapter_")) page.initialValues[props.elem_id] = props.value;
         }
     });
-    onUiLoaded(() => Object.values(tabs).forEach((tab) => {
+    function begin(tab) {
         const {state} = tab, unit = shownUnit(state);
         ipAdapter.truth.build(tab);
         ipAdapter.units.drawRow(tab, state);
@@ -225,8 +255,9 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         ipAdapter.units.showVariantsControls(tab);
         ipAdapter.purpose.build(tab, unit);
         ipAdapter.drawings.noteStrength(tab, unit);
-    }));
+    }
 
+    onUiLoaded(loadPanel);
     onUiLoaded(followLanguage);
     onUiTabChange(noteLastTab);
 
@@ -234,7 +265,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     const unload = () => tabs.txt2img.press("unload");
     const installFaces = () => tabs.txt2img.press("install_faces");
     return {
-        page, tabOf, noteLastTab, byId, pause, waitUntil, newKey, shownUnit, loadSubject, text, unload,
-        installFaces,
+        page, tabOf, noteLastTab, byId, pause, waitUntil, newKey, shownUnit, loadSubject, call, text, unload,
+        installFaces, isReady: () => isReady,
     };
 })());

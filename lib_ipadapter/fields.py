@@ -24,7 +24,7 @@ class PanelPlace:
     folded), there by ``order``. ``key`` is the control's name where it is not the field's: a second control's.
 
     ``group`` is the heading of a folded one, one of GROUPS; ``needs`` is what it has no effect without: the
-    page's script (ip_adapter_purpose.js) knows these words, and hides the control meanwhile.
+    page's script (panel/purpose.js) knows these words, and hides the control meanwhile.
     """
 
     label: str

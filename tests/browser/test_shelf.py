@@ -60,6 +60,7 @@ def again(page: Page) -> None:
     page.page.wait_for_selector("#txt2img_ip_adapter")
     page.wait(lambda: page.page.locator("#txt2img_ip_adapter .input-accordion-checkbox").count() == 1)
     page.wait(lambda: page.find("model").get_attribute("title"))
+    page.wait(lambda: page.page.evaluate("ipAdapter.isReady()"))
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ PYTHON = (
     "lib_ipadapter/webui/downloads*.py",
 )  # fmt: skip
 TABLE = "lib_ipadapter/downloads/published.py"  # what the card of files to download says of each
-SCRIPTS = ("javascript/*.js", "javascript/opened/*.js")
+SCRIPTS = ("javascript/*.js", "javascript/*/*.js")
 # What looks like a text for people and is none: of scripts the names of keys, elements and the like; anywhere a name
 # that stays as it is, or a piece of a text that is put together.
 KEYS = frozenset(

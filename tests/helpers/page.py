@@ -35,6 +35,7 @@ class Page:
         self.page.wait_for_selector("#txt2img_ip_adapter")
         self.wait(lambda: self.page.locator("#txt2img_ip_adapter .input-accordion-checkbox").count() == 1)
         self.wait(lambda: self.find("model").get_attribute("title"))  # what the host does last
+        self.wait(lambda: self.page.evaluate("ipAdapter.isReady()"))
 
     def wait(self, condition: Callable[[], Any], seconds: float = 40) -> Any:
         end = time.monotonic() + seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 
@@ -81,3 +82,11 @@ def test_a_question_needs_a_name_only_where_it_asks_for_one(modules: None) -> No
     assert "<input" not in plain and ">Replace</button>" in plain and "id='id_no'" in plain
     named = question("id_{}".format, "Its name?", "Save", {"do": "save", "name": "a 'b'"}, is_named=True)
     assert "<input" in named and "value='a &#x27;b&#x27;'" in named
+
+
+def test_the_page_loads_every_script_of_the_panel() -> None:
+    """``PANEL`` in the page's script names the files in panel/, each once."""
+    scripts = Path(__file__).resolve().parents[2] / "javascript"
+    listed = re.search(r"const PANEL = \[(.*?)\]", (scripts / "ip_adapter_page.js").read_text(encoding="utf-8"), re.S)
+    assert listed is not None
+    assert sorted(re.findall(r'"(\w+)"', listed[1])) == sorted(file.stem for file in (scripts / "panel").glob("*.js"))

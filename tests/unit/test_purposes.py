@@ -112,7 +112,7 @@ def test_every_folded_control_has_its_group() -> None:
     folded = [(n, at) for n, one in settings_of(Unit).items() for at in one.panel if at.place == "advanced"]
     without = [name for name, at in folded if at.group not in GROUPS]
     assert not without, f"say group=… in the PanelPlace, one of {', '.join(GROUPS)}, of: {', '.join(without)}"
-    script = (ROOT / "javascript" / "ip_adapter_purpose.js").read_text(encoding="utf-8")
+    script = (ROOT / "javascript" / "panel" / "purpose.js").read_text(encoding="utf-8")
     known = re.findall(r'^ +"?([\w ]+)"?: ', script.split("const isThere = {")[1].split("};")[0], re.MULTILINE)
     assert {at.needs for _, at in folded} == {"", *known}
     assert {at.group for _, at in folded} == {*GROUPS}

@@ -61,7 +61,7 @@ def hidden(elem_id: str, value: str = "", *, is_long: bool = False) -> gr.Textbo
 
 def in_page(tab: str, function: str) -> dict[str, str]:
     """Settings of an event that the page's script answers: by ``function``, from its inputs' values."""
-    return {"_js": f"(...values) => ipAdapter.{function}(ipAdapter.page.tabs.{tab}, values)"}
+    return {"_js": f"(...values) => ipAdapter.call({function!r}, ipAdapter.page.tabs.{tab}, values)"}
 
 
 def note(sentence: str, *more: str) -> str:
@@ -69,9 +69,9 @@ def note(sentence: str, *more: str) -> str:
     return "".join(f"<div>{html.escape(text)}</div>" for text in (sentence, *more) if text)
 
 
-def opened_scripts_age() -> int:
-    """When the scripts that the page loads on demand were last changed, in seconds: browsers keep no older ones."""
-    return max((int(file.stat().st_mtime) for file in (EXTENSION / "javascript" / "opened").glob("*.js")), default=0)
+def scripts_age() -> int:
+    """When the scripts that the page loads later were last changed, in seconds: browsers keep no older ones."""
+    return max((int(file.stat().st_mtime) for file in (EXTENSION / "javascript").glob("*/*.js")), default=0)
 
 
 UNTICKED = (
@@ -151,7 +151,7 @@ class Editor:
         """The row of units; the page's script keeps it up to date, and finds here what it has to know."""
         facts = {
             "fields": [control.field for control in COMPONENTS], "narrow": NARROW, "wide": WIDE, "spread": SPREAD,
-            "opened": opened_scripts_age(), "crop": options.default_crop(), "references": MAX_REFERENCES,
+            "scripts": scripts_age(), "crop": options.default_crop(), "references": MAX_REFERENCES,
         }  # fmt: skip
         return (
             f"<div class='ip-adapter-units' role='tablist' aria-label='Units' "

@@ -1,7 +1,7 @@
 """The row in which a person says what a unit is for, and the orders that keep a purpose's default.
 
 A purpose is a button with a small picture. What it sets, and which adapters are for faces, stands in the row's
-attributes; the page's script (ip_adapter_purpose.js) does the rest. Orders come through the box of the preset bar:
+attributes; the page's script (panel/purpose.js) does the rest. Orders come through the box of the preset bar:
 ``{"do": "keep purpose", "purpose": name, "settings": {field: value}}`` and ``{"do": "forget purpose", …}``.
 """
 

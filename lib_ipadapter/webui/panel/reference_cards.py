@@ -260,7 +260,7 @@ def _card(number: int, item: Item, pictures: Pictures, look: Look, is_alone: boo
 def cards(items: Sequence[Item], pictures: Pictures, look: Look, stamp: str = "") -> str:
     """HTML: for each reference the picture, what the encoder sees of it, its weight, and buttons.
 
-    They come as a template: the page's script puts them on view, and changes what has changed (ip_adapter_cards.js). It
+    They come as a template: the page's script puts them on view, and changes what has changed (panel/cards.js). It
     looks for ``stamp``.
     """
     is_alone = len(items) == 1

@@ -35,4 +35,4 @@ class Buttons:
 
     @staticmethod
     def _connect(button: gr.Button, source: str) -> None:
-        button.click(None, None, None, _js=f"() => ipAdapter.pictures.send({source!r})")
+        button.click(None, None, None, _js=f"() => ipAdapter.call('pictures.send', {source!r})")

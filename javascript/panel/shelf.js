@@ -75,10 +75,13 @@
         }
     }
 
-    onUiLoaded(() => (window.requestIdleCallback ?? setTimeout)(restore));
     document.addEventListener("click", onOpen);
     document.addEventListener("input", onInput);
     document.addEventListener("change", onInput);
     document.addEventListener("visibilitychange", onLeave);
-    return {ask, stored, noteChange, hasPictures, answerAsked};
+    // What was in the panel comes back when the page has nothing else to do.
+    function begin() {
+        (window.requestIdleCallback ?? setTimeout)(restore);
+    }
+    return {begin, ask, stored, noteChange, hasPictures, answerAsked};
 })();

@@ -167,7 +167,7 @@
         }
     }
 
-    onUiLoaded(() => Object.values(ipAdapter.page.tabs).forEach(unlinkTick));
+    Object.values(ipAdapter.page.tabs).forEach(unlinkTick);
     document.addEventListener("click", onTick, true);
     document.addEventListener("click", onRowClick);
     document.addEventListener("keydown", onRowKey);

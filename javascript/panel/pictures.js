@@ -108,7 +108,7 @@
         });
     }
     function dataOf(file) {
-        if (file.stored) return Promise.resolve(file.stored);  // named, not sent (ip_adapter_shelf.js)
+        if (file.stored) return Promise.resolve(file.stored);  // named, not sent (panel/shelf.js)
         return new Promise((resolve) => {
             const reader = new FileReader();
             reader.onload = () => resolve(reader.result);

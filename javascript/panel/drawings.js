@@ -134,7 +134,7 @@
     }
 
     document.addEventListener("click", onOpened);
-    onUiLoaded(onCheckpoint);
+    onCheckpoint();
     onOptionsChanged(onCheckpoint);
     return {
         noteLook, noteStrength, followReferences, followStrength, drawCards,
