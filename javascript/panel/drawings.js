@@ -23,7 +23,15 @@
         ipAdapter.cards.arrange(tab, state);
         drawCards(tab);
     }
+    // What has the focus among what is about to be drawn anew, as a selector; null for nothing that comes back.
+    function focusedIn(tab) {
+        const {activeElement: focused} = document;
+        const place = ["purposes", "details"].map((name) => tab.element(name)).find((one) => one.contains(focused));
+        const mark = ["purpose", "do", "file"].find((name) => focused?.dataset?.[name] !== undefined);
+        return place && mark ? `#${place.id} [data-${mark}="${CSS.escape(focused.dataset[mark])}"]` : null;
+    }
     function drawCards(tab, failures = 0) {
+        tab.cards.focus = focusedIn(tab) ?? tab.cards.focus;
         tab.cards.failures = failures;
         tab.cards.model = null;
         tab.cards.stamp = ipAdapter.newKey();
@@ -56,6 +64,10 @@
             ipAdapter.purpose.draw(tab);
             fillWeights(tab, column);
             followDownloads(tab);
+            if (tab.cards.focus && document.activeElement === document.body) {
+                document.querySelector(tab.cards.focus)?.focus({preventScroll: true});
+            }
+            tab.cards.focus = null;
             return [models?.settle(tab, model) ?? {__type__: "update"}];
         }
         if (tab.cards.failures < 5) drawCards(tab, tab.cards.failures + 1);
