@@ -25,8 +25,9 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             // Changes of the shown unit that wait for the values of gradio's components.
             this.revisions = [];
             // The cards: what they show or are about to show, the stamp of the last request for them, how many requests
-            // before it went unheard, and the model for which they are drawn (null while they are asked for).
-            this.cards = {look: null, stamp: null, failures: 0, model: null};
+            // before it went unheard, the model for which they are drawn (null while they are asked for), and what had the
+            // focus when they were asked for (a selector).
+            this.cards = {look: null, stamp: null, failures: 0, model: null, focus: null};
             // The bars: the strength that they show or are about to show, the timer that runs until a slider rests,
             // whether a request has not been answered yet, and whether another one has to follow it.
             this.bars = {strength: null, timer: null, isAwaited: false, isOutdated: false};
