@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -67,7 +68,7 @@ def cross_attention_layers(unet: nn.Module) -> list[CrossAttention]:
     """The UNet's attn2 layers in the order of an adapter's keys 1, 3, 5, …: input blocks, output blocks, middle block.
 
     That is the order in which diffusers registers attention processors, from which training numbered the adapters'
-    layers. Widths are taken from ``out_features``/``in_features``, so quantised or replaced linear layers count too.
+    layers. Quantised or replaced linear layers count too.
     Raises MismatchError for a model without such layers.
     """
     if not all(hasattr(unet, part) for part in ("input_blocks", "middle_block", "output_blocks")):
@@ -80,12 +81,41 @@ def cross_attention_layers(unet: nn.Module) -> list[CrossAttention]:
     return [
         CrossAttention(
             name, module, unet.get_submodule(_transformer_of(name)), forward_index[id(group)],
-            module.to_q.out_features, module.to_k.in_features,
+            _width(module), _context_width(unet, module),
             getattr(unet.get_submodule(name.removesuffix(".attn2")), "attn1", None),
         )
         for group in down + up + middle
         for name, module in group
     ]  # fmt: skip
+
+
+def _width(attention: nn.Module) -> int:
+    """Of what an attention works on. Layers whose weights are packed (GGUF, nf4) do not all tell it."""
+    told: int | None = getattr(attention.to_q, "out_features", None)
+    if told is not None:
+        return told
+    heads, head_width = attention.heads, getattr(attention, "dim_head", None)
+    if head_width is None:
+        raise MismatchError(
+            "the loaded model's attention layers do not tell their width: load a checkpoint that is stored otherwise."
+        )
+    return int(heads * head_width)
+
+
+def _context_width(unet: nn.Module, attention: nn.Module) -> int:
+    """Of the text that an attention attends to: as its layer tells it, or else the UNet's configuration."""
+    told: int | None = getattr(attention.to_k, "in_features", None)
+    if told is not None:
+        return told
+    config = getattr(unet, "config", None)
+    of_unet = config.get("context_dim") if isinstance(config, Mapping) else getattr(unet, "context_dim", None)
+    widths = set(of_unet) if isinstance(of_unet, (list, tuple)) else {of_unet}
+    width = widths.pop() if len(widths) == 1 else None
+    if not isinstance(width, int):
+        raise MismatchError(
+            "the loaded model does not tell the width of its text: load a checkpoint that is stored otherwise."
+        )
+    return width
 
 
 @dataclass(frozen=True)

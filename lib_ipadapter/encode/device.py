@@ -22,7 +22,8 @@ class Device:
 
     device: torch.device
     dtype: torch.dtype
-    make_room: Callable[[], None] = lambda: None  # called before an encoder moves to the device
+    # Called before an encoder moves to the device, with the bytes that it takes there.
+    make_room: Callable[[int], None] = lambda nbytes: None
 
 
 @dataclass
@@ -53,5 +54,5 @@ class Fallback:
                     raise
             log.warning("IP-Adapter: no room for the %s on the device, so it works on the CPU.", what)
             self.full = True
-            self.device.make_room()
+            self.device.make_room(0)
         return work(CPU)

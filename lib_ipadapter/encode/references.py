@@ -161,7 +161,7 @@ class References:
         entry = _needed(unit)
         self.progress(f"loading image encoder {entry.name}")
         encoder = self.encoders.encoder(entry, self.device.dtype)
-        self.device.make_room()
+        self.device.make_room(encoder.nbytes)
         try:
             for shown in missing:
                 if shown.image is not None:

@@ -42,6 +42,11 @@ class A1111(Host):
 
     # The model
 
+    def unet_of(self, model: Any) -> nn.Module | None:
+        """The UNet of a loaded checkpoint, None where there is none."""
+        unet: nn.Module | None = getattr(getattr(model, "model", None), "diffusion_model", None)
+        return unet
+
     def usable_unet(self) -> nn.Module:
         from modules import sd_unet
 
@@ -56,16 +61,17 @@ class A1111(Host):
         return unet
 
     def sampled_unet(self) -> nn.Module | None:
-        return _unet_of(shared.sd_model)
+        return self.unet_of(shared.sd_model)
 
     def loaded_unets(self) -> Iterator[nn.Module]:
-        for model in [*sd_models.model_data.loaded_sd_models, sd_models.model_data.sd_model]:
-            unet = _unet_of(model)
+        kept = getattr(sd_models.model_data, "loaded_sd_models", ())  # not all hosts keep several
+        for model in [*kept, sd_models.model_data.sd_model]:
+            unet = self.unet_of(model)
             if isinstance(unet, nn.Module):
                 yield unet
 
     def present_topology(self) -> Topology | None:
-        unet = _unet_of(sd_models.model_data.sd_model)
+        unet = self.unet_of(sd_models.model_data.sd_model)
         try:
             if isinstance(unet, nn.Module):
                 return Topology.of(cross_attention_layers(unet))
@@ -244,12 +250,7 @@ class A1111(Host):
         return next((module for module in loaded if hasattr(module, "find_cn_script")), None)
 
 
-def _unet_of(model: Any) -> nn.Module | None:
-    unet: nn.Module | None = getattr(getattr(model, "model", None), "diffusion_model", None)
-    return unet
-
-
-def _make_room() -> None:
+def _make_room(_nbytes: int) -> None:
     """Before an image encoder moves to the device: under --lowvram/--medvram no part of the model stays there."""
     from modules import lowvram
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .a1111 import A1111
+from .forge import Forge
 from .interface import Host
 
-HOSTS: tuple[Host, ...] = (A1111(),)  # the first that recognises the model; the last takes every model
+HOSTS: tuple[Host, ...] = (Forge(), A1111())  # the first that recognises the model; the last takes every model
 
 
 def current() -> Host:
