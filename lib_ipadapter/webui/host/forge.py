@@ -41,8 +41,12 @@ class Forge(A1111):
         """``x`` has one row for each picture, and each call tells its rows."""
         pictures = len(params.x)
         kinds = [COND] if params.text_uncond is None else [COND, UNCOND]
-        return super().denoising_step(params)._replace(
-            rows=_rows(kinds, pictures), texts=None, latents=None, sampler=None, rows_of_call=announced(pictures)
+        return (
+            super()
+            .denoising_step(params)
+            ._replace(
+                rows=_rows(kinds, pictures), texts=None, latents=None, sampler=None, rows_of_call=announced(pictures)
+            )
         )
 
 
