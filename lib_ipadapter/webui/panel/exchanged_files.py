@@ -1,6 +1,7 @@
 """Files that come from the page or go to it, and of which nothing stays on the disk.
 
 gradio's own component copies what it is given, remembers the copies and never deletes them, nor what was uploaded.
+gradio 4 leaves alone what lies in its folder for uploads, and passes files as objects of its own; gradio 3 as dicts.
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ class ExchangedFiles:
 
     def __init__(self, component: Any) -> None:
         component.preprocess, component.postprocess = self.received, self.sent
-        self.uploads, self.served = Path(component.DEFAULT_TEMP_DIR).resolve(), component.temp_files
+        self.model = getattr(component, "data_model", None)  # what gradio 4 passes a file as
+        folder = component.DEFAULT_TEMP_DIR if self.model is None else component.GRADIO_CACHE
+        self.uploads, self.served = Path(folder).resolve(), component.temp_files
         self._lock = threading.Lock()
         self._ends: dict[Path, float] = {}
         atexit.register(self.delete_all)
 
     def write(self, name: str, data: bytes) -> Path:
         """A new file of this name for the page."""
-        path = Path(tempfile.mkdtemp(prefix="ip-adapter-")).resolve() / name
+        if self.model is not None:
+            self.uploads.mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix="ip-adapter-", dir=self.model and self.uploads)).resolve() / name
         path.write_bytes(data)
         self.served.add(str(path))
         self.expect(path, SENT)
@@ -71,19 +76,22 @@ class ExchangedFiles:
     def received(self, named: Any) -> Path | None:
         """What the page names: an upload or a file of ours, and nothing else that lies on this machine."""
         named = named[0] if isinstance(named, list) and named else named
-        if not isinstance(named, dict) or not named.get("is_file"):
+        if self.model is not None and isinstance(named, self.model):
+            path = Path(named.path).resolve()
+        elif isinstance(named, dict) and named.get("is_file"):
+            path = Path(str(named.get("name"))).resolve()
+        else:
             return None
-        path = Path(str(named.get("name"))).resolve()
         if not (self.uploads in path.parents or path in self._ends) or not path.is_file():
             return None
         self.expect(path, RECEIVED)
         return path
 
-    @staticmethod
-    def sent(path: Path | None) -> dict[str, Any] | None:
+    def sent(self, path: Path | None) -> Any:
         """A file of ours as the page wants it told, served from where it lies."""
         if path is None:
             return None
-        return {
-            "orig_name": path.name, "name": str(path), "size": path.stat().st_size, "data": None, "is_file": True,
-        }  # fmt: skip
+        size = path.stat().st_size
+        if self.model is not None:
+            return self.model(path=str(path), orig_name=path.name, size=size)
+        return {"orig_name": path.name, "name": str(path), "size": size, "data": None, "is_file": True}
