@@ -44,7 +44,9 @@
         tab.cards.model = drawn;
         const listed = choices.includes(value) ? choices : [...choices, value];
         const update = {...SAME};
-        if (JSON.stringify(listed) !== list.choices) update.choices = listed;
+        if (JSON.stringify(listed) !== list.choices) {
+            update.choices = tab.facts.labelled ? listed.map((name) => [name, name]) : listed;
+        }
         list.choices = JSON.stringify(listed);
         if (value !== model) update.value = value;
         return update;

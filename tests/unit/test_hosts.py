@@ -137,3 +137,15 @@ def test_a_lora_of_the_settings_is_in_every_prompt(a1111: Any, monkeypatch: pyte
     assert a1111.prompt_loras(SimpleNamespace(prompt="x")) == ["my_face", "ip-adapter-faceid_sd15_lora"]
     monkeypatch.setattr(shared, "opts", SimpleNamespace(sd_lora="None"))
     assert a1111.prompt_loras(SimpleNamespace(prompt="x")) == []
+
+
+# --- gradio's versions ----------------------------------------------------------------------------------------------
+
+
+def test_a_changed_list_gets_its_choices_as_gradio_takes_them(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib_ipadapter.webui.host import page
+
+    monkeypatch.setattr(page, "LABELLED", False)
+    assert page.listing(["None", "a"]) == ["None", "a"]
+    monkeypatch.setattr(page, "LABELLED", True)
+    assert page.listing(["None", "a"]) == [("None", "None"), ("a", "a")]

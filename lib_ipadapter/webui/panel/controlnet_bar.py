@@ -24,6 +24,7 @@ from ...jobs.resources import Resources
 from ...kinds import Wording
 from ...unit import Unit
 from .. import host, options
+from ..host.page import listing
 from . import html_controls, panel_state
 from .controls import CONTROLS, UNSAVED
 from .editor import QUIET, Editor, in_page, note
@@ -130,7 +131,7 @@ class ControlNetBar:
         assert script is not None  # it has just made the component that this waits for
         self.units = [ReadableUnit.of(one) for one in _runner(self.tab).inputs[script.args_from : script.args_to]]
         self.names = [controlnet_name(number).removeprefix("ControlNet ") for number in range(1, len(self.units) + 1)]
-        self.number.choices, self.number.value = self.names, next(iter(self.names), None)
+        self.number.choices, self.number.value = listing(self.names), next(iter(self.names), None)
         self.use.click(None, self.number, None, **in_page(self.tab, "references.answerControlNet"))
         own = [self.number, self.editor.state, self.editor.pictures, *self.editor.controls.values()]
         inputs = [*own, *(one for readable in self.units if readable is not None for one in readable.inputs)]

@@ -23,6 +23,7 @@ from ...reference import MAX_REFERENCES
 from ...unit import Unit
 from .. import options
 from ..host.folders import EXTENSION
+from ..host.page import LABELLED, listing
 from . import (
     advanced,
     block_strengths,
@@ -151,7 +152,8 @@ class Editor:
         """The row of units; the page's script keeps it up to date, and finds here what it has to know."""
         facts = {
             "fields": [control.field for control in COMPONENTS], "narrow": NARROW, "wide": WIDE, "spread": SPREAD,
-            "scripts": scripts_age(), "crop": options.default_crop(), "references": MAX_REFERENCES,
+            "scripts": scripts_age(), "labelled": LABELLED, "crop": options.default_crop(),
+            "references": MAX_REFERENCES,
         }  # fmt: skip
         return (
             f"<div class='ip-adapter-units' role='tablist' aria-label='Units' "
@@ -254,7 +256,7 @@ class Editor:
         catalog.refresh()
         found = other_files.found(before, catalog, ModelChoice.present(self.resources()).topology)
         used = [model, *(unit.get("model") for unit in PanelState.parse(text).units)]
-        return gr.update(choices=self._choices(used)), note(found)
+        return gr.update(choices=listing(self._choices(used))), note(found)
 
     def _choices(self, used: Sequence[str | None]) -> list[str]:
         return ModelChoice.present(self.resources()).listed(used)
@@ -300,7 +302,7 @@ class Editor:
         low, high = WIDE if shown.get("wide") else NARROW
         updates = {
             **values,
-            "model": gr.update(choices=choices, value=values["model"]),
+            "model": gr.update(choices=listing(choices), value=values["model"]),
             "weight": gr.update(value=values["weight"], minimum=low, maximum=high),
         }
         return [state.text(), pictures, *updates.values()]

@@ -19,6 +19,7 @@ import gradio as gr
 
 from ...errors import IPAdapterError
 from ...presets.store import PresetExists, Store
+from ..host.page import listing
 from . import html_controls, purpose_row
 from .editor import QUIET, hidden, in_page, note
 from .exchanged_files import ExchangedFiles
@@ -85,12 +86,12 @@ class PresetBar:
 
     def _refresh(self) -> tuple[Any, str]:
         choices = self._choices()
-        return gr.update(choices=choices), json.dumps(choices)
+        return gr.update(choices=listing(choices)), json.dumps(choices)
 
     def _list(self, chosen: str | None) -> Any:
         choices = self._choices()
         same = (choice for choice in choices if name_of(choice).casefold() == name_of(chosen).casefold())
-        return gr.update(choices=choices, value=next(same, None) if chosen else None)
+        return gr.update(choices=listing(choices), value=next(same, None) if chosen else None)
 
     # questions
 

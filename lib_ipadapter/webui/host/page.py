@@ -1,0 +1,15 @@
+"""What the versions of gradio that hosts have differ in: 3.41 (the WebUI, reForge), 4.40 (Forge, Neo)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gradio as gr
+
+# Whether a list on the page takes its choices with their labels, and nothing else.
+LABELLED = int(gr.__version__.split(".")[0]) >= 4
+
+
+def listing(names: Sequence[str]) -> list[str] | list[tuple[str, str]]:
+    """``names`` as a list on the page takes them where they are changed; gradio converts those that it is made with."""
+    return [(name, name) for name in names] if LABELLED else list(names)
