@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
@@ -10,6 +13,17 @@ from torch import Tensor, nn
 
 def diffusers_unet(unet: nn.Module, context_width: int, *, xl: bool = False, linear: bool = False) -> nn.Module:
     """An ldm UNet's weights in diffusers' UNet2DConditionModel."""
+    twin = copy.deepcopy(_empty(context_width, unet.in_channels, xl, linear))
+    config = {"layers_per_block": 2, "class_embed_type": None, "addition_embed_type": None}
+    prefixed = {f"model.diffusion_model.{name}": tensor for name, tensor in unet.state_dict().items()}
+    converted = convert_ldm_unet_checkpoint(prefixed, {**twin.config, **config})
+    twin.load_state_dict({name: tensor.clone() for name, tensor in converted.items()}, assign=True)
+    return twin.eval().requires_grad_(False)
+
+
+@functools.cache
+def _empty(context_width: int, in_channels: int, xl: bool, linear: bool) -> nn.Module:
+    """One without numbers: building it takes longer than a step of it."""
     if xl:
         blocks = {
             "block_out_channels": (32, 64, 128),
@@ -25,16 +39,11 @@ def diffusers_unet(unet: nn.Module, context_width: int, *, xl: bool = False, lin
             "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
             "attention_head_dim": 8,
         }
-    with torch.device("meta"):  # without numbers: they come now
-        twin = UNet2DConditionModel(
-            sample_size=16, in_channels=unet.in_channels, out_channels=4, layers_per_block=2, norm_num_groups=32,
+    with torch.device("meta"):
+        return UNet2DConditionModel(
+            sample_size=16, in_channels=in_channels, out_channels=4, layers_per_block=2, norm_num_groups=32,
             cross_attention_dim=context_width, use_linear_projection=linear, **blocks,
         )  # fmt: skip
-    config = {"layers_per_block": 2, "class_embed_type": None, "addition_embed_type": None}
-    prefixed = {f"model.diffusion_model.{name}": tensor for name, tensor in unet.state_dict().items()}
-    converted = convert_ldm_unet_checkpoint(prefixed, {**twin.config, **config})
-    twin.load_state_dict({name: tensor.clone() for name, tensor in converted.items()}, assign=True)
-    return twin.eval().requires_grad_(False)
 
 
 def add_adapters(twin: nn.Module, adapters: list[dict[str, dict[str, Tensor]]], scales: list[float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -27,7 +28,12 @@ def _filled(unet: nn.Module, seed: int) -> nn.Module:
 
 
 def sd_unet(context_width: int = 768, *, in_channels: int = 4, heads: int = 8, linear: bool = False) -> nn.Module:
-    """A UNet of SD1.5's (SD2.x's with ``linear``) topology."""
+    """A UNet of SD1.5's (SD2.x's with ``linear``) topology, the caller's own: a copy takes a tenth of the time."""
+    return copy.deepcopy(_sd_unet(context_width, in_channels, heads, linear))
+
+
+@functools.cache
+def _sd_unet(context_width: int, in_channels: int, heads: int, linear: bool) -> nn.Module:
     unet = _empty(
         in_channels=in_channels, attention_resolutions=[4, 2, 1], channel_mult=[1, 2, 4, 4], num_heads=heads,
         context_dim=context_width, use_linear_in_transformer=linear,

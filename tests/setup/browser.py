@@ -32,7 +32,7 @@ MISSING = (
 def find() -> str | None:
     """The path of a browser that runs, None where there is none."""
     on_path = (shutil.which(name) for name in NAMES)
-    return next((path for path in (*on_path, *APPLICATIONS, _of_playwright()) if path and _runs(path)), None)
+    return next((path for path in (*on_path, *APPLICATIONS) if path and _runs(path)), None) or _of_playwright()
 
 
 def install() -> str | None:
@@ -50,12 +50,12 @@ def _runs(path: str) -> bool:
 
 
 def _of_playwright() -> str | None:
-    """Where Playwright would have put its own browser."""
+    """Playwright's own browser, where it is there and runs; asking for its place starts a process."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         path = playwright.chromium.executable_path
-    return path if Path(path).is_file() else None
+    return path if Path(path).is_file() and _runs(path) else None
 
 
 def _debian_package() -> None:

@@ -26,9 +26,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory, unet) -> Path:
 
 
 @pytest.fixture(scope="session")
-def resources(folder: Path) -> Resources:
-    catalog = Catalog([folder], [])
-    catalog.refresh()
+def catalog(folder: Path) -> Catalog:
+    """Of that folder, which no test changes: looking into it starts a process."""
+    made = Catalog([folder], [])
+    made.refresh()
+    return made
+
+
+@pytest.fixture(scope="session")
+def resources(catalog: Catalog) -> Resources:
     return Resources(catalog)
 
 

@@ -44,10 +44,10 @@ class Eye:
 
     @staticmethod
     def face(picture: Image.Image, score: float) -> Candidate:
-        pixels = np.asarray(picture).astype(int)
+        pixels = np.asarray(picture).astype(np.int16)
         points = []
         for colour in COLOURS:
-            rows, columns = np.nonzero(np.abs(pixels - np.array(colour)).max(2) < 60)
+            rows, columns = np.nonzero(np.abs(pixels - np.array(colour, np.int16)).max(2) < 60)
             points.append((float(columns.mean()), float(rows.mean())))
         xs, ys = [x for x, _ in points], [y for _, y in points]
         return Candidate((min(xs), min(ys), max(xs), max(ys)), tuple(points), score)

@@ -21,10 +21,8 @@ from tests.helpers.unets import sd_unet, sdxl_unet
 
 
 @pytest.fixture
-def resources(folder: Path) -> Resources:
+def resources(catalog: Catalog) -> Resources:
     """New for each test: it counts what is read and encoded."""
-    catalog = Catalog([folder], [])
-    catalog.refresh()
     return Resources(catalog)
 
 
