@@ -11,7 +11,7 @@ READY := $(VENV)/.ready-$(firstword $(shell cat requirements-*.txt | cksum))
 test: lint browser faces
 	$(PY) -m pytest -n auto
 
-test-fast: $(READY) faces
+test-fast: $(READY)
 	$(PY) -m pytest -n auto tests/unit
 
 lint: $(READY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,31 @@ def test_the_folders_that_packs_are_looked_for_in(host: Host, monkeypatch: pytes
     assert {Path("/packs"), Path("/annotators/insightface"), Path.home() / ".insightface"} <= set(found)
     assert set(folders.adapter_folders()) <= set(found)
     assert folders.face_archives().is_relative_to(Path(paths.data_path))
+
+
+def test_every_package_is_pinned_and_what_they_need_is_among_them() -> None:
+    """They are installed without their requirements: those are all listed, but for what is of no use here."""
+    lines = [line for line in packages.REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
+    pins = dict(line.split("==") for line in lines)
+    assert len(pins) == len(lines) > 10
+    folder = setup.ready().packages
+    left_out = {
+        "opencv-python",  # opencv-python-headless is there
+        "colorama", "importlib-metadata",  # tqdm's on Windows; lazy_loader's for old Pythons
+        "coloredlogs", "sympy",  # onnxruntime's tools
+        "networkx", "pillow", "imageio", "tifffile",  # parts of scikit-image that are not used
+    }  # fmt: skip
+
+    def name(text: str) -> str:
+        return re.split(r"[^\w.-]", text)[0].lower().replace("_", "-")
+
+    there, needed = set(), set()
+    for metadata in folder.glob("*.dist-info/METADATA"):
+        head = metadata.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+        values = [line.partition(": ")[::2] for line in head]
+        own = dict(values)
+        there.add(name(own["Name"]))
+        assert pins[next(pin for pin in pins if name(pin) == name(own["Name"]))] == own["Version"]
+        needed |= {name(text) for key, text in values if key == "Requires-Dist" and "extra" not in text}
+    assert there == {name(pin) for pin in pins}
+    assert needed - there <= left_out

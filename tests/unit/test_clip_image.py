@@ -1,8 +1,6 @@
 """encode/clip_image.py against transformers' CLIPVisionModelWithProjection on the same random weights."""
 
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,7 +10,6 @@ from lib_ipadapter.checkpoint.identify import identify
 from lib_ipadapter.encode.clip_image import Embedding, ImageEncoder
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.image_towers import SPECS, reference
-from tests.helpers.paths import ROOT
 
 
 def to_open_clip(state, prefix="visual."):
@@ -203,25 +200,6 @@ def test_building_draws_nothing_copies_no_more_than_it_must_and_empties_the_stat
     shared = {p.data_ptr() for p in encoder._tower.parameters()} & set(addresses.values())
     # all but in_proj weight and bias of each layer, and the turned projection
     assert len(shared) == len(list(encoder._tower.parameters())) - 2 * spec.layers - 1
-
-
-def test_importing_is_cheap_and_the_first_build_of_a_process_draws_nothing():
-    code = """
-import sys, random, torch, numpy
-from types import SimpleNamespace
-import lib_ipadapter.encode
-assert not {"open_clip", "torchvision", "transformers", "timm"} & set(sys.modules), "heavy import"
-from lib_ipadapter.encode.clip_image import _empty_tower
-torch.manual_seed(3); random.seed(3); numpy.random.seed(3)
-before = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
-_empty_tower(SimpleNamespace(width=64, layers=2, heads=1, mlp_width=256, patch=14, image_size=28, projection=8,
-                             quick_gelu=False))
-assert torch.equal(before[0], torch.get_rng_state())
-assert before[1:] == (random.getstate(), numpy.random.get_state()[1].tolist())
-"""
-
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
 
 
 def spoilt(change, layout="transformers"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from lib_ipadapter.encode.faces import packages
 from lib_ipadapter.encode.faces.packages import install_packages, is_current
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.paths import ROOT
-from tests.setup import faces as setup
 
 PIP = """
 import os, sys
@@ -183,34 +181,6 @@ def test_the_folder_is_this_pythons_own_and_no_commit_has_it() -> None:
     assert folder == ROOT / ".faces" / f"py{sys.version_info[0]}.{sys.version_info[1]}"
     done = subprocess.run(["git", "check-ignore", "-q", str(folder)], cwd=ROOT, check=False)
     assert done.returncode == 0 or not (ROOT / ".git").exists()
-
-
-def test_every_package_is_pinned_and_what_they_need_is_among_them() -> None:
-    """They are installed without their requirements: those are all listed, but for what is of no use here."""
-    lines = [line for line in packages.REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
-    pins = dict(line.split("==") for line in lines)
-    assert len(pins) == len(lines) > 10
-    folder = setup.ready().packages
-    left_out = {
-        "opencv-python",  # opencv-python-headless is there
-        "colorama", "importlib-metadata",  # tqdm's on Windows; lazy_loader's for old Pythons
-        "coloredlogs", "sympy",  # onnxruntime's tools
-        "networkx", "pillow", "imageio", "tifffile",  # parts of scikit-image that are not used
-    }  # fmt: skip
-
-    def name(text: str) -> str:
-        return re.split(r"[^\w.-]", text)[0].lower().replace("_", "-")
-
-    there, needed = set(), set()
-    for metadata in folder.glob("*.dist-info/METADATA"):
-        head = metadata.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
-        values = [line.partition(": ")[::2] for line in head]
-        own = dict(values)
-        there.add(name(own["Name"]))
-        assert pins[next(pin for pin in pins if name(pin) == name(own["Name"]))] == own["Version"]
-        needed |= {name(text) for key, text in values if key == "Requires-Dist" and "extra" not in text}
-    assert there == {name(pin) for pin in pins}
-    assert needed - there <= left_out
 
 
 # install.py and the flag

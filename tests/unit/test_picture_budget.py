@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import struct
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -18,7 +16,6 @@ from lib_ipadapter.encode.picture import KEPT_PIXELS, Mask, Picture, Pictures, c
 from lib_ipadapter.encode.sizes import BUDGET_PIXELS, Budget
 from lib_ipadapter.errors import BudgetError, PictureError
 from tests.helpers.files import base64_of, picture, png
-from tests.helpers.paths import ROOT
 
 
 def webp(side: int, colour: str = "red") -> bytes:
@@ -77,30 +74,6 @@ def test_sixty_four_photographs_pass() -> None:
     assert budget.left > 0
     with pytest.raises(BudgetError, match="2,000 megapixels together"):
         budget.take((BUDGET_PIXELS, 1))
-
-
-MEASURED = """
-import io, resource, sys
-from PIL import Image
-from lib_ipadapter.encode.picture import Picture, Pictures
-job, held = Pictures(), []
-def file(n):
-    buffer = io.BytesIO()
-    Image.new("RGB", (6000, 4000), (n, 0, 0)).save(buffer, "WEBP", method=0)
-    return buffer.getvalue()
-files = [file(n) for n in range(8)]
-held.append(job.of(Picture, files[0]).image.size)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-held += [job.of(Picture, data) for data in files]
-[one.image.size for one in held[1:]]
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
-"""
-
-
-def test_one_large_picture_at_a_time_is_in_memory() -> None:
-    """Eight of 72 MB each, after one."""
-    done = subprocess.run([sys.executable, "-c", MEASURED], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 150  # MiB more than for the first one
 
 
 def test_a_job_can_be_interrupted_between_two_pictures() -> None:

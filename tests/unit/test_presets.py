@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from lib_ipadapter.encode.picture import content_hash, decode_mask
 from lib_ipadapter.errors import IPAdapterError
 from lib_ipadapter.presets.store import PresetError, PresetExists, Store, UnknownPreset
 from tests.helpers.files import base64_of, picture, png
-from tests.helpers.paths import ROOT
 from tests.helpers.presets import age, mask, prints, put_png, rows, shown, stored, tables, with_pictures
 
 # Saving and loading
@@ -334,11 +331,3 @@ def test_no_generation_is_refused_for_its_name(name: str, store: Store) -> None:
     assert store.recent() == kept[::-1]
     assert len(set(kept)) == 3
     assert all(shown(store.load(one)) == shown([with_pictures(0)]) for one in kept)
-
-
-def test_the_module_needs_no_webui() -> None:
-    code = (
-        "import sys; import lib_ipadapter.presets.store; "
-        "sys.exit(any(name.split('.')[0] in ('gradio', 'modules', 'fastapi') for name in sys.modules))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

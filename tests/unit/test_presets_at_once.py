@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +15,6 @@ import pytest
 from lib_ipadapter.presets import database, pictures
 from lib_ipadapter.presets import store as presets
 from lib_ipadapter.presets.store import PresetError, PresetExists, StorageError, Store
-from tests.helpers.paths import ROOT
 from tests.helpers.presets import age, prints, rows, shown, stored, tables, with_pictures
 
 
@@ -328,12 +325,3 @@ def test_killed_between_two_steps_everything_is_old_or_new(at: int, store: Store
     assert stored(fresh) == prints(2) | (prints(0, 1) if len(fresh.load("a")[0]["images"]) == 0 else set()) | {
         one for unit in fresh.load("a") for one in shown(unit["images"])
     }
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="children start too slowly without fork")
-def test_real_processes_at_once_and_killed() -> None:
-    """The benchmark with few rounds: it exits with 1 where anything is lost."""
-    command = [sys.executable, "-m", "benchmarks.presets", "--presets", "0", "--writers", "3", "--kills", "12"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "kills: 12 at random moments" in done.stdout

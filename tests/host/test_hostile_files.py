@@ -107,8 +107,8 @@ def test_a_packed_member_is_not_unpacked(tmp_path: Path, method: int, member: st
 
 def test_what_is_read_of_a_file_for_its_table_is_bounded(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "many", "w") as archive:
-        for number in range(120_000):
-            archive.writestr(zipfile.ZipInfo(f"{number:040}"), b"")
+        for number in range(20_000):
+            archive.writestr(zipfile.ZipInfo(f"{number:0400}"), b"")
     assert "larger than any model's" in refused(tmp_path / "many", 5)
     zip_of(b"\x80\x02" + b"N" * torch_files.PICKLE_LIMIT + b".", tmp_path / "long")
     assert "larger than any model's" in refused(tmp_path / "long")
