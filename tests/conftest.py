@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +21,15 @@ torch.set_num_threads(1)  # the tests' tensors are small: threads would only wai
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"host(setup): the host that a test wants, of {', '.join(ORDER)}")
+
+
+@pytest.hookimpl(optionalhook=True, hookwrapper=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, Any, None]:
+    """``-n auto`` is one process more than there are processors: a test that waits, for a browser or for a process of
+    its own, leaves one idle."""
+    found = yield
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" not in os.environ:
+        found.force_result(found.get_result() + 1)
 
 
 @pytest.hookimpl(optionalhook=True)
