@@ -20,7 +20,7 @@ from demo.family.bench import WEIGHTS
 from lib_ipadapter.checkpoint.containers import read_metadata
 from tests.helpers.tensors import draw, randomise
 
-N, STEPS = 32, 10
+N, STEPS = 16, 8
 
 
 def test_arcface_asks_for_an_angle_more() -> None:
