@@ -36,7 +36,7 @@ def its_picture(page: Page, component: Any, image: Image.Image) -> None:
     data = {"name": "its.png", "mimeType": "image/png", "buffer": png(image)}
     component.locator("input[type=file]").set_input_files(data)
     page.wait(lambda: component.locator("img, canvas").count() > 0)
-    page.page.wait_for_timeout(1000)  # until its unit has it
+    page.settle()  # its unit has it
 
 
 def test_controlnets_picture_is_a_reference(page: Page, pages: Callable[..., Page], theirs) -> None:
@@ -123,7 +123,7 @@ def test_a_unit_to_controlnet(page: Page, theirs, host: Host) -> None:
     assert label.startswith("demo-sd15 [")
     assert theirs(2, "controlnet_control_weight_slider").locator("input[type=number]").input_value() == "0.55"
     assert not theirs(1, "controlnet_enable_checkbox").locator("input").is_checked()
-    page.page.wait_for_timeout(1500)  # until its unit has all of it
+    page.settle()  # its unit has all of it
     page.tick()
     page.generate()
     script = next(one for one in scripts.scripts_txt2img.alwayson_scripts if one.title() == "ControlNet")

@@ -80,7 +80,7 @@ def test_a_press_of_generate_finds_each_unit_as_it_is(page: Page, monkeypatch) -
                 assert (one["weight"], one["images"][0]["weight"]) == (weight, weight / 2), (moment, number)
                 assert one["images"][0]["image"].content_hash == content_hash(picture(n)), (moment, number)
             page.wait(lambda: page.shown() == number)  # noqa: B023
-            page.page.wait_for_timeout(300)  # a press does nothing until the answer has come
+            page.settle()  # a press does nothing until the answer has come
     assert page.used() == [1, 2, 3]
 
 

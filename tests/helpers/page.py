@@ -30,6 +30,11 @@ class Page:
         self.page = self.context.new_page()
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self._asked: set[Any] = set()  # what the server has not answered yet
+        self.page.on("websocket", self._await_answer)
+        self.page.on("request", lambda one: one.resource_type in ("fetch", "xhr") and self._asked.add(one))
+        for event in ("requestfinished", "requestfailed"):
+            self.page.on(event, self._answered)
         self.page.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), lambda route: route.abort())
         self.page.goto(f"{host.address}/?__theme={theme}")
         self.page.wait_for_selector("#txt2img_ip_adapter")
@@ -43,6 +48,22 @@ class Page:
             assert time.monotonic() < end, "it did not happen"
             self.page.wait_for_timeout(50)
         return result
+
+    def _await_answer(self, call: Any) -> None:
+        """Gradio asks for each event through a connection of its own, which ends with the answer."""
+        self._asked.add(call)
+        call.on("close", self._answered)
+
+    def _answered(self, call: Any) -> None:
+        self._asked.discard(call)
+
+    def settle(self) -> None:
+        """Wait until the server has answered everything, and what followed from an answer, and it is on view."""
+        self.wait(lambda: not self._asked and (self._drawn() or not self._asked))
+
+    def _drawn(self) -> None:
+        """Give the page's scripts and drawing their turn."""
+        self.page.evaluate("new Promise((done) => setTimeout(() => requestAnimationFrame(() => done()), 50))")
 
     def find(self, name: str, tab: str = "txt2img") -> Any:
         return self.page.locator(f"[id='{tab}_ip_adapter_{name}']").first
@@ -183,9 +204,12 @@ class Page:
         shown = self.page.locator("#txt2img_gallery img").first
         done = list(tasks.done)
         before = shown.get_attribute("src") if shown.count() else None
+        others = set(self._asked)
         self.page.locator("#txt2img_generate").click()
         self.wait(lambda: list(tasks.done) != done)
-        self.page.wait_for_timeout(200)  # until what was answered is shown
+        ours = self._asked - others
+        self.wait(lambda: not ours & self._asked)  # what an earlier job has left on view is gone
+        self._drawn()
         self.wait(lambda: error.count() or (shown.count() and shown.get_attribute("src") != before))
         if error.count():
             return error.inner_text()
