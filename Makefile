@@ -42,8 +42,9 @@ $(READY): requirements-test.txt requirements-test-nodeps.txt requirements-lock.t
 	$(if $(INTERPRETER),,$(error Python 3.10 or 3.11 is needed, and $(or $(PYTHON),none on PATH) does not run here as \
 	one of them: install one, or name its path: make PYTHON=/path/to/python3.11 …))
 	$(INTERPRETER) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt -c requirements-lock.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-test-nodeps.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-test.txt -c requirements-lock.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r requirements-test-nodeps.txt
+	$(PY) -m compileall -qq -j 0 $(VENV)/lib || true # on all processors; files that are for other Pythons are no fault
 	rm -f $(VENV)/.ready-*
 	touch $@
 
