@@ -59,9 +59,9 @@ class Page:
 
     def settle(self) -> None:
         """Wait until the server has answered everything, and what followed from an answer, and it is on view."""
-        self.wait(lambda: not self._asked and (self._drawn() or not self._asked))
+        self.wait(lambda: not self._asked and (self._take_turn() or not self._asked))
 
-    def _drawn(self) -> None:
+    def _take_turn(self) -> None:
         """Give the page's scripts and drawing their turn."""
         self.page.evaluate("new Promise((done) => setTimeout(() => requestAnimationFrame(() => done()), 50))")
 
@@ -209,7 +209,7 @@ class Page:
         self.wait(lambda: list(tasks.done) != done)
         ours = self._asked - others
         self.wait(lambda: not ours & self._asked)  # what an earlier job has left on view is gone
-        self._drawn()
+        self._take_turn()
         self.wait(lambda: error.count() or (shown.count() and shown.get_attribute("src") != before))
         if error.count():
             return error.inner_text()
