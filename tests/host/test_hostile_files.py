@@ -8,7 +8,6 @@ import os
 import signal
 import struct
 import sys
-import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,12 +66,17 @@ def zip_of(pickled: bytes, path: Path, method: int = zipfile.ZIP_STORED) -> Path
     return path
 
 
+def worked() -> float:
+    """Seconds of work of this process and of those that it has ended: others may have the processor meanwhile."""
+    return sum(os.times()[:4])
+
+
 def refused(path: Path, within: float = 2.0) -> str:
-    """The sentence about a file, which comes soon, by the clock of this process: others may have the processor."""
-    begin = time.process_time()
+    """The sentence about a file, which comes soon."""
+    begin = worked()
     with pytest.raises(CheckpointError) as error:
         read_table(path)
-    assert time.process_time() - begin < within
+    assert worked() - begin < within
     assert len(error.value.detail) < 500
     return error.value.detail
 
@@ -162,9 +166,9 @@ def test_half_precisions_and_eight_bits_are_listed(tmp_path: Path) -> None:
 def test_a_file_of_many_tensors_takes_no_longer_than_their_number_asks_for(tmp_path: Path) -> None:
     many = {f"ip_adapter.{i}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(45_000)}
     (tmp_path / "x.safetensors").write_bytes(header(many))
-    begin = time.monotonic()
+    begin = worked()
     assert "half an IP-Adapter" in listed(tmp_path).problems[0].problem
-    assert time.monotonic() - begin < 10
+    assert worked() - begin < 10
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------

@@ -66,9 +66,9 @@ def test_any_name_survives_the_parameters(name: str) -> None:
 )  # fmt: skip
 def test_reading_takes_no_longer_than_the_text(text: str) -> None:
     params = {f"IP-Adapter {number}": text for number in range(1, 11)}
-    started = time.perf_counter()
+    started = time.process_time()
     infotext.restored(params, lambda content_hash: None)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_an_entry_longer_than_any_of_ours_is_nobodys() -> None:

@@ -106,10 +106,10 @@ def progressive(side: int, extra: int) -> bytes:
 def test_a_jpeg_of_a_thousand_passes_is_refused_at_once() -> None:
     data = progressive(2000, 1000)
     assert len(data) < 300_000
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(PictureError, match=r"JPEG in 1\d\d\d passes, which takes too long; save it as PNG"):
         decode(data)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
     assert decode(progressive(2000, 0)).size == (2000, 2000)
     assert decode(progressive(100, 1000)).size == (100, 100)  # quick, whatever it asks for
 
