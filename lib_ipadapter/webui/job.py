@@ -46,7 +46,7 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
         _forget_original(p)
     with refusing(p):
         objects = distributed.local(panel.units(arguments, is_api=host.current().is_api(p)))
-        wording = panel.wording(arguments)
+        wording = distributed.wording(arguments)
         if wording is Wording.PANEL:
             model_choice.check(objects, xyz.axis_fields(p), resources())
         units = units_of(p, objects, wording)

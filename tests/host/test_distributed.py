@@ -99,3 +99,19 @@ def test_what_other_machines_could_not_do_right_is_refused(host: Host, machines)
         make(host, unit(seeds=(0, 3), batch="per image"), batch_size=2)
     machines.world.enabled = False
     assert len(make(host, unit(seeds=(0, 3), batch="per image"), batch_size=2)) == 2
+
+
+def test_a_panels_sentences_and_models_stay_the_panels(host: Host, near, tmp_path, monkeypatch) -> None:
+    from lib_ipadapter.checkpoint.catalog import Catalog
+    from lib_ipadapter.errors import IPAdapterError
+    from lib_ipadapter.presets.used_models import UsedModels
+    from lib_ipadapter.webui import process
+
+    used = UsedModels(tmp_path / "used.json")
+    monkeypatch.setattr(process, "used_models", lambda: used)
+    from_panel(host, {"pictures": [picture(0)], "model": "base"})
+    assert used.last("SD1.5") == ["base"]
+    monkeypatch.setattr(Catalog, "refresh", lambda self: None)
+    monkeypatch.setattr(process.resources().catalog, "_entries", ())
+    with pytest.raises(IPAdapterError, match="^IP-Adapter unit 1: no adapter here is for SD1.5: download"):
+        from_panel(host, {"pictures": [picture(0)]})

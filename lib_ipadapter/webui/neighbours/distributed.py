@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from ...encode.picture import Picture, decode
 from ...errors import IPAdapterError, UnitError
+from ...kinds import Wording
 from ...unit import Unit, parse_units
 from .. import host
 from ..panel import accordion as panel
@@ -29,9 +30,11 @@ AS_THEY_ARE = ("RGB", "RGBA", "L")  # modes that PNG has and that nothing is los
 
 
 class JsonUnit(dict[str, Any]):
-    """An API object in plain JSON; ``local`` is what it was made from, for the machine that has it."""
+    """An API object in plain JSON; ``local`` is what it was made from, and ``wording`` whose words sentences about it
+    use, for the machine that has it."""
 
     local: Any = None
+    wording: Wording = Wording.API
 
     def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
         return copy.deepcopy(dict(self), memo)
@@ -65,6 +68,12 @@ def local(objects: Sequence[object]) -> list[object]:
     return [one.local if isinstance(one, JsonUnit) else one for one in objects]
 
 
+def wording(args: tuple[Any, ...]) -> Wording:
+    """As ``accordion.wording``, of the values that ``json_arguments`` has made, too."""
+    made = next((one for one in args[: panel.API_PLACES] if isinstance(one, JsonUnit)), None)
+    return panel.wording(args) if made is None else made.wording
+
+
 def json_arguments(p: Any) -> None:
     """Make the job's units plain JSON in its arguments, where something is there that sends them away.
 
@@ -79,7 +88,7 @@ def json_arguments(p: Any) -> None:
     places, (pasted, tick, *rest) = values[: panel.API_PLACES], values[panel.API_PLACES :]
     try:
         objects = _resolved(p, local(panel.units(tuple(values), is_api=current.is_api(p))))
-        places = [_json_unit(one) for one in objects]
+        places = [_json_unit(one, wording(tuple(values))) for one in objects]
         places += [panel.NOT_SENT] * (panel.API_PLACES - len(places))
         pasted, tick = ("", False) if objects else (pasted, bool(tick))
     except IPAdapterError:
@@ -100,12 +109,12 @@ def _resolved(p: Any, objects: Sequence[object]) -> list[object]:
     return resolved
 
 
-def _json_unit(unit: object) -> object:
+def _json_unit(unit: object, wording: Wording) -> object:
     """A unit as it is sent. Its influence maps stay out: they would be taken for pictures of the job."""
     if not isinstance(unit, Mapping):
         return _json(unit)
     sent = JsonUnit({name: _json(value) for name, value in unit.items() if name != "influence_map"})
-    sent.local = unit
+    sent.local, sent.wording = unit, wording
     return sent
 
 
