@@ -167,6 +167,40 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         isReady = true;
         readied();
         ipAdapter.shelf.begin();
+        early.splice(0).forEach((act) => act());
+    }
+
+    // What is pressed, chosen or dropped before the panel's scripts are here is done when they are.
+    const EARLY = ".ip-adapter-purposes > button, .ip-adapter-units > button, .ip-adapter-tools button";
+    const early = [];
+    const isPictures = ({dataTransfer: data}) => ["Files", "text/uri-list"].some((type) => data?.types.includes(type));
+    const EARLY_EVENTS = {
+        click({target}) {
+            const button = target.closest?.(EARLY);
+            if (button) early.push(() => button.click());
+        },
+        change({target}) {
+            if (!target.matches?.(".ip-adapter-drop-area input")) return;
+            early.push(() => target.dispatchEvent(new Event("change", {bubbles: true})));
+        },
+        dragover(event) {
+            if (tabOf(event.target) && isPictures(event)) event.preventDefault();
+        },
+        drop(event) {  // the browser would open the file in the place of the page
+            const {target, dataTransfer: data} = event;
+            if (!tabOf(target) || !isPictures(event)) return;
+            event.preventDefault();
+            event.stopImmediatePropagation();
+            const dataTransfer = new DataTransfer();  // the event's own is empty afterwards
+            for (const file of data.files) dataTransfer.items.add(file);
+            for (const type of ["text/uri-list", "text/html"]) dataTransfer.setData(type, data.getData(type));
+            early.push(() => target.dispatchEvent(
+                new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer}),
+            ));
+        },
+    };
+    for (const [type, take] of Object.entries(EARLY_EVENTS)) {
+        document.addEventListener(type, (event) => { if (!isReady) take(event); }, true);
     }
     // Does what the subject's function does: "units.answerShow" for a tab and an event's values, at once where it can.
     function call(name, ...values) {
@@ -247,6 +281,12 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             if (props?.elem_id?.includes("_ip_adapter_")) page.initialValues[props.elem_id] = props.value;
         }
     });
+    // The tick in the panel's head says whether units take part. The host sets it when the panel is opened and takes it
+    // away when the panel is folded, until it is clicked: here looking at a panel changes nothing, so it is told of a
+    // click, which is none of a mouse and sets nothing.
+    function unlinkTick(tab) {
+        tab.tickbox?.dispatchEvent(new Event("click"));
+    }
     function begin(tab) {
         const {state} = tab, unit = shownUnit(state);
         ipAdapter.truth.build(tab);
@@ -258,6 +298,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         ipAdapter.drawings.noteStrength(tab, unit);
     }
 
+    onUiLoaded(() => Object.values(tabs).forEach(unlinkTick));
     onUiLoaded(loadPanel);
     onUiLoaded(followLanguage);
     onUiTabChange(noteLastTab);

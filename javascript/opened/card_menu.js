@@ -50,6 +50,13 @@ ipAdapter.card_menu = (() => {
         });
     }
 
+    // The card may have been drawn anew meanwhile.
+    function focusCard(tab, card) {
+        const shown = card.isConnected ? card : ipAdapter.cards.listOf(tab).querySelector(`[data-key="${card.dataset.key}"]`);
+        const place = shown?.querySelector(".ip-adapter-more") ?? tab.element("drop_area").querySelector("[role=button]");
+        place.focus({preventScroll: true});
+    }
+
     // The whole picture in a dialog: what the card shows until it has come.
     async function enlarge(tab, card) {
         const small = card.querySelector("img.ip-adapter-whole");
@@ -61,7 +68,10 @@ ipAdapter.card_menu = (() => {
         close.setAttribute("aria-label", "Close");
         dialog.setAttribute("aria-label", small.alt);
         dialog.append(image, close);
-        dialog.addEventListener("close", () => dialog.remove());
+        dialog.addEventListener("close", () => {
+            dialog.remove();  // a picture that was clicked has no focus to go back to
+            if (document.activeElement === document.body) focusCard(tab, card);
+        });
         // To the WebUI, Escape means that the job is to end.
         dialog.addEventListener("keydown", (event) => event.stopPropagation());
         dialog.addEventListener("click", ({target}) => { if (target !== close) dialog.close(); });

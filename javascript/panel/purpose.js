@@ -33,8 +33,15 @@
         const model = (name === "face") === isFace ? null : isFace ? other : face;
         if (model) unit.model = unit.own = model;  // it may be exchanged with the checkpoint
     }
+    // Whether somebody has set what a purpose is about to overwrite.
+    function isOwn(tab, unit) {
+        const defaults = read(tab, "defaults"), untouched = read(tab, "untouched");
+        const fields = [...new Set(Object.values(defaults).flatMap(Object.keys))];
+        const isLike = (known) => fields.every((field) => !(field in known) || same(known[field], unit[field]));
+        return Boolean(unit.layer_weights) || ![untouched, ...Object.values(defaults)].some(isLike);
+    }
     function choose(tab, name) {
-        if (tab.shownUnit.layer_weights) ipAdapter.undo.remember(tab, "chose a purpose");
+        if (isOwn(tab, settingsOf(tab))) ipAdapter.undo.remember(tab, "chose a purpose");
         return ipAdapter.units.revise(tab, (unit) => applied(tab, unit, name));
     }
 

@@ -1,14 +1,9 @@
 // Units: the panel's tick, the row in which one of them is chosen, the switch to it, what follows a change of any unit,
 // and those of a unit's controls that are HTML of our own.
 (window.ipAdapter ??= {}).units = (() => {
-    // The tick in the panel's head says whether units take part. The host sets it when the panel is opened and takes it
-    // away when the panel is folded, until it is clicked: here looking at a panel changes nothing, so it is told of a
-    // click, which is none of a mouse and sets nothing. Who adds a reference wants it to be used.
+    // Who adds a reference wants it to be used.
 
     const headOf = (tab) => tab.panel.querySelector(":scope > .label-wrap");
-    function unlinkTick(tab) {
-        tab.tickbox?.dispatchEvent(new Event("click"));
-    }
     function tick(tab) {
         if (tab.tickbox && !tab.tickbox.checked) tab.tickbox.click();
     }
@@ -167,7 +162,6 @@
         }
     }
 
-    Object.values(ipAdapter.page.tabs).forEach(unlinkTick);
     document.addEventListener("click", onTick, true);
     document.addEventListener("click", onRowClick);
     document.addEventListener("keydown", onRowKey);

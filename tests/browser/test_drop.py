@@ -137,6 +137,12 @@ def test_references_move_and_are_enlarged_by_keyboard(page: Page) -> None:
     page.page.keyboard.press("Escape")
     page.page.locator(".ip-adapter-enlarged").wait_for(state="detached")
     page.wait(lambda: page.page.evaluate("document.activeElement.className") == "ip-adapter-more")
+    page.page.evaluate("document.activeElement.blur()")
+    page.cards().nth(1).locator(".ip-adapter-whole").click()  # by mouse, nothing has the focus
+    dialog.wait_for()
+    page.page.keyboard.press("Escape")
+    page.page.locator(".ip-adapter-enlarged").wait_for(state="detached")
+    page.wait(lambda: page.page.evaluate("document.activeElement.closest('li')?.dataset.key") == c)
 
     # By mouse, onto another card.
     page.cards().nth(2).locator(".ip-adapter-whole").drag_to(page.cards().nth(0), target_position={"x": 5, "y": 20})

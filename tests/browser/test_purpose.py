@@ -83,6 +83,24 @@ def test_only_a_first_reference_of_an_untouched_unit_begins_with_a_purpose(page:
     page.wait(lambda: page.number("weight") == 1)
 
 
+def test_what_a_purpose_overwrites_can_be_taken_back(page: Page) -> None:
+    undo = page.page.locator("#txt2img_ip_adapter .ip-adapter-undo > button")
+    page.add(picture(0))
+    page.wait(lambda: page.number("weight") == 0.7)
+    press(page, "style")
+    page.wait(lambda: numbers(page) == (1, 0, 1))
+    press(page, "everything")  # what a purpose has set is a press away
+    page.wait(lambda: numbers(page) == (0.7, 0, 1))
+    assert undo.count() == 0
+    page.number("weight", 0.35)
+    press(page, "composition")
+    page.wait(lambda: numbers(page) == (0.8, 0, 0.8))
+    page.wait(undo.is_visible)
+    assert undo.inner_text() == "Undo: chose a purpose"
+    undo.click()
+    page.wait(lambda: (weight_type(page), *numbers(page)) == ("linear", 0.35, 0, 1))
+
+
 def test_a_purpose_keeps_the_default_that_a_person_gives_it(page: Page, pages: Callable[..., Page]) -> None:
     press(page, "style")
     page.wait(lambda: page.number("weight") == 1)
