@@ -51,6 +51,7 @@ def test_a_press_brings_what_is_missing(hub: Hub, page: Page, pages: Callable[..
     problem, progress = card.locator(".ip-adapter-problem"), card.locator(".ip-adapter-download-progress")
     page.wait(button["start"].is_visible)
     assert "No adapter for SD1.5 is here yet." in card.inner_text() and STARTER in card.inner_text()
+    assert "refresh the list of models" not in page.find("details").inner_text()  # the card stands for all of it
     page.wait(lambda: " MB" in card.locator(".ip-adapter-download-buttons small").inner_text())
     box = card.locator("input[data-file]")
     box.uncheck()

@@ -219,10 +219,13 @@ class Editor:
         look = self._look(model, page.unit)
         cards = reference_cards.cards(page.items, pictures, look, stamp)
         encoder = _encoder_name(page.unit)
+        name, catalog = model_name(model), self.resources().catalog
+        # The card says what is missing, and gets it: no sentence beside it that tells to do so by hand.
+        has_card = name is None and download_card.offered(name, catalog, encoder) is not None
         details = [
-            self.describe(model, encoder),
-            download_card.card(model_name(model), self.resources().catalog, encoder),
-            other_files.rest(self.resources().catalog, choice.topology),
+            "" if has_card else self.describe(model, encoder),
+            download_card.card(name, catalog, encoder),
+            other_files.rest(catalog, choice.topology),
             _for_page(page, settled, choice),
         ]
         region, purposes = region_line.drawn(page, pictures), purpose_row.drawn(choice)
