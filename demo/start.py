@@ -18,6 +18,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 HOST = Path(__file__).parent / "host"
 REPOSITORY = Path(__file__).parents[1]
+WEBUI, FORGE = "webui", "forge"
+FACES = (WEBUI, FORGE)
 
 
 @dataclass
@@ -67,9 +69,11 @@ class Host:
         script_callbacks.app_reload_callback()
         script_callbacks.script_unloaded_callback()
         script_callbacks.clear_callbacks()
+        _another_face.close()
 
 
 _running: Host | None = None
+_another_face = contextlib.ExitStack()  # what takes it off again
 
 
 def host_start(
@@ -77,6 +81,7 @@ def host_start(
     options: dict[str, Any] | None = None,
     cmd_args: Sequence[str] = (),
     *,
+    face: str = WEBUI,
     data_dir: str | Path | None = None,
     keep_options: bool = False,
     device: str = "cpu",
@@ -85,6 +90,7 @@ def host_start(
 ) -> Host:
     """Start the host with these extensions, or start it again with others.
 
+    ``face`` says as which host it behaves, of ``FACES``: the WebUI v1.10.1, or Forge (``demo/forge``).
     ``options`` is what the settings file holds; the host restores only overridden settings that are in it.
     ``cmd_args`` are command-line flags, those of the extensions' preload.py among them. ``data_dir`` takes models,
     settings and outputs; one process keeps one. Small models run best on one thread. With ``port`` the page is
@@ -111,6 +117,11 @@ def host_start(
     os.makedirs(paths.data_path, exist_ok=True)
     models.write_checkpoints(Path(paths.models_path) / "Stable-diffusion")
 
+    _another_face.close()
+    if face == FORGE:
+        from demo.forge.face import put_on
+
+        _another_face.callback(put_on())
     folders = [Path(folder).absolute() for folder in extension_dirs]
     _running = _start(folders, options, cmd_args, keep_options, device, port)
     return _running
@@ -150,11 +161,11 @@ def _start(
     sd_models.list_models()
     extensions.list_extensions(folders)
     scripts.load_scripts()
-    if sd_models.model_data.was_loaded_at_least_once:
+    if getattr(sd_models.model_data, "was_loaded_at_least_once", False):
         sd_models.reload_model_weights()
         script_callbacks.model_loaded_callback(shared.sd_model)
-    if not shared.opts.sd_model_checkpoint:  # a loaded checkpoint is always in the settings
-        shared.opts.data["sd_model_checkpoint"] = shared.sd_model.sd_checkpoint_info.title
+    if not shared.opts.sd_model_checkpoint:  # a checkpoint that is loaded, or will be, is always in the settings
+        shared.opts.data["sd_model_checkpoint"] = sd_models.select_checkpoint().title
     script_callbacks.before_ui_callback()
     shared.demo = ui.create_ui()
     if port is None:

@@ -87,9 +87,19 @@ class _Decoded(list):
     """Tells pictures from latents where ``sample`` may return either."""
 
 
+def _sees_picture(sd_model):
+    """Whether its UNet takes a picture beside the latent."""
+    return sd_model.model.conditioning_key in SEES_PICTURE
+
+
+def _edits(sd_model):
+    """Whether it is an instruct-pix2pix model."""
+    return getattr(sd_model, "cond_stage_key", None) == "edit"
+
+
 def txt2img_image_conditioning(sd_model, x, width, height):
     """For UNets that take a picture: nothing but grey, all of it masked. Others ignore it."""
-    if sd_model.model.conditioning_key not in SEES_PICTURE:
+    if not _sees_picture(sd_model):
         return x.new_zeros(len(x), 5, 1, 1)
     grey = images_tensor_to_samples(x.new_full((len(x), 3, height, width), 0.5), model=sd_model)
     return pad(grey, (0, 0, 0, 0, 1, 0), value=1.0).to(x.dtype)
@@ -205,7 +215,7 @@ class StableDiffusionProcessing:
     # the picture that some UNets want to see
 
     def txt2img_image_conditioning(self, x, width=None, height=None):
-        self.is_using_inpainting_conditioning = shared.sd_model.model.conditioning_key in SEES_PICTURE
+        self.is_using_inpainting_conditioning = _sees_picture(shared.sd_model)
         return txt2img_image_conditioning(shared.sd_model, x, width or self.width, height or self.height)
 
     def edit_image_conditioning(self, source_image):
@@ -224,9 +234,9 @@ class StableDiffusionProcessing:
         return torch.cat([small.expand(len(latent), -1, -1, -1), latent], dim=1)
 
     def img2img_image_conditioning(self, source_image, latent_image, image_mask=None, round_image_mask=True):
-        if shared.sd_model.cond_stage_key == "edit":
+        if _edits(shared.sd_model):
             return self.edit_image_conditioning(source_image)
-        if self.sampler.conditioning_key in SEES_PICTURE:
+        if _sees_picture(shared.sd_model):
             return self.inpainting_image_conditioning(source_image, latent_image, image_mask, round_image_mask)
         return latent_image.new_zeros(len(latent_image), 5, 1, 1)
 
@@ -468,7 +478,7 @@ def _overridden_settings(p):
     try:
         for key, value in wanted.items():
             opts.set(key, value, is_api=True, run_callbacks=False)
-        sd_models.reload_model_weights()
+        sd_models._take_up()
         sd_models.apply_token_merging(shared.sd_model, p.get_token_merging_ratio())
         yield
     finally:
@@ -477,11 +487,18 @@ def _overridden_settings(p):
             opts.data.update(before)
 
 
+@contextlib.contextmanager
+def _computing():
+    """Around everything that is computed for a job."""
+    with torch.no_grad(), shared.sd_model.ema_scope():
+        yield
+
+
 def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     _begin(p)
     _tell(p, "process")
     pictures, texts = [], []
-    with torch.no_grad(), shared.sd_model.ema_scope():
+    with _computing():
         with devices.autocast():
             p.init(p.all_prompts, p.all_seeds, p.all_subseeds)
         if state.job_count == -1:
@@ -535,7 +552,7 @@ def _checkpoint(name):
 def _take_batch(p, n):
     """Let the job's lists for one batch begin with batch ``n``; False when no prompt is left for it."""
     p.iteration = n
-    sd_models.reload_model_weights()  # hires fix and refiner may have left another one
+    sd_models._take_up()  # hires fix and refiner may have left another one
     _own_prompts(p)
     p.seeds, p.subseeds = p.all_seeds[_mine(p)], p.all_subseeds[_mine(p)]
     p.rng = p._noise_source((opt_C, p.height // opt_f, p.width // opt_f))
@@ -712,7 +729,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         if self.latent_scale_mode is None:
             decoded = torch.stack(decode_latent_batch(shared.sd_model, samples, devices.cpu, check_for_nans=True))
         with sd_models.SkipWritingToConfig():
-            sd_models.reload_model_weights(info=self.hr_checkpoint_info)
+            sd_models._take_up(self.hr_checkpoint_info)
         return self.sample_hr_pass(samples, decoded, seeds, subseeds, subseed_strength, prompts)
 
     def _first_pass(self, conds):
@@ -840,7 +857,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
 
     def init(self, all_prompts, all_seeds, all_subseeds):
         self.extra_generation_params["Denoising strength"] = self.denoising_strength
-        if shared.sd_model.cond_stage_key != "edit":
+        if not _edits(shared.sd_model):
             self.image_cfg_scale = None
         self.sampler = sd_samplers.create_sampler(self.sampler_name, shared.sd_model)
         mask = self._mask()

@@ -202,5 +202,10 @@ def reload_model_weights(sd_model=None, info=None, forced_reload=False):
     return load_model(info)
 
 
+def _take_up(info=None):
+    """Where a job wants a checkpoint: the settings', or ``info``."""
+    reload_model_weights(info=info)
+
+
 def apply_token_merging(sd_model, token_merging_ratio):
     sd_model.applied_token_merged_ratio = token_merging_ratio

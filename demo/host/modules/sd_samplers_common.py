@@ -29,6 +29,15 @@ class InterruptedException(BaseException):
 # pictures and latents
 
 
+def _autoencoder(model):
+    return model.first_stage_model
+
+
+def _conditioning_key():
+    """What the loaded UNet is conditioned on."""
+    return shared.sd_model.model.conditioning_key
+
+
 def decode_first_stage(model, x):
     with devices.without_autocast():
         return model.decode_first_stage(x.to(devices.dtype_vae))
@@ -43,7 +52,7 @@ def images_tensor_to_samples(image, approximation=None, model=None):
 
 def preview(latent):
     """A cheap picture of one latent (4, h, w): the linear part of the demo's autoencoder."""
-    colours = shared.sd_model.first_stage_model.colours.float()
+    colours = _autoencoder(shared.sd_model).colours.float()
     rgb = torch.tensordot(latent.float(), colours, dims=([0], [1])).clamp(-1, 1).add(1).mul(127.5)
     picture = Image.fromarray(rgb.cpu().numpy().astype(np.uint8))
     return picture.resize((8 * picture.width, 8 * picture.height))
@@ -59,7 +68,7 @@ def apply_refiner(cfg_denoiser, sigma=None):
 
     p.extra_generation_params |= {"Refiner": info.short_title, "Refiner switch at": p.refiner_switch_at}
     with sd_models.SkipWritingToConfig():
-        sd_models.reload_model_weights(info=info)
+        sd_models._take_up(info)
     p.setup_conds()
     cfg_denoiser.update_inner_model()
     return True
@@ -76,7 +85,7 @@ class Sampler:
 
     def __init__(self, func, config):
         self.func, self.config = func, config
-        self.conditioning_key = shared.sd_model.model.conditioning_key
+        self.conditioning_key = _conditioning_key()
         self.model_wrap_cfg = self.denoiser(self)
         self.p = self.last_latent = self.sampler_extra_args = None
 
