@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
 
+from demo.start import FACES, WEBUI
 from tests.helpers.host import ORDER, Hosts
 from tests.helpers.unets import sd_unet
 
@@ -20,6 +21,9 @@ torch.set_num_threads(1)  # the tests' tensors are small: threads would only wai
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "both_faces: the test runs on the WebUI's face of the miniature host and Forge's"
+    )
     config.addinivalue_line("markers", f"host(setup): the host that a test wants, of {', '.join(ORDER)}")
 
 
@@ -30,6 +34,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, Any,
     found = yield
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" not in os.environ:
         found.force_result(found.get_result() + 1)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.definition.get_closest_marker("both_faces"):
+        metafunc.parametrize("face", FACES)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -43,12 +52,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one host stand together, so that each process starts it once."""
-    items.sort(key=lambda item: ORDER.index(setup_of(item)) + 1 if "hosts" in item.fixturenames else 0)
+    items.sort(key=lambda item: (place_of(item),) if "hosts" in item.fixturenames else ())
+
+
+def place_of(item: pytest.Item) -> tuple[int, int]:
+    return FACES.index(face_of(item)), ORDER.index(setup_of(item))
 
 
 def setup_of(item: pytest.Item) -> str:
     marker = item.get_closest_marker("host")
     return marker.args[0] if marker else ORDER[0]
+
+
+def face_of(item: pytest.Item) -> str:
+    return item.callspec.params.get("face", WEBUI) if hasattr(item, "callspec") else WEBUI
 
 
 @pytest.fixture(scope="session", autouse=True)

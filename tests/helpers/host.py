@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from demo import files
-from demo.start import Answer, Host, host_start
+from demo.start import WEBUI, Answer, Host, host_start
 from tests.helpers.files import write_adapter, write_encoder
 from tests.helpers.paths import ROOT, STAND_INS
 from tests.helpers.unets import sd_unet, sdxl_unet
@@ -38,19 +38,21 @@ class Hosts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._name: str | None = None
+        self.face = WEBUI
+        self._name: tuple[str, str] | None = None
         self._host: Host | None = None
         self._close: Callable[[], None] = lambda: None
         self._references: dict[str, list[np.ndarray]] = {}
         self.guest: Any = None  # who uses the running host, and what makes him leave before it is closed
         self.leave: Callable[[], None] = lambda: None
 
-    def get(self, name: str) -> Host:
-        if name != self._name:
+    def get(self, name: str, face: str = WEBUI) -> Host:
+        if (name, face) != self._name:
             self.close()
+            self.face = face
             with torch.enable_grad():
                 self._host, self._close = SETUPS[name](self)
-            self._name = name
+            self._name = name, face
         # The models that were used last are each test's own.
         (Path(os.environ["DEMO_HOST_DATA"]) / "ip-adapter" / "used-models.json").unlink(missing_ok=True)
         assert self._host is not None
@@ -97,7 +99,7 @@ Setup = tuple[Host, Callable[[], None]]
 
 
 def _plain(hosts: Hosts, *flags: str) -> Setup:
-    started = host_start([ROOT], SETTINGS, ["--ip-adapter-dir", str(hosts.adapters()), *flags])
+    started = host_start([ROOT], SETTINGS, ["--ip-adapter-dir", str(hosts.adapters()), *flags], face=hosts.face)
     return started, started.close
 
 
@@ -108,13 +110,13 @@ def _guarded(hosts: Hosts) -> Setup:
 def _plot(hosts: Hosts) -> Setup:
     plot = hosts.extension("plot", xyz_grid="xyz")
     options = {**SETTINGS, "ip_adapter_unit_count": 2}
-    started = host_start([plot, ROOT], options, ["--ip-adapter-dir", str(hosts.adapters())])
+    started = host_start([plot, ROOT], options, ["--ip-adapter-dir", str(hosts.adapters())], face=hosts.face)
     return started, started.close
 
 
 def _tiling(hosts: Hosts) -> Setup:
     tiling = hosts.extension("tiling", tiling="tiling")
-    started = host_start([tiling, ROOT], SETTINGS, ["--ip-adapter-dir", str(hosts.adapters())])
+    started = host_start([tiling, ROOT], SETTINGS, ["--ip-adapter-dir", str(hosts.adapters())], face=hosts.face)
     return started, started.close
 
 
@@ -122,7 +124,7 @@ def _neighbours(hosts: Hosts) -> Setup:
     # The name of the one of them that metadata.ini has to put after us, whatever our own folder is called.
     extension = hosts.extension("stable-diffusion-webui-distributed", neighbours="neighbours")
     options = {**SETTINGS, "ip_adapter_adetailer": False}
-    started = host_start([extension, ROOT], options, ["--ip-adapter-dir", str(hosts.adapters())])
+    started = host_start([extension, ROOT], options, ["--ip-adapter-dir", str(hosts.adapters())], face=hosts.face)
 
     def close() -> None:
         started.close()
@@ -265,13 +267,25 @@ def difference(a: list[np.ndarray] | np.ndarray, b: list[np.ndarray] | np.ndarra
     return float(np.mean([np.abs(x - y).mean() for x, y in zip(a, b, strict=True)]))
 
 
+def unet_in(model: Any) -> torch.nn.Module:
+    """The UNet of a loaded checkpoint, as either face has it."""
+    return (model.forge_objects.unet.model if hasattr(model, "forge_objects") else model.model).diffusion_model
+
+
+def loaded_unet() -> torch.nn.Module:
+    from modules import shared
+
+    return unet_in(shared.sd_model)
+
+
 def hooks() -> list[str]:
     """What hangs on a model's UNet, of whichever model is in memory."""
     from modules import sd_models
 
+    data = sd_models.model_data
     return [
         name
-        for model in sd_models.model_data.loaded_sd_models
-        for name, module in model.model.diffusion_model.named_modules()
+        for model in getattr(data, "loaded_sd_models", [data.sd_model])
+        for name, module in unet_in(model).named_modules()
         if module._forward_hooks or module._forward_pre_hooks
     ]

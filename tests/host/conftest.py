@@ -4,23 +4,59 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from demo.start import Host
+from demo.start import FORGE, WEBUI, Host
 from tests.conftest import setup_of
 from tests.helpers import controlnet
 from tests.helpers.files import unit
-from tests.helpers.host import FAR, Hosts, difference, hooks, make
+from tests.helpers.host import FAR, Hosts, difference, hooks, loaded_unet, make
 
 
 @pytest.fixture
-def host(request: pytest.FixtureRequest, hosts: Hosts) -> Host:
+def face() -> str:
+    """Which host the miniature one behaves as: ``pytest.mark.both_faces`` makes a test of each."""
+    return WEBUI
+
+
+@pytest.fixture
+def host(request: pytest.FixtureRequest, hosts: Hosts, face: str) -> Host:
     """The host in the setup of the test's mark: ``pytest.mark.host("controlnet")``."""
-    return hosts.get(setup_of(request.node))
+    return hosts.get(setup_of(request.node), face)
+
+
+@pytest.fixture
+def calls_apart(host: Host, face: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A context in which conditional and unconditional rows are in calls of their own: on the WebUI by a setting, on
+    Forge for lack of memory."""
+    from modules import shared
+
+    @contextmanager
+    def apart() -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            if face == FORGE:
+                patch.setattr(sys.modules["backend.memory_management"], "free", 0)
+            else:
+                patch.setitem(shared.opts.data, "batch_cond_uncond", False)
+            yield
+
+    return apart
+
+
+@pytest.fixture
+def make_apart(host: Host, calls_apart: Any) -> Any:
+    """Makes a picture with such calls."""
+
+    def made(*units: Any, **payload: Any) -> list[np.ndarray]:
+        with calls_apart():
+            return make(host, *units, **payload)
+
+    return made
 
 
 @pytest.fixture
@@ -92,10 +128,7 @@ def log(host: Host) -> list[tuple]:
 @pytest.fixture
 def rows(host: Host) -> Iterator[list[int]]:
     """Rows of each call of the UNet, as a forward pre-hook sees them."""
-    from modules import shared
-
     seen: list[int] = []
-    unet = shared.sd_model.model.diffusion_model
-    hook = unet.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    hook = loaded_unet().register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     yield seen
     hook.remove()

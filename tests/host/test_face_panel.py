@@ -64,6 +64,7 @@ def test_the_cards_show_each_face_with_a_button(host: Host, finder: Finder) -> N
     assert "⚠ no face was found" in cards
 
 
+@pytest.mark.both_faces
 def test_a_picture_with_a_face_and_nothing_left_of_it(host: Host, finder: Finder, plain) -> None:
     ours = make(host, unit("faceid"))
     assert difference(ours, plain) > FAR

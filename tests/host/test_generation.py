@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 
 import pytest
 
-from demo.start import Host
+from demo.start import FORGE, Host
 from tests.helpers.files import base64_of, picture, unit
 from tests.helpers.host import FAR, SAME, difference, make, ours
 
 LONG = "a photo of a cat on a red sofa beside a window, " * 9  # more than 75 tokens
 
 
+@pytest.mark.both_faces
 @pytest.mark.parametrize("kind", ["base", "plus", "full-face"])
 def test_a_reference_steers_the_picture(kind: str, host: Host, plain) -> None:
     one, other = make(host, unit(kind)), make(host, unit(kind, (3,)))
@@ -23,6 +25,7 @@ def test_a_reference_steers_the_picture(kind: str, host: Host, plain) -> None:
     assert difference(make(host, unit(kind, weight=0)), plain) == 0
 
 
+@pytest.mark.both_faces
 @pytest.mark.parametrize(
     ("checkpoint", "adapter"),
     [("demo-sd2", "two"), ("demo-sdxl", "wide"), ("demo-inpainting", "base")],
@@ -51,61 +54,71 @@ ROW_PATTERNS = {
 }
 
 
+@pytest.mark.both_faces
 @pytest.mark.parametrize("pattern", ROW_PATTERNS)
-def test_rows_together_and_apart(pattern: str, host: Host, plain) -> None:
+def test_rows_together_and_apart(pattern: str, host: Host, make_apart, plain) -> None:
     """One UNet call or one for each row: the same picture. Blind to a fault that both have; the next test is not."""
     together = make(host, unit(), **ROW_PATTERNS[pattern])
-    apart = make(host, unit(), override_settings={"batch_cond_uncond": False}, **ROW_PATTERNS[pattern])
+    apart = make_apart(unit(), **ROW_PATTERNS[pattern])
     assert difference(together, make(host, **ROW_PATTERNS[pattern])) > FAR
     assert difference(together, apart) < SAME
 
 
+@pytest.mark.both_faces
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("sampler", ["Euler", "Heun", "DDIM"])
-def test_uneven_prompts_keep_the_effect(sampler: str, apart: bool, host: Host, plain) -> None:
+def test_uneven_prompts_keep_the_effect(sampler: str, apart: bool, host: Host, make_apart, plain) -> None:
     """Attention to a doubled text is attention to the text: "X BREAK X" against "Y" is uneven, against "Y BREAK Y" not.
     So both must give the picture of "X" against "Y", in which all rows are in one call."""
-    settings = {"sampler_name": sampler, "override_settings": {"batch_cond_uncond": not apart}}
-    even = make(host, unit(), prompt="a cat", negative_prompt="blurry", **settings)
-    longer = make(host, unit(), prompt="a cat BREAK a cat", negative_prompt="blurry", **settings)
-    shorter = make(host, unit(), prompt="a cat", negative_prompt="blurry BREAK blurry", **settings)
+    made = functools.partial(make_apart if apart else functools.partial(make, host), unit(), sampler_name=sampler)
+    even = made(prompt="a cat", negative_prompt="blurry")
+    longer = made(prompt="a cat BREAK a cat", negative_prompt="blurry")
+    shorter = made(prompt="a cat", negative_prompt="blurry BREAK blurry")
     assert difference(even, longer) < SAME
     assert difference(even, shorter) < SAME
 
 
 @pytest.mark.parametrize("fault", ["all cond", "all uncond", "swapped"])
-def test_ignored_rows_would_be_noticed(fault: str, host: Host, plain, monkeypatch) -> None:
+@pytest.mark.both_faces
+def test_ignored_rows_would_be_noticed(fault: str, face: str, host: Host, plain, monkeypatch) -> None:
     """The proof that the two tests above can fail."""
     from lib_ipadapter.attend import rows
+    from lib_ipadapter.webui.host import forge
 
     right = make(host, unit(), prompt="a cat BREAK a cat")
-    take = rows.RowCursor.take
+    announced, take = forge.announced, rows.RowCursor.take
 
-    def wrong(self, n, *args, **kwargs):
+    def wrong(told):
         change = {"all cond": lambda c: True, "all uncond": lambda c: False, "swapped": lambda c: not c}[fault]
-        return tuple(rows.Row(change(row.cond), row.picture) for row in take(self, n, *args, **kwargs))
+        return tuple(rows.Row(change(row.cond), row.picture) for row in told)
 
-    monkeypatch.setattr(rows.RowCursor, "take", wrong)
+    if face == FORGE:
+        monkeypatch.setattr(forge, "announced", lambda n: lambda *args: wrong(announced(n)(*args)))
+    else:
+        monkeypatch.setattr(rows.RowCursor, "take", lambda self, *args, **more: wrong(take(self, *args, **more)))
     assert difference(make(host, unit(), prompt="a cat BREAK a cat"), right) > FAR / 2
 
 
+@pytest.mark.both_faces
 @pytest.mark.parametrize("setting", [{"s_min_uncond": 100.0, "s_min_uncond_all": True}, {"skip_early_cond": 0.5}])
-def test_skipped_uncond_rows(setting: dict, host: Host, plain) -> None:
+def test_skipped_uncond_rows(setting: dict, host: Host, make_apart, plain) -> None:
     override = {"override_settings": setting}
     full = make(host, unit(weight=0.8), **override)
     halves = make(host, unit(weight=0.4), unit(weight=0.4), **override)
-    alone = make(host, unit(weight=0.8), override_settings={**setting, "batch_cond_uncond": False})
+    alone = make_apart(unit(weight=0.8), **override)
     assert difference(full, make(host, **override)) > FAR / 4
     assert difference(full, halves) < SAME
     assert difference(full, alone) < SAME
 
 
+@pytest.mark.both_faces
 def test_every_picture_of_a_batch_is_its_own(host: Host, plain) -> None:
     batch = make(host, unit(), batch_size=2, n_iter=2, seed=5)
     for i in range(4):
         assert difference(batch[-4:][i : i + 1], make(host, unit(), seed=5 + i)) < SAME
 
 
+@pytest.mark.both_faces
 def test_per_image_batches(host: Host, plain) -> None:
     batch = make(host, unit(seeds=(0, 3), batch="per image"), batch_size=2, n_iter=2, seed=5)[-4:]
     for i in range(4):
@@ -114,7 +127,8 @@ def test_per_image_batches(host: Host, plain) -> None:
         assert difference(batch[i : i + 1], make(host, unit(seeds=((3, 0)[i % 2],)), seed=5 + i)) > FAR / 4
 
 
-def test_hires_passes(host: Host, plain) -> None:
+@pytest.mark.both_faces
+def test_hires_passes(host: Host, make_apart, plain) -> None:
     hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7}
     bare = make(host, **hires)
     pictures = {which: make(host, unit(hires=which), **hires) for which in ("both", "base", "hires")}
@@ -122,17 +136,24 @@ def test_hires_passes(host: Host, plain) -> None:
         assert difference(result, bare) > FAR / 4, which
     assert difference(pictures["both"], pictures["base"]) > FAR / 8
     assert difference(pictures["both"], pictures["hires"]) > FAR / 8
-    apart = make(host, unit(), override_settings={"batch_cond_uncond": False}, **hires)
+    apart = make_apart(unit(), **hires)
     assert difference(pictures["both"], apart) < SAME
 
 
-def test_img2img_and_instruct_pix2pix(host: Host, plain) -> None:
-    start = {"init_images": [base64_of(picture(9, (64, 64)))], "denoising_strength": 0.8, "path": "img2img"}
-    make(host, **start)  # the first img2img of a process finds the global generator unseeded
-    bare = make(host, **start)
-    assert difference(make(host, unit(), **start), bare) > FAR / 4
-    assert difference(make(host, **start), bare) == 0
-    edit = {**start, "image_cfg_scale": 1.5, "override_settings": {"sd_model_checkpoint": "demo-ip2p"}}
+START = {"init_images": [base64_of(picture(9, (64, 64)))], "denoising_strength": 0.8, "path": "img2img"}
+
+
+@pytest.mark.both_faces
+def test_img2img_starts_from_its_picture(host: Host, plain) -> None:
+    make(host, **START)  # the first img2img of a process finds the global generator unseeded
+    bare = make(host, **START)
+    assert difference(make(host, unit(), **START), bare) > FAR / 4
+    assert difference(make(host, **START), bare) == 0
+
+
+def test_instruct_pix2pix(host: Host, plain) -> None:
+    make(host, **START)
+    edit = {**START, "image_cfg_scale": 1.5, "override_settings": {"sd_model_checkpoint": "demo-ip2p"}}
     full, halves = make(host, unit(), **edit), make(host, unit(weight=0.5), unit(weight=0.5), **edit)
     assert difference(full, make(host, **edit)) > FAR / 4
     assert difference(full, halves) < SAME
@@ -140,6 +161,7 @@ def test_img2img_and_instruct_pix2pix(host: Host, plain) -> None:
     assert difference(full, make(host, unit(), **edit)) < SAME
 
 
+@pytest.mark.both_faces
 def test_steps_are_shares(host: Host, plain) -> None:
     for sampler in ("Euler", "Heun", "DDIM", "UniPC"):
         settings = {"steps": 4, "sampler_name": sampler}
@@ -149,10 +171,13 @@ def test_steps_are_shares(host: Host, plain) -> None:
         assert difference(whole, make(host, unit(end=0.5), **settings)) > FAR / 8, sampler
 
 
+@pytest.mark.both_faces
 def test_units_without_effect_leave_the_picture_bit_identical(host: Host, plain) -> None:
     assert difference(make(host, {"enabled": False}), plain) == 0
     assert difference(make(host, {"enabled": False, "model": "no such thing"}, unit(enabled=False)), plain) == 0
-    answer = host.post("txt2img", {"prompt": "a cat", "alwayson_scripts": {"ip-adapter": {"args": []}}, "steps": 1})
+    answer = host.post(
+        "txt2img", {"steps": 1, "width": 64, "height": 64, "alwayson_scripts": {"ip-adapter": {"args": []}}}
+    )
     assert answer.status_code == 200
 
 
@@ -179,6 +204,7 @@ STEPS = {  # the steps' numbers, call by call, and how many there are
 }
 
 
+@pytest.mark.both_faces
 @pytest.mark.parametrize(("sampler", "steps", "from_picture"), STEPS)
 def test_steps_are_counted(sampler: str, steps: int, from_picture: bool, host: Host, plain, monkeypatch) -> None:
     from lib_ipadapter.attend.inject import Injection
@@ -206,6 +232,7 @@ def test_the_last_steps_from_a_picture_are_a_share(sampler: str, host: Host, pla
     assert difference(last, whole) > FAR / 8 and difference(last, make(host, sampler_name=sampler, **start)) > 0
 
 
+@pytest.mark.both_faces
 def test_the_hosts_prompt_cache_stays_useful(host: Host, plain) -> None:
     from modules import prompt_parser
 
@@ -227,6 +254,7 @@ def test_the_hosts_prompt_cache_stays_useful(host: Host, plain) -> None:
         prompt_parser.get_learned_conditioning = original
 
 
+@pytest.mark.both_faces
 def test_infotext_tells_what_was_used(host: Host, plain) -> None:
     answer = host.txt2img(
         prompt="a cat", steps=1,
@@ -238,6 +266,7 @@ def test_infotext_tells_what_was_used(host: Host, plain) -> None:
     assert "IP-Adapter" not in host.txt2img(prompt="a cat", steps=1).infotext
 
 
+@pytest.mark.both_faces
 def test_requests_side_by_side(host: Host, plain) -> None:
     """The host queues them; each gets the picture it asked for."""
     expected = {None: plain, 0: make(host, unit()), 3: make(host, unit(seeds=(3,)))}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from demo.start import Host
+from demo.start import FORGE, Host
 from tests.helpers.files import base64_of, picture, unit
 from tests.helpers.host import FAR, ask, difference, make, ours, pixels
+
+pytestmark = pytest.mark.both_faces
 
 REFINER = {"refiner_checkpoint": "demo-sdxl", "refiner_switch_at": 0.5, "steps": 4}
 HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
@@ -77,17 +79,21 @@ def test_a_curve_that_is_0_in_every_step_has_not_acted(host: Host, plain, said) 
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_calls_without_the_references_are_told(lost: int, host: Host, plain, said, monkeypatch) -> None:
+def test_calls_without_the_references_are_told(lost: int, face: str, host: Host, plain, said, monkeypatch) -> None:
+    """Where a host tells the rows with each call, a call that does not tell them; else one that fits no rows."""
     from lib_ipadapter.attend.rows import RowCursor
+    from lib_ipadapter.webui.host import forge
 
-    take, calls = RowCursor.take, []
+    announced, take, calls = forge.announced, RowCursor.take, []
 
-    def forgets_one(self, *args, **kwargs):
+    def forgets_one(rows):
         calls.append(1)
-        rows = take(self, *args, **kwargs)
         return None if len(calls) == lost else rows
 
-    monkeypatch.setattr(RowCursor, "take", forgets_one)
+    if face == FORGE:
+        monkeypatch.setattr(forge, "announced", lambda n: lambda *args: forgets_one(announced(n)(*args)))
+    else:
+        monkeypatch.setattr(RowCursor, "take", lambda self, *args, **more: forgets_one(take(self, *args, **more)))
     answer = ask(host, unit())
     assert ("left out of some of the model's calls" in " ".join(said)) == bool(lost)
     assert ("IP-Adapter not used in: some calls" in answer.infotext) == bool(lost)

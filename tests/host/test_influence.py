@@ -88,19 +88,22 @@ PATTERNS = {
 }
 
 
+@pytest.mark.both_faces
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_rows_together_and_apart(pattern: str, host, drawn) -> None:
+def test_rows_together_and_apart(pattern: str, host, calls_apart, drawn) -> None:
     payload = {"seed": 1, **PATTERNS[pattern]}
     make(host, mapped(seeds=(0, 1), batch="per image"), **payload)
     together = [found for *_, found in drawn]
     drawn.clear()
-    make(host, mapped(seeds=(0, 1), batch="per image"), **payload, override_settings={"batch_cond_uncond": False})
+    with calls_apart():
+        make(host, mapped(seeds=(0, 1), batch="per image"), **payload)
     assert len(together) == len(drawn) == payload.get("batch_size", 1)
     for found, (*_, apart) in zip(together, drawn, strict=True):
         assert found.mean() > 0
         assert close(found, apart, 1e-3)
 
 
+@pytest.mark.both_faces
 def test_hires_pass(host, drawn) -> None:
     settings = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6, "batch_size": 2}
     answer = make(host, mapped(), mapped(hires="base"), **settings)

@@ -7,15 +7,14 @@ import pytest
 from demo.start import Host
 from lib_ipadapter.attend.layers import cross_attention_layers
 from tests.helpers.files import base64_of, half, unit
-from tests.helpers.host import FAR, SAME, difference, hooks, make, ours, pixels
+from tests.helpers.host import FAR, SAME, difference, hooks, loaded_unet, make, ours, pixels
 from tests.helpers.panel import panel_args
+
+pytestmark = pytest.mark.both_faces
 
 
 def test_undo_after_an_error_during_sampling(host: Host, plain, monkeypatch) -> None:
-    from modules import shared
-
-    unet = shared.sd_model.model.diffusion_model
-    calls = []
+    unet, calls = loaded_unet(), []
 
     def explode(*_args):
         calls.append(1)
@@ -24,7 +23,10 @@ def test_undo_after_an_error_during_sampling(host: Host, plain, monkeypatch) -> 
 
     handle = unet.output_blocks[3].register_forward_pre_hook(explode)
     try:
-        assert host.post("txt2img", {"steps": 3, "alwayson_scripts": ours(unit())}).status_code == 500
+        assert (
+            host.post("txt2img", {"steps": 3, "width": 64, "height": 64, "alwayson_scripts": ours(unit())}).status_code
+            == 500
+        )
     finally:
         handle.remove()
     assert hooks() == []
@@ -145,22 +147,20 @@ class OutOfMemoryError(RuntimeError):
 @pytest.mark.parametrize("place", ["in the model", "at the keys and values"])
 def test_a_full_device_leaves_nothing(place: str, host: Host, plain, monkeypatch) -> None:
     """In a layer of the model, between ours, or where nothing more helps in our own."""
-    from modules import shared
-
     from lib_ipadapter.attend import inject
 
-    attached = []
-    layer = cross_attention_layers(shared.sd_model.model.diffusion_model)[9].module
+    attached, unet = [], loaded_unet()
+    layer = cross_attention_layers(unet)[9].module
 
     def full(*_args: object) -> None:
-        attached.extend(inject.injections(shared.sd_model.model.diffusion_model))
+        attached.extend(inject.injections(unet))
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     handle = layer.register_forward_pre_hook(full) if place == "in the model" else None
     if handle is None:
         monkeypatch.setattr(inject, "image_attention", full)
     mask = base64_of(half("left"))
-    answer = host.post("txt2img", {"prompt": "a cat", "steps": 2, "alwayson_scripts": ours(
+    answer = host.post("txt2img", {"steps": 2, "width": 64, "height": 64, "alwayson_scripts": ours(
         unit(), unit(region_mask=mask, influence_map=True))})  # fmt: skip
     if handle is not None:
         handle.remove()

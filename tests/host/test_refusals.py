@@ -12,7 +12,9 @@ from demo.start import Host
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.errors import IPAdapterError
 from tests.helpers.files import base64_of, picture, unit
-from tests.helpers.host import make, ours
+from tests.helpers.host import loaded_unet, make, ours
+
+pytestmark = pytest.mark.both_faces
 
 BLACK = base64_of(Image.new("L", (8, 8)))
 WRONG = {
@@ -120,9 +122,7 @@ def test_an_eleventh_unit_is_noticed(host: Host, plain) -> None:
 
 def test_a_picture_without_its_references_is_not_handed_out(host: Host, plain) -> None:
     """Something computes attention without calling the layers: only seen when the picture is made."""
-    from modules import shared
-
-    layers = cross_attention_layers(shared.sd_model.model.diffusion_model)
+    layers = cross_attention_layers(loaded_unet())
 
     def forward(self, x, context=None, mask=None):
         linear = torch.nn.functional.linear
@@ -133,7 +133,7 @@ def test_a_picture_without_its_references_is_not_handed_out(host: Host, plain) -
     for layer in layers:
         layer.module.forward = forward.__get__(layer.module)
     try:
-        answer = host.post("txt2img", {"prompt": "a cat", "steps": 1, "alwayson_scripts": ours(unit())})
+        answer = host.post("txt2img", {"steps": 1, "width": 64, "height": 64, "alwayson_scripts": ours(unit())})
     finally:
         for layer in layers:
             del layer.module.forward
@@ -157,7 +157,7 @@ def test_an_error_in_a_step_is_no_plain_picture(host: Host, plain, monkeypatch) 
     from lib_ipadapter.webui.host import A1111
 
     monkeypatch.setattr(A1111, "denoising_step", lambda self, params: 1 / 0)
-    answer = host.post("txt2img", {"prompt": "a cat", "steps": 2, "alwayson_scripts": ours(unit())})
+    answer = host.post("txt2img", {"steps": 2, "width": 64, "height": 64, "alwayson_scripts": ours(unit())})
     assert answer.status_code == 422
     assert "ZeroDivisionError" in answer.json()["detail"]
 

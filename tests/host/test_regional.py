@@ -14,6 +14,7 @@ pytestmark = pytest.mark.host("neighbours")
 # Regional Prompter
 
 
+@pytest.mark.both_faces
 def test_regions_of_the_same_text_are_one_prompt(host: Host, near) -> None:
     """In every region the reference acts as it does in the whole."""
     whole = make(host, unit())

@@ -67,6 +67,7 @@ def test_a_mask_acts_in_the_tiles_where_it_lies(payload: dict, host: Host) -> No
     assert difference([both], [whole]) < SAME
 
 
+@pytest.mark.both_faces
 def test_each_round_of_tiles_begins_anew(host: Host) -> None:
     payload = {**WIDE_UPSCALE, "n_iter": 2, "batch_size": 2}
     plain, left = all_made(host, **payload), all_made(host, masked("left"), **payload)

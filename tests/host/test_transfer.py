@@ -10,7 +10,7 @@ from demo.start import Host
 from lib_ipadapter.encode.picture import content_hash, decode
 from lib_ipadapter.unit import Unit
 from tests.helpers.files import base64_of, half, picture, unit
-from tests.helpers.host import FAR, SAME, difference, make, ours, pixels
+from tests.helpers.host import FAR, SAME, difference, loaded_unet, make, ours, pixels
 
 LEFT, RIGHT = (base64_of(side) for side in (half("left"), ImageOps.invert(half("left"))))
 
@@ -27,6 +27,7 @@ PASSES = {
 }  # fmt: skip
 
 
+@pytest.mark.both_faces
 @pytest.mark.parametrize("kind", PASSES)
 def test_complementary_masks_add_up_in_every_pass(kind: str, host: Host, plain) -> None:
     options = PASSES[kind]
@@ -36,11 +37,13 @@ def test_complementary_masks_add_up_in_every_pass(kind: str, host: Host, plain) 
     assert difference(whole, make(host, unit(region_mask=LEFT), **options)) > FAR / 8
 
 
+@pytest.mark.both_faces
 def test_a_white_mask_is_none(host: Host, plain) -> None:
     white = base64_of(Image.new("L", (8, 8), 255))
     assert difference(make(host, unit(region_mask=white)), make(host, unit())) == 0
 
 
+@pytest.mark.both_faces
 def test_inpainting_only_masked_sees_its_part_of_the_region(host: Host, plain) -> None:
     """The region is over the whole picture: of the part that is sampled it may cover all, or nothing."""
     mask = Image.new("L", (128, 128))
@@ -67,13 +70,10 @@ def test_a_mask_of_another_form_is_told(host: Host, plain, caplog) -> None:
         assert sentence in caplog.text
 
 
+@pytest.mark.both_faces
 def test_a_region_in_a_model_that_is_taken_apart_is_refused(host: Host, plain, monkeypatch) -> None:
     """A neighbour that has one transformer work on the picture's halves."""
-    from modules import shared
-
-    transformer = next(
-        m for m in shared.sd_model.model.diffusion_model.modules() if type(m).__name__ == "SpatialTransformer"
-    )
+    transformer = next(m for m in loaded_unet().modules() if type(m).__name__ == "SpatialTransformer")
     forward = type(transformer).forward
 
     def halves(self, x, *args, **kwargs):

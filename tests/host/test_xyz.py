@@ -109,6 +109,7 @@ def test_the_page_has_them_after_a_reload(host) -> None:
 # --- what they set --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_faces
 def test_a_cell_is_the_picture_with_its_values(host) -> None:
     axes = {"Weight 1": ["0", "0.5", "1"], "Model 1": ["base", "plus", "PLUS.safetensors"], "Seed": [1, 1, 1]}
     cells = pictures(plotted(host, axes, unit()))
@@ -118,6 +119,7 @@ def test_a_cell_is_the_picture_with_its_values(host) -> None:
     assert not same(cells[1], cells[2])
 
 
+@pytest.mark.both_faces
 def test_each_unit_has_its_own(host) -> None:
     cells = pictures(plotted(host, {"Weight 2": [0.25, 0.75]}, unit(), unit(seeds=(2,))))
     for cell, weight in zip(cells, (0.25, 0.75), strict=True):
@@ -152,6 +154,7 @@ def test_a_clients_units_are_not_changed(host) -> None:
 # --- what they refuse -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_faces
 @pytest.mark.parametrize(
     ("axes", "units", "says"),
     [
@@ -174,6 +177,7 @@ def test_refused_before_anything_runs(axes, units: int, says: str, host, monkeyp
     assert says in answer.json()["detail"]
 
 
+@pytest.mark.both_faces
 def test_a_refused_cell_says_why(host, monkeypatch) -> None:
     from lib_ipadapter.webui.neighbours import xyz_cells
 
@@ -194,12 +198,14 @@ def test_a_refused_cell_says_why(host, monkeypatch) -> None:
     assert same(pictures(request(host))[0], plain)
 
 
+@pytest.mark.both_faces
 def test_a_refused_cell_of_a_hires_run_has_its_size(host) -> None:
     hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
     cells = pictures(plotted(host, {"Model 1": ["wide", "base"]}, unit(), **hires))
     assert [cell.shape for cell in cells] == [(128, 128, 3)] * 2
 
 
+@pytest.mark.both_faces
 def test_a_cell_that_fails_later_says_why(host, monkeypatch) -> None:
     from lib_ipadapter.webui.host import A1111
 
@@ -221,6 +227,7 @@ def test_a_cell_of_an_unforeseen_error_says_so(host, monkeypatch) -> None:
     assert "unexpected ZeroDivisionError" in written[0]
 
 
+@pytest.mark.both_faces
 def test_no_maps_in_a_plot(host) -> None:
     answer = plotted(host, {"Weight 1": [0.5, 1]}, unit(influence_map=True))
     assert len(pictures(answer)) == 2

@@ -31,7 +31,8 @@ def acting(**chosen):
 
 
 def unet():
-    return shared.sd_model.model.diffusion_model
+    model = shared.sd_model
+    return (model.forge_objects.unet.model if hasattr(model, "forge_objects") else model.model).diffusion_model
 
 
 def attentions(name):
