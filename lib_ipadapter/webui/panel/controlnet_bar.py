@@ -252,7 +252,7 @@ class ControlNetBar:
         if len(unit.references) > 1 and home.habits.averages:
             notes.append(f"The first of its {len(unit.references)} references is there: add the others by hand.")
         if unit.region_mask is not None:
-            notes.append(f"Its region mask is not there: give it in {home.title}'s panel.")
+            notes.append("Its region mask is not there: set it by hand.")
         if given.pop("advanced_weighting", None) is not None:
             notes.append("Its weights of single layers are not there: ControlNet's panel makes them from a preset.")
         return home.shown(given), notes
