@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -448,6 +449,20 @@ def test_its_panel_is_read(host: Host) -> None:
     assert "Taken from ControlNet Unit 1, which is switched off there." in answer[line.notes]
     assert answer[second.components["enabled"]]["value"] is False
     assert answer[line.editor.controls["weight"]]["value"] == 0.3
+
+
+def test_its_panel_is_read_in_gradio_4(host: Host, monkeypatch) -> None:
+    """Which numbers a page's events."""
+    from gradio.context import Context
+
+    from lib_ipadapter.webui.panel import controlnet_bar
+
+    line, _ = bar(host, "_bring")
+    argument = next(event.outputs[0] for event in host.blocks.fns if event.fn is line.units[1].function)
+    events = SimpleNamespace(fns=dict(enumerate(host.blocks.fns)), blocks=host.blocks.blocks)
+    monkeypatch.setattr(Context, "root_block", events)
+    found = controlnet_bar.ReadableUnit.of(line.units[1].home, argument)
+    assert found is not None and found.function is line.units[1].function
 
 
 def test_its_panel_is_filled(host: Host, monkeypatch) -> None:

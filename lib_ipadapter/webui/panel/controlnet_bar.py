@@ -8,7 +8,7 @@ own pasted parameters are; which they are is the host's to know. Nothing of Cont
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +51,7 @@ class ReadableUnit:
     @classmethod
     def of(cls, home: ControlNet, unit: Any) -> ReadableUnit | None:
         """``unit``: the component that is an argument of ControlNet's script."""
-        events = Context.root_block.fns
-        for event in events.values() if isinstance(events, Mapping) else events:  # gradio 4 numbers them
+        for event in _events():
             if event.fn is not None and len(event.outputs) == 1 and event.outputs[0] is unit:
                 inputs = list(event.inputs)
                 return cls(home, event.fn, inputs, home.components(inputs, Context.root_block.blocks.values()))
@@ -62,6 +61,12 @@ class ReadableUnit:
     def switch(self) -> Any | None:
         """The tick that switches it on."""
         return self.components.get("enabled")
+
+
+def _events() -> Iterable[Any]:
+    """What the page does at which event, in the order in which it was told; gradio 4 numbers them."""
+    events = Context.root_block.fns
+    return events.values() if isinstance(events, Mapping) else events
 
 
 def _runner(tab: str) -> Any:
