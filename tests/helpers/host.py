@@ -157,6 +157,29 @@ def _controlnet_later(hosts: Hosts) -> Setup:
     return _controlnet(hosts, "zz-another-name-for-it")
 
 
+def _forge_controlnet(hosts: Hosts) -> Setup:
+    """The ControlNet that Forge has built in, beside the WebUI's own parts."""
+    folder = hosts.folder / "controlnet"
+    folder.mkdir(exist_ok=True)
+    for file in ("base", "plus", "encoder"):
+        shutil.copy(hosts.adapters() / f"{file}.safetensors", folder)
+    extension = hosts.extension("sd_forge_controlnet", controlnet="forge_controlnet")
+    options = {**SETTINGS, "ip_adapter_controlnet_same": "add"}
+    started = host_start([extension, ROOT], options, ["--ip-adapter-dir", str(folder)])
+    from lib_ipadapter.webui.neighbours.controlnet.models import label_hash
+
+    known = sys.modules["lib_controlnet.global_state"]
+    known.looked_for = {f"{file.stem} [{label_hash(file)}]": str(file) for file in folder.glob("*.safetensors")}
+    known.update_controlnet_filenames()
+
+    def close() -> None:
+        started.close()
+        for name in [name for name in sys.modules if name.split(".")[0] == "lib_controlnet"]:
+            del sys.modules[name]
+
+    return started, close
+
+
 def _probe(hosts: Hosts) -> Setup:
     """Tiny extensions that note what the host does with them."""
     probe = hosts.extension("b-probe", probe="probe")
@@ -230,6 +253,7 @@ SETUPS: dict[str, Callable[[Hosts], Setup]] = {
     "neighbours": _neighbours,
     "controlnet": _controlnet,
     "controlnet, loaded later": _controlnet_later,
+    "forge's controlnet": _forge_controlnet,
     "probe": _probe,
     "no extension": _no_extension,
     "page": _page,

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.host("controlnet")
 
 def test_an_imported_unit_is_the_same_unit(host: Host) -> None:
     from lib_ipadapter.webui import process
+    from lib_ipadapter.webui.host.webui_controlnet import LATE
     from lib_ipadapter.webui.neighbours.controlnet.imports import imported
-    from lib_ipadapter.webui.neighbours.controlnet.models import LATE
 
     catalog = process.resources().catalog
     unit = stand_in(host).ControlNetUnit(**theirs(1, weight=0.7, guidance_start=0.2, guidance_end=0.8))

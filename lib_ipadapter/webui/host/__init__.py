@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .a1111 import A1111
 from .choice import current
+from .controlnet import ControlNet
 from .interface import Host, Interrupted, SamplingPass
 
-__all__ = ["A1111", "Host", "Interrupted", "SamplingPass", "current"]
+__all__ = ["A1111", "ControlNet", "Host", "Interrupted", "SamplingPass", "current"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -22,15 +21,16 @@ from ...checkpoint.identify import identify
 from ...checkpoint.specs import UNetSpec
 from ...encode.device import Device
 from ...errors import IPAdapterError, MismatchError
-from . import prompts, tiles
+from . import controlnets, prompts, tiles
+from .controlnet import ControlNet
 from .interface import Host, Interrupted, SamplingPass
 from .replaced import Before
+from .webui_controlnet import WebUIControlNet
 
 # Methods of a processing object. ``setup_prompts`` is called once for each job, when its checkpoint and options are in
 # force, and before any script's ``process``: a job that is refused there leaves other extensions alone (ControlNet,
 # which hooks the model in its ``process``, takes harm from jobs that end later). ``close`` is the last one.
 START, LATENTS, END = "setup_prompts", "init", "close"
-CONTROLNET = ("internal_controlnet.external_code", "scripts.external_code")  # the older name last
 
 
 class A1111(Host):
@@ -245,9 +245,11 @@ class A1111(Host):
         with queue_lock:
             yield
 
-    def controlnet(self) -> Any | None:
-        loaded = (sys.modules.get(name) for name in CONTROLNET)
-        return next((module for module in loaded if hasattr(module, "find_cn_script")), None)
+    def controlnet(self) -> ControlNet | None:
+        return controlnets.loaded()
+
+    def expected_controlnet(self) -> type[ControlNet]:
+        return WebUIControlNet
 
 
 def _make_room(_nbytes: int) -> None:

@@ -27,8 +27,11 @@ def encoder_folders() -> list[Path]:
     """Where image encoders are looked for beyond the adapters' folders."""
     controlnet = _option("control_net_modules_path", "controlnet_annotator_models_path")
     controlnet += [folder / "annotator" / "downloads" for folder in _controlnet_extensions()]
+    built_in = Path(paths.models_path) / "ControlNetPreprocessor"  # where Forge's keeps them
     return _distinct([
         Path(paths.models_path) / "clip_vision",
+        *([built_in] if built_in.is_dir() else []),
+        *_option("controlnet_preprocessor_models_dir"),
         *(folder / "clip_vision" for folder in controlnet),
         *_option("ip_adapter_encoder_dir"),
     ])  # fmt: skip

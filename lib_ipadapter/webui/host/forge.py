@@ -17,6 +17,8 @@ from ...attend.rows import Row, Rows
 from ...attend.step import RowsOfCall, Step
 from ...encode.device import CPU, Device
 from .a1111 import A1111
+from .controlnet import ControlNet
+from .forge_controlnet import ForgeControlNet
 
 # Where they manage the device's memory: Forge and Neo, reForge and classic.
 MEMORY = ("backend.memory_management", "ldm_patched.modules.model_management")
@@ -36,6 +38,9 @@ class Forge(A1111):
 
     def device(self) -> Device:
         return Device(devices.device, devices.dtype, _make_room)
+
+    def expected_controlnet(self) -> type[ControlNet]:
+        return ForgeControlNet
 
     def denoising_step(self, params: Any) -> Step:
         """``x`` has one row for each picture, and each call tells its rows."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ...attend.regions import Box, Part
     from ...attend.step import Step
     from ...encode.device import Device
+    from .controlnet import ControlNet
 
 
 @dataclass(frozen=True)
@@ -215,5 +216,9 @@ class Host(ABC):
         """While nobody makes a picture: for what computes beside jobs."""
 
     @abstractmethod
-    def controlnet(self) -> Any | None:
-        """What ControlNet offers to other extensions, None where it is not loaded."""
+    def controlnet(self) -> ControlNet | None:
+        """The ControlNet that is loaded, None where none is."""
+
+    @abstractmethod
+    def expected_controlnet(self) -> type[ControlNet]:
+        """The ControlNet that this host has or can have: where none is loaded, sentences speak of it."""

@@ -2,7 +2,8 @@
 
 InstantID is an adapter that is fed with a recognised face, and a ControlNet that is fed with the face's five points and
 whose context are the adapter's tokens. ControlNet has the face recognition and the second network, and it takes the
-tokens only from a unit of its own just before the one with the points; so both are its units.
+tokens only from a unit of its own (sd-webui-controlnet: just before the one with the points; Forge's: for all of its
+networks); so both are its units.
 """
 
 from __future__ import annotations
@@ -28,13 +29,12 @@ from ...jobs.fit import check_fit, with_variant
 from ...jobs.planned import PlannedReference
 from ...unit import Unit
 from .. import host
+from ..host import ControlNet
 from . import controlnet
 from .controlnet import ControlNetUnitView
 from .controlnet.models import MAX_WEIGHT, label
 
 VARIANT = "instantid"
-FACE, POINTS = "instant_id_face_embedding", "instant_id_face_keypoints"  # its preprocessors
-NAME_PART = "instant_id"  # ControlNet goes by this in the files' names
 APPLIED = ("weight", "start", "end", "keypoints_weight")  # of a unit's fields; the others have no counterpart
 
 
@@ -58,16 +58,17 @@ class Hooked:
     """Whether ControlNet has taken up its units: the host swallows whatever goes wrong when it does."""
 
     def __init__(self, p: Any) -> None:
-        self.script = controlnet.script(p)
-        self.before = getattr(self.script, "latest_network", None)
+        """``p`` has ControlNet's units, filled."""
+        views = controlnet.units_of(p) or []
+        self.home = views[0].home
+        self.has_failed = self.home.watch(controlnet.script(p), sum(view.enabled for view in views))
 
     def check(self, number: int) -> None:
         """Raises IPAdapterError where ControlNet has failed. Call it after every ``process``."""
-        now = getattr(self.script, "latest_network", self)
-        if now is None or (now is self.before and now is not self):
+        if self.has_failed():
             raise IPAdapterError(
-                "ControlNet could not set up InstantID; the console's log says why: most often there is no face in the "
-                "picture, or its face recognition (antelopev2) is missing."
+                f"{self.home.title} could not set up InstantID; the console's log says why: most often there is no "
+                "face in the picture, or its face recognition (antelopev2) is missing."
             ).in_unit(number)
 
 
@@ -97,36 +98,38 @@ def _instantid(unit: Unit, catalog: Catalog) -> AdapterEntry | None:
 
 
 def _fill(p: Any, unit: Unit, entry: AdapterEntry) -> tuple[PlannedReference, ...]:
-    views, module = controlnet.units_of(p), host.current().controlnet()
-    if views is None or module is None:
+    views = controlnet.units_of(p)
+    if views is None:
+        expected = host.current().expected_controlnet()
         raise UnitError(
-            "InstantID is left to sd-webui-controlnet, which is not there: let it run by itself (Settings, "
-            "IP-Adapter), or install or enable ControlNet."
+            f"InstantID is left to {expected.product}, which is not there: let it run by itself (Settings, "
+            f"IP-Adapter), or {expected.remedy}."
         )
+    home = views[0].home
     if controlnet.has_begun_batch(p):
         raise UnitError("InstantID cannot join ControlNet's batch of files: set ControlNet's units to single pictures.")
-    weight, reference = _checked_weight(unit), unit.references[0]
+    weight, reference = _checked_weight(unit, home.title), unit.references[0]
     weight *= reference.weight
     if not 0 <= weight <= MAX_WEIGHT:
-        raise UnitError(f"weight is {weight:g}: InstantID runs in ControlNet, which allows 0 to {MAX_WEIGHT:g}.")
+        raise UnitError(f"weight is {weight:g}: InstantID runs in {home.title}, which allows 0 to {MAX_WEIGHT:g}.")
     picture = Picture.of(reference.image)
     if picture.carries_embeddings:
         raise UnitError("embeddings cannot go to ControlNet: give a photo, or let InstantID run by itself (Settings).")
-    face, points = _models(module, entry)
+    face, points = _models(home, entry)
     places = _free(views)
     common = {
-        "enabled": True, "image": np.asarray(picture.image), "guidance_start": unit.start, "guidance_end": unit.end,
-        "pixel_perfect": True,
+        "enabled": True, "guidance_start": unit.start, "guidance_end": unit.end, "pixel_perfect": True,
+        **home.picture_fields([(np.asarray(picture.image), None)], None),
     }  # fmt: skip
     units = [
-        module.ControlNetUnit(**common, module=FACE, model=face, weight=weight),
-        module.ControlNetUnit(**common, module=POINTS, model=points, weight=unit.keypoints_weight),
+        home.unit(**common, module=home.instantid.face, model=face, weight=weight),
+        home.unit(**common, module=home.instantid.points, model=points, weight=unit.keypoints_weight),
     ]
     controlnet.replace(p, dict(zip(places, units, strict=True)))
     return (PlannedReference(picture.content_hash, reference.weight),)
 
 
-def _checked_weight(unit: Unit) -> float:
+def _checked_weight(unit: Unit, title: str) -> float:
     """The unit's weight. Raises UnitError for settings that ControlNet cannot honour."""
     if len(unit.references) != 1:
         raise UnitError(f"InstantID takes one photo, not {len(unit.references)}: leave one.")
@@ -137,47 +140,52 @@ def _checked_weight(unit: Unit) -> float:
         isinstance(unit.weight, tuple)
     )
     if foreign or isinstance(unit.weight, tuple):
-        raise UnitError(f"InstantID runs in ControlNet, which has no {' or '.join(foreign)}: leave it at its default.")
+        raise UnitError(f"InstantID runs in {title}, which has no {' or '.join(foreign)}: leave it at its default.")
     return unit.weight
 
 
 def _free(views: Sequence[ControlNetUnitView]) -> tuple[int, int]:
-    """Two disabled units with no enabled one between them: ControlNet wants them one after the other."""
-    for first, second in pairwise(views):
-        if not first.enabled and not second.enabled:
+    """Two disabled units, one after the other where ControlNet wants that."""
+    home = views[0].home
+    off = [view for view in views if not view.enabled]
+    for first, second in pairwise(off):
+        if second.number == first.number + 1 or not home.instantid.side_by_side:
             return first.number, second.number
+    where = " that stand side by side" if home.instantid.side_by_side else ""
     raise UnitError(
-        "InstantID fills two of ControlNet's units that stand side by side, and no two such are disabled: disable "
-        "them, or raise their number in Settings, ControlNet."
+        f"InstantID fills two units of {home.title}{where}, and no two such are disabled: disable them, or raise their "
+        "number in Settings, ControlNet."
     )
 
 
-def _models(module: Any, entry: AdapterEntry) -> tuple[str, str]:
+def _models(home: ControlNet, entry: AdapterEntry) -> tuple[str, str]:
     """What ControlNet calls the adapter and the network of the points.
 
     Raises UnitError that names all that is missing.
     """
-    labels = list(module.get_models())
-    face, points = label(entry.path, labels), _points(module)
+    files = home.models()
+    face, points = label(entry.path, files), _points(home, files)
     if face is None or points is None:  # put there since it has looked
-        labels = list(module.get_models(update=True))
-        face, points = label(entry.path, labels), _points(module)
-    missing = _missing(module, entry, face, points)
+        files = home.models(anew=True)
+        face, points = label(entry.path, files), _points(home, files)
+    missing = _missing(home, entry, face and str(files.get(face) or entry.path), points)
     if missing or face is None or points is None:
-        raise UnitError(f"for InstantID, ControlNet lacks {'; and '.join(missing)}.")
+        raise UnitError(f"for InstantID, {home.title} lacks {'; and '.join(missing)}.")
     return face, points
 
 
-def _missing(module: Any, entry: AdapterEntry, face: str | None, points: str | None) -> list[str]:
-    missing = []
+def _missing(home: ControlNet, entry: AdapterEntry, face: str | None, points: str | None) -> list[str]:
+    """``face`` is the file that it has of the adapter, ``points`` what it calls the network of the points."""
+    missing, names = [], home.instantid
+    part = names.name_parts[0]
     if face is None:
         missing.append(f"{entry.file_name} in a folder that it searches, such as models/ControlNet")
-    elif NAME_PART not in str(_files(module).get(face) or entry.path):
-        missing.append(f"{entry.file_name} under a name with “{NAME_PART}” in it, which is all it goes by")
+    elif names.names_adapter and not any(one in face for one in names.name_parts):
+        missing.append(f"{entry.file_name} under a name with “{part}” in it, which is all it goes by")
     if points is None:
-        missing.append(f"{FILE}, saved as models/ControlNet/control_{NAME_PART}_sdxl.safetensors")
-    if not {FACE, POINTS} <= set(module.get_modules()):
-        missing.append(f"a newer version of itself, with the preprocessors {FACE} and {POINTS}")
+        missing.append(f"{FILE}, saved as models/ControlNet/control_{part}_sdxl.safetensors")
+    if not {names.face, names.points} <= set(home.modules()):
+        missing.append(f"a newer version of itself, with the preprocessors {names.face} and {names.points}")
     packages = [name for name in ("insightface", "onnxruntime") if not _installed(name)]
     if packages:
         missing.append(f"the Python package {' and '.join(packages)} (pip install {' '.join(packages)})")
@@ -188,16 +196,12 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _files(module: Any) -> Mapping[str, Any]:
-    """Label -> file, as ControlNet keeps it."""
-    return getattr(getattr(module, "global_state", None), "cn_models", {})
-
-
-def _points(module: Any) -> str | None:
+def _points(home: ControlNet, files: Mapping[str, Any]) -> str | None:
     """What ControlNet calls InstantID's network of the points: by its name, because any ControlNet for SDXL has its
     shapes, and by those, because InstantID's adapter has the same name."""
-    for one, file in _files(module).items():
-        if file is not None and NAME_PART in str(file).lower() and _is_sdxl_controlnet(Path(file)):
+    for one, file in files.items():
+        is_named = file is not None and any(part in str(file).lower() for part in home.instantid.name_parts)
+        if is_named and _is_sdxl_controlnet(Path(file)):
             return one
     return None
 

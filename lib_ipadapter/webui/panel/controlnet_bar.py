@@ -2,13 +2,13 @@
 
 What ControlNet's panel holds is read as it is by ControlNet at a press of *Generate*: in the page's table of events
 stands which components a unit is made of, and by which function. What goes there is put into its components, as its
-own pasted parameters are, and they are known by their ids. Nothing of ControlNet is changed.
+own pasted parameters are; which they are is the host's to know. Nothing of ControlNet is changed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from ...jobs.resources import Resources
 from ...kinds import Wording
 from ...unit import Unit
 from .. import host, options
+from ..host import ControlNet
 from ..host.page import listing
 from . import html_controls, panel_state
 from .controls import CONTROLS, UNSAVED
@@ -35,36 +36,37 @@ if TYPE_CHECKING:
     from ..neighbours.controlnet import ControlNetUnitView
 
 BUILT = "{}_send_to_extras"  # elem_id of a button that the host makes after all scripts' components
-# A unit's field -> how its component's id ends
-ENDINGS = {
-    "enabled": "_controlnet_enable_checkbox",
-    "module": "_controlnet_preprocessor_dropdown",
-    "model": "_controlnet_model_dropdown",
-    "weight": "_controlnet_control_weight_slider",
-    "image": "_input_image",
-    "guidance_start": "_controlnet_start_control_step_slider",
-    "guidance_end": "_controlnet_ending_control_step_slider",
-    "hr_option": "_controlnet_hr_option_radio",
-}
 
 
 @dataclass(frozen=True)
 class ReadableUnit:
-    """How one of ControlNet's units can be read: ``function`` of the values of ``inputs``."""
+    """How one of ControlNet's units can be read: ``function`` of the values of ``inputs``. ``components`` are those
+    that it is filled by, by the names of its fields."""
 
+    home: ControlNet
     function: Callable[..., Any]
     inputs: list[Any]
+    components: dict[str, Any]
 
     @classmethod
-    def of(cls, unit: Any) -> ReadableUnit | None:
+    def of(cls, home: ControlNet, unit: Any) -> ReadableUnit | None:
         """``unit``: the component that is an argument of ControlNet's script."""
-        for event in Context.root_block.fns:
+        for event in _events():
             if event.fn is not None and len(event.outputs) == 1 and event.outputs[0] is unit:
-                return cls(event.fn, list(event.inputs))
+                inputs = list(event.inputs)
+                return cls(home, event.fn, inputs, home.components(inputs, Context.root_block.blocks.values()))
         return None
 
-    def component(self, field: str) -> Any | None:
-        return next((one for one in self.inputs if str(one.elem_id or "").endswith(ENDINGS[field])), None)
+    @property
+    def switch(self) -> Any | None:
+        """The tick that switches it on."""
+        return self.components.get("enabled")
+
+
+def _events() -> Iterable[Any]:
+    """What the page does at which event, in the order in which it was told; gradio 4 numbers them."""
+    events = Context.root_block.fns
+    return events.values() if isinstance(events, Mapping) else events
 
 
 def _runner(tab: str) -> Any:
@@ -73,8 +75,8 @@ def _runner(tab: str) -> Any:
 
 def _script(tab: str) -> Any | None:
     """ControlNet's script in a tab, None where it is absent."""
-    module = host.current().controlnet()
-    return None if module is None else module.find_cn_script(_runner(tab))
+    home = host.current().controlnet()
+    return None if home is None else home.script(_runner(tab))
 
 
 class ControlNetBar:
@@ -127,9 +129,9 @@ class ControlNetBar:
             cls.waiting.pop(tab).connect()
 
     def connect(self) -> None:
-        script = _script(self.tab)
-        assert script is not None  # it has just made the component that this waits for
-        self.units = [ReadableUnit.of(one) for one in _runner(self.tab).inputs[script.args_from : script.args_to]]
+        home, script = host.current().controlnet(), _script(self.tab)
+        assert home is not None and script is not None  # it has just made the component that this waits for
+        self.units = [ReadableUnit.of(home, one) for one in _runner(self.tab).inputs[script.args_from : script.args_to]]
         self.names = [controlnet_name(number).removeprefix("ControlNet ") for number in range(1, len(self.units) + 1)]
         self.number.choices, self.number.value = listing(self.names), next(iter(self.names), None)
         self.use.click(None, self.number, None, **in_page(self.tab, "references.answerControlNet"))
@@ -194,12 +196,12 @@ class ControlNetBar:
 
     def _switches(self) -> list[Any]:
         """Of each of its units that can be read and has one, the tick that switches it on."""
-        found = (readable.component("enabled") for readable in self.units if readable is not None)
+        found = (readable.switch for readable in self.units if readable is not None)
         return [one for one in found if one is not None]
 
     def _switched_off(self, chosen: ReadableUnit, is_on: bool) -> tuple[list[Any], str]:
         """Values for ``_switches`` that leave the ``chosen`` one off, and what the note says of it."""
-        own = chosen.component("enabled")
+        own = chosen.switch
         updates = [gr.update(value=False) if is_on and one is own else gr.update() for one in self._switches()]
         if not is_on:
             return updates, ""
@@ -213,36 +215,31 @@ class ControlNetBar:
             unit = readable.function(*values)
         except Exception as error:  # ControlNet's own word on what its panel holds
             raise UnitError(f"{controlnet_name(number)} cannot be read: {error}") from None
-        return ControlNetUnitView(number, unit, None)
+        return ControlNetUnitView(readable.home, number, unit)
 
     # and there
 
     def _places(self) -> list[Any]:
-        """Of each of its units that can be read, the components of ENDINGS that are there."""
-        return [one for readable in self.units if readable is not None for one in self._place(readable).values()]
-
-    @staticmethod
-    def _place(readable: ReadableUnit) -> dict[str, Any]:
-        components = {field: readable.component(field) for field in ENDINGS}
-        return {field: one for field, one in components.items() if one is not None}
+        """Of each of its units that can be read, the components that it is filled by."""
+        return [one for readable in self.units if readable is not None for one in readable.components.values()]
 
     def _send(self, name: str, *values: Any) -> list[Any]:
         nothing = [gr.update()] * len(self._places())
         try:
             number, chosen = self._chosen(name)
-            if len(self._place(chosen)) < len(ENDINGS):
+            if not chosen.home.is_complete(chosen.components):
                 raise UnitError("This version of ControlNet has other controls in its panel: set the unit by hand.")
-            given, notes = self._unit(panel_state.PanelState.parse(values[0]).shown, number, values)
+            given, notes = self._unit(panel_state.PanelState.parse(values[0]).shown, chosen.home, values)
         except IPAdapterError as error:
             return [note(error.detail), *nothing]
         updates = [
             gr.update(value=given[field]) if readable is chosen and field in given else gr.update()
             for readable in self.units if readable is not None
-            for field in self._place(readable)
+            for field in readable.components
         ]  # fmt: skip
         return [note(f"Put into {controlnet_name(number)}: disable the unit here, or both act.", *notes), *updates]
 
-    def _unit(self, shown: int, number: int, values: tuple[Any, ...]) -> tuple[dict[str, Any], list[str]]:
+    def _unit(self, shown: int, home: ControlNet, values: tuple[Any, ...]) -> tuple[dict[str, Any], list[str]]:
         """The shown unit as values of ControlNet's components, and sentences on what could not come along."""
         from ..neighbours.controlnet.exports import exported
 
@@ -257,8 +254,10 @@ class ControlNetBar:
             raise error.in_unit(shown) from None
         notes, given = list(translated.notes), dict(translated.settings)
         given["image"] = np.asarray(decode(unit.references[0].image))
-        if len(unit.references) > 1:
+        if len(unit.references) > 1 and home.habits.averages:
             notes.append(f"The first of its {len(unit.references)} references is there: add the others by hand.")
+        if unit.region_mask is not None:
+            notes.append("Its region mask is not there: set it by hand.")
         if given.pop("advanced_weighting", None) is not None:
             notes.append("Its weights of single layers are not there: ControlNet's panel makes them from a preset.")
-        return given, notes
+        return home.shown(given), notes

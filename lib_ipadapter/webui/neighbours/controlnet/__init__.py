@@ -1,9 +1,9 @@
 """ControlNet beside us: its units read, their pictures as references, and units changed for one run.
 
-Everything goes through what sd-webui-controlnet offers to other extensions, which is looked up when a job begins: it
-may be absent, switched off, or loaded again at any time. Its units are only read. Where one has to be another for a
-run, a copy takes its place in the job's own arguments, which keep their length: the runner's table of who reads which
-arguments is shared by all jobs.
+Which ControlNet it is (sd-webui-controlnet, or the one that Forge and its kin have built in) and how its units are
+made is for the host to answer, and asked when a job begins: it may be absent, switched off, or loaded again at any
+time. Its units are only read. Where one has to be another for a run, a copy takes its place in the job's own arguments,
+which keep their length: the runner's table of who reads which arguments is shared by all jobs.
 """
 
 from __future__ import annotations

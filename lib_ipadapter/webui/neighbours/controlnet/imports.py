@@ -7,7 +7,7 @@ from typing import Any
 from ....checkpoint.catalog import Catalog
 from ....checkpoint.entries import AdapterEntry
 from ....errors import CheckpointError, IPAdapterError, UnitError
-from .models import LATE, PASSES, Translated, adapter
+from .models import PASSES, Translated, adapter
 from .units import ControlNetPicture, ControlNetUnitView
 
 
@@ -16,11 +16,12 @@ def imported(view: ControlNetUnitView, catalog: Catalog) -> Translated:
 
     Raises UnitError for a unit of another type, and IPAdapterError for an adapter or picture that is not usable here.
     """
-    entry = _adapter(view, catalog)
+    entry, habits = _adapter(view, catalog), view.home.habits
     try:
-        pictures = view.pictures()
+        given, region = view.pictures(), view.region
     except IPAdapterError as error:
         raise type(error)(f"{view}: {error.detail}") from None
+    pictures = view.fed(given)
     settings: dict[str, Any] = {
         "model": entry.name,
         "images": [_item(picture) for picture in pictures],
@@ -35,10 +36,10 @@ def imported(view: ControlNetUnitView, catalog: Catalog) -> Translated:
     if len(pictures) > 1:
         settings["combine"] = "average"
     if any(picture.image.width != picture.image.height for picture in pictures):
-        settings["crop"] = "stretch"  # what ControlNet does
-    if (region := view.get("effective_region_mask")) is not None:
+        settings["crop"] = habits.crop
+    if region is not None:
         settings["region_mask"] = region
-    return Translated(settings, [f"{view}: {note}" for note in _notes(view, entry, settings)])
+    return Translated(settings, [f"{view}: {note}" for note in _notes(view, settings, len(given))])
 
 
 def _adapter(view: ControlNetUnitView, catalog: Catalog) -> AdapterEntry:
@@ -62,23 +63,22 @@ def _item(picture: ControlNetPicture) -> dict[str, Any]:
 def _import_layers(view: ControlNetUnitView, settings: dict[str, Any]) -> None:
     """Advanced weights stand in the place of the weight there; here they are factors of it."""
     weights = view.get("advanced_weighting")
-    if weights:
+    if weights and view.home.habits.has_layers:
         settings["weight"] = 1.0
         settings["layer_weights"] = [max(0.0, float(weight)) for weight in weights]
 
 
-def _notes(view: ControlNetUnitView, entry: AdapterEntry, settings: dict[str, Any]) -> list[str]:
+def _notes(view: ControlNetUnitView, settings: dict[str, Any], taken: int) -> list[str]:
     """What differs here, or could not come along."""
-    start, end, count = settings["start"], settings["end"], len(settings["images"])
+    home, start, end, count = view.home, settings["start"], settings["end"], len(settings["images"])
     notes = {
-        "its hires option counts here; ControlNet's IP-Adapter acts in both passes whatever it says.": (
-            "hires" in settings
+        f"its hires option counts here; {home.its} IP-Adapter acts in both passes whatever it says.": (
+            "hires" in settings and not home.habits.heeds_passes
         ),
-        "ControlNet takes the mean of several pictures' tokens; here it is the mean of their embeddings.": count > 1,
-        LATE: start > 0 or end < 1,
+        f"{home.title} takes the mean of several pictures' tokens; here it is the mean of their embeddings.": count > 1,
+        f"the first of its {taken} pictures is here, the only one that acts there.": taken > count,
+        home.habits.window: start > 0 or end < 1,
         "no step lies between its start and end: move them apart.": start >= end,
         "it has no picture: add one.": count == 0,
-        "its embedding from the API is left out: give the picture.": view.get("ipadapter_input") is not None,
-        "its adapter is fed with a recognised face, which this version cannot do.": entry.spec.source == "face",
     }
-    return [note for note, holds in notes.items() if holds]
+    return [*(note for note, holds in notes.items() if holds), *home.left_out(view.get)]

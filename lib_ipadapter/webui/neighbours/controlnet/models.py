@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import hexdigits
@@ -14,14 +14,6 @@ from ....checkpoint.entries import AdapterEntry
 
 PASSES = {"Both": "both", "Low res only": "base", "High res only": "hires"}
 MAX_WEIGHT = 2.0
-LATE = "ControlNet counts steps one behind, so start and end come one step later there."
-# Preprocessors by what feeds the adapter and how wide that is; the names of older versions last.
-PREPROCESSORS = {
-    ("pooled", 1024): ("ip-adapter_clip_h", "ip-adapter_clip_sd15"),
-    ("penultimate", 1280): ("ip-adapter_clip_h", "ip-adapter_clip_sd15"),
-    ("pooled", 1280): ("ip-adapter_clip_g", "ip-adapter_clip_sdxl"),
-    ("penultimate", 1664): ("ip-adapter_clip_g", "ip-adapter_clip_sdxl"),
-}
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,7 @@ def adapter(label: str, catalog: Catalog) -> AdapterEntry | None:
     return next((entry for entry in named if digits is None or label_hash(entry.path) == digits), None)
 
 
-def label(file: Path, labels: Sequence[str]) -> str | None:
+def label(file: Path, labels: Iterable[str]) -> str | None:
     """What ControlNet calls a file of ours, None if it does not list it."""
     named = [one for one in labels if _parts(one)[0] == file.stem.casefold()]
     digits = label_hash(file) if named else None

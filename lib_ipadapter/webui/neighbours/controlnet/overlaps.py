@@ -22,11 +22,11 @@ from .units import ControlNetUnitView, has_begun_batch, units_of
 log = logging.getLogger("ip-adapter")
 ADD, SKIP, TAKE = SAME_CHOICES
 NOTE = "IP-Adapter and ControlNet"  # the entry in a picture's parameters
-WHO_ACTS = {ADD: "both act", SKIP: "ControlNet's acts", TAKE: "ours acts"}
+WHO_ACTS = {ADD: "both act", SKIP: "{} acts", TAKE: "ours acts"}
 COMMENTS = {
     ADD: "they both act, and their effects add up.",
     SKIP: "ours is skipped.",
-    TAKE: "ControlNet's is off for this run.",
+    TAKE: "{} is off for this run.",
 }
 
 
@@ -61,12 +61,13 @@ def settle(p: Any, units: list[Unit], catalog: Catalog, choice: str = ADD) -> li
 
 
 def _say(p: Any, overlaps: Sequence[Overlap], choice: str) -> None:
-    both = ", ".join(f"IP-Adapter {one.number} = ControlNet's unit {one.theirs.number}" for one in overlaps)
-    p.extra_generation_params[NOTE] = f"{both}: {WHO_ACTS[choice]}"
+    its = overlaps[0].theirs.home.its
+    both = ", ".join(f"IP-Adapter {one.number} = {its} unit {one.theirs.number}" for one in overlaps)
+    p.extra_generation_params[NOTE] = f"{both}: {WHO_ACTS[choice].format(its)}"
     for overlap in overlaps:
         sentence = (
             f"IP-Adapter unit {overlap.number} and {overlap.theirs} have the same adapter and the same picture: "
-            f"{COMMENTS[choice]} (Settings, IP-Adapter)"
+            f"{COMMENTS[choice].format(its)} (Settings, IP-Adapter)"
         )
         log.info("%s", sentence)
         p.comment(sentence)
@@ -104,12 +105,13 @@ def _their_hashes(view: ControlNetUnitView, start_picture: Any) -> frozenset[str
     if view.get("input_mode", "simple") == "batch" or view.get("ipadapter_input") is not None:
         return None
     try:
-        pictures = view.pictures()
+        pictures = view.fed(view.pictures())
         own = [Picture(picture.image) for picture in pictures]
         shown = own or ([Picture.of(start_picture)] if start_picture else [])
+        region = view.region if view.home.habits.paints_regions else None
     except IPAdapterError:
         return None
-    if not shown or any(picture.mask is not None for picture in pictures):
+    if not shown or region is not None or any(picture.mask is not None for picture in pictures):
         return None
     return frozenset(picture.content_hash for picture in shown)
 

@@ -51,8 +51,8 @@ def pictures(p: Any, number: int) -> list[ControlNetPicture]:
     """The pictures of unit ``number``, enabled or not, for use as references.
 
     What is painted on the picture of a unit that is at work with something else (an inpainting model, say) is that
-    unit's business. On any other it is what the reference leaves out. Raises IPAdapterError where there is no such
-    picture.
+    unit's business, as it is where it tells an IP-Adapter unit where to act. On any other it is what the reference
+    leaves out. Raises IPAdapterError where there is no such picture.
     """
     view = unit_of(p, number)
     try:
@@ -61,6 +61,6 @@ def pictures(p: Any, number: int) -> list[ControlNetPicture]:
         raise type(error)(f"{view}: {error.detail}") from None
     if not found:
         raise UnitError(f"{view} has no picture: add one there; the unit need not be enabled.")
-    if view.enabled and not view.is_ip_adapter:
+    if view.home.habits.paints_regions if view.is_ip_adapter else view.enabled:
         return [ControlNetPicture(picture.image) for picture in found]
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -13,9 +13,8 @@ from PIL import Image, ImageOps
 from ....encode.picture import decode
 from ....errors import UnitError
 from ... import host
+from ...host import ControlNet
 
-# Names by which older clients call a field of a unit that they send as an object.
-ALIASES = {"image": "input_image", "mask": "mask_image", "guidance_end": "guidance"}
 UNPAINTED = 5  # ControlNet takes a mask without any lighter spot for none
 
 
@@ -34,24 +33,30 @@ class ControlNetPicture:
 
 @dataclass(frozen=True)
 class ControlNetUnitView:
-    """One of ControlNet's units: ``number`` counts from 1, ``value`` is its object or the client's, ``blank`` a unit
-    with ControlNet's own defaults."""
+    """One of a ControlNet's units: ``number`` counts from 1, ``value`` is its object or the client's, ``blank`` a unit
+    with that ControlNet's own defaults."""
 
+    home: ControlNet
     number: int
     value: Any
-    blank: Any
+    blank: Any = None
 
     def __str__(self) -> str:
-        return f"ControlNet's unit {self.number} (tab “ControlNet Unit {self.number - 1}”)"
+        return self.home.unit_name(self.number)
 
     def get(self, field: str, default: Any = None) -> Any:
         """A field's value, enumerations as their text; ControlNet's default where a client has left it out."""
-        if isinstance(self.value, Mapping):
-            names = [name for name in (field, ALIASES.get(field)) if name in self.value]
+        if self.is_sent:
+            names = [name for name in self.home.names(field) if name in self.value]
             found = self.value[names[0]] if names else getattr(self.blank, field, default)
         else:
             found = getattr(self.value, field, getattr(self.blank, field, default))
         return found.value if isinstance(found, Enum) else found
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether a client has sent it as an object of JSON."""
+        return isinstance(self.value, Mapping)
 
     @property
     def enabled(self) -> bool:
@@ -63,7 +68,7 @@ class ControlNetUnitView:
 
     @property
     def is_ip_adapter(self) -> bool:
-        return self.module.casefold().startswith("ip-adapter")
+        return self.home.is_ip_adapter(self.module)
 
     def number_of(self, field: str, default: float) -> float:
         """A field's number; the default for what is none."""
@@ -71,25 +76,24 @@ class ControlNetUnitView:
         return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else default
 
     def pictures(self) -> list[ControlNetPicture]:
-        """The unit's own pictures, none where it has none. Raises PictureError for what is no usable picture.
+        """The unit's own pictures, none where it has none. Raises PictureError for what is no usable picture, and
+        UnitError where they cannot be had.
 
         Text is always base64: no path that a client names is opened.
         """
-        pairs = _pairs(self.get("image"), self.get("mask"))
+        pairs = self.home.pictures(self.get, sent=self.is_sent)
         return [ControlNetPicture(decode(image), _painted(mask)) for image, mask in pairs if image is not None]
 
+    @property
+    def region(self) -> Any | None:
+        """Where in the result it acts, None for everywhere. Raises PictureError."""
+        return self.home.region(self.get)
 
-def _pairs(image: Any, mask: Any) -> list[tuple[Any, Any]]:
-    """Pictures and their masks, in all forms in which units bring them."""
-    if image is None or (isinstance(image, (str, list, tuple)) and not len(image)):
-        return []
-    if isinstance(image, Mapping):
-        return [(image.get("image"), image.get("mask"))]
-    if isinstance(image, (list, tuple)):
-        if all(isinstance(one, Mapping) for one in image):
-            return [(one.get("image"), one.get("mask")) for one in image]
-        return [(image[0], image[1] if len(image) > 1 else None)]
-    return [(image, mask)]
+    def fed(self, pictures: Sequence[ControlNetPicture]) -> list[ControlNetPicture]:
+        """Those of an IP-Adapter unit's ``pictures`` that its adapter is fed with: what is painted over one that says
+        where in the result it acts is nothing to the adapter."""
+        used = pictures if self.home.habits.averages else pictures[:1]
+        return [ControlNetPicture(one.image) for one in used] if self.home.habits.paints_regions else list(used)
 
 
 def _painted(mask: Any) -> Image.Image | None:
@@ -101,10 +105,8 @@ def _painted(mask: Any) -> Image.Image | None:
 
 def script(p: Any) -> Any | None:
     """ControlNet's script in the job's runner, None where it is absent or switched off."""
-    module, runner = host.current().controlnet(), getattr(p, "scripts", None)
-    if module is None or runner is None:
-        return None
-    return module.find_cn_script(runner)
+    home, runner = host.current().controlnet(), getattr(p, "scripts", None)
+    return None if home is None or runner is None else home.script(runner)
 
 
 def is_unit(value: Any) -> bool:
@@ -113,16 +115,15 @@ def is_unit(value: Any) -> bool:
 
 def units_of(p: Any) -> list[ControlNetUnitView] | None:
     """The units of ``p``'s job as ControlNet counts them; None where it is absent, switched off, or without units."""
-    reader, arguments = script(p), getattr(p, "script_args", None)
-    if reader is None or not arguments:
+    home, reader, arguments = host.current().controlnet(), script(p), getattr(p, "script_args", None)
+    if home is None or reader is None or not arguments:
         return None
     values = arguments[reader.args_from : reader.args_to]
-    module = host.current().controlnet()
     try:
-        blank = None if module is None else module.ControlNetUnit()
+        blank = home.unit()
     except Exception:  # a version whose units cannot be had blank
         blank = None
-    views = [ControlNetUnitView(number, value, blank) for number, value in enumerate(filter(is_unit, values), 1)]
+    views = [ControlNetUnitView(home, number, value, blank) for number, value in enumerate(filter(is_unit, values), 1)]
     return views or None
 
 
@@ -130,13 +131,14 @@ def unit_of(p: Any, number: int) -> ControlNetUnitView:
     """Unit ``number``. Raises UnitError where there is no ControlNet, or no such unit."""
     views = units_of(p)
     if views is None:
+        expected = host.current().expected_controlnet()
         raise UnitError(
-            f"it takes the picture of ControlNet's unit {number}, but ControlNet is not there: install or enable "
-            "sd-webui-controlnet, or give the picture itself."
+            f"it takes the picture of ControlNet's unit {number}, but {expected.title} is not there: "
+            f"{expected.remedy}, or give the picture itself."
         )
     if not 1 <= number <= len(views):
         raise UnitError(
-            f"it takes the picture of ControlNet's unit {number}, but ControlNet has {len(views)}: "
+            f"it takes the picture of ControlNet's unit {number}, but {views[0].home.title} has {len(views)}: "
             f"give 1 to {len(views)}, which are its tabs 0 to {len(views) - 1}."
         )
     return views[number - 1]
@@ -144,4 +146,4 @@ def unit_of(p: Any, number: int) -> ControlNetUnitView:
 
 def has_begun_batch(p: Any) -> bool:
     """Whether ControlNet makes ``p``'s job as one of a batch of files: it has read its units then, for all of them."""
-    return any(view.enabled and view.get("input_mode") == "batch" for view in units_of(p) or ())
+    return any(view.enabled and view.home.has_begun_batch(view.get) for view in units_of(p) or ())
