@@ -175,8 +175,8 @@ class ControlNetBar:
             shown, notes = self.editor.refilled(translated.settings, text, held)
         except IPAdapterError as error:
             return [note(error.detail), *nothing]
-        switches, word = self._switched_off(chosen, unit.enabled)
-        said = note(f"Taken from {controlnet_name(number)}{word}.", *translated.notes, *notes)
+        switches, taken = self._switched_off(number, chosen, unit.enabled)
+        said = note(taken, *translated.notes, *notes)
         return [said, True, *shown, *switches]
 
     def _has_something(self, text: str, own: tuple[Any, ...]) -> bool:
@@ -199,13 +199,15 @@ class ControlNetBar:
         found = (readable.switch for readable in self.units if readable is not None)
         return [one for one in found if one is not None]
 
-    def _switched_off(self, chosen: ReadableUnit, is_on: bool) -> tuple[list[Any], str]:
-        """Values for ``_switches`` that leave the ``chosen`` one off, and what the note says of it."""
-        own = chosen.switch
+    def _switched_off(self, number: int, chosen: ReadableUnit, is_on: bool) -> tuple[list[Any], str]:
+        """Values for ``_switches`` that leave the ``chosen`` one off, and a sentence."""
+        own, name = chosen.switch, controlnet_name(number)
         updates = [gr.update(value=False) if is_on and one is own else gr.update() for one in self._switches()]
         if not is_on:
-            return updates, ""
-        return updates, ", which is switched off there" if own is not None else ": disable it there, or both act"
+            return updates, f"Taken from {name}."
+        if own is None:
+            return updates, f"Taken from {name}: disable it there, or both act."
+        return updates, f"Taken from {name}, which is switched off there."
 
     @staticmethod
     def _read(number: int, readable: ReadableUnit, values: tuple[Any, ...]) -> ControlNetUnitView:
