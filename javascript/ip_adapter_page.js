@@ -25,8 +25,8 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             // Changes of the shown unit that wait for the values of gradio's components.
             this.revisions = [];
             // The cards: what they show or are about to show, the stamp of the last request for them, how many requests
-            // before it went unheard, the model for which they are drawn (null while they are asked for), and what had the
-            // focus when they were asked for (a selector).
+            // before it went unheard, the model for which they are drawn (null while they are asked for), and what has the
+            // focus among what is drawn with them, or had it until it was drawn anew (a selector).
             this.cards = {look: null, stamp: null, failures: 0, model: null, focus: null};
             // The bars: the strength that they show or are about to show, the timer that runs until a slider rests,
             // whether a request has not been answered yet, and whether another one has to follow it.
@@ -248,7 +248,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     }
     function translateText(node) {
         const value = node.textContent.trim();
-        const isOthers = !value || !node.parentElement || node.parentElement.closest("script, style, textarea");
+        const isOthers = !value || !node.parentElement || node.parentElement.closest("script, style, textarea, [translate=no]");
         const translation = isOthers ? value : text(value);
         if (value !== translation) node.textContent = node.textContent.replace(value, () => translation);
     }
@@ -290,6 +290,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     function begin(tab) {
         const {state} = tab, unit = shownUnit(state);
         ipAdapter.truth.build(tab);
+        ipAdapter.drawings.build(tab);
         ipAdapter.units.drawRow(tab, state);
         ipAdapter.units.fillControls(tab, unit);
         ipAdapter.drawings.noteLook(tab, state);

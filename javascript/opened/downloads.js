@@ -48,16 +48,17 @@
         if (seconds < 90) return `${seconds} s left`;
         return seconds < 5400 ? `${Math.round(seconds / 60)} min left` : `${(seconds / 3600).toFixed(1)} h left`;
     }
-    function progressText({files, done, size, speed, left}) {
+    // Pieces, each of which is looked up in the page's language by itself.
+    function progressParts({files, done, size, speed, left}) {
         const checking = files.find((file) => file.state === "checking");
         if (checking) {
             const share = checking.size ? ` ${Math.floor(100 * checking.checked / checking.size)} %` : "";
-            return `Checking ${checking.file}${share}`;
+            return [`Checking ${checking.file}${share}`];
         }
-        const parts = [size ? `${sized(done)} of ${sized(size)}` : sized(done)];
+        const parts = [size ? `${sized(done)} / ${sized(size)}` : sized(done)];
         if (speed) parts.push(`${sized(speed)}/s`);
         if (left !== null) parts.push(timed(left));
-        return parts.join(" · ");
+        return parts.flatMap((one, i) => i ? [" · ", one] : [one]);
     }
 
     function draw(card, fault = "") {
@@ -80,7 +81,7 @@
             const bar = find("progress");
             if (told.size) Object.assign(bar, {max: told.size, value: told.done});
             else bar.removeAttribute("value");
-            find(".ip-adapter-download-progress span").textContent = progressText(told);
+            find(".ip-adapter-download-progress span").replaceChildren(...progressParts(told));
         }
         drawTotal(card);
         if (hadFocus && (document.activeElement === document.body || document.activeElement.hidden)) {

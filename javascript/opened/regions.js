@@ -127,35 +127,21 @@
         if (name !== "draw") return putPart(tab, number, name);
         await ipAdapter.loadSubject("paint");
         const answer = await paint(tab, number);
-        keepFocus(tab.element("region"), "[data-region=draw]");
+        focusOn(tab.element("region"), "[data-region=draw]");
         if (answer?.isRemoved) return forget(tab, number);
         if (answer) return put(tab, number, answer.file, answer.feather);
     }
 
-    // What the server draws anew takes the focus with it: it goes to the same button, or to the one that is left.
-    const keepers = new Map();  // by the places that are watched
-    function keepFocus(place, selector) {
-        keepers.get(place)?.disconnect();
-        const give = () => {
-            const focused = document.activeElement;
-            if (focused && focused !== document.body) return;
-            (place.querySelector(selector) ?? place.querySelector("button"))?.focus({preventScroll: true});
-        };
-        const keeper = new MutationObserver(give);
-        keepers.set(place, keeper);
-        keeper.observe(place, {childList: true, subtree: true});
-        setTimeout(() => keeper.disconnect(), 5000);
-        document.addEventListener("pointerdown", () => keeper.disconnect(), {once: true, capture: true});
-        give();
+    // Where the painter has been closed whose button was drawn anew meanwhile.
+    function focusOn(place, selector) {
+        if (document.activeElement === document.body) place.querySelector(selector)?.focus({preventScroll: true});
     }
     async function press(tab, number, name) {
-        const place = tab.element("region");
-        keepFocus(place, name === "clear" ? "[data-region=draw]" : `[data-region=${name}]`);
         try {
             await act(tab, number, name);
         } catch (error) {
             console.warn("IP-Adapter:", error);
         }
     }
-    return {press, keepFocus};
+    return {press, focusOn};
 })();

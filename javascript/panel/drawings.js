@@ -23,15 +23,7 @@
         ipAdapter.cards.arrange(tab, state);
         drawCards(tab);
     }
-    // What has the focus among what is about to be drawn anew, as a selector; null for nothing that comes back.
-    function focusedIn(tab) {
-        const {activeElement: focused} = document;
-        const place = ["purposes", "details"].map((name) => tab.element(name)).find((one) => one.contains(focused));
-        const mark = ["purpose", "do", "file"].find((name) => focused?.dataset?.[name] !== undefined);
-        return place && mark ? `#${place.id} [data-${mark}="${CSS.escape(focused.dataset[mark])}"]` : null;
-    }
     function drawCards(tab, failures = 0) {
-        tab.cards.focus = focusedIn(tab) ?? tab.cards.focus;
         tab.cards.failures = failures;
         tab.cards.model = null;
         tab.cards.stamp = ipAdapter.newKey();
@@ -64,15 +56,43 @@
             ipAdapter.purpose.draw(tab);
             fillWeights(tab, column);
             followDownloads(tab);
-            if (tab.cards.focus && document.activeElement === document.body) {
-                document.querySelector(tab.cards.focus)?.focus({preventScroll: true});
-            }
-            tab.cards.focus = null;
             return [models?.settle(tab, model) ?? {__type__: "update"}];
         }
         if (tab.cards.failures < 5) drawCards(tab, tab.cards.failures + 1);
         return [{__type__: "update"}];
     }
+
+    // What the server draws anew takes the focus with it, however late it comes: it goes to the same button, or to the
+    // one that is left of a region's.
+
+    const ANEW = ["purposes", "details", "region"], MARKS = ["purpose", "do", "file", "region"];
+    // What has the focus among what is drawn anew, as a selector; null for nothing that comes back.
+    function focusedIn(tab, focused) {
+        const place = ANEW.map((name) => tab.element(name)).find((one) => one?.contains(focused));
+        const mark = MARKS.find((name) => focused.dataset?.[name] !== undefined);
+        return place && mark ? `#${place.id} [data-${mark}="${CSS.escape(focused.dataset[mark])}"]` : null;
+    }
+    function onFocus({target}) {
+        for (const tab of Object.values(ipAdapter.page.tabs)) tab.cards.focus = focusedIn(tab, target);
+    }
+    // A press elsewhere takes the focus away, to the page where nothing else gets it.
+    function onPointer({target}) {
+        const {activeElement: focused} = document;
+        if (focused !== document.body && focused?.contains(target)) return;
+        for (const tab of Object.values(ipAdapter.page.tabs)) tab.cards.focus = null;
+    }
+    function giveFocus(tab) {
+        const {focus} = tab.cards, region = tab.element("region");
+        if (!focus || document.activeElement !== document.body) return;
+        const rest = focus.startsWith(`#${region.id} `) ? region.querySelector("[data-region=draw]") : null;
+        (document.querySelector(focus) ?? rest)?.focus({preventScroll: true});
+    }
+    // Once, when the page is there.
+    function build(tab) {
+        const observer = new MutationObserver(() => giveFocus(tab));
+        for (const name of ANEW) observer.observe(tab.element(name), {childList: true, subtree: true});
+    }
+
     // A panel that is opened for the first time shows what its model is.
     function onOpened(event) {
         const head = event.target.closest?.(".label-wrap"), tab = head && ipAdapter.tabOf(head);
@@ -146,10 +166,12 @@
     }
 
     document.addEventListener("click", onOpened);
+    document.addEventListener("focusin", onFocus);
+    document.addEventListener("pointerdown", onPointer, true);
     onCheckpoint();
     onOptionsChanged(onCheckpoint);
     return {
-        noteLook, noteStrength, followReferences, followStrength, drawCards,
+        build, noteLook, noteStrength, followReferences, followStrength, drawCards,
         answerModel, answerList, answerCards, answerStrength, answerBars,
     };
 })();

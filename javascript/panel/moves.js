@@ -16,8 +16,9 @@
             return ipAdapter.notes.tell(tab, "", `A unit has at most ${most} references: remove one first.`);
         }
         if (to === from && target === old) return;
-        const where = to === from ? `to place ${target + 1}` : `to unit ${to}`;
-        ipAdapter.undo.act(tab, `moved reference ${old + 1} ${where}`, (changed) => {
+        const label = to === from
+            ? `moved reference ${old + 1} to place ${target + 1}` : `moved reference ${old + 1} to unit ${to}`;
+        ipAdapter.undo.act(tab, label, (changed) => {
             const [reference] = changed.units[from - 1].images.splice(old, 1);
             const images = changed.units[to - 1].images ??= [];
             images.splice(target, 0, reference);

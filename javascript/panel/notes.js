@@ -12,20 +12,23 @@
         }
         return list;
     }
-    // `name` is a file's; with `isWord`, `sentence` goes on after it, and there is no problem.
-    function tell(tab, name, sentence, isWord = false) {
+    // It stays as it is in any language.
+    const named = (name) => Object.assign(document.createElement("span"), {textContent: name, translate: false});
+    // `name` is a file's; with `isWord`, the sentence goes on after it, and there is no problem. What is said is given in
+    // pieces that are texts of their own: each is looked up in the page's language.
+    function tell(tab, name, said, isWord = false) {
         const line = document.createElement("li"), text = document.createElement("span");
         const close = Object.assign(document.createElement("button"), {type: "button", textContent: "✕", title: "Close"});
         close.setAttribute("aria-label", `Close the note about ${name || "the picture"}`);
-        text.textContent = isWord ? `${name} ${sentence}` : name ? `⚠ ${name}: ${sentence}` : `⚠ ${sentence}`;
+        text.append(...isWord ? [named(name), " "] : name ? ["⚠ ", named(name), ": "] : ["⚠ "], ...[said].flat());
         line.classList.toggle("ip-adapter-problem", !isWord);
         line.append(text, close);
         listOf(tab).append(line);
     }
     function tellOfMany(tab, names, sentence) {
         const more = names.length - NAMED;
-        const shown = names.slice(0, NAMED).join(", ") + (more > 0 ? `, and ${more} more` : "");
-        if (names.length) tell(tab, "", `${sentence} ${shown}.`);
+        const rest = more > 0 ? [", ", `and ${more} more`] : [];
+        if (names.length) tell(tab, "", [sentence, " ", named(names.slice(0, NAMED).join(", ")), ...rest, "."]);
     }
     function clear(tab) {
         listOf(tab).replaceChildren();

@@ -54,9 +54,9 @@
     async function paintReference(tab, card) {
         const {key} = card.dataset, start = card.querySelector(".ip-adapter-mask").dataset.mask ?? null;
         const background = await ipAdapter.pictures.whole(tab, key) ?? card.querySelector("img").src;
-        const paint = await ipAdapter.loadSubject("paint"), {keepFocus} = await ipAdapter.loadSubject("regions");
+        const paint = await ipAdapter.loadSubject("paint"), {focusOn} = await ipAdapter.loadSubject("regions");
         const answer = await paint({title: "Mask of the reference", background, start, longest: 2048});
-        keepFocus(tab.element("references"), `[data-key="${key}"] .ip-adapter-mask`);
+        focusOn(tab.element("references"), `[data-key="${key}"] .ip-adapter-mask`);
         if (answer?.isRemoved) setMask(tab, key);
         if (!answer?.file) return;
         setMask(tab, key, ipAdapter.newKey());

@@ -13,8 +13,8 @@
     }
     const isSame = (one, other) => one.text === other.text && JSON.stringify(one.values) === JSON.stringify(other.values);
 
-    // Before an act that removes or overwrites something of any unit. `label` says what is about to be done:
-    // "loaded “Autumn”".
+    // Before an act that removes or overwrites something of any unit. `label` says what is about to be done, whole, so
+    // that it can be looked up in the page's language: "loaded “Autumn”".
     function remember(tab, label) {
         push(tab, {label, time: performance.now(), ...snapshot(tab)});
     }
@@ -98,9 +98,8 @@
         if (!line) {
             line = Object.assign(document.createElement("div"), {className: "ip-adapter-undo", hidden: true});
             line.setAttribute("role", "status");
-            line.innerHTML = "<button type='button' title='Ctrl+Z'><span>Undo</span>: <span></span></button>"
-                + "<span class='ip-adapter-redo'>"
-                + "<button type='button' title='Ctrl+Shift+Z'><span>Redo</span>: <span></span></button></span>";
+            line.innerHTML = "<button type='button' title='Ctrl+Z'></button>"
+                + "<span class='ip-adapter-redo'><button type='button' title='Ctrl+Shift+Z'></button></span>";
             row.append(line);
         }
         return line;
@@ -112,11 +111,13 @@
         const now = snapshot(tab), last = [...history].reverse().find((entry) => !isSame(entry, now));
         const again = undone[tab.name];
         line.hidden = !last && !again;
-        for (const [button, entry] of [["> button", last], ["> .ip-adapter-redo > button", again]]) {
-            const shown = line.querySelector(`:scope ${button}`), label = shown.lastElementChild;
-            shown.hidden = !entry;
-            if (entry && label.dataset.label !== entry.label) label.textContent = label.dataset.label = entry.label;
-        }
+        const show = (place, text) => {
+            const button = place.querySelector(":scope > button");
+            button.hidden = !text;
+            if (text && button.dataset.text !== text) button.textContent = button.dataset.text = text;
+        };
+        show(line, last && `Undo: ${last.label}`);
+        show(line.querySelector(".ip-adapter-redo"), again && `Redo: ${again.label}`);
         if (hadFocus && document.activeElement.offsetParent === null) {
             tab.element("drop_area").querySelector("[role=button]").focus({preventScroll: true});
         }

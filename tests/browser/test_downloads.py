@@ -67,7 +67,7 @@ def test_a_press_brings_what_is_missing(hub: Hub, page: Page, pages: Callable[..
     )  # the pressed one has gone
     hub.status = None
     button["again"].click()
-    page.wait(lambda: progress.is_visible() and " of " in progress.inner_text())
+    page.wait(lambda: progress.is_visible() and " / " in progress.inner_text())
     assert not problem.is_visible() and box.is_disabled()
     button["cancel"].click()
     page.wait(button["start"].is_visible)
@@ -78,7 +78,7 @@ def test_a_press_brings_what_is_missing(hub: Hub, page: Page, pages: Callable[..
     other = pages()  # as after a reload of the page
     other.open()
     there = other.find("details").locator(".ip-adapter-download")
-    other.wait(lambda: " of " in there.locator(".ip-adapter-download-progress").inner_text())
+    other.wait(lambda: " / " in there.locator(".ip-adapter-download-progress").inner_text())
 
     hub.go.set()
     other.wait(lambda: other.find("details").locator(".ip-adapter-download[data-active]").count() == 0)

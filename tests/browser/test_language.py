@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +43,43 @@ def test_the_panel_speaks_the_pages_language(pages: Callable[..., Page]) -> None
     page.choose("model", "demo-sd15")
     page.wait(lambda: page.used() == [1])
     assert not isinstance(page.generate(), str)
+
+
+def test_what_is_put_together_speaks_the_pages_language(pages: Callable[..., Page], tmp_path: Path) -> None:
+    """The line that undoes, with whatever was done, how many units take part, and notes about files, whose names
+    stay."""
+    table = read("de_DE")
+
+    def german(english: str, *values: object) -> str:
+        return "".join(map("{}{}".format, table[key_of(english)].split("{}"), [*values, ""]))
+
+    page = pages(words=table)
+    page.open()
+    page.choose("model", "demo-sd15")
+    page.add(picture(0))
+    page.add(picture(1))
+    badge = page.page.locator("#txt2img_ip_adapter .ip-adapter-badge")
+    page.wait(lambda: badge.inner_text() == german("1 unit"))
+    undo = page.page.locator("#txt2img_ip_adapter .ip-adapter-undo > button")
+    page.cards().nth(0).locator(".ip-adapter-more").press("Alt+ArrowRight")
+    page.wait(undo.is_visible)
+    assert undo.inner_text() == german("Undo: {}", german("moved reference {} to place {}", 1, 2))
+    page.cards().nth(1).locator(".ip-adapter-remove").click()
+    page.wait(lambda: page.cards().count() == 1)
+    assert (
+        undo.inner_text() == german("Undo: {}", german("removed reference {}", 2)) == "Rückgängig: Referenz 2 entfernt"
+    )
+    file = tmp_path / "Unit 2.txt"
+    file.write_text("no picture")
+    page.find("drop_area").locator("input[type=file]").set_input_files(file)
+    notes = page.page.locator("#txt2img_ip_adapter .ip-adapter-notes li")
+    page.wait(notes.count)
+    page.wait(lambda: "Unit 2.txt: " in notes.inner_text() and notes.locator("span").last.inner_text() == "Unit 2.txt")
+    many = "A unit has at most 64 references. Left out:"
+    names = [f"Unit {i}.png" for i in range(7)]
+    page.page.evaluate(
+        "([names, many]) => ipAdapter.notes.tellOfMany(ipAdapter.page.tabs.txt2img, names, many)", [names, many]
+    )
+    left_out = german("A unit has at most {} references. Left out:", 64)
+    shown = f"⚠ {left_out} {', '.join(names[:5])}, {german('and {} more', 2)}."
+    page.wait(lambda: shown in notes.last.inner_text())

@@ -238,6 +238,46 @@ def test_it_lies_over_the_picture_that_is_meant(page: Page) -> None:
     assert line.evaluate("picture => picture.decode().then(() => picture.naturalWidth / picture.naturalHeight)") == 3
 
 
+# What the server is to draw is asked for when `release` is called, and whatever waits for long has waited by then.
+LATE = """() => {
+    const {setTimeout} = window, tab = ipAdapter.page.tabs.txt2img, {writeBox} = tab, held = [];
+    window.setTimeout = (act, milliseconds = 0, ...rest) =>
+        setTimeout(act, milliseconds < 1000 ? milliseconds : 0, ...rest);
+    tab.writeBox = (name, text) => name === "stamp" ? held.push(text) : writeBox.call(tab, name, text);
+    window.release = () => {
+        Object.assign(window, {setTimeout});
+        delete tab.writeBox;
+        tab.writeBox("stamp", held.at(-1));
+    };
+}"""
+
+
+def test_the_focus_stays_however_late_the_line_is_drawn(page: Page) -> None:
+    """On the button that was pressed, or to which somebody has gone meanwhile; on another one where it goes."""
+    advanced(page)
+    for name, key, expected in (("right", None, "right"), ("left", "Tab", "right"), ("clear", None, "draw")):
+        page.page.evaluate(LATE)
+        before = json.loads(page.state())["units"][0].get("region")
+        press(page, name)
+        page.wait(lambda before=before: json.loads(page.state())["units"][0].get("region") != before)
+        page.page.wait_for_timeout(200)
+        if key:
+            page.page.keyboard.press(key)
+        page.page.evaluate("release()")
+        page.wait(lambda name=name: (region(page) is None) == (name == "clear"))
+        page.settle()
+        assert page.page.evaluate("document.activeElement.dataset.region") == expected
+    # A press on the page takes it away for good.
+    page.page.evaluate(LATE)
+    press(page, "top")
+    page.wait(lambda: '"region"' in page.state())
+    page.page.locator("#txt2img_ip_adapter .ip-adapter-region > span").first.click()
+    page.page.evaluate("release()")
+    page.wait(lambda: is_part(region(page), LEFT, ALL))
+    page.settle()
+    assert page.page.evaluate("document.activeElement === document.body")
+
+
 EDGES = """(all) => all.map((element) => {
     const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
     const light = (colour) => {

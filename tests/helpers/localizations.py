@@ -42,7 +42,8 @@ NOT_SHOWN = frozenset(
     (
         "Object", "Content-Type", "Slider", "Dropdown", "Radio", "Textbox", "Files", "True", "False", "IP-Adapter",
         "ControlNet", "ControlNet Unit {}", "IP-Adapter:", "IP-Adapter panel {}", "IP-Adapter: {} cannot be loaded",
-        "Imported", "Recent /", "Steps", "Ctrl+Z", "instantid", "faceid-plus", "faceid-plus-v2",
+        "Imported", "Recent /", "Steps", "Ctrl+Z", "several references", "keep purpose", "forget purpose", "{} input",
+        "{} is no picture", "0 MB", "{} MB", "{} GB", "instantid", "faceid-plus", "faceid-plus-v2",
         "faceid-portrait-unnorm",
     )
 )  # fmt: skip
@@ -61,6 +62,11 @@ def is_text(text: str) -> bool:
         and not text.startswith(PREFIX)  # an error's, or a line for the log
         and not re.fullmatch(r"[A-Z][\w-]*\.[a-z]+|[A-Z]+[a-z]*\w*[A-Z]\w*", text)
     )
+
+
+def is_piece(text: str) -> bool:
+    """Whether ``text``, of a script, stands behind something else, like a number or "Undo: ", and begins small."""
+    return re.fullmatch(r"(?:[a-z]+|\{\}|\d+)(?: [\w{}×“”'…]+)+\.?", text) is not None and has_words(text)
 
 
 def tidy(text: str) -> str:
@@ -207,7 +213,7 @@ def of_script(source: str) -> set[str]:
     for text in map(str.strip, _script_literals(source)):
         if "<" in text and ">" in text:
             found |= of_html(text)
-        elif is_text(text) and text not in KEYS:
+        elif (is_text(text) or is_piece(text)) and text not in KEYS:
             found.add(text)
     return {tidy(one) for one in found}
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.helpers import localizations as words
 from tests.helpers.localizations import FOLDER, LANGUAGES, PREFIX, TODO
+from tests.helpers.paths import ROOT
 
 AGAIN = "`python -m tests.helpers.localizations` lists what is lacking and gone, `--write` adds it to the files"
 
@@ -82,6 +83,31 @@ def test_a_text_in_a_script_is_found() -> None:
         element.innerHTML = "<em>on its way</em>";
     """
     assert words.of_script(source) == {"Drop it here", "Unit {}", "on its way"}
+
+
+def test_what_stands_behind_something_else_is_found_though_it_begins_small() -> None:
+    source = """
+        draw(`Undo: ${label}`, `${count} units`);
+        draw(`moved reference ${old + 1} to unit ${to}`, "no unit", `loaded “${name}”`);
+        find("textarea, input").classList.add("ip-adapter-stale open", "ul.options li", kind === "keep purpose");
+    """
+    pieces = {"Undo: {}", "{} units", "moved reference {} to unit {}", "no unit", "loaded “{}”"}
+    assert words.of_script(source) == pieces | {"keep purpose"}
+    assert "keep purpose" in words.NOT_SHOWN
+
+
+def test_what_can_be_undone_is_among_the_texts(wanted: set[str]) -> None:
+    """Each label that is given for the line, whole."""
+    labels: set[str] = set()
+    for file in (ROOT / "javascript").glob("*/*.js"):
+        source = file.read_text(encoding="utf-8")
+        given = re.findall(r"(?:undo\??\.(?:act|remember)|remember|change)\(tab, ([\"`].+?[\"`])[,)]", source)
+        given += re.findall(r"const label = [^;]+;", source)
+        labels.update(*map(words.of_script, given))
+    assert {"removed reference {}", "drew the region", "loaded “{}”", "pasted parameters"} <= labels and len(
+        labels
+    ) > 12
+    assert {words.key_of(label) for label in labels} | {PREFIX + "Undo: {}", PREFIX + "Redo: {}"} <= wanted
 
 
 def test_the_fields_and_settings_are_among_the_texts(wanted: set[str]) -> None:
