@@ -19,7 +19,10 @@ SENT, RECEIVED = 60.0, 600.0  # seconds: a download has begun by then; a questio
 
 class ExchangedFiles:
     """The files of ``component``, a ``gr.File``. They are deleted when their time is over, and at the process's end;
-    each with the folder that it has for itself. Its value is a path, None for no file or one that has gone."""
+    each with the folder that it has for itself. Its value is a path, None for no file or one that has gone.
+
+    It must never be answered with ``gr.update``: gradio 4 would put a new component in its place for that page, which
+    knows nothing of this."""
 
     def __init__(self, component: Any) -> None:
         component.preprocess, component.postprocess = self.received, self.sent
@@ -89,7 +92,7 @@ class ExchangedFiles:
 
     def sent(self, path: Path | None) -> Any:
         """A file of ours as the page wants it told, served from where it lies."""
-        if path is None:
+        if path is None or not path.is_file():
             return None
         size = path.stat().st_size
         if self.model is not None:

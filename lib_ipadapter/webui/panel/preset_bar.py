@@ -120,7 +120,7 @@ class PresetBar:
         units: Callable[[], list[dict[str, Any]]],
     ) -> list[Any]:
         """What was answered with a yes. Returns values for the note, the list of presets and the file."""
-        choice, file_stays = chosen, gr.update()
+        choice, kept = chosen, file
         try:
             if action in ("save", "overwrite"):
                 answer, choice = self._saved(name, units(), action == "overwrite"), name
@@ -131,16 +131,17 @@ class PresetBar:
                 self.store().delete(about)
                 answer, choice = f"Deleted “{about}”.", None
             else:
-                answer, file_stays = self._imported(file, True), self._forgotten(file)
+                answer, kept = self._imported(file, True), None
+                self._forget(file)
         except PresetExists:
             return [
                 self._question("overwrite" if action == "save" else "rename over", about, name),
                 gr.update(),
-                file_stays,
+                kept,
             ]
         except (IPAdapterError, OSError) as error:
-            return [self._question(action, about, name, str(error)), gr.update(), file_stays]
-        return [note(answer), self._list(choice), file_stays]
+            return [self._question(action, about, name, str(error)), gr.update(), kept]
+        return [note(answer), self._list(choice), kept]
 
     def _saved(self, name: str, units: list[dict[str, Any]], overwrite: bool) -> str:
         if not units:
@@ -148,11 +149,10 @@ class PresetBar:
         self.store().save(name, units, overwrite=overwrite)
         return f"Saved “{name}”."
 
-    def _forgotten(self, file: Path | None) -> Any:
-        """The component's value when what came in it has been dealt with."""
+    def _forget(self, file: Path | None) -> None:
+        """What came has been dealt with; the component is to have no value any more."""
         if file is not None:
             self.files.delete(file)
-        return gr.update(value=None)
 
     def _imported(self, file: Path | None, overwrite: bool) -> str:
         """``file``: None where there is none any more."""
@@ -164,11 +164,13 @@ class PresetBar:
     def _import(self, file: Path | None, chosen: str | None) -> list[Any]:
         """A file has come. It waits in its component while there is a question about it."""
         try:
-            return [note(self._imported(file, False)), self._list(chosen), self._forgotten(file)]
+            said, listed = note(self._imported(file, False)), self._list(chosen)
         except PresetExists:
-            return [self._question("import over"), gr.update(), gr.update()]
+            return [self._question("import over"), gr.update(), file]
         except (IPAdapterError, OSError) as error:
-            return [note(str(error)), gr.update(), self._forgotten(file)]
+            said, listed = note(str(error)), gr.update()
+        self._forget(file)
+        return [said, listed, None]
 
     def _export(self, chosen: str | None) -> tuple[str, Path | None]:
         """Values for the note and the file."""
@@ -201,19 +203,20 @@ class PresetBar:
 
     def follow(self, order: str, chosen: str | None, file: Path | None, *values: Any) -> list[Any]:
         """Values for the note, the list, the file (it stays while there may be a question about it), and what
-        ``connect`` was given as ``outputs``."""
+        ``connect`` was given as ``outputs``. The file is always told by itself (see ``ExchangedFiles``)."""
         wanted, same = json.loads(order), gr.update()
         if "ask" in wanted:
-            return [self._ask(wanted["ask"], chosen), same, same, *self.nothing]
+            return [self._ask(wanted["ask"], chosen), same, file, *self.nothing]
         action = wanted["do"]
         if action in purpose_row.ORDERS:
-            return [purpose_row.followed(wanted), same, same, *self.nothing]
+            return [purpose_row.followed(wanted), same, file, *self.nothing]
         if action == "cancel":
-            return ["", same, self._forgotten(file), *self.nothing]
+            self._forget(file)
+            return ["", same, None, *self.nothing]
         if action == "load":
             named = wanted.get("name")
             answer, shown = self._load(named or name_of(chosen), values)
-            return [answer, self._list(named) if named else same, same, *shown]
+            return [answer, self._list(named) if named else same, file, *shown]
         if action == "export":
             answer, path = self._export(chosen)
             return [answer, same, path, *self.nothing]
