@@ -16,13 +16,15 @@
         const side = (name) => Number(ipAdapter.byId(`${tab.name}_${name}`)?.querySelector("input")?.value) || 512;
         return [side("width"), side("height")];
     }
+    // Some hosts keep an element without a picture where there is none.
+    const hasPicture = (one) => one.matches("img") ? one.naturalWidth > 0 : isOnView(one) && one.width > 0;
     // The tab of img2img that is open has the picture that the job starts from.
     function inputGround(tab) {
         const places = [...ipAdapter.byId("mode_img2img")?.children ?? []].filter((one) => one.matches(".tabitem"));
         const place = places.find(isOnView) ?? ipAdapter.byId("img2img_image");
-        const picture = place?.querySelector("img, canvas"), shape = sizeOf(tab);
+        const shape = sizeOf(tab), picture = [...place?.querySelectorAll("img, canvas") ?? []].find(hasPicture);
         if (!picture) return {background: null, shape};
-        const own = [picture.naturalWidth || picture.width, picture.naturalHeight || picture.height];
+        const own = [picture.naturalWidth ?? picture.width, picture.naturalHeight ?? picture.height];
         const background = picture.src ?? picture.toDataURL();
         const byFactor = ipAdapter.byId("img2img_tab_resize_by"), isScaled = Boolean(byFactor && isOnView(byFactor));
         const isPart = places.indexOf(place) >= 2 && chosenIndex("img2img_inpaint_full_res") === 1;

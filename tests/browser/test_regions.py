@@ -197,6 +197,11 @@ INPAINT = """(address) => document.body.insertAdjacentHTML("beforeend", `<div id
     <div class="tabitem" style="display: block"><img src="${address}"></div>
     </div><div id="img2img_inpaint_full_res"><input type="radio"><input type="radio" checked></div>`)"""
 
+# A place of Forge's in which there is no picture, which is to be made larger by a factor.
+EMPTY = """() => document.body.insertAdjacentHTML("beforeend", `<div id="mode_img2img">
+    <div class="tabitem" style="display: block"><img style="display: none"><canvas style="display: none"></canvas></div>
+    <div id="img2img_tab_resize_by"></div></div>`)"""
+
 
 def test_it_lies_over_the_picture_that_is_meant(page: Page) -> None:
     """Of a gallery the chosen picture, and the picture itself where its map is chosen; in img2img the start picture."""
@@ -230,7 +235,11 @@ def test_it_lies_over_the_picture_that_is_meant(page: Page) -> None:
     page.open("img2img")
     page.find("advanced", "img2img").locator(".label-wrap").click()
     assert below(page, "img2img") == start.get_attribute("src")
+    page.page.evaluate(EMPTY)
+    assert below(page, "img2img") is None
+    page.page.evaluate("document.getElementById('mode_img2img').remove()")
     page.page.evaluate(INPAINT, f"data:image/png;base64,{base64_of(picture(2, (96, 32)))}")
+    page.wait(lambda: page.page.locator("#mode_img2img img").last.evaluate("one => one.naturalWidth"))
     assert below(page, "img2img") == page.page.locator("#mode_img2img img").last.get_attribute("src")
     page.find("region", "img2img").locator("[data-region=right]").click()
     line = page.find("region", "img2img").locator("img")
