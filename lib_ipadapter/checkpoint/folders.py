@@ -14,6 +14,12 @@ DEPTH_LIMIT = 32  # folders within folders
 PARTIAL = ".ip-adapter-partial"  # a folder for what is not here whole yet; nothing in it is a model
 
 
+def partial_folder(folder: Path, name: str) -> Path:
+    """Where the file ``name`` of ``folder`` comes until it is whole. It has no model's ending: other extensions' lists
+    take a folder that has one for a model, and ControlNet does not start then."""
+    return folder / PARTIAL / f"{name}.partial"
+
+
 class FoundFile(NamedTuple):
     """A file with a model's ending. ``problem`` is there if it is plain without opening it that it is no use."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.folders import PARTIAL
+from ..checkpoint.folders import partial_folder
 from ..checkpoint.names import size
 from ..errors import printable
 from .problems import DownloadError, no_room
@@ -30,7 +30,7 @@ class Ordered:
         self.file, self.folder = file, folder
         self.state, self.problem = WAITING, ""
         self.transfer: Transfer | None = None
-        self.come = partly(folder / PARTIAL / file.name)
+        self.come = partly(partial_folder(folder, file.name))
 
     @property
     def done(self) -> int:

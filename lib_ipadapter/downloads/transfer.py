@@ -15,7 +15,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.folders import PARTIAL
+from ..checkpoint.folders import partial_folder
 from .problems import DownloadError, sentence
 from .published import Published
 
@@ -43,7 +43,7 @@ class Transfer:
 
     def __init__(self, file: Published, folder: Path) -> None:
         self.file, self.folder = file, folder
-        self.partial = folder / PARTIAL / file.name
+        self.partial = partial_folder(folder, file.name)
         self.done = self._before = partly(self.partial)  # bytes
         self.checked: int | None = None  # bytes whose hash is computed, once all have come
         self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), self.done)])

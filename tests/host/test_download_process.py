@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import pytest
 
-from lib_ipadapter.checkpoint.folders import PARTIAL
+from lib_ipadapter.checkpoint.folders import ENDINGS, PARTIAL
 from lib_ipadapter.downloads import child, desk, problems, published, transfer
 from lib_ipadapter.downloads.desk import Desk
 from lib_ipadapter.downloads.published import Published
@@ -271,6 +271,8 @@ def test_others_can_ask_while_a_process_is_ended(
 def test_what_has_come_of_a_file_goes_once_it_lies_there(made: SimpleNamespace, hub: Hub, folder: Path) -> None:
     hub.stop_after = HALF
     assert fetched(made)[0]["state"] == "failed" and (folder / PARTIAL).exists()
+    left = [path for path in folder.rglob("*") if path.is_dir()]
+    assert left and not [path for path in left if path.suffix in ENDINGS]  # others would take it for a model
     (folder / FILE.name).write_bytes(DATA)  # by hand
     assert fetched(made)[0]["state"] == "done" and os.listdir(folder) == [FILE.name]
 

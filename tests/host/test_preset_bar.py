@@ -119,7 +119,7 @@ def test_of_exchanged_files_nothing_stays(host: Host, store, monkeypatch) -> Non
     assert bar.file.preprocess(named(second)) == second
     assert bar.file.preprocess(named(Path(__file__))) is None  # no other file of this machine
     bar.files.delete_all()
-    assert gone(second) and gone(upload)
+    assert gone(second) and gone(upload) and bar.file.postprocess(upload) is None
     assert bar.file.preprocess(named(upload)) is None and bar.file.preprocess(None) is None
 
 
