@@ -11,19 +11,13 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
 from .tensor_table import AGAIN, DTYPES, TABLE_LIMIT, Table, TensorEntry, check_names, is_sizes
-
-# The library's errors about what a header says.
-_SENTENCES = {
-    "InvalidOffset": f"This file's header contradicts itself at {{where}}: it is damaged. {AGAIN}",
-    "TensorInvalidInfo": f"This file's header contradicts itself: sizes and data of a tensor differ. {AGAIN}",
-    "ValidationOverflow": f"This file's header contradicts itself: a tensor is larger than any. {AGAIN}",
-}
 
 
 def library() -> Any:
@@ -90,33 +84,43 @@ def _header(path: str | Path) -> dict[str, Any]:
 
 
 def _sentence(error: str, path: str | Path, size: int) -> str:
-    """The library's error, for users."""
+    """What is wrong with a file of ``size`` bytes that the library refuses, for users."""
+    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):  # it is no header at all
+        told = _fault_in_header(path, size)
+        if told is not None:
+            return told
     what = error.rsplit(": ", 1)[-1]
-    name, _, rest = what.partition("(")
-    if name == "MetadataIncompleteBuffer":
-        wanted = _wanted_size(path)
-        if wanted is not None and size > wanted:
-            return f"This file goes on after its tensors: it has {size:,} bytes instead of {wanted:,}. {AGAIN}"
-        of = "too few" if wanted is None else f"{size:,} of {wanted:,}"
-        return f"This file is cut short: it has {of} bytes. Download it again to the end."
-    if name in _SENTENCES:
-        return _SENTENCES[name].format(where=rest.rstrip(")").strip('"')[:80] or "a tensor")
     return (
         f"This file's header is damaged, or newer than safetensors {library().__version__} ({what[:80]}). Download it "
         "again, or get it in fp16."
     )
 
 
-def _wanted_size(path: str | Path) -> int | None:
-    """How many bytes the file should have by its header; None where that cannot be told."""
-    try:
-        header = _header(path)
-        header.pop("__metadata__", None)
-        end: int = max(entry["data_offsets"][1] for entry in header.values())
-        with open(path, "rb") as file:
-            return 8 + int.from_bytes(file.read(8), "little") + end
-    except (ValueError, TypeError, KeyError, AttributeError, OSError):
-        return None
+def _fault_in_header(path: str | Path, size: int) -> str | None:
+    """What a file's header, compared with itself and with its ``size``, says is wrong; None where it says nothing.
+
+    By the numbers and not by the library's error, whose words are others in each of its versions.
+    """
+    header = _header(path)
+    header.pop("__metadata__", None)
+    end = 0
+    for name, told in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, until = told["data_offsets"]
+        if not is_sizes(told["shape"], begin, until):
+            return None
+        if begin != end or until < begin:
+            return f"This file's header contradicts itself at {name[:80]}: it is damaged. {AGAIN}"
+        _, width = DTYPES.get(str(told["dtype"]), ("", None))
+        if width is not None and prod(told["shape"]) * width != until - begin:
+            return f"This file's header contradicts itself: sizes and data of a tensor differ. {AGAIN}"
+        end = until
+    with open(path, "rb") as file:
+        wanted = 8 + int.from_bytes(file.read(8), "little") + end
+    if size > wanted:
+        return f"This file goes on after its tensors: it has {size:,} bytes instead of {wanted:,}. {AGAIN}"
+    if size < wanted:
+        return f"This file is cut short: it has {size:,} of {wanted:,} bytes. Download it again to the end."
+    return None
 
 
 def name_for_library(path: str | Path, descriptor: int) -> str:

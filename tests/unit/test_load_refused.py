@@ -13,6 +13,7 @@ from math import prod
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -164,6 +165,32 @@ def test_damage_is_told_in_a_sentence(tmp_path, name):
     with pytest.raises(CheckpointError, match=sentence) as error:
         read_shapes(path)
     assert "ownload" in error.value.detail[-80:] or "get " in error.value.detail[-100:]
+
+
+NO_WORD = "damaged, or newer than safetensors .*no word of old"
+TOLD_BY_NUMBERS = {
+    "data is cut": DAMAGED["data is cut"],
+    "data goes on": DAMAGED["data goes on"],
+    "a shape is too large": DAMAGED["a shape is too large"],
+    "offsets run backwards": DAMAGED["offsets run backwards"],
+    "a gap": (one(data_offsets=[2, 6]) + b"xx", "contradicts itself at x"),
+    "a shape is larger than any": (one(shape=[2**40, 2**40]), "contradicts itself: sizes and data of a tensor differ"),
+    "data without a tensor": (header({"__metadata__": {"a": "b"}}, b"xxxx"), "has 40 bytes instead of 36"),
+    "a header of lists": (header(b'{"x": [' + b"1, " * 9 + b"1]}"), NO_WORD),
+    "a type of tomorrow": (one(dtype="F3"), NO_WORD),
+}
+
+
+@pytest.mark.parametrize("name", TOLD_BY_NUMBERS)
+def test_damage_is_told_whatever_the_library_calls_it(tmp_path, name, monkeypatch):
+    def refuses(*_, **__):
+        raise safetensors.SafetensorError("Error while deserializing header: no word of old")
+
+    content, sentence = TOLD_BY_NUMBERS[name]
+    (tmp_path / "x.safetensors").write_bytes(content)
+    monkeypatch.setattr(safetensors, "safe_open", refuses)
+    with pytest.raises(CheckpointError, match=sentence):
+        read_shapes(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("write", [save_safetensors, save_zip, save_legacy])
