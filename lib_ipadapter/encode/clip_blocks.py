@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,17 @@ from ..checkpoint.clip_keys import OPEN_CLIP, TRANSFORMERS, Tower, TowerKeys
 from ..errors import CheckpointError
 
 Shape = tuple[int, ...]
+
+
+def open_clip(module: str) -> Any:
+    """open_clip's module of that name, imported when it is first needed: not every host comes with it."""
+    try:
+        return importlib.import_module(f"open_clip.{module}")
+    except ImportError as error:
+        raise CheckpointError(
+            f"CLIP is made of the Python package open-clip-torch, which is missing or broken ({error}): install it "
+            "with pip into the WebUI's Python, and restart the WebUI."
+        ) from error
 
 
 def fill(tower: nn.Module, state: MutableMapping[str, Tensor], keys: TowerKeys, kind: str, dtype: torch.dtype) -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoint.clip_keys import IMAGE_TOWER
-from .clip_blocks import arithmetic, call, fill, no_autocast, run_block
+from .clip_blocks import arithmetic, call, fill, no_autocast, open_clip, run_block
 
 if TYPE_CHECKING:
     from ..checkpoint.specs import EncoderSpec
@@ -131,10 +131,9 @@ def positions(embedding: Tensor, side: int) -> Tensor:
 
 def _empty_tower(spec: EncoderSpec) -> nn.Module:
     """open_clip's image tower of these sizes, on the meta device: no memory, no random initialisation."""
-    from open_clip.transformer import QuickGELU, VisionTransformer
-
+    parts = open_clip("transformer")
     with torch.device("meta"):
-        tower: nn.Module = VisionTransformer(
+        tower: nn.Module = parts.VisionTransformer(
             image_size=spec.image_size,
             patch_size=spec.patch,
             width=spec.width,
@@ -143,6 +142,6 @@ def _empty_tower(spec: EncoderSpec) -> nn.Module:
             # open_clip truncates width * mlp_ratio to an integer; half a unit more keeps rounding from losing one.
             mlp_ratio=(spec.mlp_width + 0.5) / spec.width,
             output_dim=spec.projection,
-            act_layer=QuickGELU if spec.quick_gelu else nn.GELU,
+            act_layer=parts.QuickGELU if spec.quick_gelu else nn.GELU,
         )
     return tower

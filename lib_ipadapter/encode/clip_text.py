@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.clip_keys import TEXT_TOWER
 from ..errors import UnitError
-from .clip_blocks import arithmetic, call, fill, no_autocast, run_block
+from .clip_blocks import arithmetic, call, fill, no_autocast, open_clip, run_block
 
 if TYPE_CHECKING:
     from ..checkpoint.specs import TextSpec
@@ -111,9 +111,7 @@ def token_ids(words: str, context: int = 77) -> list[int]:
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> Any:
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer()
+    return open_clip("tokenizer").SimpleTokenizer()
 
 
 def _empty_tower(spec: TextSpec) -> nn.Module:
@@ -121,20 +119,19 @@ def _empty_tower(spec: TextSpec) -> nn.Module:
 
     Of its parts, because its own class takes no width of the feed-forward layers in older releases.
     """
-    from open_clip.transformer import LayerNorm, QuickGELU, Transformer
-
+    parts = open_clip("transformer")
     with torch.device("meta"):
         tower = nn.Module()
         tower.token_embedding = nn.Embedding(spec.vocabulary, spec.width)
         tower.positional_embedding = nn.Parameter(torch.empty(spec.context, spec.width))
-        tower.transformer = Transformer(
+        tower.transformer = parts.Transformer(
             width=spec.width,
             layers=spec.layers,
             heads=spec.heads,
             # open_clip truncates width * mlp_ratio to an integer; half a unit more keeps rounding from losing one.
             mlp_ratio=(spec.mlp_width + 0.5) / spec.width,
-            act_layer=QuickGELU if spec.quick_gelu else nn.GELU,
+            act_layer=parts.QuickGELU if spec.quick_gelu else nn.GELU,
         )
-        tower.ln_final = LayerNorm(spec.width)
+        tower.ln_final = parts.LayerNorm(spec.width)
         tower.text_projection = nn.Parameter(torch.empty(spec.width, spec.projection))
     return tower

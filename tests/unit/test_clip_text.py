@@ -1,6 +1,7 @@
 """encode/clip_text.py against transformers' CLIPTextModelWithProjection and open_clip's CLIP on the same weights."""
 
 import functools
+import sys
 
 import open_clip
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from lib_ipadapter.checkpoint.specs import TextSpec
+from lib_ipadapter.encode import clip_text
+from lib_ipadapter.encode.clip_image import ImageEncoder
 from lib_ipadapter.encode.clip_text import TextTower, subtract, token_ids
 from lib_ipadapter.errors import CheckpointError, UnitError
 from tests.helpers import image_towers
@@ -290,3 +293,21 @@ def test_halves_are_projected_in_fp32_and_nothing_is_changed_in_place():
 def test_words_without_an_embedding_take_nothing_away():
     e = normal(2, 8)
     assert torch.equal(subtract(e, torch.zeros(1, 8)), e)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: ImageEncoder.from_state(image_towers.SPECS["two heads of 32"], {}, dtype=torch.float32),
+        lambda: TextTower.from_state(SPECS["one head"], {}, dtype=torch.float32),
+        lambda: token_ids("red"),
+    ],
+    ids=["image tower", "text tower", "tokens"],
+)
+def test_where_open_clip_is_missing_a_sentence_says_what_to_install(monkeypatch, build):
+    """Not every host comes with it."""
+    for module in ("open_clip", "open_clip.transformer", "open_clip.tokenizer"):
+        monkeypatch.setitem(sys.modules, module, None)
+    clip_text._tokenizer.cache_clear()
+    with pytest.raises(CheckpointError, match="open-clip-torch, which is missing .* install it with pip .* restart"):
+        build()
