@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -28,6 +29,12 @@ REQUIREMENTS = (
     Requirement("safetensors", "safetensors>=0.3.1", "adapter files"),
 )
 FACES = "--ip-adapter-install-faces"
+# A name and a version as PEP 508 and PEP 440 have them.
+PIN = re.compile(
+    r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?==v?(\d+!)?\d+(\.\d+)*([-_.]?(a|b|c|rc|alpha|beta|pre|preview)[-_.]?\d*)?"
+    r"(-\d+|[-_.]?(post|rev|r)[-_.]?\d*)?([-_.]?dev[-_.]?\d*)?(\+[a-z0-9]+([-_.][a-z0-9]+)*)?",
+    re.IGNORECASE,
+)
 
 
 def missing(requirements: tuple[Requirement, ...] = REQUIREMENTS) -> list[Requirement]:
@@ -36,9 +43,27 @@ def missing(requirements: tuple[Requirement, ...] = REQUIREMENTS) -> list[Requir
 
 
 def constraints() -> str:
-    """The versions that are installed, as lines of a pip constraints file."""
-    found = {(d.metadata["Name"], d.version) for d in importlib.metadata.distributions() if d.metadata["Name"]}
-    return "".join(f"{name}=={version.split('+')[0]}\n" for name, version in sorted(found))
+    """The versions that are installed, as lines of a pip constraints file.
+
+    Of a package that is there twice, the one that Python finds; pip would find no version that is both. What an
+    interrupted installation has left, without a name or with no version of Python's form, is left out: pip would refuse
+    the whole file for it.
+    """
+    lines = {line for one in importlib.metadata.distributions() if PIN.fullmatch(line := _pin(one))}
+    return "".join(f"{line}\n" for line in sorted(lines))
+
+
+def _pin(distribution: importlib.metadata.Distribution) -> str:
+    """A package as pip writes it, at the version that Python finds; "" where that cannot be told.
+
+    With the build's own part (2.9.1+cu128), which indexes seldom have: where an old pip does not see for leftovers that
+    torch is there, it shall find none, rather than put another build in its place.
+    """
+    try:
+        name = distribution.metadata.get("Name")  # not [], which warns where there is none
+        return f"{name}=={importlib.metadata.version(name)}"
+    except Exception:  # damaged metadata raises something else in each Python
+        return ""
 
 
 def install(requirement: Requirement) -> None:
@@ -56,9 +81,10 @@ def install(requirement: Requirement) -> None:
         print(f"IP-Adapter: installed {requirement.package} ({requirement.purpose})")
     else:
         reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "pip failed")
+        first = "" if importlib.util.find_spec("pip") else f'"{sys.executable}" -m ensurepip, then '
         print(
             f"IP-Adapter: {requirement.package} ({requirement.purpose}) could not be installed [{reason.strip()}]; "
-            f'remedy: run  "{sys.executable}" -m pip install "{requirement.package}"'
+            f'remedy: run  {first}"{sys.executable}" -m pip install "{requirement.package}"'
         )
 
 
