@@ -1,10 +1,19 @@
 # Everything sets itself up in .venv-3.11 (or .venv-3.10) with the WebUI's own pins: about four minutes the first time.
-# PYTHON=… names the interpreter: python3.10, python3.11, or a path.
+# PYTHON=… names the interpreter: python3.10, python3.11, or a path; for test-fast python3.13 as well, with the pins of
+# Forge Neo.
 INTERPRETER := $(shell sh tests/setup/python.sh $(PYTHON))
 VERSION := $(if $(INTERPRETER),$(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 VENV := .venv-$(VERSION)
 PY := $(VENV)/bin/python
-READY := $(VENV)/.ready-$(firstword $(shell cat requirements-*.txt | cksum))
+NEO := $(filter 3.13,$(VERSION))
+REQUIREMENTS := $(if $(NEO),requirements-neo.txt,requirements-test.txt requirements-test-nodeps.txt requirements-lock.txt)
+READY := $(VENV)/.ready-$(firstword $(shell cat $(REQUIREMENTS) | cksum))
+ifdef NEO
+ifneq ($(filter-out test-fast clean,$(or $(MAKECMDGOALS),test)),)
+$(error Python $(VERSION) is for test-fast alone: leave PYTHON out, or name 3.10 or 3.11)
+endif
+endif
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: test test-fast lint format browser faces demo panel bench-quality clean
 
@@ -38,12 +47,16 @@ bench-quality: $(READY)
 panel: $(READY)
 	$(PY) -m demo.serve
 
-$(READY): requirements-test.txt requirements-test-nodeps.txt requirements-lock.txt
+$(READY): $(REQUIREMENTS)
 	$(if $(INTERPRETER),,$(error Python 3.10 or 3.11 is needed, and $(or $(PYTHON),none on PATH) does not run here as \
 	one of them: install one, or name its path: make PYTHON=/path/to/python3.11 …))
 	$(INTERPRETER) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-test.txt -c requirements-lock.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r requirements-test-nodeps.txt
+ifdef NEO
+	$(PIP) --no-deps -r requirements-neo.txt
+else
+	$(PIP) -r requirements-test.txt -c requirements-lock.txt
+	$(PIP) --no-deps -r requirements-test-nodeps.txt
+endif
 	$(PY) -m compileall -qq -j 0 $(VENV)/lib || true # on all processors; files that are for other Pythons are no fault
 	rm -f $(VENV)/.ready-*
 	touch $@

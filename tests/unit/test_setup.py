@@ -56,6 +56,18 @@ def test_another_version_is_no_answer(tmp_path):
     assert found(tmp_path, "python3.12") == (1, "")
 
 
+def test_forge_neos_python_is_an_answer_where_it_is_asked_for(tmp_path):
+    """Its pins are others, and only the fast tests are for it."""
+    takes_neo = 'case " $* " in *" 3.13 "*) exit 0 ;; esac; exit 1'  # what the search's own question answers on 3.13
+    newer = executable(tmp_path / "bin" / "python3.13", takes_neo)
+    (tmp_path / "bin" / "python3").symlink_to(newer)
+    assert found(tmp_path, "python3.13") == (0, str(newer))
+    assert found(tmp_path, str(newer)) == (0, str(newer))
+    _, answer = found(tmp_path)
+    assert not answer.startswith(str(tmp_path))
+    assert not found(tmp_path, "python3.11")[1].startswith(str(tmp_path))
+
+
 def test_a_browser_that_does_not_start_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(browser, "APPLICATIONS", ())
     monkeypatch.setattr(browser, "_of_playwright", lambda: None)
