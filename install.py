@@ -22,10 +22,19 @@ class Requirement(NamedTuple):
     module: str
     package: str
     purpose: str
+    # Versions known to work together, by module, for a host where pip can find none: the package's own first, then what
+    # it imports that comes with no host.
+    alone: tuple[tuple[str, str], ...] = ()
 
 
+OPEN_CLIP = (
+    ("open_clip", "open-clip-torch==3.3.0"),  # for torch from 2.0
+    ("timm", "timm==1.0.31"),
+    ("ftfy", "ftfy==6.3.1"),
+    ("wcwidth", "wcwidth==0.9.4"),
+)
 REQUIREMENTS = (
-    Requirement("open_clip", "open-clip-torch>=2.20.0", "image encoders"),
+    Requirement("open_clip", "open-clip-torch>=2.20.0", "image encoders", OPEN_CLIP),
     Requirement("safetensors", "safetensors>=0.3.1", "adapter files"),
 )
 FACES = "--ip-adapter-install-faces"
@@ -67,16 +76,20 @@ def _pin(distribution: importlib.metadata.Distribution) -> str:
 
 
 def install(requirement: Requirement) -> None:
-    """Install one package; on failure print one line with the remedy."""
+    """Install one package; on failure print one line with the remedy.
+
+    Where the host's own packages contradict each other (they came past pip's resolver), pip can add nothing to them:
+    then known versions come alone, without anything that they require.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "constraints.txt")
         with open(path, "w", encoding="utf-8") as file:
             file.write(constraints())
-        command = [sys.executable, "-m", "pip", "install", requirement.package, "--constraint", path, "--prefer-binary"]
-        command += ["--retries", "1", "--timeout", "10"]  # offline, the WebUI shall not wait long
-        if os.environ.get("INDEX_URL"):  # the WebUI's own variable
-            command += ["--index-url", os.environ["INDEX_URL"]]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = pip(requirement.package, "--constraint", path)
+    lacking = [package for module, package in requirement.alone if importlib.util.find_spec(module) is None]
+    if done.returncode != 0 and lacking:
+        again = pip(*lacking, "--no-deps")
+        done = again if again.returncode == 0 else done
     if done.returncode == 0:
         print(f"IP-Adapter: installed {requirement.package} ({requirement.purpose})")
     else:
@@ -86,6 +99,15 @@ def install(requirement: Requirement) -> None:
             f"IP-Adapter: {requirement.package} ({requirement.purpose}) could not be installed [{reason.strip()}]; "
             f'remedy: run  {first}"{sys.executable}" -m pip install "{requirement.package}"'
         )
+
+
+def pip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """``pip install`` with these."""
+    command = [sys.executable, "-m", "pip", "install", *arguments, "--prefer-binary"]
+    command += ["--retries", "1", "--timeout", "10"]  # offline, the WebUI shall not wait long
+    if os.environ.get("INDEX_URL"):  # the WebUI's own variable
+        command += ["--index-url", os.environ["INDEX_URL"]]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def wants_faces() -> bool:

@@ -91,6 +91,20 @@ def test_leftovers_that_hide_torch_from_pip_do_not_replace_it(host: dict[str, st
     assert {one.name for one in site.glob("torch*")} == {"torch.py", "torch-2.9.1+cu128.dist-info"}
 
 
+def test_a_host_whose_packages_contradict_each_other_gets_it_as_well(host: dict[str, str]) -> None:
+    """Hosts install what they need past pip's resolver, which then can add nothing to it."""
+    site, index = Path(host["HOST"]), Path(host["PIP_FIND_LINKS"])
+    with (site / "torch-2.9.1+cu128.dist-info" / "METADATA").open("a") as file:
+        file.write("Requires-Dist: numpy<2\n")
+    for name, version in (("timm", "1.0.31"), ("ftfy", "6.3.1"), ("wcwidth", "0.9.4")):
+        wheel(index, name, version, ("torch", "numpy>=9"))
+    assert asked(host, str(ROOT / "install.py")) == "IP-Adapter: installed open-clip-torch>=2.20.0 (image encoders)\n"
+    code = "import open_clip, timm, torch, numpy; print(open_clip.version, timm.version, torch.version, numpy.version)"
+    assert asked(host, "-c", code) == "3.3.0 1.0.31 as it was as it was\n"
+    assert len(list(site.glob("*.dist-info"))) == 9
+    assert asked(host, str(ROOT / "install.py")) == ""
+
+
 def test_what_cannot_come_without_moving_something_does_not_come(host: dict[str, str]) -> None:
     for one in Path(host["PIP_FIND_LINKS"]).glob("open_clip_torch-3*"):
         one.unlink()
