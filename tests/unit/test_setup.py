@@ -37,8 +37,9 @@ def test_a_stub_that_starts_nothing_is_passed_over(tmp_path):
     executable(tmp_path / "bin" / f"python{VERSION}", "echo 'no such version is chosen' >&2; exit 127")
     kept = tmp_path / ".pyenv" / "versions" / f"{VERSION}.1" / "bin" / f"python{VERSION}"
     executable(kept, f'exec "{sys.executable}" "$@"')
-    assert found(tmp_path) == (0, str(kept))
-    assert found(tmp_path, f"python{VERSION}") == (0, str(kept))
+    by_name = (f"python{VERSION}",)
+    for wanted in ((), by_name) if VERSION in ("3.10", "3.11") else (by_name,):  # others have to be asked for
+        assert found(tmp_path, *wanted) == (0, str(kept))
 
 
 def test_a_path_means_that_interpreter_alone(tmp_path):
