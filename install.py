@@ -38,6 +38,7 @@ REQUIREMENTS = (
     Requirement("safetensors", "safetensors>=0.3.1", "adapter files"),
 )
 FACES = "--ip-adapter-install-faces"
+CONTRADICTION = ("ResolutionImpossible", "conflicting dependencies")  # what pip says of one
 # A name and a version as PEP 508 and PEP 440 have them.
 PIN = re.compile(
     r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?==v?(\d+!)?\d+(\.\d+)*([-_.]?(a|b|c|rc|alpha|beta|pre|preview)[-_.]?\d*)?"
@@ -87,13 +88,14 @@ def install(requirement: Requirement) -> None:
             file.write(constraints())
         done = pip(requirement.package, "--constraint", path)
     lacking = [package for module, package in requirement.alone if importlib.util.find_spec(module) is None]
-    if done.returncode != 0 and lacking:
+    if done.returncode != 0 and lacking and any(sign in done.stderr for sign in CONTRADICTION):
         again = pip(*lacking, "--no-deps")
         done = again if again.returncode == 0 else done
     if done.returncode == 0:
         print(f"IP-Adapter: installed {requirement.package} ({requirement.purpose})")
     else:
-        reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "pip failed")
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        reason = next((line for line in reversed(lines) if line.startswith("ERROR:")), (lines or ["pip failed"])[-1])
         first = "" if importlib.util.find_spec("pip") else f'"{sys.executable}" -m ensurepip, then '
         print(
             f"IP-Adapter: {requirement.package} ({requirement.purpose}) could not be installed [{reason.strip()}]; "
@@ -103,11 +105,12 @@ def install(requirement: Requirement) -> None:
 
 def pip(*arguments: str) -> subprocess.CompletedProcess[str]:
     """``pip install`` with these."""
-    command = [sys.executable, "-m", "pip", "install", *arguments, "--prefer-binary"]
+    command = [sys.executable, "-m", "pip", "install", *arguments, "--prefer-binary", "--disable-pip-version-check"]
+    command += ["--no-input"]  # nobody would see its question
     command += ["--retries", "1", "--timeout", "10"]  # offline, the WebUI shall not wait long
     if os.environ.get("INDEX_URL"):  # the WebUI's own variable
         command += ["--index-url", os.environ["INDEX_URL"]]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
 
 
 def wants_faces() -> bool:

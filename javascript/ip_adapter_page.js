@@ -130,17 +130,30 @@ Object.assign(window.ipAdapter ??= {}, (() => {
 
     // Scripts beside this one
 
-    function loadScript(path) {
+    // The tabs that the page has a panel in; the WebUI may leave one out.
+    const shownTabs = () => Object.values(tabs).filter(({panel}) => panel);
+    function addScript(path) {
         const own = document.querySelector("script[src*='ip_adapter_page.js']").src;
         const script = Object.assign(document.createElement("script"), {
             async: false,  // they run in their order
-            src: own.replace(/ip_adapter_page\.js.*$/, `${path}.js?${tabs.txt2img.facts.scripts}`),
+            src: own.replace(/ip_adapter_page\.js.*$/, `${path}.js?${shownTabs()[0].facts.scripts}`),
         });
         return new Promise((resolve, reject) => {
             script.onload = resolve;
             script.onerror = () => reject(new Error(`IP-Adapter: ${script.src} cannot be loaded`));
             document.head.append(script);
         });
+    }
+    // A script that has not come has not run, so it can be asked for again.
+    async function loadScript(path) {
+        for (const wait of [500, 2000, 5000]) {
+            try {
+                return await addScript(path);
+            } catch {
+                await pause(wait);
+            }
+        }
+        return addScript(path);
     }
     // What is rarely used: `opened/NAME.js`. Resolves with its subject.
     const loading = {};
@@ -159,36 +172,58 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         "units", "drawings", "cards", "references", "pictures", "dropping", "moves", "notes", "undo", "presets", "purpose",
         "truth", "shelf",
     ];
-    let isReady = false, readied;
+    let isReady = false, hasFailed = false, readied;
     const ready = new Promise((resolve) => { readied = resolve; });
     async function loadPanel() {
-        await Promise.all(PANEL.map((name) => loadScript(`panel/${name}`)));
-        Object.values(tabs).forEach(begin);
+        if (!shownTabs().length) return;
+        try {
+            await Promise.all(PANEL.map((name) => loadScript(`panel/${name}`)));
+        } catch (error) {
+            hasFailed = true;
+            shownTabs().forEach(tellFailure);
+            throw error;
+        }
+        shownTabs().forEach(begin);
         isReady = true;
         readied();
-        ipAdapter.shelf.begin();
+        await ipAdapter.shelf.begin();  // what was in the panel comes back first
         early.splice(0).forEach((act) => act());
+    }
+    function tellFailure(tab) {
+        const line = Object.assign(document.createElement("div"), {className: "ip-adapter-note ip-adapter-problem"});
+        line.setAttribute("role", "alert");
+        const sentence = text("The panel's scripts do not come from the server: reload the page.");
+        line.textContent = `⚠ ${sentence}`;
+        tab.element("note").after(line);
     }
 
     // What is pressed, chosen or dropped before the panel's scripts are here is done when they are.
     const EARLY = ".ip-adapter-purposes > button, .ip-adapter-units > button, .ip-adapter-tools button";
     const early = [];
     const isPictures = ({dataTransfer: data}) => ["Files", "text/uri-list"].some((type) => data?.types.includes(type));
+    const elementOf = ({target}) => target instanceof Element ? target : target.parentElement;
+    // Those that are taken reach none of the panel's scripts that may be there already: these need each other.
     const EARLY_EVENTS = {
-        click({target}) {
-            const button = target.closest?.(EARLY);
-            if (button) early.push(() => button.click());
+        click(event) {
+            const target = elementOf(event), button = target?.closest(EARLY), tab = target && tabOf(target);
+            if (tab?.tickbox === target && event instanceof MouseEvent) tab.tick.clicked = Infinity;
+            if (!button) return;
+            event.stopImmediatePropagation();
+            early.push(() => button.click());
         },
-        change({target}) {
-            if (!target.matches?.(".ip-adapter-drop-area input")) return;
+        change(event) {
+            const target = elementOf(event);
+            if (!target?.matches(".ip-adapter-drop-area input")) return;
+            event.stopImmediatePropagation();
             early.push(() => target.dispatchEvent(new Event("change", {bubbles: true})));
         },
         dragover(event) {
-            if (tabOf(event.target) && isPictures(event)) event.preventDefault();
+            const target = elementOf(event);
+            if (target && tabOf(target) && isPictures(event)) event.preventDefault();
         },
         drop(event) {  // the browser would open the file in the place of the page
-            const {target, dataTransfer: data} = event;
-            if (!tabOf(target) || !isPictures(event)) return;
+            const target = elementOf(event), {dataTransfer: data} = event;
+            if (!target || !tabOf(target) || !isPictures(event)) return;
             event.preventDefault();
             event.stopImmediatePropagation();
             const dataTransfer = new DataTransfer();  // the event's own is empty afterwards
@@ -200,7 +235,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         },
     };
     for (const [type, take] of Object.entries(EARLY_EVENTS)) {
-        document.addEventListener(type, (event) => { if (!isReady) take(event); }, true);
+        document.addEventListener(type, (event) => { if (!isReady && !hasFailed) take(event); }, true);
     }
     // Does what the subject's function does: "units.answerShow" for a tab and an event's values, at once where it can.
     function call(name, ...values) {
@@ -226,7 +261,9 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         const found = keys.map((key) => [key.startsWith(PREFIX) ? key.slice(PREFIX.length) : key, translations[key]]);
         return found.sort(([one], [other]) => other.length - one.length).map(([english, translation]) => {
             const pattern = new RegExp(`^${english.split("{}").map(quoted).join("(.+?)")}$`, "s");
-            return [pattern, translation.split("{}")];
+            // What stands in quotation marks is a name that somebody has given.
+            const around = english.split("{}"), isName = (i) => around[i].endsWith("“") && around[i + 1].startsWith("”");
+            return [pattern, translation.split("{}"), around.slice(1).map((_, i) => isName(i))];
         });
     }
     function text(english) {
@@ -234,9 +271,9 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         if (whole !== undefined) return whole;
         if (english.startsWith("⚠ ")) return `⚠ ${text(english.slice(2))}`;
         templates ??= templatesOf(translations);
-        for (const [pattern, parts] of templates) {
-            const values = pattern.exec(english)?.slice(1);
-            if (values) return parts.map((part, i) => (i ? text(values[i - 1]) : "") + part).join("");
+        for (const [pattern, parts, names] of templates) {
+            const values = pattern.exec(english)?.slice(1).map((value, i) => names[i] ? value : text(value));
+            if (values) return parts.map((part, i) => (i ? values[i - 1] : "") + part).join("");
         }
         return english;
     }
@@ -297,6 +334,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         ipAdapter.units.showVariantsControls(tab);
         ipAdapter.purpose.build(tab, unit);
         ipAdapter.drawings.noteStrength(tab, unit);
+        if (tab.panel.querySelector(":scope > .label-wrap.open")) ipAdapter.drawings.showOpened(tab);
     }
 
     onUiLoaded(() => Object.values(tabs).forEach(unlinkTick));

@@ -16,13 +16,14 @@
         const side = (name) => Number(ipAdapter.byId(`${tab.name}_${name}`)?.querySelector("input")?.value) || 512;
         return [side("width"), side("height")];
     }
-    // Some hosts keep an element without a picture where there is none.
+    // Some hosts keep an element without a picture where there is none, and a canvas to paint on over one of Forge's.
     const hasPicture = (one) => one.matches("img") ? one.naturalWidth > 0 : isOnView(one) && one.width > 0;
+    const picturesIn = (place) => place.querySelectorAll(place.querySelector("img.forge-image") ? "img" : "img, canvas");
     // The tab of img2img that is open has the picture that the job starts from.
     function inputGround(tab) {
         const places = [...ipAdapter.byId("mode_img2img")?.children ?? []].filter((one) => one.matches(".tabitem"));
         const place = places.find(isOnView) ?? ipAdapter.byId("img2img_image");
-        const shape = sizeOf(tab), picture = [...place?.querySelectorAll("img, canvas") ?? []].find(hasPicture);
+        const shape = sizeOf(tab), picture = place && [...picturesIn(place)].find(hasPicture);
         if (!picture) return {background: null, shape};
         const own = [picture.naturalWidth ?? picture.width, picture.naturalHeight ?? picture.height];
         const background = picture.src ?? picture.toDataURL();

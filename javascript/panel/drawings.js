@@ -96,7 +96,10 @@
     // A panel that is opened for the first time shows what its model is.
     function onOpened(event) {
         const head = event.target.closest?.(".label-wrap"), tab = head && ipAdapter.tabOf(head);
-        if (tab && head.parentElement === tab.panel && tab.cards.stamp === null) drawCards(tab);
+        if (tab && head.parentElement === tab.panel) showOpened(tab);
+    }
+    function showOpened(tab) {
+        if (tab.cards.stamp === null) drawCards(tab);
     }
     function fillWeights(tab, column) {
         const weights = Object.fromEntries((tab.shownUnit.images ?? []).map(({key, weight}) => [key, weight]));
@@ -171,7 +174,7 @@
     onCheckpoint();
     onOptionsChanged(onCheckpoint);
     return {
-        build, noteLook, noteStrength, followReferences, followStrength, drawCards,
+        build, noteLook, noteStrength, followReferences, followStrength, drawCards, showOpened,
         answerModel, answerList, answerCards, answerStrength, answerBars,
     };
 })();

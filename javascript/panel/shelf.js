@@ -79,9 +79,10 @@
     document.addEventListener("input", onInput);
     document.addEventListener("change", onInput);
     document.addEventListener("visibilitychange", onLeave);
-    // What was in the panel comes back when the page has nothing else to do.
-    function begin() {
-        (window.requestIdleCallback ?? setTimeout)(restore);
+    // What was in the panel comes back when the page has nothing else to do. Resolves when it has.
+    async function begin() {
+        if (window.requestIdleCallback) await new Promise((resolve) => requestIdleCallback(resolve, {timeout: 3000}));
+        await restore();
     }
     return {begin, ask, stored, noteChange, hasPictures, answerAsked};
 })();

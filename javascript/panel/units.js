@@ -16,6 +16,7 @@
     function answerTick(tab, [isSet]) {
         const isByHand = performance.now() - tab.tick.clicked < 1000;
         if (!isByHand && headOf(tab).classList.contains("open") !== isSet) headOf(tab).click();
+        if (tab.tick.clicked === Infinity) tab.tick.clicked = -Infinity;  // it was, before this script was here
         Object.assign(tab.tick, {isSet, isAnswered: false});
         drawRow(tab, tab.state);
         return [];

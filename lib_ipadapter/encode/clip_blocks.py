@@ -21,7 +21,7 @@ def open_clip(module: str) -> Any:
     """open_clip's module of that name, imported when it is first needed: not every host comes with it."""
     try:
         return importlib.import_module(f"open_clip.{module}")
-    except ImportError as error:
+    except Exception as error:  # of its own packages, too: a torchvision that does not fit torch is a RuntimeError
         raise CheckpointError(
             f"CLIP is made of the Python package open-clip-torch, which is missing or broken ({error}): install it "
             "with pip into the WebUI's Python, and restart the WebUI."

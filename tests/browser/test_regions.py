@@ -199,7 +199,8 @@ INPAINT = """(address) => document.body.insertAdjacentHTML("beforeend", `<div id
 
 # A place of Forge's in which there is no picture, which is to be made larger by a factor.
 EMPTY = """() => document.body.insertAdjacentHTML("beforeend", `<div id="mode_img2img">
-    <div class="tabitem" style="display: block"><img style="display: none"><canvas style="display: none"></canvas></div>
+    <div class="tabitem" style="display: block">
+        <img class="forge-image" style="display: none"><canvas width="300" height="150"></canvas></div>
     <div id="img2img_tab_resize_by"></div></div>`)"""
 
 

@@ -110,15 +110,16 @@ def test_pictures_are_what_it_sees_itself(form: str, sent: bool, host: Host) -> 
 
 
 @pytest.fixture
-def files(tmp_path) -> list[tuple[str, None]]:
-    """A gallery, as the page gives it: files with captions."""
+def files(tmp_path, monkeypatch) -> list[tuple[str, None]]:
+    """A gallery, as the page gives it: files with captions, among those that pages have sent."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     paths = [tmp_path / f"{seed}.png" for seed in (1, 2)]
     for seed, path in zip((1, 2), paths, strict=True):
         path.write_bytes(png(picture(seed, SQUARE)))
     return [(str(path), None) for path in paths]
 
 
-def test_uploaded_pictures_are_read_for_the_page_only(files, host: Host) -> None:
+def test_uploaded_pictures_are_read_for_the_page_only(files, tmp_path, host: Host) -> None:
     merge = its_module().InputMode.MERGE
     for items in (files, [{"name": path} for path, _ in files], [path for path, _ in files]):
         found = view(unit_of(input_mode=merge, batch_input_gallery=items)).pictures()
@@ -128,8 +129,11 @@ def test_uploaded_pictures_are_read_for_the_page_only(files, host: Host) -> None
         view({"input_mode": "merge", "batch_input_gallery": files}).pictures()
     with pytest.raises(UnitError, match="takes a folder of pictures"):
         view(unit_of(input_mode=its_module().InputMode.BATCH, batch_image_dir="/")).pictures()
-    with pytest.raises(IPAdapterError, match="not there any more: upload it again"):
-        view(unit_of(input_mode=merge, batch_input_gallery=[("/not/there.png", None)])).pictures()
+    other = tmp_path.with_name(f"{tmp_path.name}-other.png")  # which no page has sent
+    other.write_bytes(png(picture(1, SQUARE)))
+    for path in (tmp_path / "gone.png", other, "/dev/zero", tmp_path, "\0"):
+        with pytest.raises(IPAdapterError, match="not there any more: upload it again"):
+            view(unit_of(input_mode=merge, batch_input_gallery=[(str(path), None)])).pictures()
     assert view(unit_of(input_mode=merge)).pictures() == []
 
 

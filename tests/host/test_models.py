@@ -177,6 +177,25 @@ def test_what_a_person_has_chosen_stays(unit: dict, checkpoint) -> None:
     assert ("Adapter wide is for SDXL, the checkpoint is SD1.5" in details) == (unit["model"] == "wide")
 
 
+def test_one_that_was_chosen_by_itself_gives_way_when_its_file_has_gone(checkpoint, monkeypatch) -> None:
+    """To another one, or to none, which is no choice of a person's."""
+    from lib_ipadapter.webui.panel.model_choice import ModelChoice
+
+    def now(model: str, unit: dict) -> str:
+        settled, said, _ = drawn(editor, model, unit)
+        assert not said
+        return settled["units"][0][2]
+
+    checkpoint("SD1.5")
+    editor = panel_of(None).editor
+    gone = {"model": "gone", "own": "gone", "fitted": {"SD1.5": "gone"}, "images": [{"key": "k", "weight": 1}]}
+    assert now("gone", gone) == OWN
+    with monkeypatch.context() as empty:
+        empty.setattr(ModelChoice, "chosen", lambda *_args, **_settings: None)
+        assert now("gone", gone) == "None"
+    assert now("None", {**gone, "model": "None", "own": "None"}) == OWN
+
+
 def test_the_list_has_what_fits_and_what_is_in_use(checkpoint, more: Path) -> None:
     write_adapter(more / "<b>bold.safetensors", sdxl_unet())
     write(more / "a & b.safetensors", LORA)

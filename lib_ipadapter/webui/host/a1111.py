@@ -48,9 +48,7 @@ class A1111(Host):
         return unet
 
     def usable_unet(self) -> nn.Module:
-        from modules import sd_unet
-
-        bypass = sd_unet.get_unet_option()
+        bypass = _bypass()
         if bypass is not None:
             raise MismatchError(
                 f'the SD Unet "{bypass.label}" replaces the model\'s layers: set "SD Unet" to None in Settings.'
@@ -250,6 +248,15 @@ class A1111(Host):
 
     def expected_controlnet(self) -> type[ControlNet]:
         return WebUIControlNet
+
+
+def _bypass() -> Any | None:
+    """What the setting *SD Unet* puts in the place of the model's layers."""
+    try:
+        from modules import sd_unet
+    except ImportError:  # not all of the kin have that setting
+        return None
+    return sd_unet.get_unet_option()
 
 
 def _make_room(_nbytes: int) -> None:

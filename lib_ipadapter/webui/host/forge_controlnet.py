@@ -19,8 +19,10 @@ from ...checkpoint.specs import AdapterSpec
 from ...encode.picture import decode
 from ...errors import PictureError, UnitError
 from .controlnet import ControlNet, Get, Habits, InstantID, Painted, Pixels
+from .page import upload_folder
 
 MODULE, MODELS = "lib_controlnet.external_code", "lib_controlnet.global_state"
+MOST_BYTES = 200_000_000  # of an uploaded picture
 UNPAINTED = 5  # a layer without any lighter spot counts for none
 LAYER = "image_fg"  # the field of what is drawn over the picture, where it is a picture of its own
 VIT_H, BIGG, FACE = "CLIP-ViT-H (IPAdapter)", "CLIP-ViT-bigG (IPAdapter)", "InsightFace+CLIP-H (IPAdapter)"
@@ -206,11 +208,15 @@ def _fitted(mask: Any, image: Any) -> Image.Image:
 
 
 def _file(item: Any) -> bytes:
-    """A picture of a gallery: a path with a caption, a record of one, or the path itself. Raises PictureError."""
+    """A picture of a gallery: a path with a caption, a record of one, or the path itself. Not all versions of gradio
+    look whether it is a file that a page has sent. Raises PictureError."""
     if isinstance(item, Mapping):
         item = item.get("name")
     path = item[0] if isinstance(item, (list, tuple)) and item else item
     try:
-        return Path(str(path)).read_bytes()
-    except OSError:
-        raise PictureError("An uploaded picture is not there any more: upload it again.") from None
+        file = Path(str(path)).resolve()
+        if upload_folder() in file.parents and file.is_file() and file.stat().st_size <= MOST_BYTES:
+            return file.read_bytes()
+    except (OSError, ValueError):  # it has gone, or is no path
+        pass
+    raise PictureError("An uploaded picture is not there any more: upload it again.")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import gradio as gr
 
@@ -13,3 +16,8 @@ LABELLED = int(gr.__version__.split(".")[0]) >= 4
 def listing(names: Sequence[str]) -> list[str] | list[tuple[str, str]]:
     """``names`` as a list on the page takes them where they are changed; gradio converts those that it is made with."""
     return [(name, name) for name in names] if LABELLED else list(names)
+
+
+def upload_folder() -> Path:
+    """Where gradio keeps what pages have sent; a path that a page names may lie anywhere."""
+    return Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio").resolve()

@@ -88,7 +88,9 @@ class WebUIControlNet(ControlNet):
         return get("effective_region_mask")
 
     def picture_fields(self, pictures: Sequence[tuple[Pixels, Pixels | None]], region: Pixels | None) -> dict[str, Any]:
-        fields: dict[str, Any] = {"image": [{"image": picture, "mask": painted} for picture, painted in pictures]}
+        """One picture stands for itself: older versions take a list for a picture and its mask."""
+        given: Any = [{"image": picture, "mask": painted} for picture, painted in pictures]
+        fields = {"image": pictures[0][0] if len(pictures) == 1 and pictures[0][1] is None else given}
         return fields if region is None else {**fields, "effective_region_mask": region}
 
     def left_out(self, get: Get) -> Sequence[str]:

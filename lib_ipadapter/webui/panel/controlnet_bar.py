@@ -239,6 +239,10 @@ class ControlNetBar:
             for readable in self.units if readable is not None
             for field in readable.components
         ]  # fmt: skip
+        if chosen.home.habits.paints_regions:
+            notes.append(
+                "Masks and drawings that the unit had there still count, and its tab must be the one for one picture."
+            )
         return [note(f"Put into {controlnet_name(number)}: disable the unit here, or both act.", *notes), *updates]
 
     def _unit(self, shown: int, home: ControlNet, values: tuple[Any, ...]) -> tuple[dict[str, Any], list[str]]:

@@ -4,7 +4,7 @@ that does not fit any more (jobs/choose.py has the order).
 A unit's entry in the state says what has to be known of the past: ``"own"`` is the model that was chosen by itself
 last, and ``"fitted"`` has, by the names of checkpoints' bases, the model that fitted such a checkpoint last. So a model
 that never fitted, out of a preset or chosen for the next checkpoint, stays; and *None* stays where a person has chosen
-it.
+it. One that was chosen by itself, and whose file has gone, stays not.
 """
 
 from __future__ import annotations
@@ -93,12 +93,15 @@ class ModelChoice:
         before, fitted = unit.get("model") or NO_MODEL, _fitted(unit)
         stays = Settled(number, before, before, None)
         if model_name(before) is None:
-            new = None if fitted else self.chosen()
+            new = None if fitted and unit.get(OWN) != NO_MODEL else self.chosen()
         else:
             try:
                 adapter = self.resources.catalog.find(before)
-            except IPAdapterError:
-                return stays
+            except IPAdapterError:  # its file has gone; what a person has chosen may come again
+                if before != unit.get(OWN):
+                    return stays
+                new = self.chosen()
+                return Settled(number, before, new or NO_MODEL, topology.base if new else None)
             if fits(adapter, topology):
                 return stays._replace(base=topology.base, now=self._completed(before, unit, adapter))
             if before not in fitted.values():
@@ -142,7 +145,7 @@ def exchanged(settled: Sequence[Settled], state: PanelState, topology: Topology 
     for number, before, now, base in settled:
         unit = state.units[number - 1]
         is_told = unit.get("images") and _fitted(unit).get(base or "") != before
-        if now != before != NO_MODEL and is_told:
+        if now not in (before, NO_MODEL) and before != NO_MODEL and is_told:
             pairs.setdefault((before, now), []).append(number)
     if not pairs or topology is None:
         return ""
