@@ -71,7 +71,7 @@ def _pin(distribution: importlib.metadata.Distribution) -> str:
     """
     try:
         name = distribution.metadata.get("Name")  # not [], which warns where there is none
-        return f"{name}=={importlib.metadata.version(name)}"
+        return f"{name}=={importlib.metadata.version(name)}" if name else ""  # without one, some find any package
     except Exception:  # damaged metadata raises something else in each Python
         return ""
 
