@@ -68,6 +68,12 @@ class Region:
         return all(bool((mask == 1).all()) for mask in self.masks)
 
     @property
+    def is_band(self) -> bool:
+        """Whether each row is like the others, or each column: halves and bands, which are the same shares of a picture
+        of any form."""
+        return any(bool((self.mask == line).all()) for line in (self.mask[:1], self.mask[:, :1]))
+
+    @property
     def nowhere(self) -> bool:
         return not any(bool(mask.any()) for mask in self.masks)
 

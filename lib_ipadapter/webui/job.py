@@ -232,7 +232,8 @@ def _comment(p: Any, plans: Sequence[Plan]) -> None:
     """Notes on units that are honoured, though perhaps not as they were meant."""
     for plan in plans:
         notes: Sequence[str] = [*plan.notes, *detailing.notes(plan.unit)]
-        if plan.region is not None and differ_in_form(plan.region.form, host.current().picture_form(p)):
+        region = plan.region
+        if region and not region.is_band and differ_in_form(region.form, host.current().picture_form(p)):
             notes = [*notes, "the region mask is stretched over a picture of another form."]
         for note in notes:
             log.info("IP-Adapter unit %d: %s", plan.number, note)

@@ -103,6 +103,13 @@ def half(side: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
     return mask
 
 
+def corner(size: tuple[int, int] = (64, 64)) -> Image.Image:
+    """A mask: white in the upper left quarter."""
+    mask = Image.new("L", size, 0)
+    mask.paste(255, (0, 0, size[0] // 2, size[1] // 2))
+    return mask
+
+
 def base64_of(image: Image.Image, kind: str = "PNG") -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind)

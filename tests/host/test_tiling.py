@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from demo.start import Host
-from tests.helpers.files import base64_of, half, picture, unit
+from tests.helpers.files import base64_of, corner, half, picture, unit
 from tests.helpers.host import FAR, SAME, ask, difference, hooks, make
 
 pytestmark = pytest.mark.host("tiling")
@@ -171,7 +171,7 @@ def test_the_masks_form_is_compared_with_the_whole_picture(host: Host, caplog) -
     for size, differs in (((80, 40), False), ((40, 40), True)):
         caplog.clear()
         with caplog.at_level("INFO", logger="ip-adapter"):
-            made(host, unit(region_mask=base64_of(half("left", size))), **WIDE_UPSCALE)
+            made(host, unit(region_mask=base64_of(corner(size))), **WIDE_UPSCALE)
         assert ("stretched over a picture of another form" in caplog.text) == differs
 
 

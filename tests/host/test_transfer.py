@@ -9,10 +9,11 @@ from PIL import Image, ImageOps
 from demo.start import Host
 from lib_ipadapter.encode.picture import content_hash, decode
 from lib_ipadapter.unit import Unit
-from tests.helpers.files import base64_of, half, picture, unit
+from tests.helpers.files import base64_of, corner, half, picture, unit
 from tests.helpers.host import FAR, SAME, difference, loaded_unet, make, ours, pixels
 
 LEFT, RIGHT = (base64_of(side) for side in (half("left"), ImageOps.invert(half("left"))))
+CORNER = base64_of(corner())
 
 
 PASSES = {
@@ -64,9 +65,10 @@ def test_inpainting_only_masked_sees_its_part_of_the_region(host: Host, plain) -
 def test_a_mask_of_another_form_is_told(host: Host, plain, caplog) -> None:
     sentence = "unit 1: the region mask is stretched over a picture of another form."
     with caplog.at_level("INFO", "ip-adapter"):
-        make(host, unit(region_mask=LEFT), width=128, height=128, steps=1)
+        make(host, unit(region_mask=CORNER), width=128, height=128, steps=1)
+        make(host, unit(region_mask=LEFT), height=128, steps=1)  # half of a picture of any form
         assert sentence not in caplog.text
-        make(host, unit(region_mask=LEFT), height=128, steps=1)
+        make(host, unit(region_mask=CORNER), height=128, steps=1)
         assert sentence in caplog.text
 
 
