@@ -16,9 +16,11 @@ from .load import same_image_tower
 from .memory import Memory
 from .names import few, matching, named, shown
 from .reading import Reading
+from .specs import CLIP
 from .wanted import PUBLISHED, WITH_TEXT_TOWER, missing_encoder
 
 AUTO = "auto"  # in the place of an image encoder's name
+WIDTHS = {"pooled": "projection", "penultimate": "width", "last": "width"}  # of what an encoder puts out
 
 
 class Catalog:
@@ -122,25 +124,25 @@ class Catalog:
         there = f"choose {few([one.name for one in networks])}, or leave" if networks else "leave"
         raise CheckpointError(f"no ControlNet for SDXL is called {shown(name)}: {there} it at “{AUTO}”.")
 
-    def fitting_encoders(self, width: int, source: str) -> list[EncoderEntry]:
-        """The image encoders whose ``source`` ("pooled" or "penultimate") is ``width`` wide, by name."""
-        size = {"pooled": "projection", "penultimate": "width"}[source]
-        return [entry for entry in self.encoders if getattr(entry.spec, size) == width]
+    def fitting_encoders(self, width: int, source: str, family: str = CLIP) -> list[EncoderEntry]:
+        """The image encoders of that ``family`` whose ``source`` (one of WIDTHS) is ``width`` wide, by name."""
+        size = WIDTHS[source]
+        return [entry for entry in self.encoders if entry.spec.family == family and getattr(entry.spec, size) == width]
 
     def find_encoder(
-        self, width: int, source: str, *, trained_with: str | None = None, name: str = AUTO
+        self, width: int, source: str, *, trained_with: str | None = None, name: str = AUTO, family: str = CLIP
     ) -> EncoderEntry:
-        """The image encoder whose ``source`` ("pooled" or "penultimate") is ``width`` wide: the one of that ``name``,
-        or the one that the adapter is for.
+        """The image encoder of that ``family`` whose ``source`` (one of WIDTHS) is ``width`` wide: the one of that
+        ``name``, or the one that the adapter is for.
 
         An adapter that names what it was ``trained_with`` fits that encoder alone, and an encoder with such a name
         fits no other adapter: equal widths do not make two encoders one. Nor does one with a published one's sizes and
         another activation fit, unless it is named. Of several, the published one for that job counts first, then the
         name. Raises CheckpointError if there is none; it names the file to get and the folder for it.
         """
-        fitting = self.fitting_encoders(width, source)
+        fitting = self.fitting_encoders(width, source, family)
         if name != AUTO:
-            return self._named_encoder(name, width, source, fitting)
+            return self._named_encoder(name, width, source, family, fitting)
         wanted = PUBLISHED.get((source, width))
         own = [entry for entry in fitting if entry.spec.image_encoder == trained_with]
         any_training = wanted is None or trained_with is not None
@@ -150,14 +152,18 @@ class Catalog:
         folder = next(iter(self.encoder_folders or self.adapter_folders), "models/clip_vision")
         raise CheckpointError(missing_encoder(width, source, trained_with, folder, self._entries))
 
-    def _named_encoder(self, name: str, width: int, source: str, fitting: Sequence[EncoderEntry]) -> EncoderEntry:
+    def _named_encoder(
+        self, name: str, width: int, source: str, family: str, fitting: Sequence[EncoderEntry]
+    ) -> EncoderEntry:
         """The image encoder that a unit asks for by its name. Raises CheckpointError for one that does not fit."""
         entry = matching(self.encoders, name.replace("\\", "/").casefold())
         if entry in fitting and entry is not None:
             return entry
         what = f"no image encoder is called {shown(name)}"
-        if entry is not None:
-            made = entry.spec.projection if source == "pooled" else entry.spec.width
+        if entry is not None and entry.spec.family != family:
+            what = f"the image encoder {entry.name} is {entry.spec.kind}, where the adapter takes a {family} encoder"
+        elif entry is not None:
+            made = getattr(entry.spec, WIDTHS[source])
             what = (
                 f"the image encoder {entry.name} ({entry.spec.kind}) makes {source} embeddings {made} wide, where the "
                 f"adapter takes {width}"

@@ -1,7 +1,8 @@
-"""How CLIP's towers call their tensors: one table for recognising files, loading them, and filling the modules.
+"""How CLIP's and SigLIP's towers call their tensors: one table to recognise files, load them, and fill the modules.
 
 CLIP is published in two layouts: open_clip's (OpenAI's too), whose names are those of the modules here, and
-transformers' (CLIPModel, CLIPVisionModelWithProjection). The table gives open_clip's names transformers' ones.
+transformers' (CLIPModel, CLIPVisionModelWithProjection). The table gives open_clip's names transformers' ones. SigLIP
+is known here in transformers' layout alone.
 Imports no torch.
 """
 
@@ -144,3 +145,23 @@ TEXT_TOWER = TowerKeys(
     transposed="text_projection",
     beside_others=True,
 )
+SIGLIP_TOWER = TowerKeys(
+    file="image encoder",
+    tower="SigLIP image tower",
+    advice="use a SigLIP image encoder, sigclip_vision_patch14_384.safetensors from Comfy-Org/sigclip_vision_384",
+    names={
+        "positional_embedding": "vision_model.embeddings.position_embedding.weight",
+        "conv1.": "vision_model.embeddings.patch_embedding.",
+        "ln_post.": "vision_model.post_layernorm.",
+        "head.": "vision_model.head.",
+    },
+    inside="vision_model.",
+    recognised_by="head.probe",
+    transposed=None,
+)
+
+
+def image_tower(keys: Iterable[str]) -> Tower | None:
+    """The image tower among these keys, CLIP's or SigLIP's; None if there is none."""
+    keys = list(keys)
+    return IMAGE_TOWER.find(keys) or SIGLIP_TOWER.find(keys)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .. import bases
-from .clip_keys import IMAGE_TOWER
+from .clip_keys import image_tower
 from .refusals import INSTEAD
 from .shapes import Shapes
 
@@ -138,17 +138,12 @@ FILES = (
         "put it into models/VAE.",
     ),
     Foreign(
-        _has("vision_model.head.probe"),
-        "a SigLIP image encoder, which no adapter for SD1.5 or SDXL is fed by",
-        "get ViT-H-14, models/image_encoder/model.safetensors from h94/IP-Adapter.",
-    ),
-    Foreign(
         _begins("visual.blocks."),
         "an EVA-CLIP image encoder, which no adapter for SD1.5 or SDXL is fed by",
         "get ViT-H-14, models/image_encoder/model.safetensors from h94/IP-Adapter.",
     ),
     Foreign(
-        lambda shapes: _has("text_model.embeddings.", "token_embedding.")(shapes) and IMAGE_TOWER.find(shapes) is None,
+        lambda shapes: _has("text_model.embeddings.", "token_embedding.")(shapes) and image_tower(shapes) is None,
         "a text encoder",
         "get an image encoder, such as models/image_encoder/model.safetensors from h94/IP-Adapter.",
     ),

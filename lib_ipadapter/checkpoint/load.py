@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
-from .clip_keys import IMAGE_TOWER, TEXT_TOWER, TowerKeys
+from .clip_keys import IMAGE_TOWER, TEXT_TOWER, Tower, image_tower
 from .control import own_names
 from .finite import is_finite
 from .identify import identify
@@ -87,13 +87,14 @@ def load_keypoints_state(path: str | Path, spec: KeypointsSpec) -> dict[str, Ten
 
 
 def load_encoder_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of the file's CLIP image tower, named as in the file, less what stands before all of them.
+    """The tensors of the file's image tower, CLIP's or SigLIP's, named as in the file, less what stands before all of
+    them.
 
     Text tower and position ids stay unread. Raises CheckpointError for a file that is damaged or has no image tower.
     """
     return _tower_state(
-        path, IMAGE_TOWER,
-        "This file holds no CLIP image encoder: get models/image_encoder/model.safetensors from h94/IP-Adapter.",
+        path, image_tower,
+        "This file holds no image encoder: get models/image_encoder/model.safetensors from h94/IP-Adapter.",
     )  # fmt: skip
 
 
@@ -103,20 +104,20 @@ def load_text_state(path: str | Path) -> dict[str, Tensor]:
     Image tower and position ids stay unread. Raises CheckpointError for a file that is damaged or has no text tower.
     """
     return _tower_state(
-        path, TEXT_TOWER,
+        path, TEXT_TOWER.find,
         "This file holds no CLIP text encoder: get a whole CLIP model, image encoder and text encoder in one file.",
     )  # fmt: skip
 
 
-def _tower_state(path: str | Path, kind: TowerKeys, missing: str) -> dict[str, Tensor]:
+def _tower_state(path: str | Path, find: Callable[[Iterable[str]], Tower | None], missing: str) -> dict[str, Tensor]:
     with open_tensors(path) as file:
-        tower = kind.find(file.entries)
+        tower = find(file.entries)
         if tower is None:
             raise CheckpointError(missing)
         state = {}
         for key in tower.keys:
             state[key] = file.read(tower.prefix + key)
-            _check_finite(key, state[key], kind.file)
+            _check_finite(key, state[key], tower.kind.file)
         return state
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CLIP, SIGLIP = "CLIP", "SigLIP"  # families of image encoders: what is made for one knows nothing of the other
+
 
 @dataclass(frozen=True)
 class AdapterSpec:
@@ -13,7 +15,7 @@ class AdapterSpec:
     ``layer_widths`` are in the order of the file's pairs. ``alternatives`` are the other variants that its shapes
     leave open. ``image_encoder`` is what the file's metadata calls the encoder that it was trained with; published
     files say nothing, and are for the published encoders. ``resolution`` is the side in pixels of the pictures that the
-    encoder was shown in training, where the metadata says it: None is the encoder's own.
+    encoder was shown in training, where the metadata says it: None is the encoder's own. ``family`` is the encoder's.
     """
 
     variant: str
@@ -30,6 +32,7 @@ class AdapterSpec:
     alternatives: tuple[str, ...]
     image_encoder: str | None = None
     resolution: int | None = None
+    family: str = CLIP
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """The image tower of a CLIP model. ``projection`` is the width of its pooled output, ``width`` of its tokens.
+    """The image tower of a CLIP or SigLIP model (``family``). ``projection`` is the width of its pooled output,
+    ``width`` of its tokens.
 
     ``image_encoder`` is the name in its metadata that adapters trained with it carry too, ``text`` the text tower
     that its file holds as well. ``retrained`` marks one that has another activation than published ones of its
@@ -71,6 +75,7 @@ class EncoderSpec:
     image_encoder: str | None = None
     text: TextSpec | None = None
     retrained: bool = False
+    family: str = CLIP
 
 
 @dataclass(frozen=True)

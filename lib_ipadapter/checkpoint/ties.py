@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from .specs import AdapterSpec, EncoderSpec
+from .specs import CLIP, AdapterSpec, EncoderSpec
 
 # SHA-256 of published files whose shapes fit two variants. A copy saved anew has another hash: a hint, no requirement.
 HASHES = {
@@ -30,10 +30,15 @@ ACTIVATIONS = (
     (re.compile(r"laion|datacomp"), "gelu"),
 )
 
+SIGLIP2 = re.compile(r"siglip[-_ ]?(?:v[-_]?)?2(?![0-9])")
+SIGLIP2_ALONE = 512  # pixels of the size that only SigLIP 2 comes in
+
 
 def with_activation(spec: EncoderSpec, stem: str, told: str | None = None) -> EncoderSpec:
     """``spec`` with the activation that its file tells: its metadata ("gelu" or "quick_gelu"), else its name; as its
     sizes have it where neither does. An encoder with another activation than that is another training."""
+    if spec.family != CLIP:
+        return _named_generation(spec, stem)
     if told not in ("gelu", "quick_gelu"):
         told = next((activation for name, activation in ACTIVATIONS if name.search(stem.lower())), None)
     if told is None or (told == "quick_gelu") == spec.quick_gelu:
@@ -42,6 +47,15 @@ def with_activation(spec: EncoderSpec, stem: str, told: str | None = None) -> En
     text = None if spec.text is None else replace(spec.text, quick_gelu=quick)
     kind = f"{spec.kind}{'-quickgelu' if quick else ' with GELU'}"
     return replace(spec, kind=kind, quick_gelu=quick, text=text, retrained=True)
+
+
+def _named_generation(spec: EncoderSpec, stem: str) -> EncoderSpec:
+    """SigLIP 2 has SigLIP's sizes and other numbers: only the file's name tells, and published adapters know it only
+    where SigLIP itself was never published in that size."""
+    if not SIGLIP2.search(stem.lower()):
+        return spec
+    kind = spec.kind.replace("SigLIP", "SigLIP 2", 1)
+    return replace(spec, kind=kind, retrained=spec.image_size != SIGLIP2_ALONE)
 
 
 def named_variant(spec: AdapterSpec, stem: str) -> str | None:

@@ -54,7 +54,14 @@ _L = WantedEncoder(
     "CLIP-ViT-L-14.safetensors",
     _looks("l|large"),
 )
-ENCODERS = {wanted.kind: wanted for wanted in (_H, _BIG_G, _L)}
+_SIGLIP = WantedEncoder(
+    "SigLIP so400m 384",
+    "sigclip_vision_patch14_384.safetensors",
+    "Comfy-Org/sigclip_vision_384",
+    "sigclip_vision_patch14_384.safetensors",
+    re.compile(r"sig[-_ ]?(?:lip|clip)"),
+)
+ENCODERS = {wanted.kind: wanted for wanted in (_H, _BIG_G, _L, _SIGLIP)}
 # Which published encoder puts out embeddings of which source and width.
 PUBLISHED = {
     ("pooled", 1024): _H,
@@ -63,6 +70,8 @@ PUBLISHED = {
     ("penultimate", 1280): _H,
     ("penultimate", 1664): _BIG_G,
     ("penultimate", 1024): _L,
+    ("pooled", 1152): _SIGLIP,
+    ("last", 1152): _SIGLIP,
 }
 # The files that hold a published encoder with its text tower, both in one.
 WITH_TEXT_TOWER = {

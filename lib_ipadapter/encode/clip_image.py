@@ -22,7 +22,7 @@ from .clip_blocks import arithmetic, call, fill, no_autocast, open_clip, run_blo
 if TYPE_CHECKING:
     from ..checkpoint.specs import EncoderSpec
 
-OneSource = Literal["pooled", "penultimate"]
+OneSource = Literal["pooled", "penultimate", "last"]
 Source = Literal[OneSource, "both"]
 
 
@@ -30,16 +30,19 @@ Source = Literal[OneSource, "both"]
 class Embedding:
     """What an encoder makes of B pictures.
 
-    ``pooled`` [B, projection]: transformers' ``image_embeds``. ``penultimate`` [B, 1 + patches, width]:
-    ``hidden_states[-2]``, the input of the last block, without layer norm. None where it was not requested.
+    ``pooled`` [B, projection]: transformers' ``image_embeds``, or SigLIP's ``pooler_output``. ``penultimate``
+    [B, 1 + patches, width], CLIP's alone: ``hidden_states[-2]``, the input of the last block, without layer norm.
+    ``last`` [B, patches, width], SigLIP's alone: ``last_hidden_state``, after its layer norm. None where it was not
+    requested.
     """
 
     pooled: Tensor | None
-    penultimate: Tensor | None
+    penultimate: Tensor | None = None
+    last: Tensor | None = None
 
     def of(self, source: OneSource) -> Tensor:
         """The embedding of that source. Raises ValueError for one that was not requested."""
-        embedding = self.pooled if source == "pooled" else self.penultimate
+        embedding: Tensor | None = getattr(self, source)
         if embedding is None:
             raise ValueError(f"the {source} embedding was not requested")
         return embedding
@@ -68,12 +71,12 @@ class ImageEncoder:
 
     @property
     def device(self) -> torch.device:
-        return self._tower.get_parameter("proj").device
+        return next(self._tower.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
-        return self._tower.get_parameter("proj").dtype
+        return next(self._tower.parameters()).dtype
 
     @property
     def nbytes(self) -> int:
@@ -94,6 +97,8 @@ class ImageEncoder:
         encoder's device in its dtype. fp16 weights on the CPU, where that dtype has no arithmetic, are computed with
         in fp32, one block at a time.
         """
+        if source == "last":
+            raise ValueError(f"{self.spec.kind} is a CLIP tower, of which no last hidden states are taken")
         patch, size = self.spec.patch, pixels.shape[-1]
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size) or size % patch or not size:
             raise ValueError(
@@ -116,14 +121,14 @@ class ImageEncoder:
         return Embedding(pooled, penultimate)
 
 
-def positions(embedding: Tensor, side: int) -> Tensor:
-    """[1 + side², width], fp32: position embeddings [1 + own², width] for ``side`` patches in a row. The class token's
-    stays, the patches' square is interpolated bicubically, as by transformers' ``interpolate_pos_encoding``. The
-    embedding itself, in its dtype, where ``side`` is its own."""
-    own = round((len(embedding) - 1) ** 0.5)
+def positions(embedding: Tensor, side: int, class_tokens: int = 1) -> Tensor:
+    """[c + side², width], fp32: position embeddings [c + own², width] for ``side`` patches in a row, c the number of
+    ``class_tokens``. Theirs stay, the patches' square is interpolated bicubically, as by transformers'
+    ``interpolate_pos_encoding``. The embedding itself, in its dtype, where ``side`` is its own."""
+    own = round((len(embedding) - class_tokens) ** 0.5)
     if side == own:
         return embedding
-    of_class, of_patches = embedding[:1].float(), embedding[1:].float()
+    of_class, of_patches = embedding[:class_tokens].float(), embedding[class_tokens:].float()
     square = of_patches.T.reshape(1, -1, own, own)
     resized = F.interpolate(square, (side, side), mode="bicubic", align_corners=False)
     return torch.cat([of_class, resized[0].flatten(1).T])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from PIL import Image
 
+from ..checkpoint.specs import CLIP, SIGLIP
 from ..errors import UnitError
 from .conversions import to_mask, to_rgb
 
@@ -15,28 +16,36 @@ MAX_TILES = 4
 # CLIP's statistics, as in transformers' CLIPImageProcessor.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)
+# The mean and the deviation that each family of encoders is shown pictures by, as in transformers' processors.
+STATISTICS = {CLIP: (MEAN, STD), SIGLIP: (HALF, HALF)}
 
 
-def views(image: Image.Image, size: int, crop: str = "center", mask: Image.Image | None = None) -> list[Image.Image]:
-    """What an encoder of ``size`` pixels sees of ``image``: RGB, size x size, one for every crop but "tile".
+def views(
+    image: Image.Image, size: int, crop: str = "center", mask: Image.Image | None = None, family: str = CLIP
+) -> list[Image.Image]:
+    """What an encoder of ``size`` pixels sees of ``image``: RGB, size x size, one for every crop but "tile". ``family``
+    is the encoder's.
 
-    Bicubic, as CLIPImageProcessor does it:
+    Bicubic, as transformers' processors do it; CLIPImageProcessor's is "center", SiglipImageProcessor's "stretch":
 
     - "center", "top", "bottom", "left", "right": the shortest side is scaled to ``size`` and the square cut out there,
       or from the middle along a side that the word does not speak of.
-    - "pad": the longest side is scaled to ``size``, the rest is CLIP's mean colour, which the encoder sees as zeros.
+    - "pad": the longest side is scaled to ``size``, the rest is the family's mean colour, which the encoder sees as
+      zeros.
     - "stretch": proportions are given up.
     - "tile": the shortest side is scaled to ``size``, and squares are cut out along the longest side, from edge to
       edge at equal distances, as few as cover everything. A picture of more than MAX_TILES to 1 is scaled until that
-      many tiles cover it, and lies on CLIP's mean colour.
+      many tiles cover it, and lies on the mean colour.
 
     ``mask`` ("L", white where the picture counts, grey in between) may have any size: it is laid over the whole picture
-    and cut with it. What it hides blends into CLIP's mean colour.
+    and cut with it. What it hides blends into the mean colour.
 
     These are ``pixels.to_pixels``' numbers but for rounding to 8 bits. Raises UnitError for another ``crop``.
     """
-    pairs = masked_views(image, size, crop, mask)
-    return [seen if counts is None else Image.composite(seen, _mean(seen.size), counts) for seen, counts in pairs]
+    pairs = masked_views(image, size, crop, mask, family)
+    mean = _mean((size, size), family)
+    return [seen if counts is None else Image.composite(seen, mean, counts) for seen, counts in pairs]
 
 
 def tile_count(picture: tuple[int, int], size: int) -> int:
@@ -45,7 +54,7 @@ def tile_count(picture: tuple[int, int], size: int) -> int:
 
 
 def masked_views(
-    image: Image.Image, size: int, crop: str, mask: Image.Image | None
+    image: Image.Image, size: int, crop: str, mask: Image.Image | None, family: str = CLIP
 ) -> list[tuple[Image.Image, Image.Image | None]]:
     """Each view with how much of it counts ("L"; None: all of it)."""
     if crop not in CROPS:
@@ -58,7 +67,7 @@ def masked_views(
     counts = None if counts is None else counts.resize(scaled, Image.Resampling.BICUBIC)
     if canvas != scaled:
         place = ((canvas[0] - scaled[0]) // 2, (canvas[1] - scaled[1]) // 2)
-        seen = _laid(seen, place, _mean(canvas))
+        seen = _laid(seen, place, _mean(canvas, family))
         counts = _laid(Image.new("L", scaled, 255) if counts is None else counts, place, Image.new("L", canvas))
     boxes = [(x, y, x + size, y + size) for x, y in _corners(canvas, size, crop)]
     return [(seen.crop(box), None if counts is None else counts.crop(box)) for box in boxes]
@@ -94,6 +103,6 @@ def _laid(upper: Image.Image, place: tuple[int, int], lower: Image.Image) -> Ima
     return lower
 
 
-def _mean(size: tuple[int, int]) -> Image.Image:
-    """CLIP's mean colour, as near as 8 bits come to it."""
-    return Image.new("RGB", size, tuple(round(255 * mean) for mean in MEAN))
+def _mean(size: tuple[int, int], family: str) -> Image.Image:
+    """The family's mean colour, as near as 8 bits come to it."""
+    return Image.new("RGB", size, tuple(round(255 * mean) for mean in STATISTICS[family][0]))

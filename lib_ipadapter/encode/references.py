@@ -67,14 +67,14 @@ class EncoderInput:
     def shuffled(self) -> EncoderInput:
         return replace(self, noise=True)
 
-    def pixels(self, size: int, crop: str) -> Tensor:
-        """[V, 3, size, size]: the V views that the encoder sees."""
+    def pixels(self, size: int, crop: str, family: str) -> Tensor:
+        """[V, 3, size, size]: the V views that an encoder of that ``family`` sees."""
         if self.image is None:
             return torch.zeros(1, 3, size, size)
         image, mask = self.image.image, None if self.mask is None else self.mask.image
         if self.face is not None:
             image, mask, crop = aligned(photo(image, mask, crop), self.face.landmarks, size), None, "center"
-        pixels = to_pixels(image, size, crop, mask)
+        pixels = to_pixels(image, size, crop, mask, family)
         return shuffled(pixels, self.content_hash) if self.noise else pixels
 
 
@@ -175,7 +175,7 @@ class References:
 
     def _encode_one(self, unit: UnitInputs, shown: EncoderInput, encoder: ImageEncoder) -> Tensor:
         """[V, …], fp32 in main memory. Made and remembered where there is room."""
-        views = shown.pixels(unit.size, unit.crop)
+        views = shown.pixels(unit.size, unit.crop, encoder.spec.family)
 
         def encode(device: torch.device) -> Tensor:
             known: Tensor | None = self.encoders.cache.get(self._key(unit, shown, str(device)))

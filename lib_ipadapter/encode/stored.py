@@ -1,9 +1,9 @@
 """Embeddings in a file, in the place of the pictures that they were made of: a person, or a look, as a small file.
 
 The file is a safetensors file. References are numbered from 0: ``0.face`` [1, 512] is what face recognition puts out,
-of any length; ``0.pooled`` [V, E] and ``0.penultimate`` [V, N, W] are the image encoder's, for V views. Its metadata
-say what made them, because equal widths do not make two encoders one: ``face`` is the recogniser's name, ``encoder``
-the image encoder's kind.
+of any length; ``0.pooled`` [V, E], ``0.penultimate`` and ``0.last`` [V, N, W] are the image encoder's, for V
+views. Its metadata say what made them, because equal widths do not make two encoders one: ``face`` is the recogniser's
+name, ``encoder`` the image encoder's kind.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .picture import Picture
 
 FORMAT, VERSION = "ip-adapter", "embeddings 1"
-DIMS = {"face": 2, "pooled": 2, "penultimate": 3}  # of each part's tensors
+DIMS = {"face": 2, "pooled": 2, "penultimate": 3, "last": 3}  # of each part's tensors
 MAX_HEADER = 64 * 2**10
 MAX_STORED = 64  # references
 MAX_WEIGHT = 1000  # of a stored reference: products of what weights may be

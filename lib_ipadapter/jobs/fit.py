@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..checkpoint.specs import AdapterSpec
     from ..encode.clip_image import OneSource
 
-SOURCES = ("pooled", "penultimate", "face", "face+penultimate")  # what projections can be fed with here
+SOURCES = ("pooled", "penultimate", "last", "face", "face+penultimate")  # what projections can be fed with here
 # Of the published face packs, the one whose embeddings each variant was trained with, and what takes them as they are.
 PACK, OTHER_PACKS = "buffalo_l", {"instantid": "antelopev2"}
 UNNORMALISED = ("instantid", "faceid-portrait-unnorm")
@@ -32,13 +32,15 @@ def image_source(spec: AdapterSpec) -> tuple[OneSource, int] | None:
         return None
     if spec.source == "pooled":
         return "pooled", spec.embedding_width
+    if spec.source == "last":
+        return "last", spec.embedding_width
     return "penultimate", spec.embedding_width if spec.clip_width is None else spec.clip_width
 
 
 def encoder_kind(spec: AdapterSpec) -> str | None:
     """The kind of image encoder that an adapter takes, as stored embeddings name it; None where nothing tells."""
     found = image_source(spec)
-    if spec.image_encoder is not None and spec.source in ("pooled", "penultimate"):
+    if spec.image_encoder is not None and spec.source in ("pooled", "penultimate", "last"):
         return spec.image_encoder
     published = None if found is None else PUBLISHED.get(found)
     return published.kind if published else None
@@ -99,13 +101,13 @@ def encoder_for(adapter: AdapterEntry, catalog: Catalog, name: str = AUTO) -> En
         return None
     source, width = found
     trained_with = None if adapter.spec.source.startswith("face") else adapter.spec.image_encoder
-    return catalog.find_encoder(width, source, trained_with=trained_with, name=name)
+    return catalog.find_encoder(width, source, trained_with=trained_with, name=name, family=adapter.spec.family)
 
 
 def other_encoders(adapter: AdapterEntry, encoder: EncoderEntry, catalog: Catalog) -> list[EncoderEntry]:
     """The image encoders besides ``encoder`` that a unit may choose for ``adapter``."""
     found = image_source(adapter.spec)
-    fitting = [] if found is None else catalog.fitting_encoders(found[1], found[0])
+    fitting = [] if found is None else catalog.fitting_encoders(found[1], found[0], adapter.spec.family)
     return [entry for entry in fitting if entry != encoder]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..checkpoint.specs import SIGLIP
 from ..encode.cache import ByteCache
 from ..encode.faces.face import PACKS
 from ..encode.references import check_finite
@@ -95,13 +96,15 @@ class Resources:
         """The image encoder in main memory; only the one used last is kept."""
         from ..checkpoint import load
         from ..encode.clip_image import ImageEncoder
+        from ..encode.siglip_image import SiglipEncoder
 
         file, kept = self.identity(entry), self._encoder  # somebody may unload everything at any moment
         if kept is None or kept[:2] != (file, dtype):
             kept = self._encoder = None  # free the old one before the new one is read
             with _errors_name_file(entry):
                 state = load.load_encoder_state(entry.path)
-                kept = (file, dtype, ImageEncoder.from_state(entry.spec, state, dtype=dtype))
+                tower = SiglipEncoder if entry.spec.family == SIGLIP else ImageEncoder
+                kept = (file, dtype, tower.from_state(entry.spec, state, dtype=dtype))
             self._encoder = kept
         return kept[2]
 

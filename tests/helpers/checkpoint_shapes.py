@@ -136,6 +136,28 @@ def without(shapes, *parts):
 # --- image encoders ------------------------------------------------------------------------------------------------
 
 
+def siglip_tower(width, layers, mlp, patch, tokens):
+    v, shapes = "vision_model.", {}
+    shapes |= {
+        f"{v}embeddings.patch_embedding.weight": (width, 3, patch, patch),
+        f"{v}embeddings.patch_embedding.bias": (width,),
+        f"{v}embeddings.position_embedding.weight": (tokens, width),
+        f"{v}head.probe": (1, 1, width),
+        f"{v}head.attention.in_proj_weight": (3 * width, width),
+        f"{v}head.attention.in_proj_bias": (3 * width,),
+    }
+    shapes |= norm(f"{v}post_layernorm", width) | norm(f"{v}head.layernorm", width)
+    shapes |= linear(f"{v}head.attention.out_proj", width, width)
+    shapes |= linear(f"{v}head.mlp.fc1", mlp, width) | linear(f"{v}head.mlp.fc2", width, mlp)
+    for n in range(layers):
+        block = f"{v}encoder.layers.{n}"
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            shapes |= linear(f"{block}.self_attn.{name}", width, width)
+        shapes |= norm(f"{block}.layer_norm1", width) | norm(f"{block}.layer_norm2", width)
+        shapes |= linear(f"{block}.mlp.fc1", mlp, width) | linear(f"{block}.mlp.fc2", width, mlp)
+    return shapes
+
+
 def transformers_tower(width, layers, mlp, patch, tokens, projection, prefix=""):
     v = "vision_model."
     shapes = {

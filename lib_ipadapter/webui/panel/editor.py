@@ -199,12 +199,16 @@ class Editor:
         for name in SEEN_BY:
             settings[name] = BY_FIELD[name].read(shown.get(name, BY_FIELD[name].default))
         crop = str(shown.get("crop", reference_cards.Look.crop))
-        size = reference_cards.encoder_size(settings, self.resources().catalog)
+        catalog = self.resources().catalog
+        size, family = (
+            reference_cards.encoder_size(settings, catalog),
+            reference_cards.encoder_family(settings["model"] or "", catalog),
+        )
         try:
             faces = face_look(Unit.parse(settings, wording=Wording.PANEL), self.resources()) if model else None
         except IPAdapterError:
             faces = None
-        return reference_cards.Look(size, crop, faces)
+        return reference_cards.Look(size, crop, faces, family)
 
     def _drawn(self, stamp: str, text: str, held: HeldPictures | None, model: str | None) -> tuple[Any, ...]:
         """What depends on pictures and files, newly drawn; the page's script takes the units' models from it."""

@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from ...checkpoint.catalog import Catalog
+from ...checkpoint.specs import CLIP
 from ...encode.crops import views
 from ...encode.picture import Mask, Picture, decode, decode_mask
 from ...encode.stored import Stored
@@ -49,6 +50,14 @@ def encoder_size(settings: Item, catalog: Catalog) -> int | None:
         return None
 
 
+def encoder_family(model: str, catalog: Catalog) -> str:
+    """The family of the image encoder that the adapter of that name takes; CLIP where there is no such adapter."""
+    try:
+        return catalog.find(model).spec.family
+    except IPAdapterError:
+        return CLIP
+
+
 def _size(unit: Unit, catalog: Catalog) -> int:
     return seen_side(unit, catalog.find(unit.model), catalog)
 
@@ -62,7 +71,7 @@ def seen(unit: Unit, catalog: Catalog) -> list[Image.Image]:
     shown: list[Image.Image] = []
     for reference in unit.references:
         mask = None if reference.mask is None else decode_mask(reference.mask)
-        shown += views(decode(reference.image), size, unit.crop, mask)
+        shown += views(decode(reference.image), size, unit.crop, mask, encoder_family(unit.model, catalog))
     return shown
 
 
@@ -76,12 +85,13 @@ def controlnet_name(number: int) -> str:
 
 @dataclass(frozen=True)
 class Look:
-    """How references are seen: by an encoder of ``size`` pixels (None where none is known), under ``crop``, or, with
-    ``faces``, only their faces."""
+    """How references are seen: by an encoder of ``size`` pixels (None where none is known) and of that ``family``,
+    under ``crop``, or, with ``faces``, only their faces."""
 
     size: int | None = None
     crop: str = "center"
     faces: FaceLook | None = None
+    family: str = CLIP
 
 
 def _shown(picture: Image.Image) -> str:
@@ -115,9 +125,9 @@ def _views(picture: Picture, image: Callable[[], Image.Image], look: Look, mask:
 
     def draw() -> str:
         counts = None if mask is None else decode_mask(mask)
-        return "".join(_seen(_shown(view)) for view in views(image(), size, look.crop, counts))
+        return "".join(_seen(_shown(view)) for view in views(image(), size, look.crop, counts, look.family))
 
-    name = (picture.content_hash, size, look.crop, None if mask is None else mask.content_hash)
+    name = (picture.content_hash, size, look.crop, look.family, None if mask is None else mask.content_hash)
     return picture_pool.pool().preview(name, draw)
 
 
