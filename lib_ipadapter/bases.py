@@ -1,7 +1,8 @@
-"""What is known of the base models SD1.5, SD2.x and SDXL: widths, counts, and what each transformer block carries.
+"""What is known of the base models SD1.5, SD2.x, SDXL and FLUX: widths, counts, and what each block carries.
 
 This is the one place that knows such numbers; everything else asks it. Blocks are a UNet's transformers
-(SpatialTransformer) in forward order, input -> middle -> output, counted from 0 by the index t. Which of them carry
+(SpatialTransformer) in forward order, input -> middle -> output, counted from 0 by the index t; FLUX's are its double
+blocks, of which nobody knows what they carry. Which of them carry
 style and composition follows ComfyUI_IPAdapter_plus; the InstantStyle blocks are its authors' own (arXiv 2404.02733
 for SDXL, their later figures for SD1.5).
 """
@@ -52,6 +53,24 @@ class Base:
         return "input" if block < self.middle else "middle" if block == self.middle else "output"
 
 
+@dataclass(frozen=True)
+class Flux:
+    """FLUX, which is no UNet: ``double_blocks`` in which text and picture are apart, ``width`` channels each, and then
+    ``single_blocks`` in which they are one row of tokens. ``head_width`` is that of its attention's heads."""
+
+    name: str = "FLUX"
+    context_width: int = 4096
+    width: int = 3072
+    head_width: int = 128
+    double_blocks: int = 19
+    single_blocks: int = 38
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks have a weight of their own."""
+        return self.double_blocks
+
+
 SD15 = Base(
     name="SD1.5",
     context_width=768,
@@ -79,7 +98,8 @@ SDXL = Base(
 )
 BASES = (SD15, SD2, SDXL)
 
-FLUX, KOLORS = "FLUX", "Kolors"  # known by name, and refused
+FLUX = Flux()
+KOLORS = "Kolors"  # known by name, and refused
 REFINERS = {1280: "SDXL refiner"}  # by context width; no adapter is made for one
 
 
@@ -88,8 +108,11 @@ def by_name(name: str | None) -> Base | None:
     return next((base for base in BASES if base.name == name), None)
 
 
-def of(context_width: int, layers: int) -> Base | None:
-    """The base with so wide a text context and so many cross-attention layers, which together tell it."""
+def of(context_width: int, layers: int) -> Base | Flux | None:
+    """The base with so wide a text context and so many cross-attention layers, which together tell it; FLUX by its
+    double blocks, which are the layers in its place."""
+    if (context_width, layers) == (FLUX.context_width, FLUX.double_blocks):
+        return FLUX
     return next((base for base in BASES if (base.context_width, base.layers) == (context_width, layers)), None)
 
 
@@ -105,7 +128,7 @@ def with_blocks(blocks: int) -> Base | None:
 
 def blocks_of_each() -> str:
     """For sentences: how many transformers the bases have that adapters were published for."""
-    return ", ".join(f"{base.blocks} in {base.name}" for base in (SD15, SDXL))
+    return ", ".join(f"{base.blocks} in {base.name}" for base in (SD15, SDXL, FLUX))
 
 
 def context_of_each() -> str:

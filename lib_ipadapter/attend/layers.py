@@ -122,12 +122,14 @@ def _context_width(unet: nn.Module, attention: nn.Module) -> int:
 class Topology:
     """What an adapter must fit: the widths of a UNet's attn2 layers in key order, and its text context's width.
 
-    ``blocks`` is how many transformers the layers belong to, where that is known.
+    ``blocks`` is how many transformers the layers belong to, where that is known. ``model`` is the name of a model that
+    is no such UNet: "FLUX", whose layers are its double blocks.
     """
 
     context_width: int
     layer_widths: tuple[int, ...]
     blocks: int = field(default=0, compare=False)
+    model: str = field(default="", compare=False)
 
     @classmethod
     def of(cls, layers: list[CrossAttention]) -> Topology:
@@ -140,7 +142,9 @@ class Topology:
 
     @property
     def base(self) -> str:
-        """ "SD1.5", "SD2.x" or "SDXL" where the usual number of layers stands on the usual context width."""
+        """ "SD1.5", "SD2.x", "SDXL" or "FLUX" where the usual number of layers stands on the usual context width."""
+        if self.model:
+            return self.model
         known = bases.of(self.context_width, len(self.layer_widths))
         return known.name if known else f"an unusual model ({self})"
 

@@ -8,9 +8,10 @@ from math import prod
 
 from .. import bases
 from ..projections import PROJECTIONS, Layout
+from .flux import flux_adapter
 from .keys import PAIRS, PROJ
 from .refusals import INSTEAD, RefusedAdapter
-from .shapes import Shape, Shapes, dims, some, under
+from .shapes import Shape, Shapes, check_same, dims, some, under
 from .specs import AdapterSpec
 
 
@@ -22,6 +23,8 @@ def adapter(shapes: Shapes) -> AdapterSpec | None:
     shapes = {key: shape for key, shape in shapes.items() if key.startswith((PROJ, PAIRS))}
     if not shapes:
         return None
+    if (found := flux_adapter(shapes)) is not None:
+        return found
     projection, pairs = under(shapes, PROJ), under(shapes, PAIRS)
     if not projection or not pairs:
         there, lacking = ("attention pairs", "projection") if pairs else ("projection", "attention pairs")
@@ -34,7 +37,7 @@ def adapter(shapes: Shapes) -> AdapterSpec | None:
     if has_lora:
         wanted |= _lora(pairs, base, widths)
     wanted = {PAIRS + key: shape for key, shape in wanted.items()}
-    _check_same(shapes, wanted | {PROJ + key: shape for key, shape in layout.tensors.items()})
+    check_same(shapes, wanted | {PROJ + key: shape for key, shape in layout.tensors.items()})
     return AdapterSpec(
         variant=layout.variant,
         base=base.name,
@@ -111,17 +114,3 @@ def _lora(found: Shapes, base: bases.Base, widths: tuple[int, ...]) -> dict[str,
                 layout[f"{number}.to_{name}_lora.down.weight"] = (rank, columns)
                 layout[f"{number}.to_{name}_lora.up.weight"] = (width, rank)
     return layout
-
-
-def _check_same(found: Shapes, wanted: Shapes) -> None:
-    """RefusedAdapter unless the tensors found are exactly those wanted."""
-    damaged = "The file is damaged or changed: download the original again."
-    if missing := [key for key in wanted if key not in found]:
-        raise RefusedAdapter(f"This IP-Adapter lacks {some(missing)}. {damaged}")
-    if surplus := [key for key in found if key not in wanted]:
-        raise RefusedAdapter(
-            f"This IP-Adapter holds {some(surplus)}, which no architecture known to this version has: {INSTEAD}"
-        )
-    for key, shape in wanted.items():
-        if found[key] != shape:
-            raise RefusedAdapter(f"This IP-Adapter's {key} has shape {found[key]}, where {shape} fits. {damaged}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -26,12 +26,18 @@ WIDTHS = {"pooled": "projection", "penultimate": "width", "last": "width"}  # of
 class Catalog:
     """The files below ``adapter_folders`` and ``encoder_folders``; one that lies in either kind of folder is usable.
 
-    ``memory`` is a JSON file in which recognised files stay known across restarts. Thread-safe.
+    ``memory`` is a JSON file in which recognised files stay known across restarts. ``runs_flux`` says whether adapters
+    for FLUX are of use where the catalogue is: they are listed either way. Thread-safe.
     """
 
     def __init__(
-        self, adapter_folders: Sequence[Path], encoder_folders: Sequence[Path], memory: Path | None = None
+        self,
+        adapter_folders: Sequence[Path],
+        encoder_folders: Sequence[Path],
+        memory: Path | None = None,
+        runs_flux: Callable[[], bool] = lambda: False,
     ) -> None:
+        self.runs_flux = runs_flux
         self.adapter_folders = tuple(map(Path, adapter_folders))
         self.encoder_folders = tuple(map(Path, encoder_folders))
         self._memory = Memory(memory)

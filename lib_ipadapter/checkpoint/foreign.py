@@ -40,15 +40,14 @@ def _kolors_plus(shapes: Shapes) -> bool:
     return latents[-1:] == (2048,) and proj_in[-1:] == (1024,)
 
 
-_NOT_FLUX, _NOT_KOLORS = (f"{name} does not run here, so {INSTEAD}" for name in (bases.FLUX, bases.KOLORS))
+_NOT_KOLORS = f"{bases.KOLORS} does not run here, so {INSTEAD}"
+_REDUX = "use FLUX Redux, flux1-redux-dev.safetensors from black-forest-labs/FLUX.1-Redux-dev."
 
 ADAPTERS = (
-    Foreign(_has("ip_adapter_double_stream"), "XLabs' IP-Adapter for FLUX", _NOT_FLUX),
-    Foreign(_begins("redux_up.", "redux_down."), "FLUX Redux", _NOT_FLUX),
     Foreign(
         _has("pulid_ca.", "pulid_encoder."),
-        "PuLID for FLUX",
-        "FLUX does not run here, so use a FaceID adapter for SDXL.",
+        "PuLID for FLUX, which is of another architecture",
+        "use a FaceID adapter for SDXL.",
     ),
     Foreign(
         _has("mapping_0.0.", "mapping_patch_0.0.", "id_to_k.", "id_adapter_attn_layers."),
@@ -65,12 +64,11 @@ ADAPTERS = (
         "a FaceID-Plus adapter for Kolors",
         _NOT_KOLORS,
     ),
-    Foreign(_wide(r"ip_adapter\.\d+\.to_k_ip\.weight", -1, 4096), "InstantX's IP-Adapter for FLUX", _NOT_FLUX),
     Foreign(_kolors_plus, "an IP-Adapter-Plus for Kolors", _NOT_KOLORS),
     Foreign(
         _wide(r"image_proj\.proj_out\.weight", 0, 4096),
-        "a projection of faces for FLUX (InfiniteYou)",
-        "FLUX does not run here, so use a FaceID adapter or InstantID for faces.",
+        "a projection of faces for FLUX (InfiniteYou), whose other half is a ControlNet",
+        "use a FaceID adapter for SDXL, or InstantID.",
     ),
     Foreign(
         lambda shapes: _begins("id_encoder.")(shapes) and _begins("lora_weights.")(shapes),
@@ -126,7 +124,7 @@ FILES = (
         "a textual-inversion embedding",
         "put it into the embeddings folder and write its name in the prompt.",
     ),
-    Foreign(_begins("double_blocks.", "single_blocks."), "a FLUX model", _NOT_FLUX),
+    Foreign(_begins("double_blocks.", "single_blocks."), "a FLUX model", f"choose it as a checkpoint, and {_REDUX}"),
     Foreign(
         _begins("down_blocks.", "up_blocks.", "input_blocks."),
         "a UNet alone",

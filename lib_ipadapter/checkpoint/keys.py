@@ -7,7 +7,14 @@ from collections.abc import Iterable
 
 PROJ, PAIRS = "image_proj.", "ip_adapter."  # what published names begin with
 _WRAPPERS = re.compile(r"^(?:state_dict\.|module\.)+")  # trainers' containers
-_PREFIXES = {"image_proj_model.": PROJ, "adapter_modules.": PAIRS}
+_PREFIXES = {
+    "image_proj_model.": PROJ,
+    "adapter_modules.": PAIRS,
+    "ip_adapter_proj_model.": PROJ,  # XLabs'
+    "redux_up.": f"{PROJ}redux_up.",
+    "redux_down.": f"{PROJ}redux_down.",
+}
+_XLABS = re.compile(r"double_blocks\.([0-9]{1,4})\.processor\.ip_adapter_double_stream_([kv])_proj\.(weight|bias)")
 # A layer as diffusers' UNet calls it: what the published trainer saves through accelerate, beside the UNet's own
 # weights, and what the usual conversion of that makes of it.
 _STAGES = ("down_blocks.", "up_blocks.", "mid_block.")  # the order in which adapters number the layers
@@ -26,6 +33,8 @@ def normalise_key(key: str) -> str:
     for theirs, published in _PREFIXES.items():
         if key.startswith(theirs):
             return published + key.removeprefix(theirs)
+    if match := _XLABS.fullmatch(key):
+        return f"{PAIRS}{match[1]}.to_{match[2]}_ip.{match[3]}"
     return key
 
 

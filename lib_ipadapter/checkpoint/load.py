@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import bases
 from ..errors import CheckpointError
 from .clip_keys import IMAGE_TOWER, TEXT_TOWER, Tower, image_tower
 from .control import own_names
@@ -27,8 +28,9 @@ CHANGED = "This file has changed since it was listed: refresh the list of models
 class AdapterWeights:
     """An adapter's tensors on the CPU in the dtype of the file.
 
-    ``image_proj`` has keys without their prefix; ``key`` and ``value`` are the pairs [C, D] in key order 1, 3, 5, …;
-    ``lora`` has keys such as ``0.to_q_lora.down.weight``.
+    ``image_proj`` has keys without their prefix; ``key`` and ``value`` are the pairs [C, D] in key order 1, 3, 5, …, or
+    0, 1, 2, … of an adapter for FLUX; ``key_bias`` and ``value_bias`` [C] are there where these have some; ``lora`` has
+    keys such as ``0.to_q_lora.down.weight``.
     """
 
     spec: AdapterSpec
@@ -36,11 +38,14 @@ class AdapterWeights:
     key: list[Tensor]
     value: list[Tensor]
     lora: dict[str, Tensor]
+    key_bias: list[Tensor] = field(default_factory=list)
+    value_bias: list[Tensor] = field(default_factory=list)
 
     @property
     def nbytes(self) -> int:
         """Bytes that the tensors take."""
-        tensors = [*self.image_proj.values(), *self.key, *self.value, *self.lora.values()]
+        pairs = [*self.key, *self.value, *self.key_bias, *self.value_bias]
+        tensors = [*self.image_proj.values(), *pairs, *self.lora.values()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -62,13 +67,20 @@ def load_adapter(path: str | Path, spec: AdapterSpec) -> AdapterWeights:
                 tensors[name] = file.read(key)
                 _check_finite(name, tensors[name], "adapter")
                 _check_twins(name, tensors[name], map(file.read, others))
-    numbers = range(1, 2 * len(spec.layer_widths), 2)
+    layers = len(spec.layer_widths)
+    numbers = range(layers) if spec.base == bases.FLUX.name else range(1, 2 * layers, 2)
+
+    def pairs(name: str) -> list[Tensor]:
+        return [tensors[key] for n in numbers if (key := f"{PAIRS}{n}.{name}") in tensors]
+
     return AdapterWeights(
         spec=spec,
         image_proj={name.removeprefix(PROJ): tensor for name, tensor in tensors.items() if name.startswith(PROJ)},
-        key=[tensors[f"{PAIRS}{n}.to_k_ip.weight"] for n in numbers],
-        value=[tensors[f"{PAIRS}{n}.to_v_ip.weight"] for n in numbers],
+        key=pairs("to_k_ip.weight"),
+        value=pairs("to_v_ip.weight"),
         lora={name.removeprefix(PAIRS): tensor for name, tensor in tensors.items() if "_lora." in name},
+        key_bias=pairs("to_k_ip.bias"),
+        value_bias=pairs("to_v_ip.bias"),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from .refusals import RefusedAdapter
+from .refusals import INSTEAD, RefusedAdapter
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -44,3 +44,17 @@ def some(keys: Iterable[str]) -> str:
     """The first three names in order, and how many more there are, for a sentence."""
     keys = sorted(keys)
     return ", ".join(key[:80] for key in keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def check_same(found: Shapes, wanted: Shapes) -> None:
+    """RefusedAdapter unless the tensors found are exactly those wanted."""
+    damaged = "The file is damaged or changed: download the original again."
+    if missing := [key for key in wanted if key not in found]:
+        raise RefusedAdapter(f"This IP-Adapter lacks {some(missing)}. {damaged}")
+    if surplus := [key for key in found if key not in wanted]:
+        raise RefusedAdapter(
+            f"This IP-Adapter holds {some(surplus)}, which no architecture known to this version has: {INSTEAD}"
+        )
+    for key, shape in wanted.items():
+        if found[key] != shape:
+            raise RefusedAdapter(f"This IP-Adapter's {key} has shape {found[key]}, where {shape} fits. {damaged}")

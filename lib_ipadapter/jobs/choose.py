@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..checkpoint.catalog import Catalog
     from ..checkpoint.entries import AdapterEntry
 
-KINDS = ("plus", "base")
+KINDS = ("plus", "base", "redux", "xlabs", "instantx")
 FACES = (
     "faceid-plus-v2", "instantid", "faceid-plus", "faceid", "faceid-portrait", "faceid-portrait-unnorm", "plus",
     "full-face",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from .. import bases
 from ..attend.layers import Topology
 from ..checkpoint.catalog import AUTO, PUBLISHED, Catalog
 from ..checkpoint.entries import AdapterEntry, EncoderEntry
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ..checkpoint.specs import AdapterSpec
     from ..encode.clip_image import OneSource
 
+FLUX = bases.FLUX.name
 SOURCES = ("pooled", "penultimate", "last", "face", "face+penultimate")  # what projections can be fed with here
 # Of the published face packs, the one whose embeddings each variant was trained with, and what takes them as they are.
 PACK, OTHER_PACKS = "buffalo_l", {"instantid": "antelopev2"}
@@ -67,30 +69,52 @@ def with_variant(adapter: AdapterEntry, unit: Unit) -> AdapterEntry:
 
 
 def fits(adapter: AdapterEntry, topology: Topology) -> bool:
-    """Whether ``adapter`` was made for a UNet of ``topology``."""
-    spec = adapter.spec
-    return (spec.context_width, spec.layer_widths) == (topology.context_width, topology.layer_widths)
+    """Whether ``adapter`` was made for a UNet, or a FLUX, of ``topology``. Redux has no layers of its own, and those of
+    InstantX' adapter go on in the single blocks, which a topology does not tell."""
+    spec, widths = adapter.spec, topology.layer_widths
+    if spec.context_width != topology.context_width or (spec.base == FLUX) != (topology.base == FLUX):
+        return False
+    if spec.variant == "redux":
+        return True
+    own = spec.layer_widths
+    return own == widths or (spec.variant == "instantx" and len(own) > len(widths) and own[: len(widths)] == widths)
+
+
+def made_for(spec: AdapterSpec) -> Topology:
+    """The topology of the models that an adapter is for."""
+    known, widths = bases.of(spec.context_width, len(spec.layer_widths)), spec.layer_widths
+    if spec.base != FLUX:
+        return Topology(spec.context_width, widths, known.blocks if known else len(widths))
+    whole = spec.context_width == bases.FLUX.context_width  # and no small one of a test
+    if whole or not widths:
+        widths = (bases.FLUX.width,) * bases.FLUX.double_blocks
+    return Topology(spec.context_width, widths, len(widths), FLUX)
 
 
 def check_fit(
     adapter: AdapterEntry, topology: Topology, catalog: Catalog, model: str = "the model", remedy: str | None = None
 ) -> None:
     """Raises MismatchError where ``adapter`` was not made for ``topology``; without another ``remedy`` it names the
-    adapters that would fit."""
+    adapters that would fit, and of one for FLUX where FLUX runs."""
     if fits(adapter, topology):
         return
     spec = adapter.spec
     fitting = [entry.name for entry in catalog.adapters if fits(entry, topology)]
-    made_for, is_for = spec.base, topology.base
-    if made_for == is_for:
-        made_for = str(Topology(spec.context_width, spec.layer_widths))
-        is_for = str(topology)
-    remedy = remedy or (
-        f"choose one of {', '.join(fitting[:8])}"
-        if fitting
-        else f"load a checkpoint for {made_for}, or get an adapter for {is_for}"
-    )
-    raise MismatchError(f"adapter {adapter.name} is for {made_for}, {model} is {is_for}: {remedy}.")
+    theirs, is_for = spec.base, topology.base
+    if theirs == is_for:
+        theirs, is_for = str(made_for(spec)), str(topology)
+    instead = f"choose one of {', '.join(fitting[:8])}" if fitting else f"get an adapter for {is_for}"
+    wants_flux = spec.base == FLUX != topology.base
+    if wants_flux and not catalog.runs_flux():
+        raise MismatchError(
+            f"adapter {adapter.name} is for {FLUX}, which this WebUI cannot load, and {model} is {is_for}. {FLUX} runs "
+            f"on Forge and Forge Neo: use the adapter there, or {instead}."
+        )
+    if wants_flux:
+        instead = f"load a {FLUX} checkpoint, or {instead}"
+    elif not fitting:
+        instead = f"load a checkpoint for {theirs}, or {instead}"
+    raise MismatchError(f"adapter {adapter.name} is for {theirs}, {model} is {is_for}: {remedy or instead}.")
 
 
 def encoder_for(adapter: AdapterEntry, catalog: Catalog, name: str = AUTO) -> EncoderEntry | None:

@@ -15,20 +15,24 @@ from .architecture import Architecture, Layout
 from .faceid import FaceIDMLP
 from .faceid_plus import FaceIDPlus
 from .image_proj import ImageProj
+from .instantx import InstantXMLP
 from .mlp_proj import MLPProj
 from .plus import Resampler
+from .redux import Redux
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # By name; the first that recognises a file's tensors counts. A FaceID-Plus has a FaceID's tensors too, a full-face
-# adapter has proj.0 and proj.2 too.
+# adapter has proj.0 and proj.2 too. Those of FLUX alone (checkpoint/flux.py asks for them by name) are the last ones.
 PROJECTIONS: dict[str, type[Architecture]] = {
     "FaceIDPlus": FaceIDPlus,
     "Resampler": Resampler,
     "MLPProj": MLPProj,
     "ImageProj": ImageProj,
     "FaceIDMLP": FaceIDMLP,
+    "Redux": Redux,
+    "InstantXMLP": InstantXMLP,
 }
 
 
@@ -46,8 +50,10 @@ __all__ = [
     "FaceIDMLP",
     "FaceIDPlus",
     "ImageProj",
+    "InstantXMLP",
     "Layout",
     "MLPProj",
+    "Redux",
     "Resampler",
     "build",
 ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..checkpoint.refusals import RefusedAdapter
 from ..checkpoint.shapes import Shape, Shapes, dims
+from ..checkpoint.specs import CLIP
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,7 @@ class Layout:
     tensors: dict[str, Shape]
     clip_width: int | None = None
     alternatives: tuple[str, ...] = ()
+    family: str = CLIP
 
 
 class Architecture:

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .. import bases, infotext
+from .. import infotext
 from ..attend.layers import Topology, cross_attention_layers
 from ..attend.lora import names_face_lora
 from ..attend.outcome import Outcome
 from ..errors import MismatchError, UnitError, errors_name_unit
-from ..jobs.fit import check_fit, fits
+from ..jobs.fit import check_fit, fits, made_for
 from ..jobs.plans import plan_embeddings
 from . import host
 from .host import record
@@ -110,7 +110,7 @@ def for_other_models(p: Any, units: Sequence[Unit], own: Topology, catalog: Cata
             _check_fit(unit, adapter, models, own, catalog)
         if unit.acts_in == DETAILER and not fits(adapter, own):
             told = [topology for _, topology in models if topology is not None and fits(adapter, topology)]
-            others.setdefault(told[0] if told else _made_for(adapter), []).append(unit)
+            others.setdefault(told[0] if told else made_for(adapter.spec), []).append(unit)
     return others
 
 
@@ -137,13 +137,6 @@ def _check_fit(
         f"ADetailer's checkpoint {name}" if name else "ADetailer's passes have the picture's checkpoint, which",
         f"give ADetailer a checkpoint for {adapter.spec.base}, or {another}",
     )  # fmt: skip
-
-
-def _made_for(adapter: AdapterEntry) -> Topology:
-    """The topology of the models that an adapter is for."""
-    spec = adapter.spec
-    known = bases.of(spec.context_width, len(spec.layer_widths))
-    return Topology(spec.context_width, spec.layer_widths, known.blocks if known else len(spec.layer_widths))
 
 
 def notes(unit: Unit) -> list[str]:

@@ -13,6 +13,7 @@ from ..attend.layers import Topology, cross_attention_layers
 from ..attend.lora import names_face_lora
 from ..encode.picture import Mask, Picture, Pictures
 from ..errors import BudgetError, PictureError, UnitError, errors_name_unit
+from ..jobs.fit import made_for
 from ..jobs.generation import prepare_generation
 from ..jobs.planned import differ_in_form
 from ..jobs.plans import Plan
@@ -68,7 +69,7 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
 def _remember(job: Job, objects: Sequence[object]) -> None:
     """The models of the panel's units, for those that nobody chooses a model for."""
     specs = [(plan.number, plan.adapter.name, plan.spec) for plan in job.plans]
-    used = [(number, name, Topology(spec.context_width, spec.layer_widths)) for number, name, spec in specs]
+    used = [(number, name, made_for(spec)) for number, name, spec in specs]
     model_choice.remember(objects, used)
 
 

@@ -12,7 +12,7 @@ from ..jobs.resources import Resources
 from ..presets.purpose_defaults import PurposeDefaults
 from ..presets.store import Store
 from ..presets.used_models import UsedModels
-from . import options
+from . import host, options
 from .host import folders
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 def resources() -> Resources:
     """The catalogue and caches of this process."""
     folders.make()
-    catalog = Catalog(folders.adapter_folders(), folders.encoder_folders(), folders.catalog_memory())
+    files = folders.adapter_folders(), folders.encoder_folders(), folders.catalog_memory()
+    catalog = Catalog(*files, runs_flux=lambda: host.current().runs_flux())
     catalog.refresh()
     return Resources(catalog, options.cache_bytes(), faces())
 

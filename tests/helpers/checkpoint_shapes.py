@@ -129,6 +129,37 @@ PUBLISHED = {
 }
 
 
+def xlabs(tokens=4, blocks=19, width=3072, context=4096, embeds=768):
+    """As published."""
+    projection = linear("proj", tokens * context, embeds) | norm("norm", context)
+    shapes = {f"ip_adapter_proj_model.{key}": shape for key, shape in projection.items()}
+    for n in range(blocks):
+        for side in "kv":
+            shapes |= linear(f"double_blocks.{n}.processor.ip_adapter_double_stream_{side}_proj", width, context)
+    return shapes
+
+
+def instantx(tokens=128, blocks=57, width=3072, context=4096, embeds=1152):
+    """As published: a nested dict, joined with dots."""
+    projection = linear("proj.0", 2 * embeds, embeds) | linear("proj.2", tokens * context, 2 * embeds)
+    shapes = {f"image_proj.{key}": shape for key, shape in (projection | norm("norm", context)).items()}
+    return shapes | {f"ip_adapter.{n}.to_{side}_ip.weight": (width, context) for n in range(blocks) for side in "kv"}
+
+
+def redux(width=1152, context=4096):
+    """As published."""
+    return linear("redux_up", 3 * context, width) | linear("redux_down", context, 3 * context)
+
+
+# name: (shapes, variant, projection, source, family, embedding width, tokens, layers, parameters)
+PUBLISHED_FLUX = {
+    "XLabs v1": (xlabs(4), "xlabs", "ImageProj", "pooled", "CLIP", 768, 4, 19, 490_874_880),
+    "XLabs v2": (xlabs(16), "xlabs", "ImageProj", "pooled", "CLIP", 768, 16, 19, 528_672_768),
+    "InstantX": (instantx(), "instantx", "InstantXMLP", "pooled", "SigLIP", 1152, 128, 57, 2_645_600_512),
+    "Redux": (redux(), "redux", "Redux", "last", "SigLIP", 1152, 729, 0, 64_503_808),
+}
+
+
 def without(shapes, *parts):
     return {key: shape for key, shape in shapes.items() if not any(part in key for part in parts)}
 

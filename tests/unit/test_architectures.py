@@ -22,7 +22,7 @@ from lib_ipadapter.checkpoint.shapes import Shapes, dims, layer_norm
 from lib_ipadapter.encode.clip_image import OneSource
 from lib_ipadapter.jobs.fit import SOURCES
 from lib_ipadapter.projections import Architecture, Layout, build
-from tests.helpers.checkpoint_shapes import PUBLISHED
+from tests.helpers.checkpoint_shapes import PUBLISHED, PUBLISHED_FLUX
 from tests.helpers.paths import ROOT
 
 SD15 = bases.SD15
@@ -112,12 +112,14 @@ def test_every_row_is_a_whole_architecture() -> None:
 
 def test_every_architecture_is_recognised_from_published_names_and_shapes() -> None:
     missing = set(projections.PROJECTIONS) - {row[3] for row in PUBLISHED.values()}
+    missing -= {row[2] for row in PUBLISHED_FLUX.values()}
     assert not missing, f"no file in PUBLISHED (tests/helpers/checkpoint_shapes.py) has: {', '.join(missing)}"
 
 
 def test_every_architecture_is_fed_with_what_can_be_made_here() -> None:
     known = set(SOURCES)
-    unknown = {row[4] for row in PUBLISHED.values()} - known
+    unknown = {row[4] for row in PUBLISHED.values()} | {row[3] for row in PUBLISHED_FLUX.values()}
+    unknown -= known
     assert not unknown, f"nothing makes {', '.join(unknown)}: known sources are {', '.join(sorted(known))}"
     assert set(get_args(OneSource)) < known, "an encoder's outputs are not what jobs/fit.py takes for them"
 

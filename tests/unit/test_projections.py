@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers.loaders.unet import UNet2DConditionLoadersMixin
+from diffusers.models.embeddings import IPAdapterFaceIDImageProjection
+from safetensors.torch import load_file
 
+from lib_ipadapter.errors import CheckpointError
 from lib_ipadapter.projections import build
-from tests.helpers.checkpoint_shapes import linear, norm
+from tests.helpers.checkpoint_shapes import instantx, linear, norm
+from tests.helpers.flux_reference import FILE
 from tests.helpers.projections import face_mlp, perceiver, resampler, tensors
 from tests.helpers.tensors import draw
 
@@ -108,3 +112,60 @@ def test_projecting_draws_nothing_from_the_global_generator() -> None:
     before = torch.get_rng_state()
     build("Resampler", weights, 96)(draw(1, 5, 64, seed=9))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_instantx() -> None:
+    """Its MLP is FaceID's with other sizes."""
+    shapes = instantx(8, 2, context=64, embeds=48)
+    weights = tensors({key.removeprefix("image_proj."): shape for key, shape in shapes.items() if "image_proj" in key})
+    theirs = IPAdapterFaceIDImageProjection(48, 64, mult=2, num_tokens=8).eval()
+    names = {"proj.0.": "ff.net.0.proj.", "proj.2.": "ff.net.2.", "norm.": "norm."}
+    state = {next(new + k.removeprefix(old) for old, new in names.items() if k.startswith(old)): v
+             for k, v in weights.items()}  # fmt: skip
+    theirs.load_state_dict(state)
+    pooled = draw(3, 48, seed=9)
+    assert worst(build("InstantXMLP", weights, 64)(pooled), theirs(pooled).detach()) <= 1e-5
+
+
+def stored_redux() -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Weights, features and tokens of diffusers' ReduxImageEncoder."""
+    stored = {name: tensor.float() for name, tensor in load_file(FILE).items() if name.startswith("redux.")}
+    weights = {name.removeprefix("redux.weights."): one for name, one in stored.items() if ".weights." in name}
+    return weights, stored["redux.features"], stored["redux.tokens"]
+
+
+def test_redux() -> None:
+    weights, features, tokens = stored_redux()
+    assert worst(build("Redux", weights, 24)(features), tokens) <= 1e-5
+
+
+def test_xlabs_is_a_base_adapters() -> None:
+    stored = {name: tensor.float() for name, tensor in load_file(FILE).items() if name.startswith("xlabs.")}
+    begin = "xlabs.weights.ip_adapter_proj_model."
+    weights = {name.removeprefix(begin): tensor for name, tensor in stored.items() if name.startswith(begin)}
+    assert worst(build("ImageProj", weights, 24)(stored["xlabs.embeds"]), stored["xlabs.tokens"]) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("patches", "factor", "left"),
+    [(27, 1, 27), (27, 3, 9), (27, 5, 5), (27, 9, 3), (32, 3, 10), (32, 5, 6), (32, 9, 3), (5, 9, 1)],
+)
+def test_redux_grid_becomes_coarser_by_the_mean_of_areas(patches: int, factor: int, left: int) -> None:
+    weights, *_ = stored_redux()
+    features = draw(2, patches * patches, 16, seed=3)
+    fine = build("Redux", weights, 24)(features)
+    coarse = build("Redux", weights, 24)(features, downsampling=factor)
+    assert coarse.shape == (2, left * left, 24)
+    square = fine.unflatten(1, (patches, patches))
+    for y, x in {(0, 0), (0, left - 1), (left - 1, left // 2)}:  # each from the part of the square that it stands for
+        rows, columns = (slice(i * patches // left, -(-(i + 1) * patches // left)) for i in (y, x))
+        expected = square[:, rows, columns].mean((1, 2))
+        torch.testing.assert_close(coarse[:, y * left + x], expected, rtol=0, atol=1e-5)
+
+
+def test_redux_grid_that_is_no_square_stays_as_it_is() -> None:
+    weights, *_ = stored_redux()
+    features = draw(1, 26, 16, seed=3)
+    assert build("Redux", weights, 24)(features).shape == (1, 26, 24)
+    with pytest.raises(CheckpointError, match="26 features of a picture, which are no square"):
+        build("Redux", weights, 24)(features, downsampling=3)

@@ -20,8 +20,9 @@ from .a1111 import A1111
 from .controlnet import ControlNet
 from .forge_controlnet import ForgeControlNet
 
+ENGINE = "backend.memory_management"
 # Where they manage the device's memory: Forge and Neo, reForge and classic.
-MEMORY = ("backend.memory_management", "ldm_patched.modules.model_management")
+MEMORY = (ENGINE, "ldm_patched.modules.model_management")
 OPTIONS, KINDS, COND, UNCOND = "transformer_options", "cond_or_uncond", 0, 1
 COMPUTING = 2**29  # bytes that an image encoder computes with, beside its weights
 
@@ -35,6 +36,10 @@ class Forge(A1111):
         patcher = getattr(getattr(model, "forge_objects", None), "unet", None)
         unet: nn.Module | None = getattr(getattr(patcher, "model", None), "diffusion_model", None)
         return unet
+
+    def runs_flux(self) -> bool:
+        """reForge and classic cannot: the engine that can has its memory managed elsewhere."""
+        return ENGINE in sys.modules
 
     def device(self) -> Device:
         return Device(devices.device, devices.dtype, _make_room)

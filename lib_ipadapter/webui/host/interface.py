@@ -52,6 +52,10 @@ class Host(ABC):
 
     # The model
 
+    def runs_flux(self) -> bool:
+        """Whether it can load FLUX checkpoints."""
+        return False
+
     @abstractmethod
     def usable_unet(self) -> nn.Module:
         """The UNet of the loaded checkpoint, for hooks. Raises MismatchError where there is none, or where the host
