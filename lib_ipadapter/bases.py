@@ -58,7 +58,7 @@ class Flux:
     """FLUX, which is no UNet: ``double_blocks`` in which text and picture are apart, ``width`` channels each, and then
     ``single_blocks`` in which they are one row of tokens. ``head_width`` is that of its attention's heads."""
 
-    name: str = "FLUX"
+    name: str = "FLUX"  # as FLUX below
     context_width: int = 4096
     width: int = 3072
     head_width: int = 128
@@ -98,8 +98,8 @@ SDXL = Base(
 )
 BASES = (SD15, SD2, SDXL)
 
-FLUX = Flux()
-KOLORS = "Kolors"  # known by name, and refused
+FLUX, KOLORS = "FLUX", "Kolors"  # no UNets: the one has hooks of its own, the other is refused
+FLUX_SIZES = Flux()  # of FLUX.1; nothing else is called so, but small ones in tests
 REFINERS = {1280: "SDXL refiner"}  # by context width; no adapter is made for one
 
 
@@ -111,8 +111,8 @@ def by_name(name: str | None) -> Base | None:
 def of(context_width: int, layers: int) -> Base | Flux | None:
     """The base with so wide a text context and so many cross-attention layers, which together tell it; FLUX by its
     double blocks, which are the layers in its place."""
-    if (context_width, layers) == (FLUX.context_width, FLUX.double_blocks):
-        return FLUX
+    if (context_width, layers) == (FLUX_SIZES.context_width, FLUX_SIZES.double_blocks):
+        return FLUX_SIZES
     return next((base for base in BASES if (base.context_width, base.layers) == (context_width, layers)), None)
 
 
@@ -128,7 +128,7 @@ def with_blocks(blocks: int) -> Base | None:
 
 def blocks_of_each() -> str:
     """For sentences: how many transformers the bases have that adapters were published for."""
-    return ", ".join(f"{base.blocks} in {base.name}" for base in (SD15, SDXL, FLUX))
+    return ", ".join(f"{base.blocks} in {base.name}" for base in (SD15, SDXL, FLUX_SIZES))
 
 
 def context_of_each() -> str:

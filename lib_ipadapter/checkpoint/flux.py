@@ -20,7 +20,7 @@ from .refusals import RefusedAdapter
 from .shapes import Shape, Shapes, check_same, dims, some, under
 from .specs import AdapterSpec
 
-FLUX = bases.FLUX
+FLUX = bases.FLUX_SIZES
 AGAIN = "Download the original file again."
 # By variant: whose adapter it is, its projection, and how many pairs one for FLUX itself has.
 XLABS, INSTANTX = "xlabs", "instantx"

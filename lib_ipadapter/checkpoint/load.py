@@ -68,7 +68,7 @@ def load_adapter(path: str | Path, spec: AdapterSpec) -> AdapterWeights:
                 _check_finite(name, tensors[name], "adapter")
                 _check_twins(name, tensors[name], map(file.read, others))
     layers = len(spec.layer_widths)
-    numbers = range(layers) if spec.base == bases.FLUX.name else range(1, 2 * layers, 2)
+    numbers = range(layers) if spec.base == bases.FLUX else range(1, 2 * layers, 2)
 
     def pairs(name: str) -> list[Tensor]:
         return [tensors[key] for n in numbers if (key := f"{PAIRS}{n}.{name}") in tensors]

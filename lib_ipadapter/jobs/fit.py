@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..checkpoint.specs import AdapterSpec
     from ..encode.clip_image import OneSource
 
-FLUX = bases.FLUX.name
+FLUX = bases.FLUX
 SOURCES = ("pooled", "penultimate", "last", "face", "face+penultimate")  # what projections can be fed with here
 # Of the published face packs, the one whose embeddings each variant was trained with, and what takes them as they are.
 PACK, OTHER_PACKS = "buffalo_l", {"instantid": "antelopev2"}
@@ -85,9 +85,9 @@ def made_for(spec: AdapterSpec) -> Topology:
     known, widths = bases.of(spec.context_width, len(spec.layer_widths)), spec.layer_widths
     if spec.base != FLUX:
         return Topology(spec.context_width, widths, known.blocks if known else len(widths))
-    whole = spec.context_width == bases.FLUX.context_width  # and no small one of a test
+    whole = spec.context_width == bases.FLUX_SIZES.context_width  # and no small one of a test
     if whole or not widths:
-        widths = (bases.FLUX.width,) * bases.FLUX.double_blocks
+        widths = (bases.FLUX_SIZES.width,) * bases.FLUX_SIZES.double_blocks
     return Topology(spec.context_width, widths, len(widths), FLUX)
 
 

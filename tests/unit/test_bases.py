@@ -44,4 +44,4 @@ def test_they_are_found_by_name_by_shape_and_by_blocks() -> None:
     assert bases.with_context(2048) is SDXL and bases.with_context(1280) is None
     assert bases.with_blocks(16) is SD15 and bases.with_blocks(11) is SDXL and bases.with_blocks(12) is None
     assert bases.blocks_of_each() == "16 in SD1.5, 11 in SDXL, 19 in FLUX"
-    assert bases.of(4096, 19) is bases.FLUX and (bases.FLUX.name, bases.FLUX.blocks) == ("FLUX", 19)
+    assert bases.of(4096, 19) is bases.FLUX_SIZES and bases.FLUX_SIZES.blocks == 19

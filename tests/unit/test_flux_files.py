@@ -245,6 +245,7 @@ def test_a_flux_of_another_size_is_told_with_both(catalog: Catalog) -> None:
 
 
 def test_flux_is_known_with_its_numbers() -> None:
-    flux = bases.FLUX
+    flux = bases.FLUX_SIZES
+    assert flux.name == bases.FLUX
     assert (flux.context_width, flux.width, flux.head_width) == (4096, 3072, 128)
     assert (flux.double_blocks, flux.single_blocks, flux.blocks) == (19, 38, 19)

@@ -62,6 +62,18 @@ def test_before_its_first_model_it_is_known_by_its_modules(forge: Any, memory: A
     assert not host.recognises(SimpleNamespace(model=object()))
 
 
+def test_flux_runs_where_the_engine_is_that_can_load_it(forge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forge and Neo have it; reForge and classic manage memory elsewhere, and the WebUI knows nothing of it."""
+    from lib_ipadapter.webui.host.a1111 import A1111
+
+    host = forge.Forge()
+    monkeypatch.delitem(sys.modules, forge.ENGINE, raising=False)
+    monkeypatch.setitem(sys.modules, "ldm_patched.modules.model_management", ModuleType("reForge's"))
+    assert not host.runs_flux() and not A1111().runs_flux()
+    monkeypatch.setitem(sys.modules, forge.ENGINE, ModuleType(forge.ENGINE))
+    assert host.runs_flux() and not A1111().runs_flux()
+
+
 def test_its_unet_is_behind_its_objects(forge: Any) -> None:
     unet, other = nn.Linear(1, 1), nn.Linear(1, 1)
     host = forge.Forge()
