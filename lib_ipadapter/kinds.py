@@ -250,6 +250,26 @@ class Choice(Kind):
 
 
 @dataclass(frozen=True)
+class Among(Kind):
+    """One of some whole numbers, each with what the panel shows of it."""
+
+    axis = int
+    choices: Mapping[int, str]
+
+    def parse(self, value: Any, name: str, wording: Wording = Wording.API) -> int:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or value not in self.choices:
+            raise self._wrong(value, name, wording, f"choose one of {', '.join(map(str, self.choices))}")
+        return int(value)
+
+    def from_text(self, text: str) -> Any:
+        return int(text) if text.strip() in map(str, self.choices) else text
+
+    @property
+    def values(self) -> str:
+        return ", ".join(f"`{choice}`" for choice in self.choices)
+
+
+@dataclass(frozen=True)
 class Flag(Kind):
     """True or false."""
 

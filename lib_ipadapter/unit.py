@@ -6,7 +6,7 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import face_fields
+from . import face_fields, flux_fields
 from .bases import blocks_of_each
 from .errors import UnitError
 from .fields import EXPERT, TRANSFERS, WHEN, WHERE, PanelPlace, declared, settings_of
@@ -228,6 +228,7 @@ class Unit:
         '`"as set"` is what Settings say',
         changes_tokens=False,
     ))
+    downsampling: int = field(default=1, metadata=flux_fields.DOWNSAMPLING)
     variant: str = field(default="auto", metadata=face_fields.VARIANT)
     face_index: int | str = field(default="largest", metadata=face_fields.FACE_INDEX)
     faceid_v2_weight: float = field(default=1.0, metadata=face_fields.FACEID_V2_WEIGHT)

@@ -96,8 +96,9 @@ class UnitInputs:
     noise: float = 0.0
 
     @property
-    def pooled(self) -> bool:
-        return self.source == "pooled"
+    def needs_zeros(self) -> bool:
+        """Whether the unconditional side is what the encoder makes of zeros. SigLIP's features have no such side."""
+        return self.source == "penultimate"
 
     def to_encode(self) -> list[EncoderInput]:
         """What the encoder has to be shown."""
@@ -105,7 +106,7 @@ class UnitInputs:
         if self.noise:
             inputs += [reference.shuffled() for reference in self.references]
         inputs = [shown for shown in inputs if shown.embedding is None]
-        return inputs if self.pooled else [*inputs, ZEROS]
+        return [*inputs, ZEROS] if self.needs_zeros else inputs
 
 
 class References:
@@ -136,6 +137,23 @@ class References:
     def embeddings(self, unit: UnitInputs) -> tuple[list[Tensor], Tensor]:
         """[V, E] or [V, N, W] of each reference, V its number of views, and [1, …] of the unconditional side, fp32 in
         main memory."""
+        of = self._each(unit)
+        references = [of(reference) for reference in unit.references]
+        uncond = of(ZEROS) if unit.needs_zeros else torch.zeros_like(references[0][:1])
+        if unit.negatives:
+            uncond = towards(uncond, [mean(of(negative)) for negative in unit.negatives], unit.negative_weights)
+        if unit.noise:
+            noise = torch.cat([mean(of(reference.shuffled())) for reference in unit.references]).mean(0, keepdim=True)
+            uncond = torch.lerp(uncond, noise, unit.noise)
+        return references, uncond
+
+    def of_negatives(self, unit: UnitInputs) -> list[Tensor]:
+        """[V, E] or [V, N, W] of each negative reference, fp32 in main memory."""
+        of = self._each(unit)
+        return [of(negative) for negative in unit.negatives]
+
+    def _each(self, unit: UnitInputs) -> Callable[[EncoderInput], Tensor]:
+        """What gives the embedding of everything that the unit shows its encoder; all of it is encoded now."""
         keys = {shown: self._key(unit, shown) for shown in unit.to_encode()}
         for key in keys.values():
             if key not in self.encoded and (known := self.encoders.cache.get(key)) is not None:
@@ -143,18 +161,7 @@ class References:
         missing = [shown for shown, key in keys.items() if key not in self.encoded]
         if missing:
             self._encode(unit, missing)
-
-        def of(shown: EncoderInput) -> Tensor:
-            return self.encoded[keys[shown]] if shown.embedding is None else shown.embedding
-
-        references = [of(reference) for reference in unit.references]
-        uncond = torch.zeros_like(references[0][:1]) if unit.pooled else of(ZEROS)
-        if unit.negatives:
-            uncond = towards(uncond, [mean(of(negative)) for negative in unit.negatives], unit.negative_weights)
-        if unit.noise:
-            noise = torch.cat([mean(of(reference.shuffled())) for reference in unit.references]).mean(0, keepdim=True)
-            uncond = torch.lerp(uncond, noise, unit.noise)
-        return references, uncond
+        return lambda shown: self.encoded[keys[shown]] if shown.embedding is None else shown.embedding
 
     def _encode(self, unit: UnitInputs, missing: Sequence[EncoderInput]) -> None:
         """Encode what is ``missing``; the encoder stays where it works until all is done."""

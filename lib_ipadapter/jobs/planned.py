@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..encode.stored import Parts
 
 BLACK, WHITE = (0, 0), (255, 255)  # extrema of masks that are so all over
+HIDDEN_STATES = ("penultimate", "last")  # sources of which each view of a picture brings its own tokens
 ROUNDING = 0.02  # by how much the forms of a mask and its picture may differ: rounding to whole pixels
 
 
@@ -60,7 +61,8 @@ class PlannedReference:
     def views(self, size: int, crop: str) -> set[int]:
         """Into how many views its references are taken, by an encoder of ``size`` pixels."""
         if self.stored is not None:
-            return {len(parts["penultimate"]) for parts in self.stored.references if "penultimate" in parts}
+            several = ((parts, name) for parts in self.stored.references for name in HIDDEN_STATES if name in parts)
+            return {len(parts[name]) for parts, name in several}
         return {1 if crop != "tile" or self.image is None else tile_count(self.image.size, size)}
 
     def singles(self) -> list[PlannedReference]:

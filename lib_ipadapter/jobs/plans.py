@@ -19,8 +19,9 @@ from ..errors import CheckpointError, IPAdapterError, PictureError, UnitError, e
 from ..fields import settings_of
 from ..unit import Reference, Unit
 from ..weighting import Spread, peak, spread
-from .fit import check_fit, encoder_for, image_source, seen_size, with_variant
-from .planned import BLACK, PlannedReference, check_stored, decoded_references
+from . import flux
+from .fit import FLUX, check_fit, encoder_for, image_source, seen_size, with_variant
+from .planned import BLACK, HIDDEN_STATES, PlannedReference, check_stored, decoded_references
 
 if TYPE_CHECKING:
     from ..checkpoint.catalog import Catalog
@@ -127,6 +128,9 @@ def plan_unit(unit: Unit, topology: Topology, blocks: int, catalog: Catalog) -> 
     """
     with errors_name_unit(unit.number):
         planned = plan_embeddings(unit, catalog, topology)
+        flux.check_fields(planned)
+        if planned.spec.base == FLUX:  # InstantX' adapter has layers in the single blocks, too
+            blocks = len(planned.spec.layer_widths) or blocks
         strengths = spread(
             unit.weight_type, blocks, unit.composition_weight, unit.boost, unit.layer_weights, unit.called
         )
@@ -162,7 +166,7 @@ def plan_embeddings(unit: Unit, catalog: Catalog, topology: Topology | None = No
 def _all_known(adapter: AdapterEntry, references: Sequence[PlannedReference], has_text: bool) -> bool:
     """Whether nothing has to be shown to an image encoder: all references are stored embeddings, and the side without a
     reference is zeros."""
-    zeros = adapter.spec.source in ("pooled", "face")
+    zeros = adapter.spec.source in ("pooled", "last", "face")
     return zeros and not has_text and all(one.stored is not None for one in references)
 
 
@@ -247,7 +251,7 @@ def _check_tiles(planned: Plan) -> None:
     """Tiles of hidden states become more tokens, whose number must be one and the same where references meet."""
     unit, references = planned.unit, planned.references
     if (
-        planned.spec.source != "penultimate"
+        planned.spec.source not in HIDDEN_STATES
         or len([one for reference in references for one in reference.singles()]) == 1
     ):
         return

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,26 +16,38 @@ from ..encode.device import Device, Fallback
 from ..encode.references import References, mean, noise_like, towards
 from ..errors import errors_name_unit
 from ..projections import build
+from . import flux
 from .faces import face_embedding
-from .fit import UNNORMALISED, recogniser
+from .fit import FLUX, UNNORMALISED, recogniser
 from .planned import PlannedReference
 from .plans import Plan
 from .resources import Progress, Resources
+
+if TYPE_CHECKING:
+    from ..checkpoint.load import AdapterWeights
 
 Parts = tuple[Tensor, ...]  # what a projection is called with, each [V, …]: pooled, penultimate, face, or the last two
 
 
 class Prepared(NamedTuple):
-    """A unit's keys and values, and the image tokens that they are made of: [pictures, T, D] of both sides."""
+    """A unit's keys and values, and the image tokens that they are made of: [pictures, T, D] of both sides.
+
+    Redux' have no layers. Its tokens are used as they are, with the ``factor`` [pictures, T] that the weight of their
+    reference is, and ``uncond_factor`` that of the negative ones: not in the tokens, because a weight says how much
+    these are attended to. Its ``uncond`` has no tokens (T = 0) where there are no negative references.
+    """
 
     kv: KeysValues
     cond: Tensor
     uncond: Tensor
+    factor: Tensor | None = None
+    uncond_factor: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes that the tensors take."""
-        return self.kv.nbytes + sum(tokens.numel() * tokens.element_size() for tokens in (self.cond, self.uncond))
+        tensors = (one for one in (self.cond, self.uncond, self.factor, self.uncond_factor) if one is not None)
+        return self.kv.nbytes + sum(one.numel() * one.element_size() for one in tensors)
 
 
 def prepare(plans: Sequence[Plan], resources: Resources, device: Device, progress: Progress) -> list[Prepared]:
@@ -80,9 +93,7 @@ def _prepared(plan: Plan, references: References, resources: Resources, device: 
             return known
         with torch.no_grad():
             moved = [tuple(part.to(where) for part in parts) for parts in embeddings]
-            cond, of_uncond, factor = _tokens(plan, projection, moved, tuple(part.to(where) for part in uncond))
-            kv = KeysValues.project(weights.key, weights.value, cond, of_uncond, factor)
-            return Prepared(kv, cond.cpu(), of_uncond.cpu())
+            return _projected(plan, weights, projection, moved, tuple(part.to(where) for part in uncond))
 
     def key(where: torch.device) -> tuple[Hashable, ...]:
         encoded = str(device.device) if inputs is None else references.place(inputs)
@@ -93,8 +104,31 @@ def _prepared(plan: Plan, references: References, resources: Resources, device: 
     return prepared
 
 
+def _projected(
+    plan: Plan, weights: AdapterWeights, projection: Callable[[Parts], Tensor], references: list[Parts], uncond: Parts
+) -> Prepared:
+    """What is made of the embeddings where they lie, in main memory."""
+    if plan.spec.variant == "redux":
+        cond, factor = _tokens(plan, projection, references)
+        negative, of_negative = flux.negative_tokens(plan, projection, uncond, cond)
+        return Prepared(KeysValues((), ()), cond.cpu(), negative.cpu(), factor.cpu(), of_negative.cpu())
+    cond, factor = _tokens(plan, projection, references)
+    of_uncond = projection(uncond)
+    of_uncond = of_uncond.repeat(len(cond), cond.shape[1] // of_uncond.shape[1], 1)
+    if plan.spec.base == FLUX:
+        kv = flux.keys_values(weights, plan.spec.variant, cond, of_uncond, factor)
+    else:
+        kv = KeysValues.project(weights.key, weights.value, cond, of_uncond, factor)
+    return Prepared(kv, cond.cpu(), of_uncond.cpu())
+
+
 def _embeddings(plan: Plan, references: References) -> tuple[list[Parts], Parts]:
-    """The embeddings of each reference, and of the unconditional side, fp32 in main memory."""
+    """The embeddings of each reference, and of the unconditional side, fp32 in main memory: for Redux those of each
+    negative reference."""
+    if plan.spec.variant == "redux" and (shown := plan.inputs()) is not None:
+        negative = references.of_negatives(shown)  # which encodes all of them in one go
+        positive, _ = references.embeddings(replace(shown, negatives=(), negative_weights=()))
+        return [(one,) for one in positive], tuple(negative)
     parts: list[tuple[list[Tensor], Tensor]] = []
     if plan.takes_faces:
         parts.append(_faces(plan))
@@ -130,7 +164,9 @@ def _measured(plan: Plan, face: Tensor) -> Tensor:
 
 def _projection(plan: Plan, projection: Callable[..., Tensor]) -> Callable[[Parts], Tensor]:
     """``projection`` as a function of one reference's embeddings."""
-    options = {}
+    options: dict[str, Any] = {}
+    if plan.spec.variant == "redux":
+        options = {"downsampling": plan.unit.downsampling}
     if plan.spec.source == "face+penultimate":
         options = {"shortcut": plan.spec.variant == "faceid-plus-v2", "scale": plan.unit.faceid_v2_weight}
     return lambda parts: projection(*parts, **options)
@@ -143,10 +179,8 @@ def _without_text(pooled: Tensor, text: Tensor) -> Tensor:
     return subtract(pooled, text.to(pooled))
 
 
-def _tokens(
-    plan: Plan, projection: Callable[[Parts], Tensor], references: list[Parts], uncond: Parts
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Image tokens of the cond and uncond sides [pictures, T, D], and each token's factor [pictures, T].
+def _tokens(plan: Plan, projection: Callable[[Parts], Tensor], references: list[Parts]) -> tuple[Tensor, Tensor]:
+    """Image tokens of the cond side [pictures, T, D], and each token's factor [pictures, T].
 
     The views of a reference are averaged where the adapter takes a pooled embedding, else each brings its tokens.
     """
@@ -158,12 +192,9 @@ def _tokens(
         references, weights = _joined(plan, references, weights)
     tokens = [projection(parts).flatten(0, 1) for parts in references]  # [V * T, D]
     factors = [t.new_tensor(weight).expand(len(t)) for t, weight in zip(tokens, weights, strict=True)]
-    of_uncond = projection(uncond)
     if unit.batch == "per image":
-        cond, factor = torch.stack(tokens), torch.stack(factors)
-    else:
-        cond, factor = torch.cat(tokens)[None], torch.cat(factors)[None]
-    return cond, of_uncond.repeat(len(cond), cond.shape[1] // of_uncond.shape[1], 1), factor
+        return torch.stack(tokens), torch.stack(factors)
+    return torch.cat(tokens)[None], torch.cat(factors)[None]
 
 
 def _joined(plan: Plan, references: list[Parts], weights: list[float]) -> tuple[list[Parts], list[float]]:

@@ -58,7 +58,7 @@ def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
         "influence_map": True, "keypoints_weight": 0.75, "enabled": True, "weight_type": "composition precise",
         "crop": "tile", "resolution": 448, "subtract_prompt": "red, “round”: 1", "composition_weight": 0.7,
         "encoder": "x", "acts_in": "both", "variant": "faceid-plus-v2", "face_index": 2, "faceid_v2_weight": 1.5,
-        "lora_strength": 0.5, "keypoints_start": 0.2, "keypoints_end": 0.9,
+        "lora_strength": 0.5, "keypoints_start": 0.2, "keypoints_end": 0.9, "downsampling": 3,
         "layer_weights": {"5": 0.4, "7": -1.0}, "embeds_scaling": "K+V", "boost": 0.25, "region_feather": 0.2,
         "noise": 0.3,
         "negative_images": [{"image": picture(2), "weight": 0.75, "mask": MASK}], "region_mask": MASK,

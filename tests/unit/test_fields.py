@@ -126,7 +126,7 @@ LATER = {
 }  # fmt: skip
 TOKENS = {
     "model", "encoder", "references", "negative_references", "crop", "resolution", "combine", "subtract_prompt",
-    "noise", "batch", "variant", "face_index", "faceid_v2_weight",
+    "noise", "batch", "variant", "face_index", "faceid_v2_weight", "downsampling",
 }  # fmt: skip
 
 

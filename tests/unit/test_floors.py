@@ -22,6 +22,7 @@ FLOORS = (
         "weighting",
         "field_table",
         "face_fields",
+        "flux_fields",
         "purposes",
     },
     {"checkpoint", "downloads", "encode", "projections", "attend"},

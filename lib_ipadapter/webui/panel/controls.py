@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from ...fields import PanelPlace, Setting, settings_of
-from ...kinds import BlockFactors, Choice, EncoderName, FaceNumber, Flag, Kind, ModelName, Number, Text, Weight
+from ...kinds import Among, BlockFactors, Choice, EncoderName, FaceNumber, Flag, Kind, ModelName, Number, Text, Weight
 from ...reference import WEIGHT
 from ...unit import Unit
 from ...weighting import as_text
@@ -83,6 +83,13 @@ FORMS: Mapping[type[Kind], Form] = {
     Number: SLIDER,
     Weight: SLIDER,
     Choice: Form(html_controls.choice, None, lambda kind, place: {"choices": list(kind.choices)}),
+    Among: Form(
+        html_controls.choice,
+        None,
+        lambda kind, place: {"choices": {str(number): shown for number, shown in kind.choices.items()}},
+        lambda kind, text: kind.from_text(str(text)),
+        str,
+    ),
     Flag: Form(html_controls.tick, gr.Checkbox, lambda kind, place: {}),
     Text: Form(html_controls.text, None, _placeholder),
     EncoderName: Form(html_controls.text, None, _placeholder),

@@ -26,9 +26,11 @@ def slider(label: str, *, minimum: float, maximum: float, step: float) -> str:
     )
 
 
-def choice(label: str, *, choices: Sequence[str]) -> str:
-    """One of some names. Each is given as a value, too: what is shown may be translated in the page."""
-    options = "".join(f"<option{attributes(value=name)}>{html.escape(name)}</option>" for name in choices)
+def choice(label: str, *, choices: Sequence[str] | Mapping[str, str]) -> str:
+    """One of some names, or of some values with what is shown of them. Names are given as values, too: what is shown
+    may be translated in the page."""
+    shown = choices if isinstance(choices, Mapping) else {name: name for name in choices}
+    options = "".join(f"<option{attributes(value=name)}>{html.escape(text)}</option>" for name, text in shown.items())
     return f"<label><span>{html.escape(label)}</span><select>{options}</select></label>"
 
 

@@ -1,0 +1,21 @@
+"""The declarations of the fields that only adapters for FLUX have."""
+
+from __future__ import annotations
+
+from .fields import TRANSFERS, PanelPlace, declared
+from .kinds import Among
+
+# By how much the grid of tokens is made coarser; beside each, what is left of SigLIP's at 384 pixels.
+DOWNSAMPLING = declared(
+    Among({1: "27 × 27", 3: "9 × 9", 5: "5 × 5", 9: "3 × 3"}),
+    PanelPlace(
+        "How closely",
+        "How finely the reference is described, by how many image tokens: fewer ones leave its arrangement to the "
+        "prompt.",
+        order=1,
+        group=TRANSFERS,
+    ),
+    about="FLUX Redux: by how much the grid of its image tokens is made coarser; 27 × 27 become 9 × 9, 5 × 5 or 3 × 3, "
+    "and the fewer there are, the more of the arrangement is left to the prompt",
+    variants=("redux",),
+)
