@@ -177,7 +177,7 @@ def _without_effect(unit: Unit, adapter: AdapterEntry) -> list[str]:
     changed += ["keypoints_image"] * (unit.keypoints_image is not None and variant != "instantid")
     return [
         f"{unit.called(name)} has no effect: adapter {adapter.name} is {variant}, and only {few(own[name].variants)} "
-        "have it."
+        f"{'have' if len(own[name].variants) > 1 else 'has'} it."
         for name in changed
     ]
 
