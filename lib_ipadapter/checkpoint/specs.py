@@ -11,7 +11,7 @@ CLIP, SIGLIP = "CLIP", "SigLIP"  # families of image encoders: what is made for 
 class AdapterSpec:
     """An IP-Adapter. ``source`` is what the projection is fed with, ``embedding_width`` that input's width.
 
-    ``base`` is the name of one of ``bases.BASES``, ``projection`` of one of ``projections.PROJECTIONS``;
+    ``base`` is the name of one of ``bases.BASES``, or FLUX, ``projection`` of one of ``projections.PROJECTIONS``;
     ``layer_widths`` are in the order of the file's pairs. ``alternatives`` are the other variants that its shapes
     leave open. ``image_encoder`` is what the file's metadata calls the encoder that it was trained with; published
     files say nothing, and are for the published encoders. ``resolution`` is the side in pixels of the pictures that the
