@@ -32,9 +32,7 @@ Parts = tuple[Tensor, ...]  # what a projection is called with, each [V, …]: p
 class Prepared(NamedTuple):
     """A unit's keys and values, and the image tokens that they are made of: [pictures, T, D] of both sides.
 
-    Redux' have no layers. Its tokens are used as they are, with the ``factor`` [pictures, T] that the weight of their
-    reference is, and ``uncond_factor`` that of the negative ones: not in the tokens, because a weight says how much
-    these are attended to. Its ``uncond`` has no tokens (T = 0) where there are no negative references.
+    Tokens that stand for themselves, behind the text, have no keys and values, but factors [pictures, T].
     """
 
     kv: KeysValues
@@ -46,8 +44,8 @@ class Prepared(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes that the tensors take."""
-        tensors = (one for one in (self.cond, self.uncond, self.factor, self.uncond_factor) if one is not None)
-        return self.kv.nbytes + sum(one.numel() * one.element_size() for one in tensors)
+        tensors = (self.cond, self.uncond, self.factor, self.uncond_factor)
+        return self.kv.nbytes + sum(one.numel() * one.element_size() for one in tensors if one is not None)
 
 
 def prepare(plans: Sequence[Plan], resources: Resources, device: Device, progress: Progress) -> list[Prepared]:
