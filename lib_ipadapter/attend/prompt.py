@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..weighting import Curve, Spread, scaled_sides, weight_at
+from .flux.appended import Appended
 from .influence import Influence
 from .keypoints import Keypoints
 from .lora import Lora
@@ -81,6 +82,7 @@ class ImagePrompt:
     influence: Influence | None = None  # what measures where it acts, if anybody asked
     now: float = 0.0  # the weight in the present step
     lora: Lora | None = None  # the one inside the unit's checkpoint
+    appended: Appended | None = None  # tokens behind the text, in the place of keys and values
 
     def acts_in(self, step: int, steps: int) -> bool:
         """Whether the unit acts in step ``step`` of ``steps``, be it by its keypoints alone."""

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ..attend.influence import Influence
-from ..attend.inject import Injection
+from ..attend.injection import ModelInjection
 from ..attend.keypoints import Keypoints
-from ..attend.layers import Topology, cross_attention_layers
+from ..attend.layers import Topology
 from ..attend.lora import Lora
+from ..attend.models import injection_into, topology_of
 from ..attend.outcome import Outcome
 from ..attend.prompt import ImagePrompt
 from ..attend.regions import Part
@@ -59,7 +60,7 @@ class Generation:
         """``topology`` is that of the UNet which the ``plans`` were checked against; ``prompts`` are of those that act.
         Nothing is loaded or computed here: ``prepare_generation`` does that."""
         self.topology, self.plans, self.prompts, self.maps = topology, list(plans), list(prompts), maps
-        self.injection: Injection | None = None
+        self.injection: ModelInjection | None = None
         self.attached = False  # whether attach has ever put anything into a UNet
         self.unfit: nn.Module | None = None  # the UNet last found to be of another topology
         self.unfit_why = ""
@@ -99,7 +100,7 @@ class Generation:
         first_picture: int = 0,
         same_pass: bool = False,
         part: Part | None = None,
-    ) -> Injection | None:
+    ) -> ModelInjection | None:
         """Put the prompts of this pass into ``unet``; None if there are none.
 
         ``first_picture`` is the index in the job of the coming batch's first picture; ``same_pass`` says that another
@@ -117,14 +118,13 @@ class Generation:
                 prompt.influence = Influence()
         if not prompts:
             return None
-        layers = cross_attention_layers(unet)
-        topology = Topology.of(layers)
+        topology = topology_of(unet)
         if topology != self.topology:
             raise MismatchError(f"the model has {topology}, the job's adapters are for {self.topology}.")
         for prompt in prompts:
             # A job inside this one paints a face where it has found one: its part is a picture to the keypoints.
             prompt.picture_offset, prompt.part = first_picture, None if self._inside else part
-        self.injection = Injection(unet, layers, prompts).attach()
+        self.injection = injection_into(unet, prompts).attach()
         self.attached = True
         return self.injection
 
@@ -196,7 +196,7 @@ def prepare_generation(
     Raises IPAdapterError before anything is loaded if any unit cannot be honoured.
     """
     with errors_name_unit(units[0].number if units else 1):
-        topology = unet if isinstance(unet, Topology) else Topology.of(cross_attention_layers(unet))
+        topology = unet if isinstance(unet, Topology) else topology_of(unet)
     plans = [plan_unit(unit, topology, topology.blocks, resources.catalog) for unit in units]
     if hires_topology is not None:
         _check_hires(plans, resources.catalog, *hires_topology)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .. import infotext
-from ..attend.layers import Topology, cross_attention_layers
+from ..attend.layers import Topology
 from ..attend.lora import names_face_lora
+from ..attend.models import topology_of
 from ..attend.outcome import Outcome
 from ..errors import MismatchError, UnitError, errors_name_unit
 from ..jobs.fit import check_fit, fits, made_for
@@ -193,7 +194,7 @@ def begin(p: Any) -> Job | None:
 def _sampled_topology() -> Topology | None:
     unet = host.current().sampled_unet()
     try:
-        return None if unet is None else Topology.of(cross_attention_layers(unet))
+        return None if unet is None else topology_of(unet)
     except MismatchError:
         return None
 

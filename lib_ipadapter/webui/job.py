@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from .. import infotext
-from ..attend.inject import detach_all
-from ..attend.layers import Topology, cross_attention_layers
+from ..attend.injection import detach_all
+from ..attend.layers import Topology
 from ..attend.lora import names_face_lora
+from ..attend.models import topology_of
 from ..encode.picture import Mask, Picture, Pictures
 from ..errors import BudgetError, PictureError, UnitError, errors_name_unit
 from ..jobs.fit import made_for
@@ -164,7 +165,7 @@ def _prepare(p: Any, units: list[Unit]) -> None:
     current = host.current()
     with errors_name_unit(units[0].number):
         unet = current.usable_unet()
-        topology = Topology.of(cross_attention_layers(unet))
+        topology = topology_of(unet)
     filled: list[instantid.Filled] = []
     if options.instantid_in_controlnet():
         inside = [unit for unit in units if unit.acts_in == detailing.DETAILER]

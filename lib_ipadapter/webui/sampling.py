@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modules import errors
 from torch import nn
 
-from ..attend.inject import Injection, injections
+from ..attend.injection import ModelInjection, injections
 from ..attend.outcome import Outcome
 from ..errors import MismatchError
 from . import detailing, host
@@ -45,7 +45,7 @@ def step(params: Any) -> None:
     generation = None if job is None else job.generation
     attached = None if generation is None else generation.injection
     try:
-        if job is not None and generation is not None and (attached is None or attached.unet is not unet):
+        if job is not None and generation is not None and (attached is None or attached.model is not unet):
             # The refiner's checkpoint has taken over, or a script samples by itself.
             attached = _follow(job, unet)
         for injection in injections(unet):
@@ -86,7 +86,7 @@ def after(p: Any) -> None:
         tell_inactions(job, inactions, lost)
 
 
-def _attach(job: Job, unet: nn.Module, same_pass: bool = False) -> Injection | None:
+def _attach(job: Job, unet: nn.Module, same_pass: bool = False) -> ModelInjection | None:
     assert job.generation is not None
     current, outer = host.current(), job.outer
     coming = current.sampling_pass(job.owner) if outer is None else current.pass_inside(job.owner, outer.owner)
@@ -95,7 +95,7 @@ def _attach(job: Job, unet: nn.Module, same_pass: bool = False) -> Injection | N
     )
 
 
-def _follow(job: Job, unet: nn.Module) -> Injection | None:
+def _follow(job: Job, unet: nn.Module) -> ModelInjection | None:
     """Into the UNet that is used now, if the adapters fit it; SDXL's own refiner is left alone."""
     generation, outer = job.generation, job.outer
     if generation is None or generation.unfit is unet:

@@ -24,6 +24,7 @@ from benchmarks.gpu.job import Jobs, jobs
 from benchmarks.gpu.measure import Deviation, Row, Spread, nbytes, reason
 from benchmarks.gpu.run import Part, Section, run
 from lib_ipadapter.attend import inject, lora, residuals
+from lib_ipadapter.attend.injection import detach_all
 from lib_ipadapter.attend.layers import Topology, count_blocks, cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt
 from lib_ipadapter.checkpoint.control import layout
@@ -335,7 +336,7 @@ def test_hooks_left_behind_and_lost_effects_are_seen(bench: Bench, monkeypatch) 
         assert int(hooks.value) > 32
         assert hooks.spread.startswith("a plain step is off by ")
         assert again.value.startswith("off by ")
-        inject.detach_all(unet_scene.unet)
+        detach_all(unet_scene.unet)
 
 
 def test_a_place_that_is_never_reached_is_seen(bench: Bench) -> None:

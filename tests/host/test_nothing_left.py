@@ -148,12 +148,13 @@ class OutOfMemoryError(RuntimeError):
 def test_a_full_device_leaves_nothing(place: str, host: Host, plain, monkeypatch) -> None:
     """In a layer of the model, between ours, or where nothing more helps in our own."""
     from lib_ipadapter.attend import inject
+    from lib_ipadapter.attend.injection import injections
 
     attached, unet = [], loaded_unet()
     layer = cross_attention_layers(unet)[9].module
 
     def full(*_args: object) -> None:
-        attached.extend(inject.injections(unet))
+        attached.extend(injections(unet))
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     handle = layer.register_forward_pre_hook(full) if place == "in the model" else None

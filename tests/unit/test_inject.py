@@ -7,7 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lib_ipadapter.attend.inject import Injection, detach_all, injections
+from lib_ipadapter.attend.inject import Injection
+from lib_ipadapter.attend.injection import detach_all, injections
 from lib_ipadapter.attend.layers import Topology, cross_attention_layers
 from lib_ipadapter.attend.outcome import Outcome
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues

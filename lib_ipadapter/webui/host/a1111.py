@@ -12,7 +12,8 @@ import torch
 from modules import devices, sd_models, shared
 from torch import Tensor, nn
 
-from ...attend.layers import Topology, cross_attention_layers
+from ...attend.layers import Topology
+from ...attend.models import topology_of
 from ...attend.regions import Box, Part
 from ...attend.rows import Rows, layout
 from ...attend.step import Step
@@ -72,7 +73,7 @@ class A1111(Host):
         unet = self.unet_of(sd_models.model_data.sd_model)
         try:
             if isinstance(unet, nn.Module):
-                return Topology.of(cross_attention_layers(unet))
+                return topology_of(unet)
             info = sd_models.get_closet_checkpoint_match(shared.opts.sd_model_checkpoint)
             return None if info is None else _topology_in(Path(info.filename))
         except Exception:  # an unusual model or host: the generation has the last word

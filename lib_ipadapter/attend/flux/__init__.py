@@ -1,0 +1,1 @@
+"""Image prompts in FLUX: Redux behind the text, and XLabs' attention beside each double block."""

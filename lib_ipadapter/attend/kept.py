@@ -1,0 +1,53 @@
+"""What one layer adds for an image prompt, with its keys and values kept on the device from call to call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .room import with_room
+from .rows import Rows
+from .sides import Held, attend_by_side
+
+if TYPE_CHECKING:
+    from .injection import ModelInjection
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class KeptLayer:
+    """Layer ``index`` of those that image prompts have keys and values of; ``block`` is where it stands."""
+
+    def __init__(self, injection: ModelInjection, index: int, block: int) -> None:
+        self.injection, self.index, self.block = injection, index, block
+        self.gathered: dict[int, Held] = {}  # by prompt
+
+    def added(self, i: int, query: Tensor, rows: Rows, attention: Attention) -> Tensor:
+        """What prompt ``i`` adds to these rows of a query [B, L, C]. Where the device has no room, nothing more is kept
+        from call to call. Raises DeviceMemoryError where even that is too much."""
+        sentence = (
+            "IP-Adapter: the device has no room for the references' keys and values: use fewer references, a smaller "
+            "batch or a smaller picture."
+        )
+        return with_room(self.injection, query.device, lambda: self._attended(i, query, rows, attention), sentence)
+
+    def _attended(self, i: int, query: Tensor, rows: Rows, attention: Attention) -> Tensor:
+        prompt, block = self.injection.prompts[i], self.block
+        sides = prompt.sides(block, rows)
+        held = self.gathered.get(i)
+        if held is None or not held.serves(sides, query):
+            needed = {side for side in sides if side is not None}
+            if self.injection.keeps:
+                of_step = prompt.sides(block, self.injection.rows_of_step)
+                needed |= {side for side in of_step if side is not None}
+            held = prompt.gather(self.index, block, sorted(needed), query)
+            if self.injection.keeps:
+                self.gathered[i] = held
+        if not prompt.steady:
+            held = Held(held.sides, *prompt.weighted(held.key, held.value, block))
+        return attend_by_side(query, sides, held, attention)
+
+    def let_go(self) -> None:
+        self.gathered.clear()
