@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from modules import script_callbacks, sd_models, shared
 
-from demo.forge.engine import PACKED, ForgeDiffusionEngine, alike, forges_unet
+from demo.forge import flux
+from demo.forge.engine import PACKED, Flux, ForgeDiffusionEngine, alike, forges_transformer, forges_unet
 from demo.models import KINDS, LatentDiffusion
 
 
@@ -37,15 +38,19 @@ class SdModelData:
         self.sd_model = v
 
 
-patterns: dict[tuple[str, bool], LatentDiffusion] = {}
+patterns: dict[tuple[str, bool], LatentDiffusion | flux.Flux] = {}
 """Checkpoints by file and whether they are packed, built once: every load is another object with the same tensors."""
 
 
-def _pattern(info: Any, packed: bool) -> LatentDiffusion:
+def _pattern(info: Any, packed: bool) -> LatentDiffusion | flux.Flux:
     key = info.filename, packed
     if key not in patterns:
-        patterns[key] = sd_models._build(info)
-        forges_unet(patterns[key].model.diffusion_model, KINDS[patterns[key].kind][1], packed)
+        if info.config == flux.KIND:
+            patterns[key] = flux.build(int(info.metadata["demo_seed"]))
+            forges_transformer(patterns[key].model.diffusion_model, packed)
+        else:
+            patterns[key] = sd_models._build(info)
+            forges_unet(patterns[key].model.diffusion_model, KINDS[patterns[key].kind][1], packed)
     return patterns[key]
 
 
@@ -59,7 +64,8 @@ def forge_model_reload() -> tuple[Any, bool]:
     if data.forge_hash == wanted:
         return data.sd_model, False
     data.sd_model = None
-    model = ForgeDiffusionEngine(alike(_pattern(info, packed)))
+    kind = Flux if info.config == flux.KIND else ForgeDiffusionEngine
+    model = kind(alike(_pattern(info, packed)))
     model.extra_generation_params, model.comments = {}, []
     model.sd_checkpoint_info, model.filename, model.sd_model_hash = info, info.filename, info.shorthash
     shared.opts.data["sd_checkpoint_hash"] = info.sha256

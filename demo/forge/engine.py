@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from demo.forge.flux import FlowPredictor
 from demo.models import LatentDiffusion, UNetModel
 
 PACKED = "nf4"  # of the setting "forge_unet_storage_dtype": the UNet's linear layers are packed, and tell no widths
@@ -74,14 +75,25 @@ def forges_unet(unet: UNetModel, context_dim: int, packed: bool) -> UNetModel:
     unet.__class__ = IntegratedUNet2DConditionModel
     unet.storage_dtype = unet.computation_dtype = next(unet.parameters()).dtype
     unet.config = {"context_dim": context_dim, "in_channels": unet.in_channels, "model_channels": unet.model_channels}
-    kind = PackedLinear if packed else Linear
-    for module in list(unet.modules()):
+    for module in unet.modules():
         if type(module).__name__ == "CrossAttention":
             module.dim_head = module.to_q.out_features // module.heads
+    _forges_layers(unet, packed)
+    return unet
+
+
+def forges_transformer(transformer: nn.Module, packed: bool) -> None:
+    """FLUX with Forge's layers."""
+    transformer.storage_dtype = transformer.computation_dtype = next(transformer.parameters()).dtype
+    _forges_layers(transformer, packed)
+
+
+def _forges_layers(model: nn.Module, packed: bool) -> None:
+    kind = PackedLinear if packed else Linear
+    for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
                 setattr(module, name, kind.of(child))
-    return unet
 
 
 # --- what is around it ----------------------------------------------------------------------------------------------
@@ -194,17 +206,20 @@ class ForgeDiffusionEngine:
         for name in ("is_sd1", "is_sd2", "is_sdxl", "is_sd3"):
             setattr(self, name, getattr(built, name))
         unet = built.model.diffusion_model
-        self.is_inpaint = unet.in_channels > 4
+        self.is_inpaint = getattr(unet, "in_channels", 4) > 4
         self.model_config = _Part(ztsnr=False, unet_config=dict(unet.config))
         self.alphas_cumprod = built.alphas_cumprod
         self.forge_objects = ForgeObjects(
-            UnetPatcher(KModel(unet, Predictor(built.alphas_cumprod))),
+            UnetPatcher(KModel(unet, self._predictor())),
             _Part(cond_stage_model=built.cond_stage_model),
             _Part(first_stage_model=built.first_stage_model, latent_channels=4),
             None,
         )
         self.forge_objects_original = self.forge_objects.shallow_copy()
         self.forge_objects_after_applying_lora = self.forge_objects.shallow_copy()
+
+    def _predictor(self) -> nn.Module:
+        return Predictor(self.alphas_cumprod)
 
     def is_webui_legacy_model(self) -> bool:
         return True
@@ -231,6 +246,18 @@ class ForgeDiffusionEngine:
     @torch.inference_mode()
     def decode_first_stage(self, x: Tensor) -> Tensor:
         return self._built.decode_first_stage(x).to(x)
+
+
+class Flux(ForgeDiffusionEngine):
+    def __init__(self, built: nn.Module) -> None:
+        super().__init__(built)
+        self.use_distilled_cfg_scale = True
+
+    def _predictor(self) -> nn.Module:
+        return FlowPredictor()
+
+    def is_webui_legacy_model(self) -> bool:
+        return False
 
 
 def alike(module: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -38,16 +39,20 @@ def put_on() -> Callable[[], None]:
     backend = ModuleType("backend")
     backend.memory_management = sys.modules[MEMORY] = importlib.import_module("demo.forge.memory")
     sys.modules["backend"] = backend
-    from demo.forge import checkpoints
+    from modules import paths
+
+    from demo.forge import checkpoints, flux
 
     changes = _Changes()
     _settings(changes)
     _models(changes)
     _sampling(changes)
     _jobs(changes)
+    of_flux = flux.write_checkpoint(Path(paths.models_path) / "Stable-diffusion")
 
     def take_off() -> None:
         changes.back()
+        of_flux.unlink(missing_ok=True)
         checkpoints.patterns.clear()
         for name in ("backend", MEMORY):
             sys.modules.pop(name, None)
@@ -91,7 +96,9 @@ def _sampling(changes: _Changes) -> None:
 
     changes.put(sd_samplers_cfg_denoiser, CFGDenoiser=guidance.CFGDenoiser)
     changes.put(sd_samplers_kdiffusion, CFGDenoiserKDiffusion=guidance.CFGDenoiserKDiffusion)
-    changes.put(sd_samplers_kdiffusion.KDiffusionSampler, denoiser=guidance.CFGDenoiserKDiffusion)
+    changes.put(
+        sd_samplers_kdiffusion.KDiffusionSampler, denoiser=guidance.CFGDenoiserKDiffusion, noised=guidance.noised
+    )
     changes.put(sd_samplers_timesteps, CFGDenoiserTimesteps=guidance.CFGDenoiserTimesteps)
     changes.put(sd_samplers_timesteps.CompVisSampler, denoiser=guidance.CFGDenoiserTimesteps)
     changes.put(

@@ -46,6 +46,8 @@ def _fit(name: str, mine: torch.Size, theirs: torch.Size) -> bool:
 
 def group_of(text: Any, kind: int, share: float = 1.0, picture: Tensor | None = None) -> Group:
     told = {"c_crossattn": text["crossattn"], "y": text["vector"]} if isinstance(text, dict) else {"c_crossattn": text}
+    if isinstance(text, dict) and "guidance" in text:
+        told["guidance"] = text["guidance"]
     if picture is not None:
         told["c_concat"] = picture
     return Group(kind, told, share)
@@ -164,6 +166,13 @@ class CFGDenoiser(webui.CFGDenoiser):
         if self.p.scripts is not None:
             self.p.scripts.on_mask_blend(self.p, arguments)
         return arguments.blended_latent
+
+
+def noised(sampler: Any, x: Tensor, noise: Tensor, schedule: Tensor, steps: int) -> tuple[Tensor, float, Tensor]:
+    """A start picture's latents with the noise of the last ``steps`` of the schedule, as the model has it."""
+    schedule = schedule[-(steps + 2) :]
+    predictor = sampler.model_wrap_cfg.inner_model.inner_model.forge_objects.unet.model.predictor
+    return predictor.noise_scaling(schedule[0], noise, x), 1.0, schedule
 
 
 class ForgeScheduleLinker(torch.nn.Module):
