@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from .. import bases
 from ..errors import CheckpointError, printable
 from .containers import read_table
 from .identify import identify
@@ -19,7 +20,7 @@ from .ties import named_variant, tie_break, with_activation
 PART = re.compile(r"-([0-9]{1,5})-of-([0-9]{1,5})$")  # how transformers and diffusers name the parts of a model
 HASH_LIMIT = 4 * 2**30  # bytes; the largest file that a hash is known of has 1.5 GB
 CHECKPOINT = (
-    "This file is a Stable Diffusion checkpoint, not an adapter: put it into models/Stable-diffusion and choose it as "
+    "This file is a {} checkpoint, not an adapter: put it into models/Stable-diffusion and choose it as "
     "the checkpoint."
 )
 
@@ -37,7 +38,7 @@ def recognise(path: Path, table: Callable[[Path], Table] = read_table) -> Adapte
         )
     spec = identify({key: entry.shape for key, entry in entries.items()})
     if isinstance(spec, UNetSpec):
-        raise CheckpointError(CHECKPOINT)
+        raise CheckpointError(CHECKPOINT.format(spec.base if spec.base == bases.FLUX else "Stable Diffusion"))
     if isinstance(spec, KeypointsSpec):
         return spec
     spec = replace(spec, image_encoder=_name_in(metadata, "image_encoder"))

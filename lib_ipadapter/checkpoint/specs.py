@@ -102,7 +102,7 @@ class KeypointsSpec:
 @dataclass(frozen=True)
 class UNetSpec:
     """The UNet of a Stable Diffusion checkpoint; ``layer_widths`` in the order of an adapter's pairs, ``blocks`` the
-    number of its transformers."""
+    number of its transformers. Of FLUX, both are its double blocks'."""
 
     base: str
     context_width: int

@@ -1,4 +1,4 @@
-"""Recognising Stable Diffusion checkpoints by their UNet's cross-attention."""
+"""Recognising checkpoints: Stable Diffusion's by their UNet's cross-attention, FLUX's by its blocks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 
 from .. import bases
 from ..errors import CheckpointError
+from .flux_models import flux
 from .shapes import Shape, Shapes
 from .specs import UNetSpec
 
@@ -19,10 +20,12 @@ _ATTN2 = re.compile(
 
 
 def unet(shapes: Shapes) -> UNetSpec | None:
-    """The UNet with these tensors; None where there is none of a checkpoint's.
+    """The UNet with these tensors, or FLUX's transformer; None where there is none of a checkpoint's.
 
     Raises CheckpointError for a UNet without Stable Diffusion's cross-attention.
     """
+    if (of_flux := flux(shapes)) is not None:
+        return of_flux
     if not any(key.startswith(UNET) for key in shapes):
         return None
     layers: dict[tuple[int, tuple[int, ...], int], dict[str, Shape]] = {}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from ..attend.flux.appended import Appended
 from ..attend.influence import Influence
 from ..attend.injection import ModelInjection
 from ..attend.keypoints import Keypoints
@@ -18,6 +19,7 @@ from ..attend.models import injection_into, topology_of
 from ..attend.outcome import Outcome
 from ..attend.prompt import ImagePrompt
 from ..attend.regions import Part
+from ..bases import FLUX
 from ..checkpoint.catalog import Catalog
 from ..encode.device import Device
 from ..errors import MismatchError, errors_name_unit
@@ -28,6 +30,8 @@ from .influence import InfluenceMaps
 from .plans import Plan, plan_unit
 from .prepare import Prepared, prepare
 from .resources import Progress, Resources
+
+BEHIND_TEXT = "redux"  # the variant of adapters whose tokens stand behind the text
 
 
 class PassPrompt(NamedTuple):
@@ -201,7 +205,7 @@ def prepare_generation(
     if hires_topology is not None:
         _check_hires(plans, resources.catalog, *hires_topology)
     full = with_faces([plan.expanded() for plan in plans], resources, progress)
-    full = [_with_lora_note(plan, prompt_lora) for plan in full]
+    full = [_with_lora_note(_with_influence_note(plan), prompt_lora) for plan in full]
     acting = [plan for plan in full if plan.acts]
     prepared = prepare(acting, resources, device, progress)
     prompts = []
@@ -211,11 +215,23 @@ def prepare_generation(
             keypoints = keypoints_of(plan, one, resources, loaded, progress)
         prompts.append(_prompt(plan, one, None if prompt_lora else _lora(plan, resources), keypoints))
     maps = InfluenceMaps(
-        [plan.number for plan in plans if measure and plan.unit.influence_map and not _inside_only(plan.unit)],
+        [plan.number for plan in plans if measure and _is_measured(plan)],
         {plan.number: one.prompt for plan, one in zip(acting, prompts, strict=True)},
     )
     written = [replace(plan, notes=one.notes).without_pictures() for plan, one in zip(plans, full, strict=True)]
     return Generation(topology, written, prompts, maps)
+
+
+def _is_measured(plan: Plan) -> bool:
+    """Whether the unit has influence maps."""
+    return plan.unit.influence_map and not _inside_only(plan.unit) and plan.spec.base != FLUX
+
+
+def _with_influence_note(plan: Plan) -> Plan:
+    if not plan.unit.influence_map or plan.spec.base != FLUX:
+        return plan
+    note = "there are no influence maps on FLUX, where references and text share one attention."
+    return replace(plan, notes=(*plan.notes, note))
 
 
 def _check_hires(plans: Sequence[Plan], catalog: Catalog, name: str, topology: Topology) -> None:
@@ -248,6 +264,13 @@ def _with_lora_note(plan: Plan, prompt_lora: str | None) -> Plan:
     return replace(plan, notes=(*plan.notes, note))
 
 
+def _appended(plan: Plan, prepared: Prepared) -> Appended | None:
+    """The tokens that stand behind the text, of an adapter whose tokens do."""
+    if plan.spec.variant != BEHIND_TEXT:
+        return None
+    return Appended(prepared.cond, prepared.factor, prepared.uncond, prepared.uncond_factor)
+
+
 def _prompt(plan: Plan, prepared: Prepared, lora: Lora | None, keypoints: Keypoints | None) -> PassPrompt:
     unit = plan.unit
     return PassPrompt(
@@ -262,6 +285,7 @@ def _prompt(plan: Plan, prepared: Prepared, lora: Lora | None, keypoints: Keypoi
             plan.region,
             lora=lora,
             keypoints=keypoints,
+            appended=_appended(plan, prepared),
         ),
         plan.number,
     )

@@ -12,6 +12,7 @@ import torch
 from modules import devices, sd_models, shared
 from torch import Tensor, nn
 
+from ... import bases
 from ...attend.layers import Topology
 from ...attend.models import topology_of
 from ...attend.regions import Box, Part
@@ -283,7 +284,10 @@ def _read_topology(file: Path, _size: int, _mtime_ns: int) -> Topology | None:
     """The header of an SDXL checkpoint takes 20 ms, and the page asks several times. What cannot be read is looked at
     again: it may be on a disk that was away. Raises CheckpointError or OSError."""
     spec = identify(read_shapes(file))
-    return Topology(spec.context_width, spec.layer_widths, spec.blocks) if isinstance(spec, UNetSpec) else None
+    if not isinstance(spec, UNetSpec):
+        return None
+    model = spec.base if spec.base == bases.FLUX else ""
+    return Topology(spec.context_width, spec.layer_widths, spec.blocks, model)
 
 
 def _text(condition: Any) -> Tensor | None:

@@ -1,0 +1,31 @@
+"""Recognising FLUX's transformer, in a checkpoint or in a file of its own."""
+
+from __future__ import annotations
+
+import re
+
+from .. import bases
+from .shapes import Shapes
+from .specs import UNetSpec
+
+PREFIXES = ("model.diffusion_model.", "")  # a whole checkpoint's, and that of files with the transformer alone
+_BLOCK = re.compile(r"double_blocks\.([0-9]{1,4})\.img_attn\.qkv\.weight")
+_TEXT = 4096  # the width of its text encoder T5-XXL, where the layer that takes it is packed
+
+
+def flux(shapes: Shapes) -> UNetSpec | None:
+    """FLUX's transformer with these tensors, None where there is none.
+
+    Widths come from tensors that stay whole where the linear layers' weights are packed (nf4): biases.
+    """
+    for prefix in PREFIXES:
+        parts = {"img_in.bias", "txt_in.bias", "vector_in.in_layer.bias", "single_blocks.0.linear1.bias"}
+        if all(prefix + part in shapes for part in parts):
+            break
+    else:
+        return None
+    blocks = {int(found[1]) for key in shapes if (found := _BLOCK.fullmatch(key.removeprefix(prefix)))}
+    hidden = shapes[f"{prefix}img_in.bias"][0]
+    text = shapes.get(f"{prefix}txt_in.weight", ())
+    context = text[1] if len(text) == 2 and text[0] == hidden else _TEXT
+    return UNetSpec(bases.FLUX, context, (hidden,) * len(blocks), len(blocks)) if blocks else None
