@@ -10,7 +10,6 @@ from .specs import UNetSpec
 
 PREFIXES = ("model.diffusion_model.", "")  # a whole checkpoint's, and that of files with the transformer alone
 _BLOCK = re.compile(r"double_blocks\.([0-9]{1,4})\.img_attn\.qkv\.weight")
-_TEXT = 4096  # the width of its text encoder T5-XXL, where the layer that takes it is packed
 
 
 def flux(shapes: Shapes) -> UNetSpec | None:
@@ -27,5 +26,5 @@ def flux(shapes: Shapes) -> UNetSpec | None:
     blocks = {int(found[1]) for key in shapes if (found := _BLOCK.fullmatch(key.removeprefix(prefix)))}
     hidden = shapes[f"{prefix}img_in.bias"][0]
     text = shapes.get(f"{prefix}txt_in.weight", ())
-    context = text[1] if len(text) == 2 and text[0] == hidden else _TEXT
+    context = text[1] if len(text) == 2 and text[0] == hidden else bases.FLUX_SIZES.context_width  # packed
     return UNetSpec(bases.FLUX, context, (hidden,) * len(blocks), len(blocks)) if blocks else None

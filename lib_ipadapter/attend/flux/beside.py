@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 
 class Layer(ABC):
-    """Where one layer of an adapter stands: whose norm gives the query, and where its attention is added."""
+    """Where one layer of an adapter stands: whose norm gives the query, and where its attention is added. ``with_text``
+    says that the text's places come first, and the picture's behind."""
+
+    with_text = False
 
     def __init__(self, block: nn.Module, norm: nn.Module) -> None:
         self.block, self.norm = block, norm
@@ -53,9 +56,9 @@ class AfterBlock(Layer):
 class BeforeProjection(Layer):
     """InstantX: to the first channels of what a linear layer is given; in single blocks the others are the MLP's."""
 
-    def __init__(self, block: nn.Module, norm: nn.Module, projection: nn.Module) -> None:
+    def __init__(self, block: nn.Module, norm: nn.Module, projection: nn.Module, with_text: bool) -> None:
         super().__init__(block, norm)
-        self.projection = projection
+        self.projection, self.with_text = projection, with_text
 
     def register(self, hooks: BlockHooks) -> Handle:
         def add(_linear: nn.Module, args: tuple[Any, ...]) -> Any:
@@ -74,8 +77,8 @@ def layers_of(model: nn.Module, count: int) -> Sequence[Layer]:
         return [AfterBlock(block, block.img_attn.norm) for block in double]
     if count == len(double) + len(single):
         return [
-            *(BeforeProjection(block, block.img_attn.norm, block.img_attn.proj) for block in double),
-            *(BeforeProjection(block, block.norm, block.linear2) for block in single),
+            *(BeforeProjection(block, block.img_attn.norm, block.img_attn.proj, False) for block in double),
+            *(BeforeProjection(block, block.norm, block.linear2, True) for block in single),
         ]
     raise MismatchError(
         f"the adapter has {count} layers, the loaded FLUX {len(double)} double and {len(single)} single blocks: "
@@ -137,17 +140,18 @@ class BlockHooks:
         return tensor
 
     def _in_region(self, prompt: ImagePrompt, added: Tensor, rows: Rows) -> Tensor | None:
-        """What is added [B, L, C], where the prompt acts: the picture's places are the last ones, and places of text
-        have the mask's mean. None where nothing tells the place."""
+        """What is added [B, L, C], where the prompt acts; places that are none of the picture's (the text's, those of a
+        picture that is edited) have the mask's mean. None where nothing tells the place."""
         if prompt.region is None:
             return added
-        size = self.injection.size
-        if size is None or size[0] * size[1] > added.shape[1]:
+        size, first = self.injection.size, self.injection.text if self.layer.with_text else 0
+        if size is None or first + size[0] * size[1] > added.shape[1]:
             self.injection.misplaced = True
             return None
         mask = prompt.region.at(size, added, [row.picture for row in rows])
-        text = added.shape[1] - mask.shape[1]
-        return added * torch.cat([mask.mean(1, keepdim=True).expand(-1, text, -1), mask], dim=1)
+        everywhere = mask.mean(1, keepdim=True).repeat(1, added.shape[1], 1)
+        everywhere[:, first : first + mask.shape[1]] = mask
+        return added * everywhere
 
     def forget_query(self) -> None:
         self.query = None

@@ -48,8 +48,10 @@ class FluxInjection(ModelInjection):
             for index, layer in enumerate(layers_of(model, count))
         ]
         self.size: Size | None = None  # of the picture as the model sees it in this call; None for a part of it
+        self.text = 0  # places of the text in this call, with what stands behind it
         self._rows_of_step: Rows = ()
         self._kept: dict[tuple[Any, ...], tuple[Tensor, Bias]] = {}
+        self._strengths: tuple[tuple[int, float], ...] = ()  # for which they are kept
         self._bias: Bias | None = None  # of the present call
         self._appended: list[ImagePrompt] = []  # those with tokens in the present call
 
@@ -94,6 +96,7 @@ class FluxInjection(ModelInjection):
             return None
         self._log(RowRule.ANNOUNCED, self.rows)
         self.size = None if self._input is None else _size(self._input)
+        self.text = (kwargs["context"] if "context" in kwargs else args[2]).shape[1]
         behind = [prompt for i in self.active if self._has_tokens(prompt := self.prompts[i])]
         return self._with_tokens(behind, args, kwargs) if behind else None
 
@@ -123,6 +126,7 @@ class FluxInjection(ModelInjection):
         if bias.needed:
             self.attention.put(bias)
         longer = torch.cat([context, tokens], dim=1)
+        self.text = longer.shape[1]
         if by_name:
             return args, {**kwargs, "context": longer}
         return (*args[:2], longer, *args[3:]), kwargs
@@ -131,8 +135,11 @@ class FluxInjection(ModelInjection):
         """The tokens [B, n, D] of the call, on the context's device and in its dtype, and what they do to attention;
         None where no row has any."""
         assert self.rows is not None
-        strengths = tuple((id(prompt), prompt.now, prompt.picture_offset, id(prompt.region)) for prompt in prompts)
-        key = (self.rows, strengths, self.size, tuple(context.shape), context.dtype, context.device)
+        strengths = tuple((id(prompt), prompt.now) for prompt in prompts)
+        if strengths != self._strengths:
+            self._kept.clear()
+            self._strengths = strengths
+        key = (self.rows, self.size, tuple(context.shape), context.dtype, context.device)
         found = self._kept.get(key)
         if found is None:
             made: list[Part] = parts(prompts, self.rows, self.size)
