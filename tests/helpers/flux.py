@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from demo.forge.flux import CONTEXT as HOSTS_CONTEXT
 from demo.forge.flux import IntegratedFluxTransformer2DModel
 from lib_ipadapter.attend.flux.appended import Appended
 from lib_ipadapter.attend.flux.inject import FluxInjection
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.rows import Rows, layout
+from tests.helpers.checkpoint_shapes import instantx, linear, siglip_tower, xlabs
+from tests.helpers.files import PROJECTION
+from tests.helpers.projections import tensors
 from tests.helpers.tensors import draw
 
 GRID = (4, 6)  # places of the reference's picture
@@ -23,8 +28,6 @@ WIDTH, HEADS, CONTEXT = 16, 2, 24
 @functools.cache
 def reference() -> dict[str, Tensor]:
     """What diffusers has made, and of what (``tests/helpers/flux_reference.py``)."""
-    from safetensors.torch import load_file
-
     file = Path(__file__).parents[1] / "unit" / "data" / "flux.safetensors"
     return {key: value.float() for key, value in load_file(str(file)).items()}
 
@@ -58,6 +61,19 @@ def beside(seed: int = 5, weight: Any = 1.0, layers: int = 2, pictures: int = 1,
         tuple(draw(2 * pictures, 4, WIDTH, seed=seed + 10 * i + j) for i in range(layers)) for j in range(2)
     )
     return ImagePrompt(KeysValues(keys, values), weight, **kwargs)
+
+
+def write_flux_adapters(folder: Path) -> None:
+    """Redux, XLabs' and InstantX' adapters for the miniature host's FLUX, and a SigLIP of 9 patches."""
+    width, pooled, states = 32, PROJECTION, 64
+    files = {
+        "siglip": siglip_tower(states, 1, 2 * states, 14, 9),
+        "redux": linear("redux_up", 96, states) | linear("redux_down", HOSTS_CONTEXT, 96),
+        "xlabs": xlabs(4, 19, width, HOSTS_CONTEXT, pooled),
+        "instantx": instantx(4, 21, width, HOSTS_CONTEXT, states),
+    }
+    for i, (name, shapes) in enumerate(files.items()):
+        save_file(tensors(shapes, 40 + i), folder / f"{name}.safetensors")
 
 
 def call(

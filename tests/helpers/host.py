@@ -21,6 +21,7 @@ import torch
 from demo import files
 from demo.start import WEBUI, Answer, Host, host_start
 from tests.helpers.files import write_adapter, write_encoder
+from tests.helpers.flux import write_flux_adapters
 from tests.helpers.paths import ROOT, STAND_INS
 from tests.helpers.unets import sd_unet, sdxl_unet
 
@@ -100,6 +101,18 @@ Setup = tuple[Host, Callable[[], None]]
 
 def _plain(hosts: Hosts, *flags: str) -> Setup:
     started = host_start([ROOT], SETTINGS, ["--ip-adapter-dir", str(hosts.adapters()), *flags], face=hosts.face)
+    return started, started.close
+
+
+def _flux(hosts: Hosts) -> Setup:
+    """With adapters for the FLUX of Forge's face."""
+    folder = hosts.folder / "flux"
+    if not folder.exists():
+        folder.mkdir()
+        for file in ("base", "encoder"):
+            shutil.copy(hosts.adapters() / f"{file}.safetensors", folder)
+        write_flux_adapters(folder)
+    started = host_start([ROOT], SETTINGS, ["--ip-adapter-dir", str(folder)], face=hosts.face)
     return started, started.close
 
 
@@ -247,6 +260,7 @@ def _page(hosts: Hosts) -> Setup:
 
 SETUPS: dict[str, Callable[[Hosts], Setup]] = {
     "plain": _plain,
+    "flux": _flux,
     "guarded": _guarded,
     "plot": _plot,
     "tiling": _tiling,

@@ -18,11 +18,11 @@ from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.regions import Region
 from lib_ipadapter.jobs.generation import Generation, PassPrompt
 from lib_ipadapter.jobs.influence import InfluenceMaps
-from tests.helpers.files import unit
+from tests.helpers.files import base64_of, half, picture, unit
 from tests.helpers.host import FAR, SAME, ask, difference, hooks, loaded_unet, make, ours, pixels
 from tests.helpers.tensors import draw
 
-pytestmark = pytest.mark.parametrize("face", [FORGE])
+pytestmark = [pytest.mark.parametrize("face", [FORGE]), pytest.mark.host("flux")]
 ON_FLUX = {"override_settings": {"sd_model_checkpoint": flux.NAME}, "cfg_scale": 1}
 HOSTS = flux.attention_function
 LONG = "a photo of a cat on a red sofa beside a window, " * 40  # 440 words
@@ -179,8 +179,6 @@ def test_batches(kind: str, made: Made) -> None:
 
 @EACH
 def test_img2img_hires_and_and(kind: str, made: Made) -> None:
-    from tests.helpers.files import base64_of, picture
-
     start = {"path": "img2img", "init_images": [base64_of(picture(1).resize((64, 64)))], "denoising_strength": 0.8}
     hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6, "steps": 2}
     for payload in (start, hires, {"prompt": "a cat AND a dog :0.7", "cfg_scale": 3}):
@@ -234,16 +232,6 @@ def test_an_interrupt_leaves_nothing(made: Made) -> None:
     assert flux.attention_function is HOSTS
 
 
-def test_a_model_that_keeps_its_attention_fails_the_job(
-    host: Host, made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(flux, "attention", lambda q, k, v, turns: q.transpose(1, 2).flatten(2))
-    with pytest.raises(RuntimeError, match="the references were not used in this picture"):
-        made(redux(weight=0.5))
-    made(redux())  # wants nothing of it
-    monkeypatch.undo()
-
-
 def test_packed_layers(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     from modules import shared
 
@@ -253,6 +241,79 @@ def test_packed_layers(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not hasattr(loaded_unet().txt_in, "in_features")
     for prompt in (redux(weight=0.7), xlabs()):
         assert difference(made(prompt, **settings), bare) > FAR
+
+
+# --- whole: a request's references, encoded, projected, and in the picture ------------------------------------------
+
+FILES = {"redux": "redux", "xlabs": "xlabs", "instantx": "instantx"}
+ALL = pytest.mark.parametrize("file", FILES)
+
+
+def whole(host: Host, *units: Any, **payload: Any) -> list[np.ndarray]:
+    return make(host, *units, **{**ON_FLUX, **payload})
+
+
+@ALL
+@pytest.mark.parametrize("scale", [1, 3])
+def test_a_request_acts_and_its_halves_are_one(file: str, scale: float, host: Host) -> None:
+    payload = {"cfg_scale": scale, "batch_size": 2}
+    bare, acting = whole(host, **payload), whole(host, unit(file), **payload)
+    assert difference(acting, bare) > FAR
+    assert difference(whole(host, unit(file, weight=0), **payload), bare) == 0
+    assert difference(whole(host, unit(file, weight=0.5), unit(file, weight=0.5), **payload), acting) < SAME
+    assert difference(whole(host, unit(file, seeds=(7,)), **payload), acting) > FAR / 4
+
+
+@ALL
+def test_what_a_request_may_want(file: str, host: Host) -> None:
+    acting = whole(host, unit(file))
+    masks = [base64_of(half(side)) for side in ("left", "right")]
+    assert difference(whole(host, *(unit(file, region_mask=mask) for mask in masks)), acting) < SAME
+    windows = [unit(file, start=start, end=end) for start, end in ((0, 0.4), (0.4, 1))]
+    assert difference(whole(host, *windows), acting) < SAME
+    each = unit(file, seeds=(0, 7), batch="per image")
+    both = whole(host, each, batch_size=2)
+    assert difference(both[:1], acting) < SAME
+    assert difference(both[1:], whole(host, unit(file, seeds=(7,)), seed=2)) < SAME
+    negative = {"negative_images": [base64_of(picture(7))], "cfg_scale": 3}
+    against = whole(host, unit(file, negative_images=negative.pop("negative_images")), **negative)
+    assert difference(against, whole(host, unit(file), cfg_scale=3)) > FAR / 4
+
+
+def test_layers_have_weights_as_in_other_models(host: Host) -> None:
+    for file, layers in (("xlabs", 19), ("instantx", 21)):
+        some = [unit(file, layer_weights=[float(i % 2 == odd) for i in range(layers)]) for odd in (0, 1)]
+        assert difference(whole(host, *some), whole(host, unit(file))) < SAME
+        assert difference(whole(host, *some[:1]), whole(host, unit(file))) > SAME
+
+
+def test_weights_of_references_are_weights_of_tokens(host: Host) -> None:
+    two = {"image": base64_of(picture(7)), "weight": 0.5}
+    given = {"model": "redux", "images": [{"image": base64_of(picture(0)), "weight": 1.0}, two]}
+    units = [unit("redux"), unit("redux", seeds=(7,), weight=0.5)]
+    assert difference(whole(host, given), whole(host, *units)) < SAME
+
+
+def test_there_are_no_influence_maps(host: Host) -> None:
+    answer = ask(host, unit("redux", influence_map=True), **ON_FLUX)
+    assert len(answer.images) == 1
+    assert "there are no influence maps on FLUX" in str(answer.info)
+
+
+def test_a_model_that_keeps_its_attention_fails_the_job(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(flux, "attention", lambda q, k, v, turns: q.transpose(1, 2).flatten(2))
+        with pytest.raises(RuntimeError, match="the references were not used in this picture"):
+            whole(host, unit("redux", weight=0.5))
+        whole(host, unit("redux"))  # wants nothing of it
+
+
+def test_flux_adapters_are_refused_by_stable_diffusion(host: Host) -> None:
+    for file in FILES:
+        payload = {"steps": 1, "alwayson_scripts": ours(unit(file))}
+        answer = host.post("txt2img", payload)
+        assert answer.status_code == 422
+        assert f"adapter {file} is for FLUX, the model is SD1.5: load a FLUX checkpoint" in answer.json()["detail"]
 
 
 def _block(host: Host) -> Any:
