@@ -19,7 +19,7 @@ from lib_ipadapter.attend.rows import Rows, layout
 from tests.helpers.checkpoint_shapes import instantx, linear, siglip_tower, xlabs
 from tests.helpers.files import PROJECTION
 from tests.helpers.projections import tensors
-from tests.helpers.tensors import draw
+from tests.helpers.tensors import draw, randomise
 
 GRID = (4, 6)  # places of the reference's picture
 WIDTH, HEADS, CONTEXT = 16, 2, 24
@@ -63,17 +63,31 @@ def beside(seed: int = 5, weight: Any = 1.0, layers: int = 2, pictures: int = 1,
     return ImagePrompt(KeysValues(keys, values), weight, **kwargs)
 
 
+STATES = 64  # width of what the small SigLIP gives
+SIGLIP = siglip_tower(STATES, 1, 2 * STATES, 14, 9)
+
+
+def write_instantx(folder: Path) -> IntegratedFluxTransformer2DModel:
+    """InstantX' adapter and its encoder, and a model for it: narrow, with all of the published one's blocks."""
+    for i, (name, shapes) in enumerate({"siglip": SIGLIP, "instantx": instantx(4, 57, WIDTH, CONTEXT, STATES)}.items()):
+        save_file(tensors(shapes, 50 + i), folder / f"{name}.safetensors")
+    made = IntegratedFluxTransformer2DModel(WIDTH, HEADS, 19, 38, CONTEXT, 12, 16, 2.0, (4, 2, 2))
+    made.config = None  # it tells its widths by its layers
+    return randomise(made, 6).eval().requires_grad_(False)
+
+
 def write_flux_adapters(folder: Path) -> None:
-    """Redux, XLabs' and InstantX' adapters for the miniature host's FLUX, and a SigLIP of 9 patches."""
-    width, pooled, states = 32, PROJECTION, 64
+    """Redux and XLabs' adapter for the miniature host's FLUX, and a SigLIP of 9 patches."""
     files = {
-        "siglip": siglip_tower(states, 1, 2 * states, 14, 9),
-        "redux": linear("redux_up", 96, states) | linear("redux_down", HOSTS_CONTEXT, 96),
-        "xlabs": xlabs(4, 19, width, HOSTS_CONTEXT, pooled),
-        "instantx": instantx(4, 21, width, HOSTS_CONTEXT, states),
+        "siglip": SIGLIP,
+        "redux": linear("redux_up", 96, STATES) | linear("redux_down", HOSTS_CONTEXT, 96),
+        "xlabs": xlabs(4, 19, 32, HOSTS_CONTEXT, PROJECTION),
     }
     for i, (name, shapes) in enumerate(files.items()):
-        save_file(tensors(shapes, 40 + i), folder / f"{name}.safetensors")
+        state = tensors(shapes, 40 + i)
+        if name == "redux":
+            state["redux_down.weight"] *= 3  # nine tokens among 256 words
+        save_file(state, folder / f"{name}.safetensors")
 
 
 def call(

@@ -19,11 +19,11 @@ from lib_ipadapter.attend.regions import Region
 from lib_ipadapter.jobs.generation import Generation, PassPrompt
 from lib_ipadapter.jobs.influence import InfluenceMaps
 from tests.helpers.files import base64_of, half, picture, unit
-from tests.helpers.host import FAR, SAME, ask, difference, hooks, loaded_unet, make, ours, pixels
+from tests.helpers.host import FAR, SAME, Hosts, ask, difference, hooks, loaded_unet, make, ours, pixels
 from tests.helpers.tensors import draw
 
 pytestmark = [pytest.mark.parametrize("face", [FORGE]), pytest.mark.host("flux")]
-ON_FLUX = {"override_settings": {"sd_model_checkpoint": flux.NAME}, "cfg_scale": 1}
+ON_FLUX = {"override_settings": {"sd_model_checkpoint": flux.NAME}, "cfg_scale": 1, "steps": 2}
 HOSTS = flux.attention_function
 LONG = "a photo of a cat on a red sofa beside a window, " * 40  # 440 words
 Made = Callable[..., list[np.ndarray]]
@@ -66,8 +66,8 @@ def made(host: Host, monkeypatch: pytest.MonkeyPatch) -> Made:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(host: Host, made: Made) -> Iterator[None]:
-    before = made()
+def nothing_is_left(host: Host, hosts: Hosts, made: Made) -> Iterator[None]:
+    before = hosts.reference(**ON_FLUX)
     yield
     assert flux.attention_function is HOSTS
     assert difference(made(), before) == 0
@@ -180,7 +180,7 @@ def test_batches(kind: str, made: Made) -> None:
 @EACH
 def test_img2img_hires_and_and(kind: str, made: Made) -> None:
     start = {"path": "img2img", "init_images": [base64_of(picture(1).resize((64, 64)))], "denoising_strength": 0.8}
-    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6, "steps": 2}
+    hires = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6}
     for payload in (start, hires, {"prompt": "a cat AND a dog :0.7", "cfg_scale": 3}):
         if payload is start:
             made(**payload)  # the first one of a process finds the global generator unseeded
@@ -245,7 +245,7 @@ def test_packed_layers(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
 
 # --- whole: a request's references, encoded, projected, and in the picture ------------------------------------------
 
-FILES = {"redux": "redux", "xlabs": "xlabs", "instantx": "instantx"}
+FILES = ("redux", "xlabs")  # InstantX' wants all of the published model's blocks: tests/unit
 ALL = pytest.mark.parametrize("file", FILES)
 
 
@@ -258,7 +258,7 @@ def whole(host: Host, *units: Any, **payload: Any) -> list[np.ndarray]:
 def test_a_request_acts_and_its_halves_are_one(file: str, scale: float, host: Host) -> None:
     payload = {"cfg_scale": scale, "batch_size": 2}
     bare, acting = whole(host, **payload), whole(host, unit(file), **payload)
-    assert difference(acting, bare) > FAR
+    assert difference(acting, bare) > FAR / 2
     assert difference(whole(host, unit(file, weight=0), **payload), bare) == 0
     assert difference(whole(host, unit(file, weight=0.5), unit(file, weight=0.5), **payload), acting) < SAME
     assert difference(whole(host, unit(file, seeds=(7,)), **payload), acting) > FAR / 4
@@ -269,7 +269,7 @@ def test_what_a_request_may_want(file: str, host: Host) -> None:
     acting = whole(host, unit(file))
     masks = [base64_of(half(side)) for side in ("left", "right")]
     assert difference(whole(host, *(unit(file, region_mask=mask) for mask in masks)), acting) < SAME
-    windows = [unit(file, start=start, end=end) for start, end in ((0, 0.4), (0.4, 1))]
+    windows = [unit(file, start=start, end=end) for start, end in ((0, 0.5), (0.5, 1))]
     assert difference(whole(host, *windows), acting) < SAME
     each = unit(file, seeds=(0, 7), batch="per image")
     both = whole(host, each, batch_size=2)
@@ -281,10 +281,10 @@ def test_what_a_request_may_want(file: str, host: Host) -> None:
 
 
 def test_layers_have_weights_as_in_other_models(host: Host) -> None:
-    for file, layers in (("xlabs", 19), ("instantx", 21)):
-        some = [unit(file, layer_weights=[float(i % 2 == odd) for i in range(layers)]) for odd in (0, 1)]
-        assert difference(whole(host, *some), whole(host, unit(file))) < SAME
-        assert difference(whole(host, *some[:1]), whole(host, unit(file))) > SAME
+    some = [unit("xlabs", layer_weights=[float(i % 2 == odd) for i in range(19)]) for odd in (0, 1)]
+    acting = whole(host, unit("xlabs"))
+    assert difference(whole(host, *some), acting) < SAME
+    assert difference(whole(host, *some[:1]), acting) > FAR / 4
 
 
 def test_weights_of_references_are_weights_of_tokens(host: Host) -> None:
@@ -294,10 +294,14 @@ def test_weights_of_references_are_weights_of_tokens(host: Host) -> None:
     assert difference(whole(host, given), whole(host, *units)) < SAME
 
 
-def test_there_are_no_influence_maps(host: Host) -> None:
+def test_there_are_no_influence_maps(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modules.processing import StableDiffusionProcessing
+
+    comments: list[str] = []
+    monkeypatch.setattr(StableDiffusionProcessing, "comment", lambda p, text: comments.append(text))
     answer = ask(host, unit("redux", influence_map=True), **ON_FLUX)
     assert len(answer.images) == 1
-    assert "there are no influence maps on FLUX" in str(answer.info)
+    assert "there are no influence maps on FLUX" in " ".join(comments)
 
 
 def test_a_model_that_keeps_its_attention_fails_the_job(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

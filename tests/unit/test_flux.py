@@ -21,9 +21,24 @@ from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.regions import Part, Region
 from lib_ipadapter.attend.rows import Row, layout
 from lib_ipadapter.attend.step import Step
+from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.errors import DeviceMemoryError, MismatchError
+from lib_ipadapter.jobs.resources import Resources
 from lib_ipadapter.weighting import Spread
-from tests.helpers.flux import CONTEXT, beside, call, latent, packed, plain, redux, reference, tiny_flux
+from tests.helpers.files import unit
+from tests.helpers.flux import (
+    CONTEXT,
+    beside,
+    call,
+    latent,
+    packed,
+    plain,
+    redux,
+    reference,
+    tiny_flux,
+    write_instantx,
+)
+from tests.helpers.jobs import generation
 from tests.helpers.tensors import close, draw
 
 HOSTS = host.attention_function
@@ -339,6 +354,27 @@ def test_text_sees_masked_tokens_by_the_masks_mean(flux, monkeypatch) -> None:
     assert close(mask[0, 0][:, others], torch.ones(34, 29))
 
 
+def test_single_blocks_have_the_text_before_the_picture(flux) -> None:
+    """InstantX' attention there, beside Redux' tokens: the text's places have the mask's mean."""
+    prompt = beside(layers=4, region=Region(LEFT), spread=Spread({3: 1.0}))
+    given = []
+    last = flux.single_blocks[1].linear2
+    before = last.register_forward_pre_hook(lambda _module, args: given.append(args[0][..., :16]))
+    with FluxInjection(flux, [redux(), prompt]) as injection:
+        injection.begin(layout([1, 1], 2), 0, 1)
+        after = last.register_forward_pre_hook(lambda _module, args: given.append(args[0][..., :16]))
+        plain(flux)
+    before.remove(), after.remove()
+    added = (given[1] - given[0]).norm(dim=-1)[0]
+    picture = added[10:].reshape(4, 6)
+    assert (added[:10] > 0).all() and (picture[:, :3] > 0).all() and not picture[:, 3:].any()
+
+
+def test_a_negative_weight_leaves_nothing_of_the_tokens(flux) -> None:
+    """It is refused before; a number that is none would make the picture black."""
+    assert torch.equal(call(flux, [redux(weight=-0.5)]), plain(flux))
+
+
 @EACH
 def test_regions_of_pictures_differ(kind: str, flux) -> None:
     region = Region(SOFT).within(Part((8, 12), ((0, 0, 6, 8), (6, 0, 6, 8))))
@@ -383,6 +419,7 @@ def test_errors_in_the_model_leave_nothing(error, end: str, flux) -> None:
     with pytest.raises(error):
         plain(flux)
     handle.remove()
+    assert (host.attention_function is HOSTS) == (error is ValueError)  # the other one is no error to torch
     injection.detach() if end == "detach" else detach_all(flux)
     assert host.attention_function is HOSTS
     assert all(hooks.query is None and not hooks.kept.gathered for hooks in injection.layers)
@@ -396,6 +433,14 @@ def test_between_calls_the_name_is_the_hosts_own(flux) -> None:
             plain(flux)
             assert host.attention_function is HOSTS
         assert injection.outcome is Outcome.ACTED
+
+
+def test_whole_tokens_leave_the_name_alone(flux) -> None:
+    handle = flux.double_blocks[0].register_forward_pre_hook(lambda *_: named.append(host.attention_function))
+    named: list = []
+    call(flux, [redux(), beside()])
+    handle.remove()
+    assert named == [HOSTS]
 
 
 def test_another_replacement_stays(flux, monkeypatch) -> None:
@@ -528,6 +573,31 @@ def test_nothing_is_kept_where_there_is_no_room(flux, monkeypatch) -> None:
             assert not injection._kept and not injection.keeps
 
 
+# --- whole -----------------------------------------------------------------------------------------------------------
+
+
+def test_instantx_from_its_file_to_the_picture(tmp_path) -> None:
+    """On a model with all of the published one's blocks."""
+    whole = write_instantx(tmp_path)
+    catalog = Catalog([tmp_path], [tmp_path])
+    catalog.refresh()
+
+    def made(*units: dict):
+        with generation(whole, Resources(catalog), *units) as job:
+            job.attach(whole).begin((C0,), 0, 1)
+            return plain(whole, of=(0,))
+
+    bare = plain(whole, of=(0,))
+    acting = made(unit("instantx"))
+    assert (acting - bare).abs().mean() > 1e-2
+    assert close(made(unit("instantx", weight=0.5), unit("instantx", weight=0.5)), acting)
+    double, single = ({str(t): 1.0 for t in blocks} for blocks in (range(19), range(19, 57)))
+    parts = [unit("instantx", layer_weights=blocks) for blocks in (double, single)]
+    assert close(made(*parts), acting)
+    assert not any(close(made(one), acting, 1e-2) or close(made(one), bare, 1e-2) for one in parts)
+    assert torch.equal(plain(whole, of=(0,)), bare)
+
+
 # --- what the model is ----------------------------------------------------------------------------------------------
 
 
@@ -545,6 +615,13 @@ def test_its_topology(packed: bool) -> None:
     assert found == Topology(CONTEXT, (16, 16), 2) and found.blocks == 2
     assert found.base == "FLUX"
     assert isinstance(injection_into(flux, [beside()]), FluxInjection)
+
+
+def test_chroma_is_another_model() -> None:
+    flux = tiny_flux()
+    del flux.vector_in
+    with pytest.raises(MismatchError, match="has no cross-attention UNet"):
+        topology_of(flux)
 
 
 def test_widths_that_nothing_tells_are_refused() -> None:
