@@ -321,7 +321,7 @@ def test_flux_adapters_are_refused_by_stable_diffusion(host: Host) -> None:
 
 
 def _block(host: Host) -> Any:
-    make(host, steps=1, **ON_FLUX)
+    make(host, **ON_FLUX)
     return loaded_unet().double_blocks[1]
 
 
