@@ -1,8 +1,8 @@
 """The references of a job's units -> embeddings, each picture encoded once.
 
 The unconditional side is the reference implementation's: zeros for pooled embeddings; for hidden states, what the
-encoder makes of an all-zeros pixel tensor, which is a mean-grey picture. Negative references come in its place, and
-noise goes into it: the references with their pixels shuffled.
+encoder makes of an all-zeros pixel tensor, which is a mean-grey picture; for XLabs' adapters for FLUX, what it makes of
+a black one. Negative references come in its place, and noise goes into it: the references with their pixels shuffled.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..errors import CheckpointError
@@ -47,7 +48,7 @@ class Encoders(Protocol):
 @dataclass(frozen=True)
 class EncoderInput:
     """A picture as an encoder is shown it: under its mask, perhaps shuffled, or only its ``face``; without a picture,
-    zeros. What it is encoded to may be known already: ``embedding`` then.
+    zeros, or a black one. What it is encoded to may be known already: ``embedding`` then.
 
     Two are equal where their content hashes and faces are.
     """
@@ -69,6 +70,8 @@ class EncoderInput:
 
     def pixels(self, size: int, crop: str, family: str) -> Tensor:
         """[V, 3, size, size]: the V views that an encoder of that ``family`` sees."""
+        if self == BLACK:
+            return to_pixels(Image.new("RGB", (size, size)), size, family=family)
         if self.image is None:
             return torch.zeros(1, 3, size, size)
         image, mask = self.image.image, None if self.mask is None else self.mask.image
@@ -78,13 +81,14 @@ class EncoderInput:
         return shuffled(pixels, self.content_hash) if self.noise else pixels
 
 
-ZEROS = EncoderInput("zeros")
+ZEROS, BLACK = EncoderInput("zeros"), EncoderInput("black")
 
 
 @dataclass(frozen=True)
 class UnitInputs:
     """Everything that one unit shows its image encoder, ``size`` pixels square: ``source`` is the encoder's output that
-    is wanted. There is no encoder where all is known already."""
+    is wanted, ``empty`` what it is shown for the unconditional side; None where that is zeros instead of an embedding.
+    There is no encoder where all is known already."""
 
     encoder: EncoderEntry | None
     source: OneSource
@@ -94,11 +98,7 @@ class UnitInputs:
     negatives: tuple[EncoderInput, ...] = ()
     negative_weights: tuple[float, ...] = ()
     noise: float = 0.0
-
-    @property
-    def needs_zeros(self) -> bool:
-        """Whether the unconditional side is what the encoder makes of zeros. SigLIP's features have no such side."""
-        return self.source == "penultimate"
+    empty: EncoderInput | None = None
 
     def to_encode(self) -> list[EncoderInput]:
         """What the encoder has to be shown."""
@@ -106,7 +106,7 @@ class UnitInputs:
         if self.noise:
             inputs += [reference.shuffled() for reference in self.references]
         inputs = [shown for shown in inputs if shown.embedding is None]
-        return [*inputs, ZEROS] if self.needs_zeros else inputs
+        return inputs if self.empty is None else [*inputs, self.empty]
 
 
 class References:
@@ -139,7 +139,7 @@ class References:
         main memory."""
         of = self._each(unit)
         references = [of(reference) for reference in unit.references]
-        uncond = of(ZEROS) if unit.needs_zeros else torch.zeros_like(references[0][:1])
+        uncond = torch.zeros_like(references[0][:1]) if unit.empty is None else of(unit.empty)
         if unit.negatives:
             uncond = towards(uncond, [mean(of(negative)) for negative in unit.negatives], unit.negative_weights)
         if unit.noise:

@@ -9,6 +9,7 @@ from .. import bases
 from ..attend.layers import Topology
 from ..checkpoint.catalog import AUTO, PUBLISHED, Catalog
 from ..checkpoint.entries import AdapterEntry, EncoderEntry
+from ..encode.references import BLACK, ZEROS, EncoderInput
 from ..errors import MismatchError, UnitError
 from ..unit import RESOLUTIONS, Unit
 
@@ -37,6 +38,15 @@ def image_source(spec: AdapterSpec) -> tuple[OneSource, int] | None:
     if spec.source == "last":
         return "last", spec.embedding_width
     return "penultimate", spec.embedding_width if spec.clip_width is None else spec.clip_width
+
+
+def empty_side(spec: AdapterSpec) -> EncoderInput | None:
+    """What the image encoder is shown for the unconditional side; None where that is zeros instead of an embedding.
+    XLabs' is a black picture, as in its own pipeline and in diffusers."""
+    if spec.variant == "xlabs":
+        return BLACK
+    found = image_source(spec)
+    return ZEROS if found is not None and found[0] == "penultimate" else None
 
 
 def encoder_kind(spec: AdapterSpec) -> str | None:

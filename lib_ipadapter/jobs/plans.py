@@ -20,7 +20,7 @@ from ..fields import settings_of
 from ..unit import Reference, Unit
 from ..weighting import Spread, peak, spread
 from . import flux
-from .fit import FLUX, check_fit, encoder_for, image_source, seen_size, with_variant
+from .fit import FLUX, check_fit, empty_side, encoder_for, image_source, seen_size, with_variant
 from .planned import BLACK, HIDDEN_STATES, PlannedReference, check_stored, decoded_references
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class Plan:
             tuple(negative.encoder_input(source) for negative in self.negatives),
             tuple(negative.weight for negative in self.negatives),
             self.unit.noise,
+            empty_side(self.spec),
         )
 
     def expanded(self) -> Plan:
@@ -166,8 +167,7 @@ def plan_embeddings(unit: Unit, catalog: Catalog, topology: Topology | None = No
 def _all_known(adapter: AdapterEntry, references: Sequence[PlannedReference], has_text: bool) -> bool:
     """Whether nothing has to be shown to an image encoder: all references are stored embeddings, and the side without a
     reference is zeros."""
-    zeros = adapter.spec.source in ("pooled", "last", "face")
-    return zeros and not has_text and all(one.stored is not None for one in references)
+    return empty_side(adapter.spec) is None and not has_text and all(one.stored is not None for one in references)
 
 
 def _without_effect(unit: Unit, adapter: AdapterEntry) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models.normalization import RMSNorm
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lib_ipadapter.attend.layers import Topology
@@ -234,8 +235,9 @@ def test_xlabs_layers_have_biases_and_the_weight_of_a_reference_is_on_the_values
         key = F.linear(both, weights.key[i], weights.key_bias[i])
         value = F.linear(both, weights.value[i], weights.value_bias[i]) * factor
         assert close(made.kv.keys[i], key, 1e-6) and close(made.kv.values[i], value, 1e-6)
-    empty = build("ImageProj", weights.image_proj, CONTEXT)(torch.zeros(1, 32))
-    assert close(made.uncond[:, :4], empty, 1e-6)
+    black = prepared(resources, {"model": "xlabs", "image": base64_of(Image.new("RGB", (40, 60)))})
+    assert close(made.uncond[:, :4], black.cond, 1e-6)
+    assert not close(made.cond[:, :4], black.cond, 1e-2)
 
 
 def test_the_reference_files_xlabs_tokens_become_its_keys_and_values() -> None:
