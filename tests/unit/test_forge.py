@@ -42,6 +42,22 @@ def call(kinds: Any) -> dict[str, Any]:
     return {"context": None, "transformer_options": {"cond_or_uncond": kinds, "sigmas": torch.ones(1)}}
 
 
+@pytest.mark.parametrize("channels", [4, 16])
+def test_a_blank_picture_has_the_channels_of_the_hosts_autoencoder(
+    channels: int, forge: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLUX' latents have 16, and the host decodes them whatever made them."""
+    from lib_ipadapter.webui.host import a1111
+
+    loaded = forges(object())
+    loaded.forge_objects.vae = SimpleNamespace(latent_channels=channels)
+    for module in (forge, a1111):
+        monkeypatch.setattr(module, "shared", SimpleNamespace(sd_model=loaded))
+    p = SimpleNamespace(prompts=["a", "b"], width=64, height=32)
+    forge.Forge().sample_nothing(p)
+    assert p.sample().shape == (2, channels, 4, 8)
+
+
 # --- which host it is -----------------------------------------------------------------------------------------------
 
 

@@ -123,10 +123,14 @@ class A1111(Host):
     def sample_nothing(self, p: Any) -> None:
         def sample(*_args: Any, **_kwargs: Any) -> Tensor:
             width, height = _final_size(p)
-            channels = getattr(shared.sd_model, "latent_channels", 4)
-            return torch.zeros(len(p.prompts), channels, height // 8, width // 8, device=devices.device)
+            return torch.zeros(len(p.prompts), self._latent_channels(), height // 8, width // 8, device=devices.device)
 
         p.sample = sample
+
+    def _latent_channels(self) -> int:
+        """Of what the host decodes into pictures."""
+        channels: int = getattr(shared.sd_model, "latent_channels", 4)
+        return channels
 
     def sampling_pass(self, p: Any) -> SamplingPass:
         return SamplingPass(p.iteration * p.batch_size, bool(p.is_hr_pass), _sampled_part(p))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modules import devices
+from modules import devices, shared
 from torch import nn
 
 from ...attend.rows import Row, Rows
@@ -43,6 +43,11 @@ class Forge(A1111):
 
     def device(self) -> Device:
         return Device(devices.device, devices.dtype, _make_room)
+
+    def _latent_channels(self) -> int:
+        autoencoder = getattr(getattr(shared.sd_model, "forge_objects", None), "vae", None)
+        channels: int = getattr(autoencoder, "latent_channels", super()._latent_channels())
+        return channels
 
     def expected_controlnet(self) -> type[ControlNet]:
         return ForgeControlNet
