@@ -20,6 +20,7 @@ from .unit import MAX_UNITS, Unit, conflicts
 
 # What the entries call pictures.
 REFERENCES, NEGATIVE, REGION, POSE = "references", "negative_images", "region_mask", "keypoints_image"
+LOOKS, BETWEEN = "looks", " / "  # the names of references that are looks; no name has a slash in it
 MAX_ENTRY = 20_000  # characters of one unit's entry; the longest of ours has half of that
 REMEDIES = {REGION: "draw it again", POSE: "add the picture again"}
 HASH_LENGTH = 12  # hexadecimal digits of a reference's content hash that are written
@@ -29,7 +30,7 @@ HASH_LENGTH = 12  # hexadecimal digits of a reference's content hash that are wr
 
 
 class ReferenceAtWork(Protocol):
-    """A reference by its content hash, with its weight and its mask's content hash."""
+    """A reference by its content hash, with its weight and its mask's content hash, and its name if it is a look."""
 
     @property
     def content_hash(self) -> str: ...
@@ -39,6 +40,9 @@ class ReferenceAtWork(Protocol):
 
     @property
     def mask_hash(self) -> str | None: ...
+
+    @property
+    def look(self) -> str: ...
 
 
 class UnitAtWork(Protocol):
@@ -85,6 +89,8 @@ def parameters(units: Sequence[UnitAtWork]) -> dict[str, str]:
             values[REGION] = one.region_hash[:HASH_LENGTH]
         if one.pose_hash:
             values[POSE] = one.pose_hash[:HASH_LENGTH]
+        if looks := _looks([*one.references, *one.negatives]):
+            values[LOOKS] = looks
         values[REFERENCES] = _hashes(one.references)
         entries[entry_name(one.number)] = ", ".join(f"{name}: {_quoted(text)}" for name, text in values.items())
     return entries
@@ -102,6 +108,12 @@ def _hashes(references: Sequence[ReferenceAtWork]) -> str:
         + (f"@{one.mask_hash[:HASH_LENGTH]}" if one.mask_hash else "")
         for one in references
     )
+
+
+def _looks(references: Sequence[ReferenceAtWork]) -> str:
+    """ "0123456789ab Oil / cdef01234567 Ink": the content hashes of looks, and their names."""
+    named = {one.content_hash[:HASH_LENGTH]: one.look for one in references if one.look}
+    return BETWEEN.join(f"{content_hash} {name}" for content_hash, name in named.items())
 
 
 # Reading
@@ -122,7 +134,8 @@ class HashedReference(NamedTuple):
 
 @dataclass
 class Pasted:
-    """One entry as it was read: settings that a unit may have, pictures by content hash, and what was wrong."""
+    """One entry as it was read: settings that a unit may have, pictures by content hash, the names of those that are
+    looks, and what was wrong."""
 
     number: int
     settings: dict[str, Any]
@@ -130,6 +143,7 @@ class Pasted:
     negatives: list[HashedReference] = field(default_factory=list)
     region_hash: str | None = None
     pose_hash: str | None = None
+    looks: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -156,6 +170,7 @@ def read(params: Mapping[str, Any], unit_class: type[Unit] = Unit) -> list[Paste
             continue
         unit = Pasted(int(name.rpartition(" ")[2]), {"model": values.pop("model", None)}, references)
         unit.negatives = _read_hashes(values.pop(NEGATIVE, ""))
+        unit.looks = _read_looks(values.pop(LOOKS, ""))
         unit.region_hash, unit.pose_hash = (
             next((one.content_hash for one in _read_hashes(values.pop(name, ""))), None) for name in (REGION, POSE)
         )
@@ -216,6 +231,12 @@ def _read_hashes(text: str) -> list[HashedReference]:
     return [HashedReference(one[1].lower(), _weight(one[2]), one[3] and one[3].lower()) for one in found if one]
 
 
+def _read_looks(text: str) -> dict[str, str]:
+    """The names of looks by the beginning of their content hashes."""
+    words = (one.strip().partition(" ") for one in text.split(BETWEEN))
+    return {start.lower(): name for start, _, name in words if name and _REFERENCE.fullmatch(start)}
+
+
 def _weight(text: str | None) -> float:
     if text is not None:
         with contextlib.suppress(ValueError):
@@ -224,20 +245,23 @@ def _weight(text: str | None) -> float:
 
 
 def restored(
-    params: Mapping[str, Any], picture: Callable[[str], Image | None]
+    params: Mapping[str, Any],
+    picture: Callable[[str], Image | None],
+    look: Callable[[str, str], Image | None] = lambda content_hash, name: None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The units of a picture's parameters as API objects, in their places, and sentences on what is missing.
 
     ``picture`` gives a reference by the beginning of its content hash, None where it is not there any more; it is asked
-    once for each. Places between the units are disabled units.
+    once for each. ``look`` gives the look of a name where that is still the one with this content hash. Places between
+    the units are disabled units.
     """
     picture = functools.cache(picture)
     units: list[dict[str, Any]] = []
     notes = []
     for unit in read(params):
         missing = list(unit.problems)
-        images = _items(unit.references, picture, "reference", missing)
-        negatives = _items(unit.negatives, picture, "negative reference", missing)
+        images = _items(unit.references, picture, "reference", missing, unit.looks, look)
+        negatives = _items(unit.negatives, picture, "negative reference", missing, unit.looks, look)
         pictures: dict[str, Any] = {"images": images, **({NEGATIVE: negatives} if negatives else {})}
         for name, content_hash, called in ((REGION, unit.region_hash, "region mask"), (POSE, unit.pose_hash, "pose")):
             if content_hash is not None and (found := picture(content_hash)) is not None:
@@ -251,12 +275,23 @@ def restored(
 
 
 def _items(
-    references: Sequence[HashedReference], picture: Callable[[str], Image | None], kind: str, missing: list[str]
+    references: Sequence[HashedReference],
+    picture: Callable[[str], Image | None],
+    kind: str,
+    missing: list[str],
+    looks: Mapping[str, str],
+    look: Callable[[str, str], Image | None],
 ) -> list[dict[str, Any]]:
     """The pictures that are still there as API items; ``missing`` gets sentences on those that are not."""
     items: list[dict[str, Any]] = []
+    named = 0
     for reference in references:
-        image = picture(reference.content_hash)
+        image, name = picture(reference.content_hash), looks.get(reference.content_hash)
+        if image is None and name is not None:
+            image = look(reference.content_hash, name)
+        if image is None and name is not None:
+            named += 1
+            missing.append(f"the look “{name}” is not here as it was: add it, or another one.")
         if image is None:
             continue
         items.append({"image": image, "weight": reference.weight})
@@ -265,7 +300,7 @@ def _items(
             items[-1]["mask"] = mask
         elif reference.mask_hash is not None:
             missing.append(f"the mask of a {kind} cannot be restored from the parameters: draw it again.")
-    gone = len(references) - len(items)
+    gone = len(references) - len(items) - named
     if gone:
         of = f"its {kind}" if len(references) == 1 else f"{gone} of its {len(references)} {kind}s"
         missing.append(f"{of} cannot be restored from the parameters: add the picture again.")

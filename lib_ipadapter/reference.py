@@ -12,6 +12,8 @@ from .kinds import Kind, Number, PictureKind, Wording
 MAX_REFERENCES = 64  # of one unit: their tokens meet in every attention layer
 WEIGHT = Number(-1, 3)  # what the weight of a unit or of a reference may be
 MASK = PictureKind()
+PARTS = ("image", "controlnet", "embeddings", "look")  # what an item has one of
+MAX_LOOK_NAME = 100  # characters
 SAFETENSORS = "AAB7"  # in base64, the end of the length of a header of less than 2**48 bytes, and its first brace
 
 
@@ -20,34 +22,38 @@ class Reference:
     """One reference picture: base64 text from the API, a picture from the panel, or a decoded one.
 
     ``mask``: None, or a picture that is white where the reference counts. ``controlnet``: the number of the ControlNet
-    unit whose picture it takes when a job begins; ``image`` is None then. A file of embeddings is a picture, too.
+    unit whose picture it takes when a job begins; ``look``: the name of a kept look, whose file it takes then;
+    ``image`` is None then. A file of embeddings is a picture, too.
     """
 
     image: Any
     weight: float = 1.0
     controlnet: int | None = None
     mask: Any = None
+    look: str | None = None
 
     @classmethod
     def parse(cls, item: object, where: str) -> Reference:
         """``item``: a picture, ``{"image": …, "weight": 1.0, "mask": …}``, or ``{"controlnet": 1, "weight": 1.0}``, or
-        ``{"embeddings": …, "weight": 1.0}``.
+        ``{"embeddings": …, "weight": 1.0}``, or ``{"look": name, "weight": 1.0}``.
 
         ``where`` begins the sentence of an error.
         """
         if not isinstance(item, Mapping):
             item = {"image": item}
-        unknown = sorted(map(str, set(item) - {"image", "controlnet", "embeddings", "weight", "mask"}))
+        unknown = sorted(map(str, set(item) - {*PARTS, "weight", "mask"}))
         if unknown:
             name = Wording.API.shown(unknown[0])
             raise UnitError(
-                f"{where}unknown field {name}: a reference has image (or controlnet, or embeddings), weight and mask."
+                f"{where}unknown field {name}: a reference has image (or {', or '.join(PARTS[1:])}), weight and mask."
             )
         image, weight = item.get("image"), WEIGHT.parse(item.get("weight", 1.0), f"{where}weight")
         assert weight is not None
         mask = MASK.parse(item.get("mask"), f"{where}mask")
         if item.get("embeddings") is not None:
             image = cls._embeddings(item["embeddings"], item, where)
+        if item.get("look") is not None:
+            return cls(None, weight, None, None, cls._look(item, where))
         if item.get("controlnet") is not None:
             return cls(None, weight, cls._controlnet(item["controlnet"], image, where), mask)
         if image is None or (isinstance(image, str) and not image.strip()):
@@ -64,6 +70,16 @@ class Reference:
         return file
 
     @staticmethod
+    def _look(item: Mapping[str, Any], where: str) -> str:
+        others = [name for name in (*PARTS[:3], "mask") if item.get(name) is not None]
+        if others:
+            raise UnitError(f"{where}look is given beside {others[0]}: leave one out.")
+        if not isinstance(item["look"], str) or not 1 <= len(item["look"].strip()) <= MAX_LOOK_NAME:
+            shown = Wording.API.shown(item["look"])
+            raise UnitError(f"{where}look is {shown}: give a name that GET /ip-adapter/looks lists.")
+        return item["look"].strip()
+
+    @staticmethod
     def _controlnet(number: Any, image: Any, where: str) -> int:
         if image is not None:
             raise UnitError(f"{where}image and controlnet are both given: leave one out.")
@@ -74,7 +90,7 @@ class Reference:
 
     def to_item(self) -> Any:
         """What ``parse`` makes this reference of."""
-        parts = {"image": self.image, "controlnet": self.controlnet, "mask": self.mask}
+        parts = {"image": self.image, "controlnet": self.controlnet, "look": self.look, "mask": self.mask}
         given = {name: value for name, value in parts.items() if value is not None}
         if self.weight != 1:
             given["weight"] = self.weight
@@ -125,4 +141,4 @@ class References(Kind):
 
     @property
     def values(self) -> str:
-        return 'base64 pictures, or `{"image": …, "weight": 1.0, "mask": …}`'
+        return 'base64 pictures, or `{"image": …, "weight": 1.0, "mask": …}`, or `{"look": name, "weight": 1.0}`'

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UnitError
 from .cache import ByteCache
 from .combine import combine
 from .device import CPU, Device, Fallback
@@ -48,7 +48,8 @@ class Encoders(Protocol):
 @dataclass(frozen=True)
 class EncoderInput:
     """A picture as an encoder is shown it: under its mask, perhaps shuffled, or only its ``face``; without a picture,
-    zeros, or a black one. What it is encoded to may be known already: ``embedding`` then.
+    zeros, or a black one. What it is encoded to may be known already: ``embedding`` then, and a look's ``uncond``
+    [1, …] is what it brings for the unconditional side.
 
     Two are equal where their content hashes and faces are.
     """
@@ -60,6 +61,7 @@ class EncoderInput:
     mask: Mask | None = field(default=None, compare=False)
     face: Face | None = None
     embedding: Tensor | None = field(default=None, compare=False)
+    uncond: Tensor | None = field(default=None, compare=False)
 
     @property
     def key(self) -> Key:
@@ -99,6 +101,7 @@ class UnitInputs:
     negative_weights: tuple[float, ...] = ()
     noise: float = 0.0
     empty: EncoderInput | None = None
+    weights: tuple[float, ...] = ()  # of the references
 
     def to_encode(self) -> list[EncoderInput]:
         """What the encoder has to be shown."""
@@ -106,7 +109,8 @@ class UnitInputs:
         if self.noise:
             inputs += [reference.shuffled() for reference in self.references]
         inputs = [shown for shown in inputs if shown.embedding is None]
-        return inputs if self.empty is None else [*inputs, self.empty]
+        bring_their_own = all(reference.uncond is not None for reference in self.references)
+        return inputs if self.empty is None or bring_their_own else [*inputs, self.empty]
 
 
 class References:
@@ -139,7 +143,13 @@ class References:
         main memory."""
         of = self._each(unit)
         references = [of(reference) for reference in unit.references]
-        uncond = torch.zeros_like(references[0][:1]) if unit.empty is None else of(unit.empty)
+        own = [reference.uncond for reference in unit.references]
+        start = None
+        if unit.empty is None:
+            start = torch.zeros_like(references[0][:1])
+        elif unit.empty in unit.to_encode():
+            start = of(unit.empty)
+        uncond = unconditional(start, own, unit.weights)
         if unit.negatives:
             uncond = towards(uncond, [mean(of(negative)) for negative in unit.negatives], unit.negative_weights)
         if unit.noise:
@@ -229,6 +239,25 @@ def noise_like(embedding: Tensor, content_hash: str) -> Tensor:
     noise = torch.randn(embedding.shape, generator=generator)
     scaled: Tensor = noise / noise.norm() * embedding.norm()
     return scaled
+
+
+def unconditional(start: Tensor | None, own: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
+    """What stands on the unconditional side [1, …]: ``start``, or, where looks bring their ``own``, the mean of theirs
+    and of ``start`` for the others, the references' weights as shares.
+
+    Raises UnitError for looks whose own do not fit together."""
+    sides = [start if one is None else one for one in own]
+    first = sides[0]
+    assert first is not None  # there is no ``start`` only where all bring their own
+    if all(one is first or (one is not None and torch.equal(one, first)) for one in sides):
+        return first
+    known = [one for one in sides if one is not None]
+    if len({one.shape for one in known}) > 1:
+        raise UnitError(
+            "its looks were kept at different resolutions, and bring unconditional sides that do not fit together: "
+            "keep one of them again at the other's resolution, or leave one out."
+        )
+    return combine(known, "average", weights if any(weights) else [1.0] * len(known))
 
 
 def mean(views: Tensor) -> Tensor:

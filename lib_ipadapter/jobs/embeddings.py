@@ -1,22 +1,30 @@
-"""A unit's references as a file of embeddings, which any unit with an adapter of that kind takes in their place."""
+"""A unit's references as a file of embeddings, which any unit with an adapter of that kind takes in their place; and as
+a look, which has in it what the unit makes of them, too."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..encode import stored
-from ..encode.references import References
+from ..encode.look_files import as_look
+from ..encode.references import References, mean
 from ..errors import errors_name_unit
 from ..unit import Unit
 from .faces import face_embedding, with_faces
 from .fit import kind_of, recogniser
-from .plans import plan_embeddings
+from .plans import Plan, plan_embeddings, plan_look
+from .prepare import encoded, joined
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from ..encode.device import Device
     from .resources import Progress, Resources
+
+Parts = dict[str, "Tensor"]
 
 
 def embeddings_of(unit: Unit, resources: Resources, device: Device, progress: Progress = lambda text: None) -> bytes:
@@ -28,19 +36,68 @@ def embeddings_of(unit: Unit, resources: Resources, device: Device, progress: Pr
     with errors_name_unit(unit.number or 1):
         planned = plan_embeddings(unit, resources.catalog)
         (plan,) = with_faces([planned.expanded()], resources, progress)
-        parts: list[dict[str, Tensor]] = [{} for _ in plan.references]
-        made_by = {}
-        if plan.takes_faces:
-            made_by["face"] = recogniser(plan.spec)
-            for one, reference in zip(parts, plan.references, strict=True):
-                one["face"] = face_embedding(reference)
-        inputs = plan.inputs()
-        if inputs is not None:
-            if plan.encoder is not None:
-                made_by[inputs.source] = kind_of(plan.encoder)
-            else:  # they are stored embeddings already
-                made_by |= next(one.stored.made_by for one in planned.references if one.stored is not None)
-            embeddings, _ = References([inputs], resources, device, progress).embeddings(inputs)
-            for one, embedding in zip(parts, embeddings, strict=True):
-                one[inputs.source] = embedding
-        return stored.write(parts, [reference.weight for reference in plan.references], made_by)
+        plan = replace(plan, negatives=(), unit=replace(unit, noise=0.0, combine="concat"))
+        return _file(planned, plan, resources, device, progress)
+
+
+def look_of(
+    unit: Unit,
+    name: str,
+    thumbnail: bytes,
+    resources: Resources,
+    device: Device,
+    progress: Progress = lambda text: None,
+) -> bytes:
+    """The look of that ``name``: what all of the unit's references, negative ones and noise among them, become before
+    the adapter projects it, without the words that the unit takes out. ``thumbnail``: a small JPEG file, b"" for none.
+
+    Raises IPAdapterError (unit named) as a generation with the unit would.
+    """
+    with errors_name_unit(unit.number or 1):
+        planned = plan_look(unit, resources.catalog)
+        (plan,) = with_faces([planned.expanded()], resources, progress)
+        return as_look(_file(planned, plan, resources, device, progress), name, plan.spec.variant, thumbnail)
+
+
+def _file(planned: Plan, plan: Plan, resources: Resources, device: Device, progress: Progress) -> bytes:
+    """What ``plan``'s references are encoded to, as a file. ``planned``: the plan before files of embeddings among its
+    references were opened."""
+    inputs = plan.inputs()
+    references = References([] if inputs is None else [inputs], resources, device, progress)
+    embeddings, of_uncond = encoded(plan, references, resources, progress)
+    names = [*(["face"] if plan.takes_faces else []), *([] if inputs is None else [inputs.source])]
+    parts, weights = _combined(plan, embeddings, names)
+    has_own = plan.negatives or plan.unit.noise or any(one.uncond is not None for one in plan.references)
+    uncond = {str(part): one for part, one in zip(names, of_uncond, strict=True)} if has_own else None
+    return stored.write(parts, weights, _made_by(planned), uncond)
+
+
+def _combined(
+    plan: Plan, embeddings: list[tuple[Tensor, ...]], names: Sequence[str]
+) -> tuple[list[Parts], list[float]]:
+    """The references that the unit makes of its own, by their parts' names, and their weights. Faces are as long as
+    recognition makes them: not all adapters take them at length 1."""
+    weights, unit = [reference.weight for reference in plan.references], plan.unit
+    faces = [face_embedding(one) for one in plan.references] if plan.takes_faces else []
+    is_joined = len(embeddings) > 1 and unit.combine != "concat" and unit.batch == "same"
+    if is_joined:
+        if plan.spec.source == "pooled":
+            embeddings = [(mean(pooled),) for (pooled,) in embeddings]
+        embeddings, weights = joined(plan, embeddings, weights)
+        length = sum(float(face.norm()) for face in faces) / max(1, len(faces))
+        faces = [face / face.norm().clamp(min=1e-12) * length for face, *_ in embeddings] if faces else []
+    parts: list[Parts] = [{str(part): one for part, one in zip(names, of, strict=True)} for of in embeddings]
+    for one, face in zip(parts, faces, strict=bool(faces)):
+        one["face"] = face
+    return parts, weights
+
+
+def _made_by(planned: Plan) -> dict[str, str]:
+    """By whom the parts are made, by their names."""
+    made_by = {"face": recogniser(planned.spec)} if planned.takes_faces else {}
+    source = planned.image_source
+    if source is None:
+        return made_by
+    if planned.encoder is not None:
+        return {**made_by, source: kind_of(planned.encoder)}
+    return made_by | dict(next(one.stored.made_by for one in planned.references if one.stored is not None))

@@ -33,7 +33,8 @@ class PlannedReference:
     """A decoded reference: its content hash, its weight, and its mask's content hash, None without one.
 
     ``image`` and ``mask`` are None once they have been used. ``stored`` is what a file of embeddings holds, perhaps of
-    several references, and ``parts`` are the embeddings of one of these.
+    several references, and ``parts`` are the embeddings of one of these. ``uncond`` is what a look has on the
+    unconditional side, and ``look`` the look's name, "" for what is none.
     ``face`` is there once it was found, where the adapter wants one, and ``how`` says what had to be done for it.
     ``name`` is what sentences call the reference.
     """
@@ -45,6 +46,8 @@ class PlannedReference:
     mask: Mask | None = None
     stored: Stored | None = None
     parts: Parts | None = None
+    uncond: Parts | None = None
+    look: str = ""
     face: Face | None = None
     how: str = ""
     name: str = ""
@@ -56,7 +59,10 @@ class PlannedReference:
 
     def encoder_input(self, source: OneSource) -> EncoderInput:
         known = None if self.parts is None else self.parts[source]
-        return EncoderInput(self.content_hash, self.mask_hash, False, self.image, self.mask, self.face, embedding=known)
+        uncond = None if self.uncond is None else self.uncond[source]
+        return EncoderInput(
+            self.content_hash, self.mask_hash, False, self.image, self.mask, self.face, embedding=known, uncond=uncond
+        )
 
     def views(self, size: int, crop: str) -> set[int]:
         """Into how many views its references are taken, by an encoder of ``size`` pixels."""
@@ -70,12 +76,15 @@ class PlannedReference:
         if self.stored is None:
             return [self]
         return [
-            PlannedReference(f"{self.content_hash}.{i}", self.weight * weight, parts=parts, name=self.name)
+            PlannedReference(
+                f"{self.content_hash}.{i}", self.weight * weight, parts=parts, uncond=self.stored.uncond,
+                look=self.look, name=self.name,
+            )
             for i, (parts, weight) in enumerate(zip(self.stored.references, self.stored.weights, strict=True))
-        ]
+        ]  # fmt: skip
 
     def without_pictures(self) -> PlannedReference:
-        return replace(self, image=None, mask=None, stored=None, parts=None, face=None)
+        return replace(self, image=None, mask=None, stored=None, parts=None, uncond=None, face=None)
 
 
 def decoded_references(
@@ -94,7 +103,10 @@ def decoded_references(
         if stored is not None:
             if mask is not None:
                 raise UnitError(f"{where}a mask changes nothing of embeddings, which are made already: leave it out.")
-            planned.append(PlannedReference(picture.content_hash, reference.weight, stored=stored, name=where))
+            whole = PlannedReference(
+                picture.content_hash, reference.weight, stored=stored, look=stored.look, name=where
+            )
+            planned.append(whole)
             continue
         if mask is not None and mask.extrema == BLACK:
             raise PictureError(
@@ -141,9 +153,12 @@ def check_stored(
         if stored is None:
             continue
         if any(part not in stored.made_by or name not in (None, stored.made_by[part]) for part, name in wanted.items()):
+            what = f"the look {shown(stored.look)} holds" if stored.look else "the embeddings hold"
+            again = "keep the look again" if stored.look else "make them again"
+            taken = "takes it" if stored.look else "takes them"
             raise UnitError(
-                f"the embeddings hold {_kinds(stored.made_by)}, and adapter {adapter.name} takes {_kinds(wanted)}: "
-                "make them again with this adapter, or choose one that takes them."
+                f"{what} {_kinds(stored.made_by)}, and adapter {adapter.name} takes {_kinds(wanted)}: {again} with "
+                f"this adapter, or choose one that {taken}."
             )
         for part, width in widths.items():
             if (found_width := stored.references[0][part].shape[-1]) != width:

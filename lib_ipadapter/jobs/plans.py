@@ -101,6 +101,7 @@ class Plan:
             tuple(negative.weight for negative in self.negatives),
             self.unit.noise,
             empty_side(self.spec),
+            tuple(reference.weight for reference in self.references),
         )
 
     def expanded(self) -> Plan:
@@ -162,6 +163,14 @@ def plan_embeddings(unit: Unit, catalog: Catalog, topology: Topology | None = No
         size = 0 if encoder is None else seen_size(unit, adapter, encoder)
     check_stored(unit, adapter, encoder, references, negatives)
     return Plan(unit, adapter, encoder, references, negatives, size=size, notes=(*notes, *more))
+
+
+def plan_look(unit: Unit, catalog: Catalog) -> Plan:
+    """As much of a unit's plan as hangs on nothing but its references. Raises IPAdapterError."""
+    planned = plan_embeddings(unit, catalog)
+    planned = replace(planned, text_encoder=_text_encoder(unit, planned.adapter, planned.encoder, catalog))
+    _check_tiles(planned)
+    return planned
 
 
 def _all_known(adapter: AdapterEntry, references: Sequence[PlannedReference], has_text: bool) -> bool:

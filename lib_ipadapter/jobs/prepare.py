@@ -13,7 +13,7 @@ from torch import Tensor
 from ..attend.prompt import KeysValues
 from ..encode.combine import combine
 from ..encode.device import Device, Fallback
-from ..encode.references import References, mean, noise_like, towards
+from ..encode.references import References, mean, noise_like, towards, unconditional
 from ..errors import errors_name_unit
 from ..projections import build
 from . import flux
@@ -77,10 +77,7 @@ def _key(plan: Plan, resources: Resources, device: Device, encoded: str, project
 
 def _prepared(plan: Plan, references: References, resources: Resources, device: Device, progress: Progress) -> Prepared:
     inputs, work = plan.inputs(), Fallback(device)
-    embeddings, uncond = _embeddings(plan, references)
-    if plan.text_encoder is not None:
-        text = resources.text_embedding(plan.text_encoder, plan.unit.subtract_prompt, progress)
-        embeddings = [(_without_text(pooled, text),) for (pooled,) in embeddings]
+    embeddings, uncond = encoded(plan, references, resources, progress)
     progress(f"loading adapter {plan.adapter.name}")
     weights = resources.adapter(plan.adapter, plan.spec)
     projection = _projection(plan, build(plan.spec.projection, weights.image_proj, plan.spec.context_width))
@@ -100,6 +97,16 @@ def _prepared(plan: Plan, references: References, resources: Resources, device: 
     prepared = work.run("projection", project)
     resources.cache.put(key(work.now), prepared, prepared.nbytes)
     return prepared
+
+
+def encoded(plan: Plan, references: References, resources: Resources, progress: Progress) -> tuple[list[Parts], Parts]:
+    """The embeddings of each reference without the words that are taken out, and of the unconditional side, fp32 in
+    main memory."""
+    embeddings, uncond = _embeddings(plan, references)
+    if plan.text_encoder is not None:
+        text = resources.text_embedding(plan.text_encoder, plan.unit.subtract_prompt, progress)
+        embeddings = [(_without_text(pooled, text),) for (pooled,) in embeddings]
+    return embeddings, uncond
 
 
 def _projected(
@@ -141,7 +148,8 @@ def _faces(plan: Plan) -> tuple[list[Tensor], Tensor]:
     """Face embeddings [1, 512] of each reference, and of the unconditional side: zeros, as the reference implementation
     has it, negative references in their place, and noise of the references' length."""
     faces = [_face(plan, one) for one in plan.references]
-    uncond = torch.zeros_like(faces[0])
+    own = [None if one.uncond is None else one.uncond["face"] for one in plan.references]
+    uncond = unconditional(torch.zeros_like(faces[0]), own, [one.weight for one in plan.references])
     if plan.negatives:
         negatives = [_face(plan, one) for one in plan.negatives]
         uncond = towards(uncond, negatives, [one.weight for one in plan.negatives])
@@ -187,7 +195,7 @@ def _tokens(plan: Plan, projection: Callable[[Parts], Tensor], references: list[
     if plan.spec.source == "pooled":
         references = [(mean(pooled),) for (pooled,) in references]
     if unit.batch == "same":
-        references, weights = _joined(plan, references, weights)
+        references, weights = joined(plan, references, weights)
     tokens = [projection(parts).flatten(0, 1) for parts in references]  # [V * T, D]
     factors = [t.new_tensor(weight).expand(len(t)) for t, weight in zip(tokens, weights, strict=True)]
     if unit.batch == "per image":
@@ -195,7 +203,7 @@ def _tokens(plan: Plan, projection: Callable[[Parts], Tensor], references: list[
     return torch.cat(tokens)[None], torch.cat(factors)[None]
 
 
-def _joined(plan: Plan, references: list[Parts], weights: list[float]) -> tuple[list[Parts], list[float]]:
+def joined(plan: Plan, references: list[Parts], weights: list[float]) -> tuple[list[Parts], list[float]]:
     """The references that every picture sees, and the factors of their tokens."""
     mode = plan.unit.combine
     if not any(weights):
@@ -206,7 +214,7 @@ def _joined(plan: Plan, references: list[Parts], weights: list[float]) -> tuple[
         return [parts for parts, _ in kept], [weight for _, weight in kept]
     # A reference's weight is its share of the mean; what all shares lack to 1 weakens the unit as a whole.
     strength = sum(map(abs, weights)) / len(weights) if mode == "average" else 1.0
-    joined = tuple(combine(part, mode, weights) for part in zip(*references, strict=True))
+    parts = tuple(combine(part, mode, weights) for part in zip(*references, strict=True))
     if plan.takes_faces:  # the mean of several is shorter than any face that the adapter was trained with
-        joined = (_measured(plan, joined[0]), *joined[1:])
-    return [joined], [strength]
+        parts = (_measured(plan, parts[0]), *parts[1:])
+    return [parts], [strength]

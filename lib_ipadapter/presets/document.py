@@ -54,8 +54,9 @@ class StorageError(PresetError):
 # Names
 
 
-def checked_name(name: object) -> str:
-    """``name`` in Unicode's composed form, without blanks around it. Raises PresetError for what is no name."""
+def checked_name(name: object, of: str = "preset") -> str:
+    """``name`` in Unicode's composed form, without blanks around it. Raises PresetError for what is no name; ``of``
+    what it would be the name, it says."""
     if isinstance(name, str):
         text = unicodedata.normalize("NFC", name)
         if not _FORBIDDEN.search(text):
@@ -63,7 +64,7 @@ def checked_name(name: object) -> str:
             if 1 <= len(text) <= MAX_NAME and text not in (".", ".."):
                 return text
     raise PresetError(
-        f"The name of a preset has 1 to {MAX_NAME} characters, none of them /, \\ or a control character, and is not "
+        f"The name of a {of} has 1 to {MAX_NAME} characters, none of them /, \\ or a control character, and is not "
         "“.” or “..”: choose another name."
     )
 

@@ -7,9 +7,9 @@ older version has stored it; it goes with its picture. A preset's goes with the 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..encode.carriers import carries
 from ..encode.conversions import to_rgb
@@ -19,6 +19,7 @@ from . import pictures
 
 SIDE = 128  # pixels of the longer one
 MAX_BYTES = 10_000
+ON_BOARD = 4  # pictures that one thumbnail shows side by side
 _QUALITIES = (80, 60, 40, 20, 5)
 # Pixels beyond which most are skipped rather than averaged, because a job waits for this; of what has to be converted.
 _LARGE, _SLOW = 16_000_000, 1_000_000
@@ -41,6 +42,22 @@ def thumbnail(image: Image.Image) -> bytes:
         if len(file) <= MAX_BYTES:
             break
     return file
+
+
+def board(images: Sequence[Image.Image]) -> bytes:
+    """A thumbnail of one picture, or of the first four side by side; b"" for none."""
+    shown = [image for image in images if not carries(image)][:ON_BOARD]
+    if len(shown) < 2:
+        return thumbnail(shown[0]) if shown else b""
+    half = SIDE // 2
+    rows = 2 if len(shown) > 2 else 1
+    paper = Image.new("RGB", (SIDE, half * rows))
+    for i, image in enumerate(shown):
+        # The third of three is as broad as the others together.
+        width = SIDE if i == 2 and len(shown) == 3 else half
+        tile = ImageOps.fit(to_rgb(image), (width, half), Image.Resampling.BICUBIC)
+        paper.paste(tile, (half * (i % 2), half * (i // 2)))
+    return thumbnail(paper)
 
 
 def _within(image: Image.Image, side: int) -> tuple[int, int]:

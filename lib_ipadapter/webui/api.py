@@ -12,9 +12,11 @@ from starlette.concurrency import run_in_threadpool
 from ..checkpoint.catalog import Catalog
 from ..checkpoint.entries import AdapterEntry
 from ..checkpoint.wanted import encoder_wanted
-from ..errors import IPAdapterError, printable
+from ..errors import IPAdapterError, errors_name_unit, printable
 from ..presets.document import check_storable
+from ..presets.looks import with_files
 from ..presets.store import MAX_ARCHIVE, PresetError, Store, checked_name
+from . import process
 from .face_install import add_install_route
 from .guards import guards_of, wants
 
@@ -72,7 +74,7 @@ def _add_preset_routes(app: FastAPI, store: Store, guards: list[Any]) -> None:
             if not isinstance(body, dict) or set(body) != {"units"}:
                 raise PresetError('The body of a preset is {"units": […]}: send an object with units, and only them.')
             check_storable(body["units"])
-            store.save(name, body["units"], overwrite=overwrite)
+            store.save(name, _with_looks(body["units"]), overwrite=overwrite)
         return {"preset": checked_name(name)}
 
     @app.delete("/ip-adapter/presets/{name}", dependencies=guards)
@@ -97,6 +99,17 @@ def _add_preset_routes(app: FastAPI, store: Store, guards: list[Any]) -> None:
                 raise HTTPException(413, f"The file is larger than {MAX_ARCHIVE >> 30} GiB: import fewer presets.")
         with _answered():
             return {"presets": await run_in_threadpool(store.import_, bytes(data), overwrite=overwrite)}
+
+
+def _with_looks(units: Any) -> Any:
+    """The units of a preset with looks whole, which stays when these are gone. Raises UnitError (unit named)."""
+    if not isinstance(units, list):
+        return units  # for the store to refuse
+    done = []
+    for number, unit in enumerate(units, 1):
+        with errors_name_unit(number):
+            done.append(with_files(unit, process.looks()) if isinstance(unit, dict) else unit)
+    return done
 
 
 def add_routes(app: FastAPI, catalog: Catalog, store: Store | None = None) -> list[Any] | None:

@@ -24,6 +24,7 @@ from ..unit import Unit, parse_units
 from . import detailing, host, options
 from .host import record
 from .host.record import Job
+from .looks import with_looks
 from .neighbours import adetailer, controlnet, distributed, instantid, xyz
 from .neighbours.controlnet import overlaps
 from .panel import accordion as panel
@@ -122,12 +123,12 @@ def _check_places(p: Any, units: Sequence[Unit]) -> None:
 
 def decoded(units: Sequence[Unit], progress: Callable[[], None] = lambda: None) -> list[Unit]:
     """The units with their pictures decoded, so that nobody has to do it again in this job. What is no usable picture
-    stays as it is: the unit's plan says so in its turn.
+    stays as it is: the unit's plan says so in its turn. Looks come in the place of their names.
 
     ``progress`` is called before each and may raise. Raises BudgetError with the unit's number where all pictures
     together are too large.
     """
-    pictures = Pictures(check=progress)
+    units, pictures = with_looks(units), Pictures(check=progress)
 
     def of(kind: type[Picture], data: Any) -> Any:
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..checkpoint.catalog import Catalog
 from ..encode.faces import packages
 from ..jobs.resources import Resources
+from ..presets.looks import Looks
 from ..presets.purpose_defaults import PurposeDefaults
 from ..presets.store import Store
 from ..presets.used_models import UsedModels
@@ -76,6 +77,12 @@ def faces() -> Faces:
 def store() -> Store:
     """The presets of this WebUI, in its data folder."""
     return Store(folders.presets(), options.history())
+
+
+@functools.cache
+def looks() -> Looks:
+    """The looks of this WebUI, in its data folder."""
+    return Looks(folders.looks())
 
 
 @functools.cache

@@ -11,12 +11,13 @@ from typing import Any
 
 from modules import script_callbacks
 
-from . import api, downloads, embeddings, face_install, options, preview
+from . import api, downloads, embeddings, face_install, looks, options, preview
 from . import influence_pictures as influence
 from .neighbours import xyz
 from .panel import picture_pool, send_to
 from .panel.controlnet_bar import ControlNetBar
 from .process import faces, purposes, resources, store, used_models
+from .process import looks as kept_looks
 
 
 def on_cfg_denoiser(params: script_callbacks.CFGDenoiserParams) -> None:
@@ -31,6 +32,7 @@ def on_app_started(_demo: Any, app: Any) -> None:
     if guards is not None:
         preview.add_preview_route(app, resources, guards)
         embeddings.add_embeddings_route(app, resources, guards)
+        looks.add_routes(app, resources, guards)
         downloads.add_routes(app, guards)
     face_install.install_if_told()
 
@@ -45,6 +47,7 @@ def on_script_unloaded() -> None:
     resources.cache_clear()
     faces.cache_clear()
     store.cache_clear()
+    kept_looks.cache_clear()
     used_models.cache_clear()
     purposes.cache_clear()
     picture_pool.pool.cache_clear()

@@ -336,7 +336,7 @@ def spoilt(name: str) -> bytes:
     return {
         "NaN": lambda: save({"0.face": torch.full((1, 512), float("nan"))}, head),
         "another file": lambda: save(good, {"format": "pt"}),
-        "a newer one": lambda: save(good, {**head, "ip-adapter": "embeddings 2"}),
+        "a newer one": lambda: save(good, {**head, "ip-adapter": "embeddings 3"}),
         "a number missing": lambda: save({"1.face": torch.ones(1, 512)}, head),
         "an unknown part": lambda: save({**good, "0.voice": torch.ones(1, 512)}, head),
         "another form": lambda: save({"0.face": torch.ones(512)}, head),

@@ -79,6 +79,11 @@ def presets() -> Path:
     return Path(paths.data_path) / "ip-adapter"
 
 
+def looks() -> Path:
+    """Where looks are kept, one file each."""
+    return presets() / "looks"
+
+
 def used_models() -> Path:
     """The file that remembers which adapters were used last."""
     return presets() / "used-models.json"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from ...encode.picture import Picture, decode
 from ...errors import IPAdapterError, UnitError
 from ...kinds import Wording
 from ...unit import Unit, parse_units
-from .. import host
+from .. import host, looks
 from ..panel import accordion as panel
 from ..picture_text import base64_of
 from . import controlnet, xyz
@@ -98,13 +99,13 @@ def json_arguments(p: Any) -> None:
 
 
 def _resolved(p: Any, objects: Sequence[object]) -> list[object]:
-    """The API objects with what only this machine knows: a plot's values, ControlNet's pictures."""
+    """The API objects with what only this machine knows: a plot's values, ControlNet's pictures, looks."""
     try:
         units = parse_units(objects, later=xyz.axis_fields(p))
     except UnitError:
         return list(objects)  # for the job to refuse
     resolved: list[object] = [{"enabled": False}] * len(objects)
-    for unit in controlnet.with_pictures(p, xyz.apply_axis_values(p, units)):
+    for unit in looks.with_looks(controlnet.with_pictures(p, xyz.apply_axis_values(p, units))):
         resolved[unit.number - 1] = unit.to_object()
     return resolved
 
@@ -127,6 +128,8 @@ def _json(value: Any) -> Any:
     try:
         if isinstance(value, (Picture, Image.Image, np.ndarray)):
             return _base64(value.image if isinstance(value, Picture) else value)
+        if isinstance(value, bytes):
+            return b64encode(value).decode()
         json.dumps(value)
     except (IPAdapterError, TypeError, ValueError):
         return None

@@ -1,0 +1,192 @@
+"""Looks of this WebUI: what units name comes in their place; what references become is kept; and the routes."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from ..encode.carriers import MAX_FILE, carrier
+from ..encode.look_files import head_of
+from ..encode.picture import Picture, content_hash
+from ..errors import IPAdapterError, UnitError, errors_name_unit
+from ..presets import thumbnails
+from ..presets.document import PresetError, PresetExists, checked_name
+from ..presets.looks import found
+from ..unit import Reference, Unit
+from . import host, options, process
+from .guards import wants
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..jobs.resources import Resources
+    from ..presets.looks import Look
+
+JSON, FILE = "application/json", "application/octet-stream"
+MAX_UNIT = 1 << 30  # bytes of a unit with its pictures
+
+
+# What units name
+
+
+def with_looks(units: Sequence[Unit]) -> list[Unit]:
+    """The units with the files of looks in the place of their names. Raises UnitError (unit named) for one that is not
+    there."""
+    done = []
+    for unit in units:
+        with errors_name_unit(unit.number):
+            references = _with_files(unit.references, "images")
+            negatives = _with_files(unit.negative_references, "negative_images")
+        done.append(replace(unit, references=references, negative_references=negatives))
+    return done
+
+
+def _with_files(references: tuple[Reference, ...], field: str) -> tuple[Reference, ...]:
+    return tuple(
+        one if one.look is None else replace(one, image=found(process.looks(), one.look, f"{field}[{i}]: "), look=None)
+        for i, one in enumerate(references)
+    )
+
+
+def restored(start: str, name: str) -> Image | None:
+    """The look of that name as a picture, where its content hash begins so; else None."""
+    with suppress(IPAdapterError):
+        picture = carrier(process.looks().file(name))
+        if content_hash(picture).startswith(start):
+            return picture
+    return None
+
+
+# Keeping
+
+
+def keep(settings: object, name: str, resources: Resources, *, overwrite: bool = False) -> str:
+    """Keep what the references of a unit (an API object) become as the look of that ``name``, which is returned. Raises
+    IPAdapterError."""
+    from ..jobs.embeddings import look_of
+    from .job import decoded  # loaded by the first that computes: a start needs nothing of it
+
+    looks, name = process.looks(), checked_name(name, "look")
+    if not overwrite and any(one.name == name for one in looks.all()):  # told before the work; asked again after it
+        raise PresetExists(f"There is a look “{name}” already: choose another name, or overwrite it.")
+    unit = Unit.parse(settings, 1)
+    if not unit.enabled:
+        raise UnitError("it is disabled, so there is nothing to keep: enable it.")
+    if any(reference.controlnet is not None for reference in (*unit.references, *unit.negative_references)):
+        raise UnitError("ControlNet's pictures are only known while a picture is made: give the picture itself.")
+    (unit,) = decoded([unit])
+    with host.current().alone():
+        try:
+            file = look_of(unit, name, small(unit.references), resources, host.current().device())
+        finally:
+            if not options.keep_encoder():
+                resources.release_encoder()
+    return looks.save(name, file, overwrite=overwrite)
+
+
+def small(references: Sequence[Reference]) -> bytes:
+    """A small JPEG file of decoded references, b"" where there is nothing to be seen. A look shows its own."""
+    pictures = [one.image for one in references if isinstance(one.image, Picture)]
+    seen = [picture for picture in pictures if not picture.carries_embeddings]
+    if seen:
+        return thumbnails.board([picture.image for picture in seen[: thumbnails.ON_BOARD]])
+    return next((jpeg for picture in pictures if (jpeg := of_carrier(picture))), b"")
+
+
+def of_carrier(picture: Picture) -> bytes:
+    """The small picture of a look, b"" where it has none."""
+    from ..encode.carriers import carried
+
+    try:
+        return head_of(carried(picture.image)).thumbnail
+    except IPAdapterError:
+        return b""
+
+
+# Routes
+
+
+def told(look: Look) -> dict[str, Any]:
+    """What a client is told of a look."""
+    head = look.head
+    return {
+        "name": look.name, "adapter": head.adapter, "holds": head.holds, "references": head.count,
+        "thumbnail": b64encode(head.thumbnail).decode() if head.thumbnail else None,
+    }  # fmt: skip
+
+
+def add_routes(app: FastAPI, resources: Callable[[], Resources], guards: Sequence[Any]) -> None:
+    """``guards``: the dependencies of the other routes, which ask for the WebUI's API password."""
+
+    @app.get("/ip-adapter/looks", dependencies=[*guards])
+    def get_looks() -> dict[str, Any]:
+        try:
+            return {"looks": [told(look) for look in process.looks().all()]}
+        except IPAdapterError as error:
+            raise _answer(error) from None
+
+    @app.get("/ip-adapter/looks/{name}", dependencies=[*guards], response_class=Response)
+    def get_look(name: str) -> Response:
+        try:
+            file = process.looks().file(name)
+        except IPAdapterError as error:
+            raise _answer(error) from None
+        headers = {"Content-Disposition": 'attachment; filename="ip-adapter-look.safetensors"'}
+        return Response(file, media_type=FILE, headers=headers)
+
+    @app.put("/ip-adapter/looks/{name}", dependencies=[*guards, wants(JSON, FILE)])
+    async def put_look(name: str, request: Request, overwrite: bool = True) -> dict[str, str]:
+        is_file = request.headers.get("content-type", "").partition(";")[0].strip().lower() == FILE
+        try:
+            checked_name(name, "look")
+            body = await _body(request, MAX_FILE if is_file else MAX_UNIT)
+            if is_file:
+                kept = await run_in_threadpool(process.looks().save, name, body, overwrite=overwrite)
+            else:
+                kept = await run_in_threadpool(keep, _unit(body), name, resources(), overwrite=overwrite)
+        except IPAdapterError as error:
+            raise _answer(error) from None
+        return {"look": kept}
+
+    @app.delete("/ip-adapter/looks/{name}", dependencies=[*guards])
+    def delete_look(name: str) -> dict[str, str]:
+        try:
+            process.looks().delete(name)
+            return {"look": checked_name(name, "look")}
+        except IPAdapterError as error:
+            raise _answer(error) from None
+
+
+def _answer(error: IPAdapterError) -> HTTPException:
+    return HTTPException(error.status_code, error.detail)
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """The whole of it. Raises HTTPException 413 where it is larger, before it has come."""
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > limit:
+            raise HTTPException(413, f"The body is larger than {limit >> 20} MB: keep fewer references in one look.")
+    return bytes(data)
+
+
+def _unit(body: bytes) -> Any:
+    """The unit in a body. Raises PresetError for another one."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or set(content) != {"unit"}:
+        raise PresetError(
+            f'The body of a look is {{"unit": {{…}}}}, or the file of a look as {FILE}: send an object with unit, and '
+            "only it, or a file."
+        )
+    return content["unit"]
