@@ -65,6 +65,10 @@
         const {files, arrived} = tab.keep;
         for (const key of keys.filter((key) => arrived.has(key))) {
             const {data} = JSON.parse(arrived.get(key));
+            if (data.startsWith("look:")) {  // what it holds is kept, whatever becomes of the name
+                arrived.delete(key);
+                continue;
+            }
             const file = data.startsWith("data:") ? await (await fetch(data)).blob() : data;
             files.set(key, file);
             arrived.delete(key);

@@ -10,11 +10,12 @@
     // An order has been carried out, or has failed.
     async function answerOrder(tab) {
         await ipAdapter.pause(0);  // the answer is on view
-        const action = tab.presets.order?.do, isExport = action === "export";
-        if (isExport) await saveExport(tab);
+        const {do: action, name} = tab.presets.order ?? {}, isExport = ["export", "export look"].includes(action);
+        if (isExport) await saveExport(tab, action === "export" ? "ip-adapter-presets.zip" : `${name}.safetensors`);
         tab.presets.order = null;
         answerNote(tab);
-        if (!["load", "export", "cancel", undefined].includes(action)) ipAdapter.shelf.renew?.(tab);
+        if (["keep look", "keep look over", "delete look"].includes(action)) ipAdapter.looks?.renew(tab);
+        else if (!["load", "cancel", undefined].includes(action) && !isExport) ipAdapter.shelf.renew?.(tab);
         return [isExport ? null : {__type__: "update"}];
     }
     function answerNote(tab) {
@@ -71,11 +72,11 @@
         }
         field()?.click();
     }
-    async function saveExport(tab) {
+    async function saveExport(tab, download) {
         const link = () => tab.element("preset_file").querySelector("a[href]");
         if (!await ipAdapter.waitUntil(link, 500)) return;
         const copy = document.createElement("a");
-        Object.assign(copy, {href: link().href, download: "ip-adapter-presets.zip"});
+        Object.assign(copy, {href: link().href, download});
         document.body.append(copy);
         copy.click();
         copy.remove();

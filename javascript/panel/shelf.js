@@ -14,9 +14,10 @@
         }));
         return tab.shelf.answered;
     }
-    // In the place of a file: a picture that presets have, "sha256:" and its content hash (panel_state.py).
-    function stored(name) {
-        return Object.assign(new File([], "picture"), {stored: name});
+    // In the place of a file: a picture that presets have, "sha256:" and its content hash, or a look, "look:" and its
+    // name (panel_state.py). `shown`: what notes call it.
+    function stored(name, shown = "picture") {
+        return Object.assign(new File([], shown), {stored: name});
     }
     function answerAsked(tab, [text]) {
         tab.shelf.onAnswer?.(JSON.parse(text || "{}"));
@@ -25,6 +26,8 @@
     async function onOpen(event) {
         const button = event.target.closest?.(".ip-adapter-tools [aria-expanded]");
         if (button) (await ipAdapter.loadSubject("shelf")).toggle(ipAdapter.tabOf(button), button);
+        const opener = event.target.closest?.(".ip-adapter-looks-opener");
+        if (opener) (await ipAdapter.loadSubject("looks")).toggle(ipAdapter.tabOf(opener), opener);
     }
 
     // Keeping. A panel that has changed is kept once it rests, but not before it is known whether something is to be

@@ -29,12 +29,12 @@ MAX_THUMBNAIL, MAX_SIDE = 10_000, 512  # bytes; pixels
 
 @dataclass(frozen=True)
 class Head:
-    """What a file of embeddings says of itself. ``weights`` is empty where all are 1; ``face`` and ``encoder`` are who
+    """What a file of embeddings says of itself. ``weights`` is None where all are 1; ``face`` and ``encoder`` are who
     made what; ``name``, ``adapter`` and ``thumbnail`` are empty where it is no look, or has none."""
 
     version: str
     tensors: tuple[str, ...]
-    weights: tuple[float, ...] = ()
+    weights: tuple[float, ...] | None = None
     face: str = ""
     encoder: str = ""
     name: str = ""
@@ -74,7 +74,7 @@ def head_of(file: bytes) -> Head:
         header = json.loads(file[8 : 8 + length])
         metadata = dict(header.get("__metadata__") or {})
         names = tuple(name for name in header if name != "__metadata__")
-        version, weights = metadata.get(FORMAT), json.loads(metadata.get("weights", "[]"))
+        version, weights = metadata.get(FORMAT), json.loads(metadata.get("weights", "null"))
     except (ValueError, AttributeError, TypeError, RecursionError):
         raise damaged() from None
     if version not in (VERSION, VERSION_2):
@@ -83,12 +83,14 @@ def head_of(file: bytes) -> Head:
                 f"The embeddings are of a newer version ({version[:40]}): update the extension, or {AGAIN}."
             )
         raise damaged()
-    if not names or not _are_weights(weights):
+    if not names or not (weights is None or _are_weights(weights)):
         raise damaged()
     face, encoder, adapter = (str(metadata.get(name, ""))[:MAX_KIND] for name in ("face", "encoder", "adapter"))
     shown = str(metadata.get("name", ""))[:MAX_NAME]
     small = _thumbnail(metadata.get("thumbnail"))
-    return Head(version, names, tuple(map(float, weights)), face, encoder, shown, adapter, small)
+    return Head(
+        version, names, None if weights is None else tuple(map(float, weights)), face, encoder, shown, adapter, small
+    )
 
 
 def _are_weights(weights: Any) -> bool:

@@ -86,7 +86,7 @@ def read(file: bytes) -> Stored:
     """The embeddings in a file. Raises PictureError for every other one."""
     head = head_of(file)
     references, uncond = _references(file, head)
-    weights = head.weights or (1.0,) * len(references)
+    weights = (1.0,) * len(references) if head.weights is None else head.weights
     if len(weights) != len(references):
         raise damaged()
     made_by = {part: head.face if part == "face" else head.encoder for part in references[0]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +21,7 @@ from ..fields import settings_of
 from ..unit import Reference, Unit
 from ..weighting import Spread, peak, spread
 from . import flux
-from .fit import FLUX, check_fit, empty_side, encoder_for, image_source, seen_size, with_variant
+from .fit import FLUX, check_fit, empty_side, encoder_for, encoder_kind, image_source, seen_size, with_variant
 from .planned import BLACK, HIDDEN_STATES, PlannedReference, check_stored, decoded_references
 
 if TYPE_CHECKING:
@@ -161,7 +162,8 @@ def plan_embeddings(unit: Unit, catalog: Catalog, topology: Topology | None = No
     if not known or (unit.encoder != AUTO and adapter.spec.source != "face"):
         encoder = _looked_up(catalog, lambda: encoder_for(adapter, catalog, unit.encoder))
         size = 0 if encoder is None else seen_size(unit, adapter, encoder)
-    check_stored(unit, adapter, encoder, references, negatives)
+    fed_by = encoder or _encoder_of_others(adapter, (*references, *negatives), catalog)
+    check_stored(unit, adapter, fed_by, references, negatives)
     return Plan(unit, adapter, encoder, references, negatives, size=size, notes=(*notes, *more))
 
 
@@ -171,6 +173,20 @@ def plan_look(unit: Unit, catalog: Catalog) -> Plan:
     planned = replace(planned, text_encoder=_text_encoder(unit, planned.adapter, planned.encoder, catalog))
     _check_tiles(planned)
     return planned
+
+
+def _encoder_of_others(
+    adapter: AdapterEntry, references: Sequence[PlannedReference], catalog: Catalog
+) -> EncoderEntry | None:
+    """The image encoder that feeds ``adapter`` here, where stored embeddings are of another than the published one;
+    None where nobody has to ask, or there is none."""
+    source, published = image_source(adapter.spec), encoder_kind(adapter.spec)
+    made_by = [one.stored.made_by for one in references if one.stored is not None]
+    if source is None or all(kinds.get(source[0]) in (None, published) for kinds in made_by):
+        return None
+    with suppress(CheckpointError):
+        return encoder_for(adapter, catalog)
+    return None
 
 
 def _all_known(adapter: AdapterEntry, references: Sequence[PlannedReference], has_text: bool) -> bool:

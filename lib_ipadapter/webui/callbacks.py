@@ -11,7 +11,7 @@ from ..errors import IPAdapterError
 from . import detailing, history, job, sampling
 from . import influence_pictures as influence
 from .host import current, record
-from .neighbours import adetailer, distributed, xyz_cells
+from .neighbours import adetailer, distributed, xyz_cells, xyz_grids
 
 
 def setup(p: Any) -> None:
@@ -63,6 +63,12 @@ def picture_finished(p: Any, shown: Any) -> None:
         influence.remember(own, shown.image)
         detailing.picture_finished(own)
     xyz_cells.finish(p, shown)
+    xyz_grids.mark(p, shown.image)
+
+
+def before_grid(params: script_callbacks.ImageGridLoopParams) -> None:
+    """``image_grid``: several pictures are put together to one."""
+    xyz_grids.draw(params)
 
 
 def finished(p: Any, processed: Any) -> None:

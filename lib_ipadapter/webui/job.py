@@ -25,7 +25,7 @@ from . import detailing, host, options
 from .host import record
 from .host.record import Job
 from .looks import with_looks
-from .neighbours import adetailer, controlnet, distributed, instantid, xyz
+from .neighbours import adetailer, controlnet, distributed, instantid, xyz, xyz_sources
 from .neighbours.controlnet import overlaps
 from .panel import accordion as panel
 from .panel import model_choice
@@ -50,6 +50,8 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
     with refusing(p):
         objects = distributed.local(panel.units(arguments, is_api=host.current().is_api(p)))
         wording = distributed.wording(arguments)
+        if (of_preset := xyz_sources.with_preset(p)) is not None:
+            objects, wording = of_preset, Wording.API
         if wording is Wording.PANEL:
             model_choice.check(objects, xyz.axis_fields(p), resources())
         units = units_of(p, objects, wording)

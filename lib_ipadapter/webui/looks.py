@@ -16,8 +16,9 @@ from ..encode.carriers import MAX_FILE, carrier
 from ..encode.look_files import head_of
 from ..encode.picture import Picture, content_hash
 from ..errors import IPAdapterError, UnitError, errors_name_unit
+from ..kinds import Wording
 from ..presets import thumbnails
-from ..presets.document import PresetError, PresetExists, checked_name
+from ..presets.document import PresetError, PresetExists, checked_name, key
 from ..presets.looks import found
 from ..unit import Reference, Unit
 from . import host, options, process
@@ -67,21 +68,32 @@ def restored(start: str, name: str) -> Image | None:
 # Keeping
 
 
-def keep(settings: object, name: str, resources: Resources, *, overwrite: bool = False) -> str:
-    """Keep what the references of a unit (an API object) become as the look of that ``name``, which is returned. Raises
-    IPAdapterError."""
+def keep(
+    settings: object,
+    name: str,
+    resources: Resources,
+    *,
+    overwrite: bool = False,
+    number: int = 1,
+    wording: Wording = Wording.API,
+) -> str:
+    """Keep what the references of unit ``number`` (an API object) become as the look of that ``name``, which is
+    returned. Raises IPAdapterError."""
     from ..jobs.embeddings import look_of
     from .job import decoded  # loaded by the first that computes: a start needs nothing of it
 
     looks, name = process.looks(), checked_name(name, "look")
-    if not overwrite and any(one.name == name for one in looks.all()):  # told before the work; asked again after it
+    if not overwrite and any(
+        key(one.name) == key(name) for one in looks.all()
+    ):  # told before the work; asked again after it
         raise PresetExists(f"There is a look “{name}” already: choose another name, or overwrite it.")
-    unit = Unit.parse(settings, 1)
-    if not unit.enabled:
-        raise UnitError("it is disabled, so there is nothing to keep: enable it.")
-    if any(reference.controlnet is not None for reference in (*unit.references, *unit.negative_references)):
-        raise UnitError("ControlNet's pictures are only known while a picture is made: give the picture itself.")
-    (unit,) = decoded([unit])
+    with errors_name_unit(number):
+        unit = Unit.parse(settings, number, wording)
+        if not unit.enabled:
+            raise UnitError("it is disabled, so there is nothing to keep: enable it.")
+        if any(reference.controlnet is not None for reference in (*unit.references, *unit.negative_references)):
+            raise UnitError("ControlNet's pictures are only known while a picture is made: give the picture itself.")
+        (unit,) = decoded([unit])
     with host.current().alone():
         try:
             file = look_of(unit, name, small(unit.references), resources, host.current().device())

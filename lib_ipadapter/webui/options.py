@@ -136,6 +136,11 @@ INNER_PASSES = Option(
     "scripts can say the same, with ip_adapter",
     infotext="IP-Adapter in ADetailer",
 )  # fmt: skip
+GRID_PICTURES = Option(
+    "ip_adapter_grid_pictures", True, "Small pictures in the grids of X/Y/Z plots",
+    "of the references, looks and presets on an axis, in a corner of the first row or column; the cells' own pictures "
+    "stay without",
+)  # fmt: skip
 OPTIONS = (
     UNITS,
     CACHE,
@@ -150,6 +155,7 @@ OPTIONS = (
     SAME,
     INSTANTID,
     INNER_PASSES,
+    GRID_PICTURES,
 )
 
 
@@ -198,6 +204,11 @@ def downloads() -> str:
 
 def inner_passes() -> bool:
     return bool(INNER_PASSES.value)
+
+
+def grid_pictures() -> bool:
+    """Whether the grids of X/Y/Z plots have small pictures at their axes."""
+    return bool(GRID_PICTURES.value)
 
 
 def instantid_in_controlnet() -> bool:

@@ -15,5 +15,9 @@ def base64_of(picture: Image.Image, file_format: str = "PNG", **settings: Any) -
     return base64.b64encode(file_of(picture, file_format, **settings)).decode()
 
 
+def jpeg_url(file: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(file).decode()}"
+
+
 def data_url(picture: Image.Image, file_format: str = "PNG", **settings: Any) -> str:
     return f"data:image/{file_format.lower()};base64,{base64_of(picture, file_format, **settings)}"

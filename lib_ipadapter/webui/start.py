@@ -27,6 +27,13 @@ def on_cfg_denoiser(params: script_callbacks.CFGDenoiserParams) -> None:
     callbacks.on_cfg_denoiser(params)
 
 
+def on_image_grid(params: script_callbacks.ImageGridLoopParams) -> None:
+    """Before several pictures are put together to one."""
+    from . import callbacks
+
+    callbacks.before_grid(params)
+
+
 def on_app_started(_demo: Any, app: Any) -> None:
     guards = api.add_routes(app, resources().catalog, store())
     if guards is not None:
@@ -72,6 +79,7 @@ def register() -> None:
 
 def _register() -> None:
     script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
+    script_callbacks.on_image_grid(on_image_grid)
     script_callbacks.on_app_started(on_app_started)
     script_callbacks.on_after_component(send_to.Buttons().after_component)
     script_callbacks.on_after_component(ControlNetBar.after_component)

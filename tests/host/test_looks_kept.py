@@ -159,7 +159,7 @@ def test_an_adapter_of_another_kind_refuses_it_with_both_named(host: Host) -> No
 
 def test_parameters_name_the_look_and_bring_it_back(host: Host, looks: Looks, store: Any) -> None:
     photo = unit("base", (1,))
-    look = {**photo, "images": [{**kept(host, "Oil, “on” \"wood\": 1", photo), "weight": 0.6}]}
+    look = {**photo, "images": [{**kept(host, 'Oil, “on” "wood": 1', photo), "weight": 0.6}]}
     want = ask(host, look)
     assert "looks: " in want.infotext and "Oil, “on”" in want.infotext
     for name in store.recent():  # the kept generations would have it, too
@@ -167,10 +167,10 @@ def test_parameters_name_the_look_and_bring_it_back(host: Host, looks: Looks, st
     assert np.array_equal(pixels(ask(host, infotext=want.infotext)), pixels(want))
     for name in store.recent():
         store.delete(name)
-    kept(host, "Oil, “on” \"wood\": 1", unit("base", (2,)))  # another one of that name
+    kept(host, 'Oil, “on” "wood": 1', unit("base", (2,)))  # another one of that name
     answer = host.post("txt2img", {"infotext": want.infotext, "alwayson_scripts": {}, "steps": 1})
     assert answer.status_code == 422
-    assert "the look “Oil, “on” \"wood\": 1” is not here as it was" in answer.json()["detail"]
+    assert 'the look “Oil, “on” "wood": 1” is not here as it was' in answer.json()["detail"]
 
 
 def test_a_preset_keeps_what_the_look_holds(host: Host, looks: Looks, store: Any) -> None:
@@ -244,3 +244,15 @@ def test_the_embeddings_of_a_look_are_its_own(host: Host, looks: Looks) -> None:
     a, b = stored.read(answer.content), stored.read(looks.file("noisy"))
     assert a.uncond is not None and b.uncond is not None and torch.equal(a.uncond["pooled"], b.uncond["pooled"])
     assert json.dumps(a.made_by) == json.dumps(b.made_by) and a.look == ""
+
+
+def test_a_look_of_another_encoder_than_the_published_one_fits_where_that_is_used(host: Host, monkeypatch) -> None:
+    from lib_ipadapter.jobs import fit, planned, plans
+
+    photo = unit("base", (1,))
+    look = {**photo, "images": [kept(host, "one", photo)]}
+    for module in (plans, planned):
+        monkeypatch.setattr(module, "encoder_kind", lambda spec: "ViT-H-14")
+    assert same(host, photo, look)
+    monkeypatch.setattr(planned, "kind_of", lambda encoder: fit.kind_of(encoder) + ", newer")
+    assert "and adapter base takes pooled embeddings of 'ViT (128 wide, 3 layers), newer'" in refused(host, look)

@@ -24,7 +24,7 @@ from ...unit import Unit, parse_units
 from .. import host, looks
 from ..panel import accordion as panel
 from ..picture_text import base64_of
-from . import controlnet, xyz
+from . import controlnet, xyz, xyz_sources
 
 THEIRS, OURS = "Distribute", "IP-Adapter"  # titles of scripts
 AS_THEY_ARE = ("RGB", "RGBA", "L")  # modes that PNG has and that nothing is lost in; others are read as references are
@@ -101,6 +101,7 @@ def json_arguments(p: Any) -> None:
 def _resolved(p: Any, objects: Sequence[object]) -> list[object]:
     """The API objects with what only this machine knows: a plot's values, ControlNet's pictures, looks."""
     try:
+        objects = xyz_sources.with_preset(p) or objects
         units = parse_units(objects, later=xyz.axis_fields(p))
     except UnitError:
         return list(objects)  # for the job to refuse

@@ -1,4 +1,5 @@
-"""Axes of the X/Y/Z plot for the numbers and choices of every unit, as ``Unit`` declares them.
+"""Axes of the X/Y/Z plot for the numbers and choices of every unit, as ``Unit`` declares them, and for what units come
+from (xyz_sources.py).
 
 An axis leaves its value on the cell's processing object, from where it reaches the job's units; the panel's and the
 client's stay what they are. A cell whose unit cannot be honoured shows the reason in its place (xyz_cells.py).
@@ -21,6 +22,7 @@ from ...unit import Unit
 from .. import host, options
 from ..host import record
 from ..panel import accordion as panel
+from . import xyz_sources
 
 PREFIX = "[IP-Adapter] "
 # What a change of a field costs beside another checkpoint's 1 and another VAE's 0.7: the dearest axis changes least
@@ -30,7 +32,7 @@ ADAPTER_COST, TOKENS_COST = 0.6, 0.2
 
 @dataclass(frozen=True)
 class Axis:
-    """One field of one unit."""
+    """One field of one unit, or one of its sources; ``number`` is 0 for what is all units'."""
 
     number: int
     field: str
@@ -40,7 +42,7 @@ class Axis:
 
     @property
     def label(self) -> str:
-        return f"{PREFIX}{self.field.replace('_', ' ').capitalize()} {self.number}"
+        return f"{PREFIX}{self.field.replace('_', ' ').capitalize()} {self.number or ''}".rstrip()
 
     def apply(self, p: Any, value: Any, _values: list[Any]) -> None:
         """Set the field for ``p`` alone, which is a shallow copy of the plot's."""
@@ -54,14 +56,20 @@ class Axis:
             if not values:
                 raise UnitError(f"the plot's axis {self.label[len(PREFIX):]} has no values: give some.")
             for value in values:
-                Unit.parse({"model": "any", "images": ["any"], self.field: value})
-                if self.field == "model":
-                    _look_up(catalog(), value)
-            units = _units(p)
+                self._check(catalog, value)
+            units = _units(p) if self.number else None
             if units is not None:
-                _in_use(units, self.number, self.field)
+                unit = _in_use(units, self.number, self.field)
+                for value in values if self.field in xyz_sources.SOURCES else ():
+                    xyz_sources.check_unit(unit, self.field, value)
         except IPAdapterError as error:
-            raise error.in_unit(self.number) from None
+            raise (error.in_unit(self.number) if self.number else error) from None
+
+    def _check(self, catalog: Callable[[], Catalog], value: Any) -> None:
+        if self.field in xyz_sources.SOURCES:
+            return xyz_sources.check(self.field, value)
+        Unit.parse({"model": "any", "images": ["any"], self.field: value})
+        return _look_up(catalog(), value) if self.field == "model" else None
 
 
 def _look_up(catalog: Catalog, name: str) -> None:
@@ -119,10 +127,15 @@ def apply_axis_values(p: Any, units: list[Unit]) -> list[Unit]:
     values that it may not have."""
     numbered = {unit.number: unit for unit in units}
     for number, values in _values(p).items():
+        if number == xyz_sources.ALL_UNITS:  # these are the preset's units already
+            continue
         try:
             if number not in numbered:
                 raise _not_in_use(next(iter(values)))
-            numbered[number] = numbered[number].with_values(values)
+            fields = {name: value for name, value in values.items() if name not in xyz_sources.SOURCES}
+            if "model" in fields:  # which other sources ask for
+                numbered[number] = numbered[number].with_values({"model": fields.pop("model")})
+            numbered[number] = xyz_sources.applied(numbered[number], values).with_values(fields)
         except UnitError as error:
             raise error.in_unit(number) from None
     return list(numbered.values())
@@ -132,7 +145,8 @@ def apply_axis_values(p: Any, units: list[Unit]) -> list[Unit]:
 
 
 def axes(count: int, catalog: Callable[[], Catalog], unit_class: type[Unit] = Unit) -> list[Axis]:
-    """The axes of ``count`` units: what is declared as a number, a text or a choice, and the model."""
+    """The axes of ``count`` units: what is declared as a number, a text or a choice, the model, and what units come
+    from."""
 
     def models() -> list[str]:
         return [entry.name for entry in catalog().adapters]
@@ -153,7 +167,10 @@ def axes(count: int, catalog: Callable[[], Catalog], unit_class: type[Unit] = Un
             listed = functools.partial(list[str], choices) if choices else None
             cost = TOKENS_COST if setting.changes_tokens else 0.0
             axes.append(Axis(number, name, setting.kind.axis, listed, cost))
-    return axes
+        axes.append(Axis(number, xyz_sources.REFERENCE, int, None, TOKENS_COST))
+        axes.append(Axis(number, xyz_sources.LOOK, str, xyz_sources.looks, TOKENS_COST))
+        axes.append(Axis(number, xyz_sources.PURPOSE, str, xyz_sources.purposes))
+    return [*axes, Axis(xyz_sources.ALL_UNITS, xyz_sources.PRESET, str, xyz_sources.presets, ADAPTER_COST)]
 
 
 def _plots() -> Iterable[Any]:

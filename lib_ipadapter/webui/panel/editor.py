@@ -29,6 +29,7 @@ from . import (
     block_strengths,
     download_card,
     html_controls,
+    look_row,
     model_line,
     other_files,
     panel_state,
@@ -349,5 +350,7 @@ def _drop_area(tab: str) -> str:
         "title='Drop, paste or click: the pictures become references of the unit that is shown.'>"
         "<span>Add references</span><small>drop, paste or click</small>"
         "<input type='file' accept='image/*,.safetensors' multiple hidden tabindex='-1'></div>"
+        f"<button type='button' class='ip-adapter-looks-opener' aria-expanded='false' title='{look_row.OPENER}'>Looks"
+        "</button>"
         "<button type='button' class='ip-adapter-clear' title='Remove all of them' hidden>Remove all</button>"
     )

@@ -23,6 +23,7 @@ from ...kinds import is_number
 from ...presets.document import HASH_PREFIX
 from ...reference import MAX_REFERENCES, WEIGHT
 from ...unit import MAX_UNITS
+from . import look_row
 from .controls import COMPONENTS, CONTROLS, CURVE
 from .picture_pool import HeldPictures, Intake, PagePictures
 from .reference_cards import Item, Look, remember
@@ -140,13 +141,15 @@ def reference_weight(value: Any) -> float:
 @dataclass(frozen=True)
 class Arriving:
     """What the page has put into the inbox: a picture under its key, or ``sha256:`` and the content hash of one that
-    the store of presets has. None when it holds a receipt, or nothing yet."""
+    the store of presets has, or ``look:`` and the name of a look. None when it holds a receipt, or nothing yet."""
 
     key: str
     data: str
 
     def picture(self) -> Any:
-        """What ``decode`` takes. Raises UnitError for one that is named by its content hash and is no longer stored."""
+        """What ``decode`` takes. Raises IPAdapterError for one that is named, and is no longer kept."""
+        if self.data.startswith(look_row.PREFIX):
+            return look_row.picture(self.data[len(look_row.PREFIX) :])
         if not self.data.startswith(HASH_PREFIX):
             return self.data
         from .. import process

@@ -3,8 +3,8 @@ imported here. What needs a name or a yes is asked for in the line of notes belo
 
 Buttons and questions are plain HTML. The page's script writes what is wanted into a hidden box:
 ``{"ask": action}`` for a question, ``{"do": action, "name": …, "about": …}`` for what is answered with a yes, and
-``{"do": "load"}``, ``"export"``, ``"cancel"`` or what purpose_row.py says, each with a stamp that makes it another text
-than the one before. What is loaded from the shelf (shelf.py) has its name in the order.
+``{"do": "load"}``, ``"export"``, ``"cancel"`` or what purpose_row.py and look_row.py say, each with a stamp that makes
+it another text than the one before. What is loaded from the shelf (shelf.py) has its name in the order.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import gradio as gr
 from ...errors import IPAdapterError
 from ...presets.store import PresetExists, Store
 from ..host.page import listing
-from . import html_controls, purpose_row
+from . import html_controls, look_row, purpose_row
 from .editor import QUIET, hidden, in_page, note
 from .exchanged_files import ExchangedFiles
+from .panel_state import PanelState
 
 RECENT = "Recent / "  # before a kept generation's name in the list; no name can have that slash
 EXPORT = "ip-adapter-presets.zip"
@@ -205,6 +206,8 @@ class PresetBar:
         """Values for the note, the list, the file (it stays while there may be a question about it), and what
         ``connect`` was given as ``outputs``. The file is always told by itself (see ``ExchangedFiles``)."""
         wanted, same = json.loads(order), gr.update()
+        if wanted.get("ask") in look_row.ORDERS or wanted.get("do") in look_row.ORDERS:
+            return [*self._look(wanted, file, values), *self.nothing]
         if "ask" in wanted:
             return [self._ask(wanted["ask"], chosen), same, file, *self.nothing]
         action = wanted["do"]
@@ -222,6 +225,19 @@ class PresetBar:
             return [answer, same, path, *self.nothing]
         name = wanted["name"].strip()
         return [*self._do(action, wanted["about"], name, chosen, file, lambda: self.units(values)), *self.nothing]
+
+    def _look(self, wanted: dict[str, Any], file: Path | None, values: tuple[Any, ...]) -> list[Any]:
+        """Values for the note, the list and the file."""
+        shown = PanelState.parse(values[0]).shown
+
+        def unit() -> dict[str, Any] | None:
+            units = self.units(values)
+            return units[shown - 1] if shown <= len(units) else None
+
+        if "ask" in wanted:
+            return [look_row.asked(self._id, wanted, shown, unit), gr.update(), file]
+        question, said, path = look_row.followed(self._id, wanted, shown, unit, self.files)
+        return [question + note(*said) if said else question, gr.update(), path or file]
 
     def _load(self, name: str, before: tuple[Any, ...]) -> tuple[str, list[Any]]:
         """Values for the note and ``outputs``."""

@@ -25,7 +25,8 @@ from ...encode.stored import Stored
 from ...errors import IPAdapterError
 from ...reference import WEIGHT
 from ...unit import Unit
-from ..picture_text import data_url
+from .. import looks
+from ..picture_text import data_url, jpeg_url
 from . import face_cards, picture_pool
 from .face_cards import FaceLook, seen_side
 
@@ -222,10 +223,23 @@ def _stored(picture: Picture) -> str:
     except IPAdapterError as error:
         return face_cards.problem(error.detail)
     assert stored is not None
+    if stored.look:
+        return _look_card(picture, stored)
     count = len(stored.references)
     what = "1 reference" if count == 1 else f"{count} references"
     made_by = html.escape(" and ".join(f"{part} by {name}" for part, name in stored.made_by.items()))
     return f"<em class='ip-adapter-stored'>Embeddings of {what} ({made_by})</em>"
+
+
+def _look_card(picture: Picture, stored: Stored) -> str:
+    """HTML: a look, with its small picture."""
+    small, name = looks.of_carrier(picture), html.escape(stored.look)
+    image = f"<img src='{jpeg_url(small)}' alt='' decoding='sync' draggable='false'>" if small else ""
+    made_by = html.escape(" and ".join(f"{part} by {by}" for part, by in stored.made_by.items()))
+    return (
+        f"<span class='ip-adapter-captioned ip-adapter-look' title='{made_by}'>{image}<b translate='no'>{name}</b>"
+        "<small>Look</small></span>"
+    )
 
 
 def _mask_address(mask: Picture) -> str:

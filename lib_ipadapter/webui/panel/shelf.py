@@ -8,6 +8,7 @@ with a stamp into a hidden box, and the answer comes back in the same box:
     {"ask": "group", "group": "recent", "start": 24}    a page of "recent" or "presets"
     {"ask": "small", "names": [content hash, …]}        small pictures that an answer before has not held yet
     {"ask": "kept", "keys": [key, …]}                   the session's pictures, so that the page can bring them again
+    {"ask": "looks"}                                    all looks (look_row.py)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import IPAdapterError
 from ...presets.document import HASH_PREFIX
 from ..picture_text import data_url
+from . import look_row
 from .editor import QUIET, hidden, in_page
 from .picture_pool import HeldPictures, PagePictures
 
@@ -58,6 +60,8 @@ class ShelfBox:
     def _answer(self, asked: dict[str, Any], held: HeldPictures | None) -> dict[str, Any]:
         from ...presets.shelf import Shelf
 
+        if asked["ask"] == "looks":
+            return look_row.told()
         shelf, what = Shelf(self.store()), asked["ask"]
         if what == "open":
             return _opened(shelf)
