@@ -57,8 +57,7 @@ ipAdapter.looks = (() => {
             looks ? "" : problem ?? "The server has not answered: open the looks again.";
         const grid = strip.querySelector(".ip-adapter-looks-grid");
         if (!looks) return;
-        const none = "Nothing here yet: add references to a unit, and keep them as a look. A look's file can be dropped "
-            + "on the panel.";
+        const none = "Nothing here yet: keep a unit's references as a look, or drop a look's file on the panel.";
         grid.replaceChildren(...looks.length ? looks.map((look) => entry(tab, look)) : [make("em", {}, none)]);
     }
     function toggle(tab, opener) {
