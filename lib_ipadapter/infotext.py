@@ -234,7 +234,7 @@ def _read_hashes(text: str) -> list[HashedReference]:
 def _read_looks(text: str) -> dict[str, str]:
     """The names of looks by the beginning of their content hashes."""
     words = (one.strip().partition(" ") for one in text.split(BETWEEN))
-    return {start.lower(): name for start, _, name in words if name and _REFERENCE.fullmatch(start)}
+    return {start.lower(): name for start, _, name in words if name and "/" not in name and _REFERENCE.fullmatch(start)}
 
 
 def _weight(text: str | None) -> float:
@@ -247,15 +247,15 @@ def _weight(text: str | None) -> float:
 def restored(
     params: Mapping[str, Any],
     picture: Callable[[str], Image | None],
-    look: Callable[[str, str], Image | None] = lambda content_hash, name: None,
+    look: Callable[[str], tuple[str, Image] | None] = lambda name: None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The units of a picture's parameters as API objects, in their places, and sentences on what is missing.
 
     ``picture`` gives a reference by the beginning of its content hash, None where it is not there any more; it is asked
-    once for each. ``look`` gives the look of a name where that is still the one with this content hash. Places between
-    the units are disabled units.
+    once for each. ``look`` gives a look as a picture, with its content hash, by its name. Places between the units are
+    disabled units.
     """
-    picture = functools.cache(picture)
+    picture, look = functools.cache(picture), functools.cache(look)
     units: list[dict[str, Any]] = []
     notes = []
     for unit in read(params):
@@ -280,7 +280,7 @@ def _items(
     kind: str,
     missing: list[str],
     looks: Mapping[str, str],
-    look: Callable[[str, str], Image | None],
+    look: Callable[[str], tuple[str, Image] | None],
 ) -> list[dict[str, Any]]:
     """The pictures that are still there as API items; ``missing`` gets sentences on those that are not."""
     items: list[dict[str, Any]] = []
@@ -288,7 +288,8 @@ def _items(
     for reference in references:
         image, name = picture(reference.content_hash), looks.get(reference.content_hash)
         if image is None and name is not None:
-            image = look(reference.content_hash, name)
+            found = look(name)
+            image = found[1] if found is not None and found[0].startswith(reference.content_hash) else None
         if image is None and name is not None:
             named += 1
             missing.append(f"the look “{name}” is not here as it was: add it, or another one.")

@@ -12,7 +12,7 @@ from ..encode.references import References, mean
 from ..errors import errors_name_unit
 from ..unit import Unit
 from .faces import face_embedding, with_faces
-from .fit import kind_of, recogniser
+from .fit import UNNORMALISED, kind_of, recogniser
 from .plans import Plan, plan_embeddings, plan_look
 from .prepare import encoded, joined
 
@@ -84,12 +84,20 @@ def _combined(
         if plan.spec.source == "pooled":
             embeddings = [(mean(pooled),) for (pooled,) in embeddings]
         embeddings, weights = joined(plan, embeddings, weights)
-        length = sum(float(face.norm()) for face in faces) / max(1, len(faces))
-        faces = [face / face.norm().clamp(min=1e-12) * length for face, *_ in embeddings] if faces else []
+        faces = [_as_long_as(faces, face, plan) for face, *_ in embeddings] if faces else []
     parts: list[Parts] = [{str(part): one for part, one in zip(names, of, strict=True)} for of in embeddings]
     for one, face in zip(parts, faces, strict=bool(faces)):
         one["face"] = face
     return parts, weights
+
+
+def _as_long_as(faces: Sequence[Tensor], joined_face: Tensor, plan: Plan) -> Tensor:
+    """What was made of ``faces``, of their mean length; as it is where the adapter minds the length."""
+    if plan.spec.variant in UNNORMALISED:
+        return joined_face
+    length = sum(float(face.norm()) for face in faces) / len(faces)
+    lengthened: Tensor = joined_face / joined_face.norm().clamp(min=1e-12) * length
+    return lengthened
 
 
 def _made_by(planned: Plan) -> dict[str, str]:

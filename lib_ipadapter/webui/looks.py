@@ -56,12 +56,11 @@ def _with_files(references: tuple[Reference, ...], field: str) -> tuple[Referenc
     )
 
 
-def restored(start: str, name: str) -> Image | None:
-    """The look of that name as a picture, where its content hash begins so; else None."""
+def as_picture(name: str) -> tuple[str, Image] | None:
+    """The look of that name as a picture, with its content hash; None where it is not there."""
     with suppress(IPAdapterError):
         picture = carrier(process.looks().file(name))
-        if content_hash(picture).startswith(start):
-            return picture
+        return content_hash(picture), picture
     return None
 
 

@@ -42,7 +42,7 @@ def test_the_table_of_weight_types_says_what_blocks_get(monkeypatch: pytest.Monk
 
 
 def test_the_api_page_has_every_route(modules: None, store: Store) -> None:
-    from lib_ipadapter.webui import api, downloads, embeddings, guards, preview
+    from lib_ipadapter.webui import api, downloads, embeddings, guards, looks, preview
 
     app = FastAPI()
     app.add_api_route(guards.HOST_ROUTE, lambda: None)
@@ -50,6 +50,7 @@ def test_the_api_page_has_every_route(modules: None, store: Store) -> None:
     guarded = api.add_routes(app, None, store)
     preview.add_preview_route(app, lambda: None, guarded)
     embeddings.add_embeddings_route(app, lambda: None, guarded)
+    looks.add_routes(app, lambda: None, guarded)
     downloads.add_routes(app, guarded)
     ours = [route for route in app.routes if route.path not in before]
     routes = {f"{method} {route.path}" for route in ours for method in route.methods}

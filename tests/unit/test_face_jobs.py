@@ -16,7 +16,7 @@ from lib_ipadapter.encode.faces.finder import InsightFace
 from lib_ipadapter.encode.picture import Picture
 from lib_ipadapter.encode.stored import Stored
 from lib_ipadapter.errors import IPAdapterError, PictureError
-from lib_ipadapter.jobs.embeddings import embeddings_of
+from lib_ipadapter.jobs.embeddings import embeddings_of, look_of
 from lib_ipadapter.jobs.resources import Resources
 from lib_ipadapter.presets.store import Store
 from lib_ipadapter.unit import Unit
@@ -302,6 +302,30 @@ def test_stored_references_are_as_many_as_they_were(unet, resources) -> None:
         denoise(unet, generation(unet, resources, weighted), pictures=2),
         denoise(unet, generation(unet, resources, half_weight), pictures=2), 1e-5,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_look_of_a_face_is_that_face(kind: str, unet, resources) -> None:
+    want = generation(unet, resources, settings(kind, (0,)))
+    file = look_of(Unit.parse(settings(kind, (0,))), "who", b"", resources, DEVICE)
+    look = {**settings(kind, (0,)), "images": [{"embeddings": base64.b64encode(file).decode()}]}
+    got = generation(unet, resources, look)
+    for one, other in zip(want.prompts[0][1].kv.keys, got.prompts[0][1].kv.keys, strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(denoise(unet, got), denoise(unet, want))
+
+
+@pytest.mark.parametrize("more", [{"combine": "average"}, {"noise": 0.4}, {"negative_images": [base64_of(picture(3))]}])
+@pytest.mark.parametrize("kind", ["faceid", "instantid"])
+def test_a_look_of_several_faces_is_what_the_unit_makes_of_them(kind: str, more: dict, unet, resources) -> None:
+    photos = settings(kind, (0, 1), **more)
+    file = look_of(Unit.parse(photos), "who", b"", resources, DEVICE)
+    look = {**settings(kind), "images": [{"embeddings": base64.b64encode(file).decode()}]}
+    assert close(
+        denoise(unet, generation(unet, resources, look)), denoise(unet, generation(unet, resources, photos)), 1e-5
+    )
+    lengths = [parts["face"].norm() for parts in stored.read(file).references]
+    assert all(length > 2 for length in lengths)  # as recognition makes them, not of length 1
 
 
 def test_embeddings_are_kept_in_presets_as_pictures_are(tmp_path, resources) -> None:

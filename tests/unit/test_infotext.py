@@ -94,3 +94,49 @@ def test_values_as_they_are_written_are_read() -> None:
     [unit] = infotext.read({"IP-Adapter 1": text})
     assert unit.settings == {"model": 'a, b: "c"', "weight": 0.5, "noise": 0.25, "hires": "base"}
     assert unit.problems == []
+
+
+def looked(name: str, *, content_hash: str = "0123456789abcdef"):
+    from types import SimpleNamespace
+
+    return SimpleNamespace(content_hash=content_hash, weight=0.5, mask_hash=None, look=name)
+
+
+@given(st.text(min_size=1, max_size=100).map(lambda name: " ".join(name.replace("/", "_").split())).filter(bool))
+def test_a_look_is_named_beside_its_hash(name: str) -> None:
+    from types import SimpleNamespace
+
+    from lib_ipadapter.unit import Unit
+
+    unit = Unit.parse({"model": "m", "images": ["x"]}, 1)
+    at_work = SimpleNamespace(
+        number=1, unit=unit, adapter=SimpleNamespace(name="m"), negatives=(), region_hash=None, pose_hash=None,
+        references=[looked(name), looked("", content_hash="f" * 64), looked("b", content_hash="1" * 64)],
+    )  # fmt: skip
+    (read,) = infotext.read(infotext.parameters([at_work]))
+    assert read.looks == {"0123456789ab": name, "1" * 12: "b"} and not read.problems
+
+
+def test_a_look_comes_by_its_name_where_it_is_what_it_was() -> None:
+    asked: list[str] = []
+
+    def look(name: str):
+        asked.append(name)
+        return {"Oil": ("0123456789ab" + "0" * 52, picture(0)), "Ink": ("f" * 64, picture(1))}.get(name)
+
+    hashes = "0123456789ab 111111111111*0.5 222222222222 0123456789ab"
+    text = f"model: m, looks: 0123456789ab Oil / 111111111111 Ink / 222222222222 Chalk, references: {hashes}"
+    [unit], notes = infotext.restored({"IP-Adapter 1": text}, lambda content_hash: None, look)
+    assert [item["weight"] for item in unit["images"]] == [1.0, 1.0]
+    assert asked == ["Oil", "Ink", "Chalk"]
+    assert notes == [
+        "Unit 1: the look “Ink” is not here as it was: add it, or another one.",
+        "Unit 1: the look “Chalk” is not here as it was: add it, or another one.",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", " / ", "x", "0123456789ab", "0123 Oil", "/ / /", "0123456789ab  /"])
+def test_what_names_no_look_is_none(text: str) -> None:
+    entry = f"model: m, looks: {infotext._quoted(text)}, references: 0123456789ab"
+    (unit,) = infotext.read({"IP-Adapter 1": entry})
+    assert not unit.looks and not unit.problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ from lib_ipadapter.encode.clip_text import token_ids
 from lib_ipadapter.encode.combine import COMBINE_MODES
 from lib_ipadapter.encode.pixels import to_pixels
 from lib_ipadapter.errors import IPAdapterError, PictureError
+from lib_ipadapter.jobs.embeddings import look_of
 from lib_ipadapter.jobs.resources import Resources
 from lib_ipadapter.projections import build
+from lib_ipadapter.unit import Unit
 from tests.helpers.files import PROJECTION, base64_of, encoder_state, half, picture, unit, write_adapter
-from tests.helpers.jobs import denoise, far, generation
+from tests.helpers.jobs import DEVICE, denoise, far, generation
 from tests.helpers.tensors import close
 
 ROWS = layout([1], 2)
@@ -207,5 +210,10 @@ def test_words_are_taken_out_of_the_reference_alone(unet, tmp_path: Path) -> Non
     assert far(made.keys[3][0], plain.keys[3][0])
     assert torch.equal(made.keys[3][1], plain.keys[3][1])  # the unconditional side
     assert not close(kv(subtract_prompt="blue").keys[3], made.keys[3], 1e-4)
+    look = base64.b64encode(
+        look_of(Unit.parse(unit(subtract_prompt="a red sofa")), "red", b"", resources, DEVICE)
+    ).decode()
+    of_look = kv(images=[{"embeddings": look}])  # the words are taken out of it already
+    assert all(map(torch.equal, of_look.keys, made.keys)) and all(map(torch.equal, of_look.values, made.values))
     with pytest.raises(IPAdapterError, match=r"unit 1: the words to subtract are .* use fewer words"):
         kv(subtract_prompt="red " * 100)

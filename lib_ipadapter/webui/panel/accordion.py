@@ -114,7 +114,7 @@ def _from_parameters(pasted: str, store: Store) -> tuple[list[dict[str, Any]], l
         except IPAdapterError:
             return None
 
-    return infotext.restored(json.loads(pasted)["entries"] if pasted else {}, picture, looks.restored)
+    return infotext.restored(json.loads(pasted)["entries"] if pasted else {}, picture, looks.as_picture)
 
 
 # The panel
