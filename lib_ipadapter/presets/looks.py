@@ -29,12 +29,11 @@ SHOWN = 8  # names in a sentence
 
 @dataclass(frozen=True)
 class Look:
-    """A look in its file; ``stamp`` changes with the file."""
+    """A look in its file."""
 
     name: str
     head: Head
     path: Path
-    stamp: tuple[int, int]
 
 
 class Looks:
@@ -46,22 +45,22 @@ class Looks:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._known: dict[Path, Look | None] = {}
-        self._stamps: dict[Path, tuple[int, int]] = {}
+        self._known: dict[tuple[Path, tuple[int, int]], Look | None] = {}  # by the file and its stamp
         self._lock = threading.Lock()
 
     def all(self) -> list[Look]:
         """Sorted by name."""
         found: dict[str, Look] = {}
         with self._lock:
-            for path, stamp in sorted(self._files()):
-                if self._stamps.get(path) != stamp:
-                    self._known[path], self._stamps[path] = _read_head(path, stamp), stamp
-                if (look := self._known[path]) is not None:
+            there = sorted(self._files())
+            self._known = {one: self._known[one] if one in self._known else _read_head(*one) for one in there}
+            for look in self._known.values():
+                if look is not None:
                     found.setdefault(key(look.name), look)
         return sorted(found.values(), key=lambda look: (look.name.casefold(), look.name))
 
     def _files(self) -> Iterator[tuple[Path, tuple[int, int]]]:
+        """Each file, with what changes with it."""
         try:
             with os.scandir(self.folder) as entries:
                 names = sorted(one.name for one in entries if one.name.endswith(ENDING) and one.name[0] != ".")
@@ -147,14 +146,14 @@ def file_name(name: str) -> str:
     return f"{plain.strip()[:60].strip() or 'look'} {mark}{ENDING}"
 
 
-def _read_head(path: Path, stamp: tuple[int, int]) -> Look | None:
+def _read_head(path: Path, _stamp: tuple[int, int]) -> Look | None:
     """None for a file that is no look, or cannot be read."""
     try:
         with path.open("rb") as opened:
             head = head_of(opened.read(8 + MAX_HEADER))
     except (OSError, PictureError):
         return None
-    return Look(tamed_name(head.name or path.stem), head, path, stamp)
+    return Look(tamed_name(head.name or path.stem), head, path)
 
 
 def with_files(unit: dict[str, object], looks: Looks) -> dict[str, object]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
+from PIL.Image import Image, composite
+from PIL.Image import new as new_image
 from starlette.concurrency import run_in_threadpool
 
 from ..encode.carriers import MAX_FILE, carrier
 from ..encode.look_files import head_of
-from ..encode.picture import Picture, content_hash
+from ..encode.picture import Mask, Picture, content_hash
 from ..errors import IPAdapterError, UnitError, errors_name_unit
 from ..kinds import Wording
 from ..presets import thumbnails
@@ -25,12 +27,11 @@ from . import host, options, process
 from .guards import wants
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ..jobs.resources import Resources
     from ..presets.looks import Look
 
 JSON, FILE = "application/json", "application/octet-stream"
+GREY = (128, 128, 128)
 MAX_UNIT = 1 << 30  # bytes of a unit with its pictures
 
 
@@ -104,11 +105,20 @@ def keep(
 
 def small(references: Sequence[Reference]) -> bytes:
     """A small JPEG file of decoded references, b"" where there is nothing to be seen. A look shows its own."""
-    pictures = [one.image for one in references if isinstance(one.image, Picture)]
-    seen = [picture for picture in pictures if not picture.carries_embeddings]
+    seen = [one for one in references if isinstance(one.image, Picture) and not one.image.carries_embeddings]
     if seen:
-        return thumbnails.board([picture.image for picture in seen[: thumbnails.ON_BOARD]])
-    return next((jpeg for picture in pictures if (jpeg := of_carrier(picture))), b"")
+        return thumbnails.board([_as_it_counts(one) for one in seen[: thumbnails.ON_BOARD]])
+    carriers = (one.image for one in references if isinstance(one.image, Picture))
+    return next((jpeg for picture in carriers if (jpeg := of_carrier(picture))), b"")
+
+
+def _as_it_counts(reference: Reference) -> Image:
+    """A decoded reference, grey where its mask hides it: a file that is given away shows no more than it has used."""
+    picture: Image = reference.image.image
+    if not isinstance(reference.mask, Mask):
+        return picture
+    mask = reference.mask.image.resize(picture.size)
+    return composite(picture, new_image("RGB", picture.size, GREY), mask)
 
 
 def of_carrier(picture: Picture) -> bytes:
@@ -138,45 +148,41 @@ def add_routes(app: FastAPI, resources: Callable[[], Resources], guards: Sequenc
 
     @app.get("/ip-adapter/looks", dependencies=[*guards])
     def get_looks() -> dict[str, Any]:
-        try:
+        with _answered():
             return {"looks": [told(look) for look in process.looks().all()]}
-        except IPAdapterError as error:
-            raise _answer(error) from None
 
     @app.get("/ip-adapter/looks/{name}", dependencies=[*guards], response_class=Response)
     def get_look(name: str) -> Response:
-        try:
+        with _answered():
             file = process.looks().file(name)
-        except IPAdapterError as error:
-            raise _answer(error) from None
         headers = {"Content-Disposition": 'attachment; filename="ip-adapter-look.safetensors"'}
         return Response(file, media_type=FILE, headers=headers)
 
     @app.put("/ip-adapter/looks/{name}", dependencies=[*guards, wants(JSON, FILE)])
     async def put_look(name: str, request: Request, overwrite: bool = True) -> dict[str, str]:
-        is_file = request.headers.get("content-type", "").partition(";")[0].strip().lower() == FILE
-        try:
+        is_file = request.headers["content-type"].partition(";")[0].strip().lower() == FILE
+        with _answered():
             checked_name(name, "look")
             body = await _body(request, MAX_FILE if is_file else MAX_UNIT)
             if is_file:
                 kept = await run_in_threadpool(process.looks().save, name, body, overwrite=overwrite)
             else:
                 kept = await run_in_threadpool(keep, _unit(body), name, resources(), overwrite=overwrite)
-        except IPAdapterError as error:
-            raise _answer(error) from None
         return {"look": kept}
 
     @app.delete("/ip-adapter/looks/{name}", dependencies=[*guards])
     def delete_look(name: str) -> dict[str, str]:
-        try:
+        with _answered():
             process.looks().delete(name)
             return {"look": checked_name(name, "look")}
-        except IPAdapterError as error:
-            raise _answer(error) from None
 
 
-def _answer(error: IPAdapterError) -> HTTPException:
-    return HTTPException(error.status_code, error.detail)
+@contextmanager
+def _answered() -> Iterator[None]:
+    try:
+        yield
+    except IPAdapterError as error:
+        raise HTTPException(error.status_code, error.detail) from None
 
 
 async def _body(request: Request, limit: int) -> bytes:

@@ -67,6 +67,17 @@ def test_a_clients_units_arrive_too(host: Host, machines) -> None:
     assert difference(remote(host, machines), here) == 0
 
 
+def test_looks_arrive_whole(host: Host, machines, tmp_path, monkeypatch) -> None:
+    from lib_ipadapter.presets.looks import Looks
+    from lib_ipadapter.webui import process
+
+    monkeypatch.setattr(process, "looks", lambda: Looks(tmp_path / "looks"))
+    assert host.client.put("/ip-adapter/looks/Oil", json={"unit": unit()}).status_code == 200
+    here = make(host, unit(), {"model": "base", "images": [{"look": "Oil", "weight": 0.5}]})
+    monkeypatch.setattr(process, "looks", lambda: Looks(tmp_path / "elsewhere"))
+    assert difference(remote(host, machines), here) == 0
+
+
 def test_a_plots_values_arrive_too(host: Host, machines) -> None:
     from types import SimpleNamespace
 

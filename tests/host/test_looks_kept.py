@@ -256,3 +256,17 @@ def test_a_look_of_another_encoder_than_the_published_one_fits_where_that_is_use
     assert same(host, photo, look)
     monkeypatch.setattr(planned, "kind_of", lambda encoder: fit.kind_of(encoder) + ", newer")
     assert "and adapter base takes pooled embeddings of 'ViT (128 wide, 3 layers), newer'" in refused(host, look)
+
+
+def test_the_small_picture_shows_no_more_than_counts(host: Host, looks: Looks) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    from tests.helpers.files import half
+
+    red = base64_of(Image.new("RGB", (64, 64), "red"))
+    kept(host, "half", {"model": "base", "images": [{"image": red, "mask": base64_of(half("left"))}]})
+    small = Image.open(BytesIO(looks.find("half").head.thumbnail)).convert("RGB")
+    (r, g, _), (hidden, *_rest) = small.getpixel((8, 32)), small.getpixel((56, 32))
+    assert r > 230 and g < 30 and 100 < hidden < 156
