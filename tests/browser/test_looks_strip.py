@@ -12,6 +12,7 @@ import pytest
 
 from demo.start import Host
 from lib_ipadapter.encode.look_files import head_of
+from tests.browser.test_shelf import again, is_kept
 from tests.helpers.files import picture
 from tests.helpers.page import Page
 
@@ -171,3 +172,22 @@ def test_in_the_dark(pages: Any, looks: Any) -> None:
     }""")
     assert sum(ink) - sum(ground) > 300  # it can be read
     shot(page, "looks-dark")
+
+
+def test_a_look_in_the_panel_outlives_a_reload_and_its_own_file(page: Page, looks: Any) -> None:
+    page.choose("model", "demo-sd15")
+    page.add(picture(64))
+    opener(page).click()
+    keep(page, "for a while")
+    page.wait(lambda: entries(page).count() == 1)
+    page.unit(2)
+    page.wait(lambda: page.drawn(0))
+    entries(page).locator(".ip-adapter-look-add").click()
+    page.wait(lambda: page.drawn(1))
+    page.wait(lambda: is_kept(page))
+    looks.delete("for a while")
+    again(page)
+    page.wait(lambda: page.pictures() == [1, 1, 0])
+    page.open()
+    page.wait(lambda: page.drawn(1))
+    assert page.shown() == 2 and "for a while" in page.cards().nth(0).inner_text()
