@@ -198,7 +198,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     }
 
     // What is pressed, chosen or dropped before the panel's scripts are here is done when they are.
-    const EARLY = ".ip-adapter-purposes > button, .ip-adapter-units > button, .ip-adapter-tools button";
+    const EARLY = ".ip-adapter-purposes > button, .ip-adapter-units > button, .ip-adapter-tools button, .ip-adapter-looks-opener";
     const early = [];
     const isPictures = ({dataTransfer: data}) => ["Files", "text/uri-list"].some((type) => data?.types.includes(type));
     const elementOf = ({target}) => target instanceof Element ? target : target.parentElement;

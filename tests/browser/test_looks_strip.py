@@ -12,6 +12,7 @@ import pytest
 
 from demo.start import Host
 from lib_ipadapter.encode.look_files import head_of
+from tests.browser.test_early import slow  # noqa: F401 (a fixture)
 from tests.browser.test_shelf import again, is_kept
 from tests.helpers.files import picture
 from tests.helpers.page import Page
@@ -191,3 +192,12 @@ def test_a_look_in_the_panel_outlives_a_reload_and_its_own_file(page: Page, look
     page.open()
     page.wait(lambda: page.drawn(1))
     assert page.shown() == 2 and "for a while" in page.cards().nth(0).inner_text()
+
+
+def test_a_press_before_the_scripts_are_here_counts(slow: Any) -> None:  # noqa: F811
+    page, come = slow
+    page.page.locator("#txt2img_ip_adapter > .label-wrap").click()
+    page.wait(page.find("model").is_visible)
+    opener(page).click()
+    come()
+    page.wait(lambda: strip(page).count() == 1)
