@@ -170,6 +170,11 @@ def plan_embeddings(unit: Unit, catalog: Catalog, topology: Topology | None = No
 def plan_look(unit: Unit, catalog: Catalog) -> Plan:
     """As much of a unit's plan as hangs on nothing but its references. Raises IPAdapterError."""
     planned = plan_embeddings(unit, catalog)
+    if planned.spec.variant == "redux" and planned.negatives:
+        raise UnitError(
+            "negative references cannot go into a look for Redux, which puts them beside the negative "
+            "prompt: leave them out, and give them to the unit that uses the look."
+        )
     planned = replace(planned, text_encoder=_text_encoder(unit, planned.adapter, planned.encoder, catalog))
     _check_tiles(planned)
     return planned

@@ -13,10 +13,12 @@ from safetensors.torch import save_file
 from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.encode import stored
 from lib_ipadapter.errors import UnitError
+from lib_ipadapter.jobs.embeddings import look_of
 from lib_ipadapter.jobs.resources import Resources
+from lib_ipadapter.unit import Unit
 from tests.helpers.files import base64_of, encoder_state, picture, unit
 from tests.helpers.flux import call, packed, plain, reference, tiny_flux
-from tests.helpers.jobs import generation
+from tests.helpers.jobs import DEVICE, generation
 from tests.helpers.tensors import close
 
 CLIP = "ViT (128 wide, 3 layers)"  # what files of embeddings call the small image encoder
@@ -88,6 +90,22 @@ def test_a_reference_without_weight_is_as_if_it_were_not_there(tmp_path: Path) -
     two = [{"image": base64_of(picture(0))}, {"image": base64_of(picture(1)), "weight": 0}]
     (both,) = (prompt for _, prompt, _ in generation(model, found, {"model": "redux", "images": two}).prompts)
     assert torch.equal(call(model, [one]), call(model, [both]))
+
+
+def test_a_look_for_flux_is_its_references(tmp_path: Path) -> None:
+    model, found = tiny_flux(), resources(tmp_path)
+    shown = [base64_of(picture(seed)) for seed in (0, 1)]
+    for name in ("redux", "xlabs"):
+        given = {"model": name, "images": shown}
+        file = base64.b64encode(look_of(Unit.parse(given), "mine", b"", found, DEVICE)).decode()
+        pictures, look = (
+            [prompt for _, prompt, _ in generation(model, found, settings).prompts]
+            for settings in (given, {"model": name, "images": [{"embeddings": file}]})
+        )
+        assert torch.equal(call(model, look), call(model, pictures))
+        assert not torch.equal(call(model, look), plain(model))
+    with pytest.raises(UnitError, match="negative references cannot go into a look for Redux"):
+        look_of(Unit.parse({"model": "redux", "images": shown, "negative_images": shown}), "no", b"", found, DEVICE)
 
 
 def test_what_means_nothing_there_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
