@@ -86,7 +86,6 @@ class _LayerHooks:
         return self.kept.gathered
 
     def let_go(self) -> None:
-        self.query = None
         self.kept.let_go()
 
 
@@ -128,6 +127,10 @@ class Injection(ModelInjection):
             hooks.let_go()
         if self.lora is not None:
             self.lora.let_go()
+
+    def forget_queries(self) -> None:
+        for hooks in self.layers:
+            hooks.query = None
 
     @property
     def rows_of_step(self) -> Rows:
@@ -207,6 +210,6 @@ class Injection(ModelInjection):
         size = self._sizes.get(transformer)
         return size if size and self._input and is_whole(size, self._input) else None
 
-    def _leave(self) -> None:
+    def _leave(self, ended: bool) -> None:
         if self.residuals.leave():
             self.lose()

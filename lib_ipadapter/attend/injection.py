@@ -75,12 +75,16 @@ class ModelInjection(ABC):
         a forward pre-hook with keyword arguments does."""
 
     @abstractmethod
-    def _leave(self) -> None:
-        """The call is over."""
+    def _leave(self, ended: bool) -> None:
+        """The call is over; not ``ended``, by an error."""
 
     @abstractmethod
     def let_go(self) -> None:
-        """Let go of what layers keep on the device."""
+        """Let go of what is kept on the device from call to call. A query that waits for its layer is none of that."""
+
+    @abstractmethod
+    def forget_queries(self) -> None:
+        """Nothing comes any more of the queries that wait for their layers."""
 
     @property
     @abstractmethod
@@ -105,6 +109,7 @@ class ModelInjection(ABC):
             handle.remove()
         self._handles.clear()
         self.pause()
+        self.forget_queries()
         self.let_go()
         for prompt in self.prompts:
             prompt.leave_device()
@@ -127,9 +132,9 @@ class ModelInjection(ABC):
             influence.enter(size)
         return self._enter(x, args, kwargs)
 
-    def _after_call(self, _model: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+    def _after_call(self, _model: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         self.rows = None
-        self._leave()
+        self._leave(output is not None)
 
     # The steps
 
@@ -191,16 +196,16 @@ class ModelInjection(ABC):
         known."""
         return self.rows is not None
 
-    def lose(self) -> None:
-        """Note a call that cannot be served; it stays as it would be without us."""
+    def lose(self, why: str = "calls the model in a way that hides which rows are which") -> None:
+        """Note a call that cannot be served; ``why`` is what another extension does."""
         self.lost += 1
         if self.lost == 1:
-            log.warning("IP-Adapter: another extension calls the model in a way that hides which rows are which.")
+            log.warning("IP-Adapter: another extension %s.", why)
 
     def keep_nothing(self, device: torch.device) -> None:
         """``device`` is full: let go of what is kept there, and keep nothing more."""
         if self.keeps:
-            log.warning("IP-Adapter: the device has no room to keep keys and values, so each step is slower.")
+            log.warning("IP-Adapter: the device has no room to keep what references add, so each step is slower.")
         self.keeps = False
         self.let_go()
         empty_device_cache(device)

@@ -38,11 +38,9 @@ class KeptLayer:
         sides = prompt.sides(block, rows)
         held = self.gathered.get(i)
         if held is None or not held.serves(sides, query):
-            needed = {side for side in sides if side is not None}
-            if self.injection.keeps:
-                of_step = prompt.sides(block, self.injection.rows_of_step)
-                needed |= {side for side in of_step if side is not None}
-            held = prompt.gather(self.index, block, sorted(needed), query)
+            of_step = prompt.sides(block, self.injection.rows_of_step) if self.injection.keeps else ()
+            needed = dict.fromkeys(side for side in (*sides, *of_step) if side is not None)  # in the rows' order
+            held = prompt.gather(self.index, block, needed, query)
             if self.injection.keeps:
                 self.gathered[i] = held
         if not prompt.steady:

@@ -70,7 +70,7 @@ def sides_of(rows: Rows, pictures: int, offset: int, inverted: bool) -> Sides:
 @functools.lru_cache(maxsize=256)
 def grouped(sides: Sides) -> Grouped:
     """The rows of these ``sides``, brought together."""
-    order = sorted(range(len(sides)), key=lambda i: -1 if (side := sides[i]) is None else side)
+    order = sorted(range(len(sides)), key=lambda i: sides.index(sides[i]))  # by where each side comes first
     counts = [(side, len(list(same))) for side, same in groupby(sides[i] for i in order)]
     runs, first = [], 0
     for (nothing, rows_each), same in groupby(counts, key=lambda one: (one[0] is None, one[1])):

@@ -80,13 +80,12 @@ def _prefixed(layout: Layout) -> dict[str, Shape]:
 def _variant(pairs: Shapes) -> str | None:
     """Whose adapter for FLUX has these pairs; None for one for another model, whose pairs are numbered 1, 3, 5, …"""
     found = {key: match for key in pairs if (match := _PAIR.fullmatch(key))}
+    contexts = Counter(pairs[key][-1] for key in found if len(pairs[key]) == 2)
+    if contexts and bases.with_context(contexts.most_common(1)[0][0]) is not None:
+        return None
     if any(match[3] == "bias" for match in found.values()):
         return XLABS
-    if not any(match[1] == "0" for match in found.values()):
-        return None
-    contexts = Counter(pairs[key][-1] for key in found if len(pairs[key]) == 2)
-    context = contexts.most_common(1)[0][0] if contexts else 0
-    return INSTANTX if bases.with_context(context) is None else None
+    return INSTANTX if any(match[1] == "0" for match in found.values()) else None
 
 
 def _pairs(pairs: Shapes, variant: str) -> _Pairs:

@@ -24,7 +24,9 @@ def flux(shapes: Shapes) -> UNetSpec | None:
     else:
         return None
     blocks = {int(found[1]) for key in shapes if (found := _BLOCK.fullmatch(key.removeprefix(prefix)))}
-    hidden = shapes[f"{prefix}img_in.bias"][0]
+    if len(shapes[f"{prefix}img_in.bias"]) != 1:
+        return None
+    (hidden,) = shapes[f"{prefix}img_in.bias"]
     text = shapes.get(f"{prefix}txt_in.weight", ())
     context = text[1] if len(text) == 2 and text[0] == hidden else bases.FLUX_SIZES.context_width  # packed
     return UNetSpec(bases.FLUX, context, (hidden,) * len(blocks), len(blocks)) if blocks else None

@@ -80,14 +80,17 @@ def keys_values(weights: AdapterWeights, variant: str, cond: Tensor, uncond: Ten
     tokens = torch.cat([cond, uncond])
     factor = torch.cat([scale, scale])[..., None].to(tokens)
 
-    def project(of_layers: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
-        made = [F.linear(tokens, weight.to(tokens)) for weight in of_layers]
-        return [one + bias.to(one) for one, bias in zip(made, biases, strict=True)] if biases else made
+    def project(weight: Tensor, bias: Tensor | None) -> Tensor:
+        made = F.linear(tokens, weight.to(tokens))
+        return made if bias is None else made + bias.to(made)
 
-    keys, values = project(weights.key, weights.key_bias), project(weights.value, weights.value_bias)
-    if variant == "instantx":
-        keys = [_normed(key) for key in keys]
-    return KeysValues(tuple(key.cpu() for key in keys), tuple((value * factor).cpu() for value in values))
+    keys, values = [], []
+    for i in range(len(weights.key)):  # one layer's at a time where they are made
+        key = project(weights.key[i], weights.key_bias[i] if weights.key_bias else None)
+        keys.append((_normed(key) if variant == "instantx" else key).cpu())
+        value = project(weights.value[i], weights.value_bias[i] if weights.value_bias else None)
+        values.append((value * factor).cpu())
+    return KeysValues(tuple(keys), tuple(values))
 
 
 def _normed(key: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import demo.forge.flux as host
-from lib_ipadapter.attend.flux import kernel
+from lib_ipadapter.attend.flux import inject, kernel
 from lib_ipadapter.attend.flux.appended import Bias
 from lib_ipadapter.attend.flux.appended import Part as Behind
 from lib_ipadapter.attend.flux.inject import FluxInjection
@@ -531,7 +531,7 @@ def test_hosts_hand_over_in_several_ways(form: dict, mask: str | None, monkeypat
     monkeypatch.setattr(host, "attention_function", hosts)
     weights = torch.tensor([1.0, 0.5, 0.0])[:, None].expand(3, 3)
     ours = kernel.BiasedAttention(kernel.Place(vars(host), "attention_function"), FluxInjection(tiny_flux(), []))
-    ours.put(Bias([Behind(0, torch.zeros(3, 3, CONTEXT), weights)], 4))
+    ours.put(Bias([Behind(0, redux(), (C0, C1, C0), weights)], 4))
     made = host.attention_function(q, k, v, 2, *([given] if mask else []), **form)
     ours.back()
     if not form.get("skip_output_reshape"):
@@ -556,8 +556,12 @@ def test_without_room_for_a_strength_the_error_says_so(flux, monkeypatch) -> Non
         call(flux, [redux(weight=0.5)])
 
 
-def test_nothing_is_kept_where_there_is_no_room(flux, monkeypatch) -> None:
-    expected, attention, failed = call(flux, [redux(weight=0.5)]), kernel.ATTENTION, []
+@pytest.mark.parametrize("others", [0, 1])
+def test_nothing_is_kept_where_there_is_no_room(others: int, flux, monkeypatch) -> None:
+    def prompts():
+        return [redux(weight=0.5), *(beside() for _ in range(others))]
+
+    expected, attention, failed = call(flux, prompts()), kernel.ATTENTION, []
 
     def full_once(*args):
         if not failed:
@@ -566,11 +570,105 @@ def test_nothing_is_kept_where_there_is_no_room(flux, monkeypatch) -> None:
         return attention(*args)
 
     monkeypatch.setattr(kernel, "ATTENTION", full_once)
-    with FluxInjection(flux, [redux(weight=0.5)]) as injection:
+    with FluxInjection(flux, prompts()) as injection:
         for step in range(2):
             injection.begin(layout([1, 1], 2), step, 2)
             assert torch.equal(plain(flux), expected)
             assert not injection._kept and not injection.keeps
+
+
+# --- neighbours -----------------------------------------------------------------------------------------------------
+
+
+def test_blocks_with_an_attention_of_their_own_are_told(flux, monkeypatch) -> None:
+    """A strength that only some of the blocks heed is none."""
+    monkeypatch.setattr(type(flux.single_blocks[0]), "forward", ignoring(type(flux.single_blocks[0]).forward))
+    with FluxInjection(flux, [redux(weight=0.5)]) as injection:
+        injection.begin(layout([1, 1], 2), 0, 1)
+        plain(flux)
+        assert injection.lost == 1 and not injection.fired
+    assert injection.outcome is Outcome.LOST
+
+
+def ignoring(forward):
+    """A block's ``forward`` with the host's attention, whatever stands in its place."""
+
+    def own(self, *args, **kwargs):
+        space = forward.__globals__
+        ours, space["attention_function"] = space["attention_function"], HOSTS
+        try:
+            return forward(self, *args, **kwargs)
+        finally:
+            space["attention_function"] = ours
+
+    return own
+
+
+def test_blocks_that_a_cache_leaves_out_are_no_loss(flux, monkeypatch) -> None:
+    with FluxInjection(flux, [redux(weight=0.5)]) as injection:
+        injection.begin(layout([1, 1], 2), 0, 2)
+        plain(flux)
+        injection.begin(layout([1, 1], 2), 1, 2)
+        monkeypatch.setattr(type(flux), "forward", lambda self, x, *args, **kwargs: x)
+        plain(flux)
+        monkeypatch.undo()
+        assert injection.lost == 0 and injection.outcome is Outcome.ACTED
+
+
+def test_who_wraps_our_attention_and_stays_is_called_and_calls_ours(flux, monkeypatch) -> None:
+    space = vars(host)
+    monkeypatch.setitem(space, "attention_function", HOSTS)
+    expected, seen = call(flux, [redux(weight=0.5)], (C0, U0)), []
+
+    def wrap(*_):
+        if not seen:
+            inner = space["attention_function"]
+
+            def theirs(*args, **kwargs):
+                seen.append(1)
+                return inner(*args, **kwargs)
+
+            space["attention_function"] = theirs
+
+    handle = flux.double_blocks[0].register_forward_pre_hook(wrap)
+    try:
+        with FluxInjection(flux, [redux(weight=0.5)]) as injection:
+            for step in range(3):
+                injection.begin((C0, U0), step, 3)
+                assert torch.equal(plain(flux), expected)
+            assert injection.lost == 0
+    finally:
+        handle.remove()
+    assert len(seen) > 8
+
+
+def test_an_error_in_the_model_is_no_acting(flux, monkeypatch) -> None:
+    monkeypatch.setattr(kernel, "ATTENTION", lambda *_: (_ for _ in ()).throw(ValueError("broken")))
+    prompt = redux(weight=0.5)
+    with FluxInjection(flux, [prompt]) as injection:
+        injection.begin(layout([1, 1], 2), 0, 1)
+        with pytest.raises(ValueError, match="broken"):
+            plain(flux)
+        assert not prompt.fired and injection.lost == 0
+
+
+# --- what is made anew ----------------------------------------------------------------------------------------------
+
+
+def test_tokens_are_brought_to_the_device_once(flux, monkeypatch) -> None:
+    """Whether a strength changes from step to step, or only one of two units has negative references."""
+    made, stacked = [], inject.stacked
+    monkeypatch.setattr(inject, "stacked", lambda part: made.append(part.rows) or stacked(part))
+    curve = ((0.0, 1.0), (1.0, 0.2))
+    negative = {"uncond": draw(1, 5, CONTEXT, seed=4)}
+    for prompts, most in (([redux(weight=curve)], 1), ([redux(weight=0.5), redux(weight=0.7, **negative)], 3)):
+        made.clear()
+        with FluxInjection(flux, prompts) as injection:
+            for step in range(6):
+                for rows, of in (((C0,), (0,)), ((U0,), (0,))):
+                    injection.begin((C0, U0), step, 6, rows_of_call=lambda kwargs, n, rows=rows: rows)
+                    plain(flux, of=of)
+        assert len(made) <= most
 
 
 # --- whole -----------------------------------------------------------------------------------------------------------

@@ -48,3 +48,8 @@ def test_what_is_made_for_it_is_none() -> None:
     adapter = {f"double_blocks.{i}.processor.ip_adapter_double_stream_k_proj.bias": (3072,) for i in range(19)}
     for other in (lora, adapter, {}):
         assert flux(other) is None
+
+
+def test_an_odd_header_is_none() -> None:
+    assert flux(shapes() | {"model.diffusion_model.img_in.bias": ()}) is None
+    assert flux(shapes() | {"model.diffusion_model.img_in.bias": (3072, 1)}) is None

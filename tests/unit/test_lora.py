@@ -397,8 +397,11 @@ def test_torchs_compiler_leaves_the_hooks_out(unet, monkeypatch) -> None:
 # --- no room --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("failures", [1, 2])
-def test_without_room_it_is_moved_anew_each_time_or_says_so(failures: int, unet, monkeypatch, caplog) -> None:
+@pytest.mark.parametrize(("first", "failures"), [(20, 1), (20, 2), *((n, 1) for n in range(1, 25))])
+def test_without_room_it_is_moved_anew_each_time_or_says_so(
+    first: int, failures: int, unet, monkeypatch, caplog
+) -> None:
+    """Whichever layer finds the device full, be it between a query and the attention that it is for."""
     x, t, text = inputs(unet)
     prompt = with_lora(unet, face_lora(unet))
     expected = call(unet, x, t, text, [prompt], ROWS)
@@ -406,7 +409,7 @@ def test_without_room_it_is_moved_anew_each_time_or_says_so(failures: int, unet,
 
     def scarce(loras, attention, layer, like):
         calls.append(attention)
-        if 20 <= len(calls) < 20 + failures:
+        if first <= len(calls) < first + failures:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return gather(loras, attention, layer, like)
 

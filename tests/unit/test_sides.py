@@ -182,7 +182,7 @@ def test_without_room_to_keep_them_keys_and_values_come_with_each_call(error, un
             assert torch.equal(unet(x, t, context=text), expected)
         assert not any(hooks.gathered for hooks in injection.layers)
     assert [record.getMessage() for record in caplog.records] == [
-        "IP-Adapter: the device has no room to keep keys and values, so each step is slower."
+        "IP-Adapter: the device has no room to keep what references add, so each step is slower."
     ]
 
 

@@ -56,18 +56,19 @@ class Appended:
 class Part:
     """One prompt's tokens in a call: the sequence's places ``first`` to ``after``, counted from the first token of all.
 
-    ``tokens`` [B, T, D] of each row, fp32 in main memory; ``weights`` [B, T], 0 where a row does not see a token;
-    ``places`` [B, height * width], the mask where there is a region.
+    ``weights`` [B, T] are those of each row, 0 where it does not see a token; ``places`` [B, height * width], the mask
+    where there is a region.
     """
 
     first: int
-    tokens: Tensor
+    prompt: ImagePrompt
+    rows: Rows
     weights: Tensor
     places: Tensor | None = None
 
     @property
     def after(self) -> int:
-        return self.first + self.tokens.shape[1]
+        return self.first + self.weights.shape[1]
 
 
 def parts(prompts: Sequence[ImagePrompt], rows: Rows, size: Size | None) -> list[Part]:
@@ -84,28 +85,40 @@ def parts(prompts: Sequence[ImagePrompt], rows: Rows, size: Size | None) -> list
 
 
 def _part(prompt: ImagePrompt, rows: Rows, size: Size | None, first: int) -> Part | None:
-    of_rows = [_of_row(prompt, row) for row in rows]
-    length = max((len(tokens) for tokens, _ in of_rows), default=0)
+    of_rows = [_weights(prompt, row) for row in rows]
+    length = max(map(len, of_rows), default=0)
     places = _places(prompt, rows, size)
-    weights = torch.stack([_longer(weights, length) for _, weights in of_rows])
+    weights = torch.stack([_longer(one, length) for one in of_rows])
     if places is not None:
         weights = weights * (places.amax(1, keepdim=True) > 0)
     if not bool(weights.any()):
         return None
-    return Part(first, torch.stack([_longer(tokens, length) for tokens, _ in of_rows]), weights, places)
+    return Part(first, prompt, rows, weights, places)
 
 
-def _of_row(prompt: ImagePrompt, row: Row) -> tuple[Tensor, Tensor]:
-    """The tokens [T, D] of one row, and their weights [T]; none where the row has none."""
-    appended = prompt.appended
-    assert appended is not None, "prompts without tokens of their own put nothing behind the text"
-    side, factor = appended.side(row.cond)
+def stacked(part: Part) -> Tensor:
+    """The tokens [B, T, D] of each row, fp32 in main memory; zeros where a row has fewer."""
+    length = part.weights.shape[1]
+    return torch.stack([_longer(_tokens(part.prompt, row), length) for row in part.rows])
+
+
+def _tokens(prompt: ImagePrompt, row: Row) -> Tensor:
+    """[T, D] of one row; none where the row has none."""
+    assert prompt.appended is not None, "prompts without tokens of their own put nothing behind the text"
+    side, _ = prompt.appended.side(row.cond)
     if side is None:
-        return appended.cond.new_zeros(0, appended.cond.shape[-1]), appended.cond.new_zeros(0)
-    picture = (prompt.picture_offset + row.picture) % len(side)
-    tokens = side[picture]
-    weights = tokens.new_ones(len(tokens)) if factor is None else factor[picture].to(tokens)
-    return tokens, (weights * prompt.now).clamp_min(0)
+        return prompt.appended.cond.new_zeros(0, prompt.appended.cond.shape[-1])
+    return side[(prompt.picture_offset + row.picture) % len(side)]
+
+
+def _weights(prompt: ImagePrompt, row: Row) -> Tensor:
+    """[T]: how strongly one row sees each of its tokens."""
+    tokens = _tokens(prompt, row)
+    _, factor = prompt.appended.side(row.cond) if prompt.appended is not None else (None, None)
+    weights = tokens.new_ones(len(tokens))
+    if factor is not None:
+        weights = factor[(prompt.picture_offset + row.picture) % len(factor)].to(tokens)
+    return (weights * prompt.now).clamp_min(0)
 
 
 def _longer(tensor: Tensor, length: int) -> Tensor:
@@ -123,6 +136,9 @@ def _places(prompt: ImagePrompt, rows: Rows, size: Size | None) -> Tensor | None
         return None
     mask = prompt.region.at(size, torch.empty(0), [row.picture for row in rows])[..., 0]
     return None if bool((mask == 1).all()) else mask.expand(len(rows), -1)
+
+
+ALIGNED = 16
 
 
 class Bias:
@@ -178,7 +194,10 @@ class Bias:
         mask = line.to(like)[:, None, None, :]
         if all(part.places is None for part in self.parts):
             return mask
-        mask = mask.repeat(1, 1, length, 1)
+        # Rows of a length that divides by 16, of which the rest is left out: attention's kernels want them aligned.
+        padded = mask.new_zeros(len(mask), 1, length, -(-length // ALIGNED) * ALIGNED)
+        padded[..., :length] = mask
+        mask = padded[..., :length]
         for part in self.parts:
             if part.places is not None:
                 places = part.places[rows]

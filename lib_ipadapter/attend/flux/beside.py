@@ -157,5 +157,4 @@ class BlockHooks:
         self.query = None
 
     def let_go(self) -> None:
-        self.query = None
         self.kept.let_go()

@@ -7,7 +7,7 @@ attention of their own beside the model's (``beside``). A prompt is one or the o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,12 @@ from ..prompt import ImagePrompt
 from ..regions import Size
 from ..room import with_room
 from ..rows import RowRule, Rows, Texts
-from .appended import Bias, Part, parts
+from .appended import Bias, Part, parts, stacked
 from .beside import BlockHooks, layers_of
 from .kernel import NO_ROOM, BiasedAttention, Place
 from .model import PATCH
 
+T = TypeVar("T")
 KEPT = 4  # calls whose tokens stay on the device: cond and uncond rows apart, in two parts each
 
 
@@ -40,6 +41,7 @@ class FluxInjection(ModelInjection):
         place = Place.of(model) if behind else None
         if behind and place is None:
             raise MismatchError("this host's FLUX leaves no way to its attention: use Forge or Forge Neo.")
+        self.steady = all(prompt.steady for prompt in behind)
         self.attention = None if place is None else BiasedAttention(place, self)
         counts = {len(prompt.kv.keys) for prompt in self.prompts if prompt.appended is None}
         self.layers: list[BlockHooks] = [
@@ -51,13 +53,27 @@ class FluxInjection(ModelInjection):
         self.text = 0  # places of the text in this call, with what stands behind it
         self._rows_of_step: Rows = ()
         self._kept: dict[tuple[Any, ...], tuple[Tensor, Bias]] = {}
-        self._strengths: tuple[tuple[int, float], ...] = ()  # for which they are kept
+        self._tokens: dict[tuple[Any, ...], Tensor] = {}  # of one prompt, where its strength changes by step
+        self._strengths: tuple[float, ...] = ()  # for which they are kept
         self._bias: Bias | None = None  # of the present call
         self._appended: list[ImagePrompt] = []  # those with tokens in the present call
+        self._asked = 0  # how often the call had asked for attention with a bias when its present block began
+        self._blocks = self._unweighted = 0  # of the call's blocks those that ran, and those that did so without a bias
 
     def _hooks(self) -> Iterator[Handle]:
         for hooks in self.layers:
             yield from hooks.register()
+        if self.attention is not None:
+            for block in (*self.model.double_blocks, *self.model.single_blocks):
+                yield block.register_forward_pre_hook(self._before_block)
+                yield block.register_forward_hook(self._after_block)
+
+    def _before_block(self, _block: nn.Module, _args: Any) -> None:
+        self._asked = 0 if self.attention is None else self.attention.calls
+
+    def _after_block(self, _block: nn.Module, _args: Any, _output: Any) -> None:
+        self._blocks += 1
+        self._unweighted += self.attention is not None and self.attention.calls == self._asked
 
     def let_go(self) -> None:
         for hooks in self.layers:
@@ -65,6 +81,11 @@ class FluxInjection(ModelInjection):
         for _, bias in self._kept.values():
             bias.let_go()
         self._kept.clear()
+        self._tokens.clear()
+
+    def forget_queries(self) -> None:
+        for hooks in self.layers:
+            hooks.forget_query()
 
     @property
     def rows_of_step(self) -> Rows:
@@ -80,6 +101,10 @@ class FluxInjection(ModelInjection):
         sampler: nn.Module | None,
     ) -> None:
         self._rows_of_step = rows
+        strengths = tuple(prompt.now for prompt in self.prompts if prompt.appended is not None)
+        if strengths != self._strengths:
+            self._kept.clear()
+            self._strengths = strengths
 
     def pause(self) -> None:
         super().pause()
@@ -135,30 +160,37 @@ class FluxInjection(ModelInjection):
         """The tokens [B, n, D] of the call, on the context's device and in its dtype, and what they do to attention;
         None where no row has any."""
         assert self.rows is not None
-        strengths = tuple((id(prompt), prompt.now) for prompt in prompts)
-        if strengths != self._strengths:
-            self._kept.clear()
-            self._strengths = strengths
-        key = (self.rows, self.size, tuple(context.shape), context.dtype, context.device)
+        which = tuple(map(id, prompts))
+        key = (which, self.rows, self.size, tuple(context.shape), context.dtype, context.device)
         found = self._kept.get(key)
         if found is None:
             made: list[Part] = parts(prompts, self.rows, self.size)
             if not made:
                 return None
-            found = torch.cat([part.tokens for part in made], dim=1).to(context), Bias(made, context.shape[1])
+            tokens = [self._tokens_of(part, context) for part in made]
+            found = tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=1), Bias(made, context.shape[1])
             if self.keeps:
-                while len(self._kept) >= KEPT:
-                    self._kept.pop(next(iter(self._kept)))
-                self._kept[key] = found
+                _keep(self._kept, key, found, KEPT)
         return found
 
-    def _leave(self) -> None:
-        bias, prompts, attention = self._bias, self._appended, self.attention
+    def _tokens_of(self, part: Part, context: Tensor) -> Tensor:
+        """[B, T, D], on the context's device and in its dtype. Where strengths change from step to step, they are kept
+        apart from these."""
+        if self.steady or not self.keeps:
+            return stacked(part).to(context)
+        key = (id(part.prompt), part.rows, context.dtype, context.device)
+        if key not in self._tokens:
+            _keep(self._tokens, key, stacked(part).to(context), KEPT * len(self.prompts))
+        return self._tokens[key]
+
+    def _leave(self, ended: bool) -> None:
+        bias, prompts = self._bias, self._appended
+        blocks, unweighted = self._blocks, self._unweighted
         self._end_call()
-        if bias is None or attention is None:
+        if bias is None or not ended or not blocks:  # an error; or blocks left out, as caches of steps do
             return
-        if bias.needed and not attention.calls:
-            self.lose()  # the model has not asked for its attention where it stands
+        if bias.needed and unweighted:
+            self.lose("puts an attention of its own into the model, so that a reference's strength has no place")
         else:
             self._note(prompts)
 
@@ -169,10 +201,17 @@ class FluxInjection(ModelInjection):
 
     def _end_call(self) -> None:
         self._bias, self._appended = None, []
-        for hooks in self.layers:
-            hooks.forget_query()
+        self._blocks = self._unweighted = 0
+        self.forget_queries()
         if self.attention is not None:
             self.attention.back()
+
+
+def _keep(kept: dict[tuple[Any, ...], T], key: tuple[Any, ...], value: T, most: int) -> None:
+    """``value`` among what is ``kept``, in the place of the oldest where there is as much as it may be."""
+    while len(kept) >= most:
+        kept.pop(next(iter(kept)))
+    kept[key] = value
 
 
 def _size(latent: Size) -> Size:

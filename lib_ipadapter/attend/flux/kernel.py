@@ -53,20 +53,25 @@ class BiasedAttention:
         self._bias: Bias | None = None
         self._ours = self._attend
         self._hosts: Any = None
+        self._behind = False  # whether somebody has put theirs before ours, and left it there
 
     def put(self, bias: Bias) -> None:
         """From now on, with this bias."""
         self._bias, self.calls = bias, 0
         found = self.place.namespace[self.place.name]
-        if found is not self._ours:
-            self._hosts = found
-            self.place.namespace[self.place.name] = self._ours
+        if found is self._ours or (self._behind and found is not self._hosts):
+            return
+        self._hosts, self._behind = found, False
+        self.place.namespace[self.place.name] = self._ours
 
     def back(self) -> None:
         """The host's own again. What others have put there meanwhile stays, and ours passes on to what it found."""
         self._bias = None
-        if self.place.namespace.get(self.place.name) is self._ours:
+        found = self.place.namespace.get(self.place.name)
+        if found is self._ours:
             self.place.namespace[self.place.name] = self._hosts
+        elif self._hosts is not None and found is not self._hosts:
+            self._behind = True
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, *args: Any, **kwargs: Any
