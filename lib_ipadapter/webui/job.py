@@ -240,6 +240,10 @@ def _comment(p: Any, plans: Sequence[Plan]) -> None:
         region = plan.region
         if region and not region.is_band and differ_in_form(region.form, host.current().picture_form(p)):
             notes = [*notes, "the region mask is stretched over a picture of another form."]
+        if p.cfg_scale == 1:
+            of_negative_side = {"negative_images": plan.unit.negative_references, "noise": plan.unit.noise}
+            idle = [name for name, value in of_negative_side.items() if value]
+            notes = [*notes, *(f"{name} has no effect at a CFG scale of 1: raise it." for name in idle)]
         for note in notes:
             log.info("IP-Adapter unit %d: %s", plan.number, note)
             p.comment(f"IP-Adapter unit {plan.number}: {note}")

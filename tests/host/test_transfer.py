@@ -72,6 +72,18 @@ def test_a_mask_of_another_form_is_told(host: Host, plain, caplog) -> None:
         assert sentence in caplog.text
 
 
+def test_a_negative_side_that_nobody_paints_is_told(host: Host, plain, caplog) -> None:
+    sentences = [
+        f"unit 1: {name} has no effect at a CFG scale of 1: raise it." for name in ("negative_images", "noise")
+    ]
+    acting = unit(negative_images=[base64_of(picture(4))], noise=0.3)
+    for scale in (7, 1):
+        caplog.clear()
+        with caplog.at_level("INFO", "ip-adapter"):
+            make(host, acting, cfg_scale=scale, steps=1)
+        assert [sentence in caplog.text for sentence in sentences] == [scale == 1] * 2
+
+
 @pytest.mark.both_faces
 def test_a_region_in_a_model_that_is_taken_apart_is_refused(host: Host, plain, monkeypatch) -> None:
     """A neighbour that has one transformer work on the picture's halves."""
