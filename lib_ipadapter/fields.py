@@ -20,8 +20,9 @@ TRANSFERS, WHERE, WHEN, EXPERT = GROUPS = ("What transfers", "Where", "When", "E
 
 @dataclass(frozen=True)
 class PanelPlace:
-    """Where and how the panel shows a field: in the row ``place`` ("model" and "weight" are in sight, "advanced" is
-    folded), there by ``order``. ``key`` is the control's name where it is not the field's: a second control's.
+    """Where and how the panel shows a field: in the row ``place`` ("model", "weight" and "sight" are in sight,
+    "advanced" is folded), there by ``order``. ``key`` is the control's name where it is not the field's: a second
+    control's.
 
     ``group`` is the heading of a folded one, one of GROUPS; ``needs`` is what it has no effect without: the
     page's script (panel/purpose.js) knows these words, and hides the control meanwhile.
@@ -43,8 +44,9 @@ class Setting:
     """One field of a unit: its kind, its places in the panel, and its sentence in the documentation.
 
     ``changes_tokens`` is false for what acts only after the image tokens are made; all else is part of their cache
-    key. ``variants`` are the kinds of adapters that alone have this field, none for all. A text in the place of a
-    number, as the panel writes a curve, belongs to the last of its ``panel`` controls.
+    key. ``variants`` are the kinds of adapters that alone have this field, none for all; ``not_for`` are those for
+    which it means nothing: the panel does not show it for them, and a job that sets it is refused. A text in the place
+    of a number, as the panel writes a curve, belongs to the last of its ``panel`` controls.
     """
 
     kind: Kind
@@ -52,6 +54,7 @@ class Setting:
     about: str = ""
     changes_tokens: bool = True
     variants: tuple[str, ...] = ()
+    not_for: tuple[str, ...] = ()
     name: str = ""
     default: Any = None
     is_required: bool = False
@@ -76,9 +79,10 @@ def declared(
     about: str = "",
     changes_tokens: bool = True,
     variants: tuple[str, ...] = (),
+    not_for: tuple[str, ...] = (),
 ) -> Mapping[str, Setting]:
     """The metadata of a dataclass's field that is a setting."""
-    return {"setting": Setting(kind, panel, about, changes_tokens, variants)}
+    return {"setting": Setting(kind, panel, about, changes_tokens, variants, not_for)}
 
 
 def settings_of(cls: type) -> Mapping[str, Setting]:
@@ -99,6 +103,11 @@ def _settings_of(cls: Any) -> Mapping[str, Setting]:
         for one in fields(cls)
         if "setting" in one.metadata
     }
+
+
+def meaningless(cls: type, variant: str) -> tuple[str, ...]:
+    """The fields of a unit's class that mean nothing for adapters of ``variant``."""
+    return tuple(name for name, setting in settings_of(cls).items() if variant in setting.not_for)
 
 
 def choices_of(cls: type, name: str) -> tuple[str, ...]:

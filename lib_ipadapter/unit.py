@@ -73,7 +73,7 @@ class Unit:
             order=1, group=TRANSFERS,
         ),
         about="how the weight spreads over the model's blocks",
-        changes_tokens=False,
+        changes_tokens=False, not_for=flux_fields.FLUX,
     ))
     layer_weights: LayerWeights | None = field(default=None, metadata=declared(
         BlockFactors(-5, 5),
@@ -84,7 +84,7 @@ class Unit:
         ),
         about="a factor of the weight for each block, in the place of `weight_type`; blocks that are not named get "
         "nothing then",
-        changes_tokens=False,
+        changes_tokens=False, not_for=flux_fields.REDUX,
     ))
     composition_weight: float = field(default=1.0, metadata=declared(
         Number(-5, 5),
@@ -94,7 +94,7 @@ class Unit:
             order=1, group=TRANSFERS, needs="composition", step=0.05,
         ),
         about="strength at the composition's blocks, for the types “… style and composition”",
-        changes_tokens=False,
+        changes_tokens=False, not_for=flux_fields.FLUX,
     ))
     boost: float | None = field(default=None, metadata=declared(
         Number(-5, 5, empty="the weight"),
@@ -105,7 +105,7 @@ class Unit:
         ),
         about="for the “precise” types: strength of what they turn against; `null` is the weight, as in "
         "ComfyUI_IPAdapter_plus's Advanced node (its node Precise Style Transfer has 1, Precise Composition 0)",
-        changes_tokens=False,
+        changes_tokens=False, not_for=flux_fields.FLUX,
     ))
     crop: str = field(default="center", metadata=declared(
         Choice(("center", "top", "bottom", "left", "right", "pad", "stretch", "tile")),
@@ -144,7 +144,7 @@ class Unit:
             order=9, group=EXPERT,
         ),
         about="what the weight multiplies",
-        changes_tokens=False,
+        changes_tokens=False, not_for=flux_fields.FLUX,
     ))
     region_mask: Any = field(default=None, metadata=declared(
         PictureKind(),
@@ -173,6 +173,7 @@ class Unit:
             "Words whose meaning is taken out of the references; needs an image encoder with its text encoder.",
             order=4, group=TRANSFERS, placeholder="what should not come along",
         ),
+        not_for=flux_fields.WORDLESS,
         about="words whose meaning is projected out of the reference (base adapters; needs an encoder file with its "
         "text encoder)",
     ))
@@ -192,6 +193,7 @@ class Unit:
             "Noise", "How much of the references' shuffled colours the negative side gets: less copying, less burn.",
             order=6, group=TRANSFERS,
         ),
+        not_for=flux_fields.REDUX,
         about="how much of the references' shuffled pixels is mixed into the unconditional side: less copying, less "
         "burn",
     ))
@@ -216,7 +218,7 @@ class Unit:
         Flag(),
         PanelPlace("Influence map", "Adds a picture of where the references weighed how much.", order=15, group=WHERE),
         about="adds a heat map of the unit's influence after the job's pictures",
-        changes_tokens=False,
+        changes_tokens=False, not_for=flux_fields.FLUX,
     ))
     acts_in: str = field(default="as set", metadata=declared(
         Choice(("as set", "picture", "detailer", "both")),

@@ -28,12 +28,16 @@ ipAdapter.purposes = (() => {
     }
     function drawn(tab) {
         const row = rowOf(tab), pressed = row.querySelector("[data-purpose][aria-pressed=true]")?.dataset.purpose;
-        const options = [...row.querySelectorAll("[data-purpose]")].map((button) => {
+        const options = [...row.querySelectorAll("[data-purpose]:not([hidden])")].map((button) => {
             const value = button.dataset.purpose;
             return made("option", {value, selected: value === pressed}, button.querySelector("span").textContent);
         });
         const select = made("select", {}, ...options);
-        const keep = made("button", {type: "button", title: "Its weight, weight type, composition weight, start and end"}, "Keep");
+        const isOfBlocks = "weight_type" in JSON.parse(row.dataset.defaults)[select.value];
+        const what = isOfBlocks
+            ? "Its weight, weight type, composition weight, start and end"
+            : "Its weight, start and end, and how closely it follows";
+        const keep = made("button", {type: "button", title: what}, "Keep");
         const forget = made("button", {type: "button", title: "Back to the default that it came with"}, "Published default");
         const cancel = made("button", {type: "button", title: "Leave everything as it is"}, "Cancel");
         const enable = () => { forget.disabled = !JSON.parse(row.dataset.kept).includes(select.value); };
@@ -48,7 +52,8 @@ ipAdapter.purposes = (() => {
 
     async function order(tab, what, purpose) {
         const now = ipAdapter.purpose.settingsOf(tab);
-        const settings = Object.fromEntries(Object.keys(JSON.parse(rowOf(tab).dataset.untouched)).map((field) => [field, now[field]]));
+        const fields = Object.keys(JSON.parse(rowOf(tab).dataset.defaults)[purpose]);
+        const settings = Object.fromEntries(fields.map((field) => [field, now[field]]));
         close(tab);
         await ipAdapter.presets.give(tab, {do: what, purpose, settings});
         await ipAdapter.waitUntil(() => tab.presets.order === null, 10_000);

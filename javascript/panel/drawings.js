@@ -31,9 +31,9 @@
     }
 
     // The model has changed: by hand, or because the cards came with another one, for which they are drawn already.
-    function answerModel(tab, [model]) {
+    function answerModel(tab, [model, text]) {
         if (model !== tab.cards.model) drawCards(tab);
-        return [];
+        return [ipAdapter.units.weightRange(tab, {...ipAdapter.shownUnit(JSON.parse(text)), model})];
     }
     // The disk has been looked at again.
     function answerList(tab) {

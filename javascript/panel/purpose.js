@@ -6,6 +6,26 @@
     const read = (tab, name) => JSON.parse(rowOf(tab).dataset[name]);
     const rowOf = (tab) => tab.element("purposes").querySelector(".ip-adapter-purposes");
 
+    // Adapters for FLUX have purposes of their own, and some fields mean nothing to them.
+
+    // The variant of an adapter for FLUX, "" of all others.
+    const kindOf = (tab, model) => read(tab, "kinds")[model] ?? "";
+    const isMeant = (tab, field, model) => {
+        const {notFor} = tab.element(field).dataset;
+        return !notFor?.split(" ").includes(kindOf(tab, model));
+    };
+    // Of a unit's settings those that mean something to its adapter; the others are as good as untouched.
+    function meant(tab, unit) {
+        const found = {...unit};
+        for (const {dataset: {field, notFor, default: own}} of tab.panel.querySelectorAll("[data-not-for]")) {
+            if (notFor.split(" ").includes(kindOf(tab, unit.model))) found[field] = JSON.parse(own);
+        }
+        return found;
+    }
+    const buttonsOf = (tab, model) => [...rowOf(tab).querySelectorAll("[data-purpose]")].filter(
+        (button) => JSON.parse(button.dataset.for).includes(kindOf(tab, model)),
+    );
+
     // Purposes
 
     // What gradio's components have of the shown unit, and what the state has.
@@ -15,12 +35,15 @@
         const shown = {model, weight: number("weight"), start: number("start"), end: number("end")};
         return {...read(tab, "untouched"), ...unit, ...shown};
     }
-    // The purpose that a unit has: the one of its weight type; of several, the one whose other settings are nearest.
+    // The purpose that a unit has: the one of its weight type, of Redux the one of how closely it follows; of several,
+    // the one whose other settings are nearest.
     function purposeOf(tab, unit) {
         if (unit.layer_weights) return null;
         const defaults = read(tab, "defaults"), isFace = read(tab, "faces").all.includes(unit.model);
         const alike = (name) => Object.keys(defaults[name]).filter((field) => defaults[name][field] === unit[field]).length;
-        const names = Object.keys(defaults).filter((name) => defaults[name].weight_type === unit.weight_type);
+        const telling = read(tab, "telling")[kindOf(tab, unit.model)];
+        const all = buttonsOf(tab, unit.model).map((button) => button.dataset.purpose);
+        const names = all.filter((name) => !telling || same(defaults[name][telling], unit[telling]));
         const suitable = names.filter((name) => (name === "face") === (isFace && names.includes("face")));
         return suitable.sort((one, other) => alike(other) - alike(one))[0] ?? null;
     }
@@ -28,7 +51,7 @@
     function applied(tab, unit, name) {
         const {face, other, all} = read(tab, "faces"), isFace = all.includes(unit.model), {narrow} = tab.facts;
         Object.assign(unit, read(tab, "defaults")[name]);
-        if (unit.layer_weights) unit.layer_weights = "";
+        if (unit.layer_weights && isMeant(tab, "layer_weights", unit.model)) unit.layer_weights = "";
         if (unit.weight < narrow[0] || unit.weight > narrow[1]) unit.wide = true;
         const model = (name === "face") === isFace ? null : isFace ? other : face;
         if (model) unit.model = unit.own = model;  // it may be exchanged with the checkpoint
@@ -41,7 +64,7 @@
         return Boolean(unit.layer_weights) || ![untouched, ...Object.values(defaults)].some(isLike);
     }
     function choose(tab, name) {
-        if (isOwn(tab, settingsOf(tab))) ipAdapter.undo.remember(tab, "chose a purpose");
+        if (isOwn(tab, meant(tab, settingsOf(tab)))) ipAdapter.undo.remember(tab, "chose a purpose");
         return ipAdapter.units.revise(tab, (unit) => applied(tab, unit, name));
     }
 
@@ -49,12 +72,13 @@
     // references before the `state` was changed. A unit that was filled otherwise is never touched.
     function begin(tab, state, had) {
         const isUntouched = (unit) => {
-            const own = read(tab, "untouched"), is = {...own, ...unit};
-            return !unit.curve && !unit.layer_weights && Object.keys(own).every((field) => is[field] === own[field]);
+            const own = read(tab, "untouched"), is = {...own, ...meant(tab, unit)};
+            return !unit.curve && !is.layer_weights && Object.keys(own).every((field) => is[field] === own[field]);
         };
         const start = (unit) => {
             const isFace = read(tab, "faces").all.includes(unit.model);
-            if (isUntouched(unit)) applied(tab, unit, isFace ? "face" : "everything");
+            const first = buttonsOf(tab, unit.model).find((button) => button.dataset.begins !== undefined);
+            if (isUntouched(unit)) applied(tab, unit, isFace ? "face" : first.dataset.purpose);
         };
         state.units.forEach((unit, i) => {
             const has = Boolean(unit.images?.length);
@@ -69,8 +93,13 @@
     function drawRow(tab, unit) {
         const row = rowOf(tab), purpose = purposeOf(tab, unit);
         const press = (button, isPressed) => button.setAttribute("aria-pressed", isPressed);
-        for (const button of row.querySelectorAll("[data-purpose]")) press(button, button.dataset.purpose === purpose);
-        press(row.querySelector(".ip-adapter-purpose-more"), purpose === null);
+        const there = buttonsOf(tab, unit.model), more = row.querySelector(".ip-adapter-purpose-more");
+        for (const button of row.querySelectorAll("[data-purpose]")) {
+            button.hidden = !there.includes(button);
+            press(button, button.dataset.purpose === purpose);
+        }
+        more.hidden = !isMeant(tab, "weight_type", unit.model);
+        press(more, purpose === null);
         return purpose;
     }
 
@@ -154,7 +183,7 @@
     }
 
     function draw(tab, unit = tab.shownUnit) {
-        const settings = settingsOf(tab, unit);
+        const settings = meant(tab, settingsOf(tab, unit));
         hideIdle(tab, settings);
         drawChips(tab, settings, drawRow(tab, settings));
     }
@@ -164,7 +193,7 @@
         Object.assign(row, {id: `${tab.name}_ip_adapter_chips`, className: "ip-adapter-chips", hidden: true});
         row.setAttribute("role", "group");
         row.setAttribute("aria-label", "Settings under Advanced that are not the defaults");
-        advanced.before(row);
+        advanced.before(advanced.querySelector(".ip-adapter-sight"), row);
         for (const slot of advanced.querySelectorAll("[data-slot]")) slot.append(tab.element(slot.dataset.slot));
         draw(tab, unit);
     }
@@ -181,5 +210,5 @@
         else if (!isLacking) choose(tab, button.dataset.purpose);
     }
     document.addEventListener("click", onClick);
-    return {begin, build, draw, purposeOf, settingsOf};
+    return {begin, build, draw, purposeOf, settingsOf, kindOf, isMeant};
 })();

@@ -24,7 +24,8 @@
     function onWeight(event) {
         const card = event.target.matches?.(`${CARD} input`) && event.target.closest(CARD);
         if (!card) return;
-        const text = event.target.value, weight = text === "" ? 1 : Math.min(3, Math.max(-1, Number(text)));
+        const {value: text, min, max} = event.target;
+        const weight = text === "" ? 1 : Math.min(max, Math.max(min, text));
         change(ipAdapter.tabOf(card), card.dataset.key, (reference) => ({...reference, weight}));
     }
     // "Use its picture": the picture of a unit of ControlNet becomes a reference.

@@ -29,7 +29,7 @@
     }
     function isSilent(tab, unit, {model, weight}) {
         if (unit.curve?.trim() ? isAllZero(unit.curve) : weight === 0) return true;
-        if (isAllZero(unit.layer_weights)) return true;
+        if (isAllZero(unit.layer_weights) && ipAdapter.purpose.isMeant(tab, "layer_weights", model)) return true;
         const hasMore = /^(faceid|instantid)/.test(tab.variants[model] ?? "");  // a LoRA or keypoints beside its tokens
         return !hasMore && unit.images.filter(isPositive).every((reference) => reference.weight === 0);
     }

@@ -57,15 +57,16 @@
         return [JSON.stringify(state), ...updates];
     }
 
-    // The range of the weight's slider, as gradio wants an update of it.
+    // The range of the weight's slider, as gradio wants an update of it. To some adapters negative weights mean nothing.
     function weightRange(tab, unit) {
         const [minimum, maximum] = tab.facts[unit.wide ? "wide" : "narrow"];
-        return {minimum, maximum, __type__: "update"};
+        const lowest = tab.facts.positive.includes(ipAdapter.purpose.kindOf(tab, unit.model)) ? 0 : minimum;
+        return {minimum: Math.max(lowest, minimum), maximum, __type__: "update"};
     }
     function answerWide(tab, [text, weight]) {
         const state = JSON.parse(text), unit = ipAdapter.shownUnit(state);
         unit.wide = !unit.wide;
-        const range = weightRange(tab, unit);
+        const range = weightRange(tab, {...unit, model: tab.shownValues.model});
         const value = Math.min(range.maximum, Math.max(range.minimum, weight));
         return [JSON.stringify(state), {...range, value}];
     }
@@ -87,7 +88,7 @@
             const field = (type) => tab.element("weight").querySelector(`input[type=${type}]`);
             field("range").value = field("number").value;
         });
-        return [weightRange(tab, unit)];
+        return [weightRange(tab, {...unit, model: tab.shownValues.model})];
     }
 
     function drawRow(tab, state) {
@@ -125,7 +126,7 @@
 
     const CONTROL = ".ip-adapter-control";
     function fillControls(tab, unit) {
-        for (const control of tab.element("advanced").querySelectorAll(CONTROL)) {
+        for (const control of tab.panel.querySelectorAll(CONTROL)) {
             const value = unit[control.dataset.field] ?? JSON.parse(control.dataset.default);
             for (const field of control.querySelectorAll("input, select")) {
                 if (field.type === "checkbox") field.checked = value;
@@ -153,13 +154,24 @@
         if (tab) setTimeout(() => fillControls(tab, tab.shownUnit));
     }
 
-    // Some controls are for adapters of some variants only; the line about the model says which one it is.
+    // Some controls are for adapters of some variants only, or mean nothing to some; the line about the model says which
+    // one it is.
     function showVariantsControls(tab) {
         const variant = tab.element("details").querySelector("[data-variant]")?.dataset.variant;
-        for (const place of ["advanced", "references"]) {
-            for (const control of tab.element(place).querySelectorAll("[data-variants]")) {
-                control.hidden = !control.dataset.variants.split(" ").includes(variant);
-            }
+        const names = (list) => list?.split(" ").includes(variant) ?? false;
+        for (const control of tab.panel.querySelectorAll("[data-variants], [data-not-for]")) {
+            const {variants, notFor} = control.dataset;
+            control.hidden = (variants !== undefined && !names(variants)) || names(notFor);
+        }
+        const sight = tab.panel.querySelector(".ip-adapter-sight");
+        sight.hidden = [...sight.children].every(({hidden}) => hidden);
+        showRange(tab, tab.facts.positive.includes(variant));
+    }
+    function showRange(tab, isPositive) {
+        const {wide: [low], ranges} = tab.facts;
+        tab.element("wide").title = ipAdapter.text(ranges[Number(isPositive)]);
+        for (const field of tab.element("references").querySelectorAll(".ip-adapter-card input[type=number]")) {
+            field.min = isPositive ? 0 : low;
         }
     }
 
@@ -169,7 +181,7 @@
     document.addEventListener("input", onControl);
     document.addEventListener("focusout", onControlLeft);
     return {
-        tick, show, revise, restore, drawRow, fillControls, showVariantsControls,
+        weightRange, tick, show, revise, restore, drawRow, fillControls, showVariantsControls,
         answerTick, answerShow, answerWide, answerChange,
     };
 })();

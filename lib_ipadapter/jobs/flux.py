@@ -16,6 +16,8 @@ from torch import Tensor
 from .. import bases
 from ..attend.prompt import KeysValues
 from ..errors import UnitError
+from ..fields import meaningless
+from ..flux_fields import NOT_NEGATIVE
 
 if TYPE_CHECKING:
     from ..checkpoint.load import AdapterWeights
@@ -26,37 +28,31 @@ if TYPE_CHECKING:
 Parts = tuple[Tensor, ...]
 
 EPSILON = 1e-5  # of the norm of InstantX' keys
-_IN_BLOCKS = ("weight_type", "composition_weight", "boost", "embeds_scaling")
-# The fields that mean nothing there, by variant, and why.
-MEANINGLESS = {
-    "redux": (
-        (*_IN_BLOCKS, "layer_weights", "subtract_prompt", "noise"),
-        "is FLUX Redux, whose image tokens stand behind the prompt's, for all blocks alike",
-    ),
-    "xlabs": (_IN_BLOCKS, "is for FLUX, of whose blocks nobody knows what they carry"),
-    "instantx": (
-        (*_IN_BLOCKS, "subtract_prompt"),
-        "is for FLUX, of whose blocks nobody knows what they carry, and its image encoder has no words",
-    ),
+# Why some fields mean nothing there, by variant; which these are stands in their declarations.
+WHY = {
+    "redux": "is FLUX Redux, whose image tokens stand behind the prompt's, for all blocks alike",
+    "xlabs": "is for FLUX, of whose blocks nobody knows what they carry",
+    "instantx": "is for FLUX, of whose blocks nobody knows what they carry, and its image encoder has no words",
 }
+NOTED = ("influence_map",)  # a note tells of it, since the picture is what it would be
 
 
 def check_fields(plan: Plan) -> None:
     """Raises UnitError for a field that was set and has no meaning for the plan's adapter, and for a negative weight of
     Redux: what is attended to cannot be attended to less than not at all."""
     unit, spec = plan.unit, plan.spec
-    if spec.variant not in MEANINGLESS:
+    if spec.variant not in WHY:
         return
-    fields, why = MEANINGLESS[spec.variant]
+    fields, why = meaningless(type(unit), spec.variant), WHY[spec.variant]
     changed = unit.changed()
-    for name in (name for name in fields if name in changed):
+    for name in (name for name in fields if name in changed and name not in NOTED):
         kept = "layer_weights" not in fields and name == "weight_type"
         instead = f", or give {unit.called('layer_weights')}" if kept else ""
         raise UnitError(
             f"{unit.called(name)} means nothing here: adapter {plan.adapter.name} {why}. Leave it at its default"
             f"{instead}."
         )
-    if spec.variant == "redux":
+    if spec.variant in NOT_NEGATIVE:
         _check_weights(unit, (*plan.references, *plan.negatives))
 
 

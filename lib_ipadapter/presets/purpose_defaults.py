@@ -36,7 +36,7 @@ class PurposeDefaults:
         found = {}
         for name in BY_NAME if isinstance(content, dict) else ():
             try:
-                found[name] = checked(content.get(name))
+                found[name] = checked(content.get(name), BY_NAME[name])
             except UnitError:  # of another version, or written by hand
                 continue
         return found
@@ -48,15 +48,15 @@ class PurposeDefaults:
     def keep(self, name: str, settings: object) -> None:
         """Make ``settings`` the default of a purpose. Raises IPAdapterError for what can be none, and where the file
         cannot be written."""
-        values = checked(settings)
+        values = checked(settings, known(name))
         with self._lock:
-            self._write({**self.kept(), known(name): values})
+            self._write({**self.kept(), name: values})
 
     def forget(self, name: str) -> None:
         """Go back to the published default. Raises IPAdapterError where the file cannot be written."""
         with self._lock:
             kept = self.kept()
-            if kept.pop(known(name), None) is not None:
+            if kept.pop(known(name).name, None) is not None:
                 self._write(kept)
 
     def _write(self, kept: Mapping[str, Settings]) -> None:

@@ -10,11 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from lib_ipadapter import flux_fields
 from lib_ipadapter.bases import SD15
 from lib_ipadapter.errors import IPAdapterError, UnitError
 from lib_ipadapter.fields import GROUPS, settings_of
 from lib_ipadapter.presets.purpose_defaults import MAX_BYTES, PurposeDefaults
-from lib_ipadapter.purposes import BY_NAME, FIELDS, PURPOSES, checked
+from lib_ipadapter.purposes import BY_NAME, FIELDS, PURPOSES, TELLING, checked
 from lib_ipadapter.unit import Unit
 from lib_ipadapter.weighting import COMPOSING, INVERTING, WEIGHT_TYPES, spread
 from tests.helpers.paths import ROOT
@@ -23,18 +24,47 @@ STYLE = {"weight_type": "strong style transfer", "weight": 0.6, "composition_wei
 
 
 def test_the_published_defaults() -> None:
-    told = {one.label: tuple(one.published[name] for name in FIELDS) for one in PURPOSES}
-    assert told == {
+    assert {one.label: tuple(one.published[name] for name in one.fields) for one in PURPOSES} == {
         "Everything": ("linear", 0.7, 1.0, 0.0, 1.0),
         "Style": ("style transfer", 1.0, 1.0, 0.0, 1.0),
         "Composition": ("composition", 0.8, 1.0, 0.0, 0.8),
         "Style + composition": ("style and composition", 1.0, 0.8, 0.0, 1.0),
         "Face": ("linear", 0.8, 1.0, 0.0, 1.0),
+        "Whole picture": (1, 1.0, 0.0, 1.0),
+        "Variation": (3, 1.0, 0.0, 1.0),
+        "Style and mood": (5, 1.0, 0.0, 1.0),
     }
     assert [one.label for one in PURPOSES if one.faces] == ["Face"]
-    assert all(checked(one.published) == one.published for one in PURPOSES)
+    assert all(checked(one.published, one) == one.published for one in PURPOSES)
     fresh = Unit.parse({"model": "m", "images": ["x"]})  # a client's unit is what it was
     assert [getattr(fresh, name) for name in FIELDS] == ["linear", 1.0, 1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["", *flux_fields.FLUX])
+def test_each_kind_of_adapters_has_purposes_that_mean_something_to_it(kind: str) -> None:
+    own, there = settings_of(Unit), [one for one in PURPOSES if kind in one.kinds]
+    assert [one.begins for one in there].count(True) == 1
+    for one in there:
+        changed = [name for name, value in one.published.items() if value != own[name].default]
+        assert not [name for name in changed if kind in own[name].not_for], one.name
+        assert not [name for name in changed if own[name].variants and kind not in own[name].variants], one.name
+    telling = TELLING.get(kind)
+    told = {one.published[telling] for one in there if not one.faces} if telling else {None}
+    assert len(told) == len([one for one in there if not one.faces])
+
+
+def test_a_default_of_redux_holds_its_own_fields(tmp_path: Path) -> None:
+    defaults = PurposeDefaults(tmp_path / "purposes.json")
+    kept = {"downsampling": 9, "weight": 0.5, "start": 0.0, "end": 0.9}
+    defaults.keep("mood", kept)
+    assert PurposeDefaults(defaults.file).all()["mood"] == kept
+    for settings, says in (
+        (STYLE, "a purpose's default holds downsampling, weight, start, end"),
+        ({**kept, "downsampling": 2}, "“How closely” is 2"),
+        ({**kept, "weight": -0.5}, "“Weight” is -0.5: give 0 or more"),
+    ):
+        with pytest.raises(UnitError, match=re.escape(says)):
+            defaults.keep("mood", settings)
 
 
 def test_a_default_that_a_person_keeps_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -129,7 +159,8 @@ def test_the_folded_controls_stand_in_their_groups(modules: None) -> None:
         for group, one in zip(GROUPS, sections, strict=True)
         for name in re.findall(r"data-field='(\w+)'", one)
     }
-    assert there == {control.field: control.at.group for control in HTML_CONTROLS}
+    assert there == {control.field: control.at.group for control in HTML_CONTROLS if control.place == "advanced"}
+    assert "data-field='downsampling'" in advanced.groups("an-id-{}".format).split("<section")[0]
     assert sections[0].index("data-field='weight_type'") < sections[0].index("data-slot='bars'")
     assert sections[0].index("data-slot='bars'") < sections[0].index("data-field='composition_weight'")
     assert "data-slot='region'" in sections[GROUPS.index("Where")]
@@ -159,7 +190,11 @@ def test_the_row_has_a_button_with_a_picture_for_each_purpose(row) -> None:
     assert len(set(pictures)) == len(PURPOSES) and all(len(one) <= 1024 for one in pictures)
     assert all(f"<span>{one.label}</span>" in drawn for one in PURPOSES)
     assert attribute(drawn, "defaults")["composition"]["end"] == 0.8 and attribute(drawn, "kept") == []
-    assert attribute(drawn, "untouched") == {name: settings_of(Unit)[name].default for name in FIELDS}
+    own = settings_of(Unit)
+    assert attribute(drawn, "untouched") == {**{name: own[name].default for name in FIELDS}, "downsampling": "1"}
+    assert attribute(drawn, "defaults")["variation"]["downsampling"] == "3"  # as the page has it
+    seen = re.findall(r"data-purpose='(\w+)'[^>]*?( hidden='')?>", drawn)
+    assert [name for name, hidden in seen if hidden] == ["whole", "variation", "mood"]
     assert row.NO_CHECKPOINT in drawn and drawn.count("aria-disabled") == 1
 
 
@@ -171,6 +206,13 @@ def test_orders_about_a_purpose_are_carried_out(row) -> None:
     assert "“Weight” is 9" in refused and "data-" not in refused
     answer = row.followed({"do": "forget purpose", "purpose": "style", "settings": None})
     assert attribute(answer, "kept") == [] and attribute(answer, "defaults")["style"]["weight"] == 1
+
+
+def test_a_default_of_redux_is_kept_as_the_page_has_it(row) -> None:
+    settings = {"downsampling": "9", "weight": 0.5, "start": 0, "end": 1}
+    answer = row.followed({"do": "keep purpose", "purpose": "mood", "settings": settings})
+    assert attribute(answer, "defaults")["mood"] == settings
+    assert row.process.purposes().kept()["mood"]["downsampling"] == 9
 
 
 def adapter(name: str, variant: str, source: str, wide: int = 320) -> SimpleNamespace:
@@ -209,6 +251,9 @@ def test_face_is_there_where_its_adapter_fits_and_faces_can_be_found(
         monkeypatch.setattr(row.packages, "is_installed", lambda _folder: installed)
         return attribute(row.drawn(choice_of(*adapters, packs=packs)), "faces")
 
+    assert attribute(row.drawn(choice_of(plain, adapter("closely", "redux", "last"), packs=packs)), "kinds") == {
+        "closely": "redux"
+    }
     assert faces(plain, id_) == {"face": "id", "other": "plain", "all": ["id"], "lacking": ""}
     assert faces(plain)["lacking"] == row.NO_FACES
     assert faces(plain, adapter("id", "faceid", "face", 640))["lacking"] == row.NO_FACES

@@ -50,6 +50,7 @@ def units(args: tuple[Any, ...], *, is_api: bool = False) -> list[object]:
     shown = panel_state.objects(*values)
     _check_lone(shown)
     model_choice.complete(shown, panel_state.PanelState.parse(values[0]), process.resources())
+    model_choice.leave_out_hidden(shown, process.resources())
     if not any(unit["images"] for unit in shown):
         raise UnitError("IP-Adapter is ticked, but no unit has a reference picture: add one, or untick the panel.")
     return [unit if unit["images"] and unit["enabled"] else {"enabled": False} for unit in shown]
@@ -91,6 +92,7 @@ def presets_units(values: tuple[Any, ...]) -> list[dict[str, Any]]:
     Raises UnitError where a unit's pictures are not there.
     """
     units = panel_state.objects(*values, complete=True)
+    model_choice.leave_out_hidden(units, process.resources())
     shown = panel_state.PanelState.parse(values[0]).units
     while units and not units[-1]["images"] and model_choice.is_own(shown[len(units) - 1], units[-1].get("model")):
         units.pop()

@@ -6,8 +6,10 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from ...bases import SD15, by_name, with_blocks
+from ...bases import FLUX, SD15, by_name, with_blocks
+from ...checkpoint.specs import AdapterSpec
 from ...errors import IPAdapterError
+from ...fields import meaningless
 from ...kinds import Wording
 from ...unit import Unit
 from ...weighting import Spread, peak, spread
@@ -51,37 +53,47 @@ def svg(strengths_of: Spread, blocks: int, weight: float) -> str:
     )
 
 
-def drawn(base: str | None, unit: Unit) -> str:
-    """The bars of a unit's settings for models of ``base``, SD1.5's where nothing is chosen; the reason as text where
-    there are none."""
+def blocks_of(spec: AdapterSpec | None) -> int:
+    """In how many blocks an adapter acts with a weight of its own; SD1.5's where nothing is chosen, 0 where all are
+    alike."""
+    if spec is None:
+        return SD15.blocks
+    if "layer_weights" in meaningless(Unit, spec.variant):
+        return 0
+    return len(spec.layer_widths) if spec.base == FLUX else (by_name(spec.base) or SD15).blocks
+
+
+def drawn(blocks: int, unit: Unit) -> str:
+    """The bars of a unit's settings in so many blocks, nothing for none; the reason as text where there are none."""
     try:
-        return _bars(base, unit)
+        return _bars(blocks, unit)
     except IPAdapterError as error:
         return _problem(error)
 
 
-def _bars(base: str | None, unit: Unit) -> str:
+def _bars(blocks: int, unit: Unit) -> str:
     """Raises UnitError for what makes no bars."""
-    blocks = (by_name(base) or SD15).blocks
+    if not blocks:
+        return ""
     strengths = spread(unit.weight_type, blocks, unit.composition_weight, unit.boost, unit.layer_weights, unit.called)
     return svg(strengths, blocks, peak(unit.weight))
 
 
-def checked(base: str | None, settings: Mapping[str, Any]) -> str:
+def checked(blocks: int, settings: Mapping[str, Any]) -> str:
     """As ``drawn``, from what the panel's fields hold. Of a curve and of layer weights that cannot be used, the bars do
     without; the reason goes along for the page, which shows it beside the field. Where the other fields alone make no
     bars, theirs is the only reason."""
     given, reasons = {"enabled": False, **settings}, {}
     written = {field: given.pop(field) for field in CHECKED}
     try:
-        shown = _bars(base, Unit.parse(given, wording=Wording.PANEL))
+        shown = _bars(blocks, Unit.parse(given, wording=Wording.PANEL))
     except IPAdapterError as error:
         return _problem(error)
     for field, value in written.items():
         if value is None:
             continue
         try:
-            shown = _bars(base, Unit.parse({**given, CHECKED[field]: value}, wording=Wording.PANEL))
+            shown = _bars(blocks, Unit.parse({**given, CHECKED[field]: value}, wording=Wording.PANEL))
             given[CHECKED[field]] = value
         except IPAdapterError as error:
             reasons[field] = error.detail

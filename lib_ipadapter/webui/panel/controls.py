@@ -25,7 +25,7 @@ CURVE = "curve"  # a weight that changes over the steps, where there is one; it 
 # What is written there is checked while somebody types: each with its field of a unit.
 CHECKED = {CURVE: "weight", "layer_weights": "layer_weights"}
 NARROW, WIDE = (0, 1), (WEIGHT.low, WEIGHT.high)  # ranges of the weight's slider
-PLACES = ("model", "weight", "advanced")
+PLACES = ("model", "weight", "sight", "advanced")
 # Gradio's settings of the components in sight, beside those that follow from a field's kind.
 LAYOUT: Mapping[str, Mapping[str, Any]] = {
     "model": {"choices": [NO_MODEL], "scale": 4, "min_width": 160},
@@ -126,7 +126,7 @@ class Control:
     @property
     def is_html(self) -> bool:
         """Whether it is HTML of ours and no component of gradio's, with which the page would open more slowly."""
-        return self.place == "advanced"
+        return self.place in ("sight", "advanced")
 
     @property
     def default(self) -> Any:
@@ -149,11 +149,14 @@ class Control:
 
     def html(self, elem_id: str) -> str:
         """The HTML of one that is no component; the page fills in its value. One of a field that only some adapters
-        have is in sight for these, and one that needs something while that is there."""
+        have is in sight for these, one that means nothing for some adapters for the others, and one that needs
+        something while that is there."""
         about = {"id": elem_id, "title": self.at.tooltip, "data_field": self.field}
         about["data_default"] = json.dumps(self.default)
         if self.setting.variants:
             about["data_variants"] = " ".join(self.setting.variants)
+        if self.setting.not_for:
+            about["data_not_for"] = " ".join(self.setting.not_for)
         if self.at.needs:
             about["data_needs"] = self.at.needs
         if self.field in CHECKED:

@@ -15,8 +15,11 @@ from typing import Any
 import gradio as gr
 from modules.ui_components import ToolButton
 
+from ...bases import SD15
 from ...checkpoint.catalog import AUTO
 from ...errors import IPAdapterError
+from ...fields import meaningless
+from ...flux_fields import NOT_NEGATIVE
 from ...jobs.resources import Resources
 from ...kinds import Wording
 from ...reference import MAX_REFERENCES
@@ -122,13 +125,13 @@ class Editor:
         self.details = gr.HTML("", elem_id=self._id("details"), elem_classes="ip-adapter-details")
         with gr.Row(elem_classes="ip-adapter-weight"):
             self._add("weight", "weight")
-            self.wide = ToolButton("↔", elem_id=self._id("wide"), tooltip=_ranges())
+            self.wide = ToolButton("↔", elem_id=self._id("wide"), tooltip=_ranges(WIDE))
             self._add("weight")
         with gr.Accordion("Advanced", open=False, elem_id=self._id("advanced")):
             gr.HTML(advanced.groups(self._id))
             # The page's script puts these into the groups.
             self.region = gr.HTML(region_line.drawn(PanelState.blank(1), {}), elem_id=self._id("region"))
-            self.bars = gr.HTML(block_strengths.drawn(None, _DEFAULT_UNIT), elem_id=self._id("bars"))
+            self.bars = gr.HTML(block_strengths.drawn(SD15.blocks, _DEFAULT_UNIT), elem_id=self._id("bars"))
         self.controls = {control.field: self.controls[control.field] for control in COMPONENTS}  # in the table's order
         self.state = hidden(self._id("state"), self._blank(self.count, blank).text())
         self.inbox = hidden(self._id("inbox"), is_long=True)
@@ -154,7 +157,7 @@ class Editor:
         facts = {
             "fields": [control.field for control in COMPONENTS], "narrow": NARROW, "wide": WIDE, "spread": SPREAD,
             "scripts": scripts_age(), "labelled": LABELLED, "crop": options.default_crop(),
-            "references": MAX_REFERENCES,
+            "references": MAX_REFERENCES, "positive": NOT_NEGATIVE, "ranges": [_ranges(WIDE), _ranges((0, WIDE[1]))],
         }  # fmt: skip
         return (
             f"<div class='ip-adapter-units' role='tablist' aria-label='Units' "
@@ -176,7 +179,7 @@ class Editor:
         shown = [self.state, enabled, model, weight]  # what says whether the shown unit takes part
         for event in (self.state.change, enabled.change):
             event(None, shown, weight, **script("units.answerChange"))
-        model.change(None, model, None, **script("drawings.answerModel"))
+        model.change(None, [model, self.state], weight, **script("drawings.answerModel"))
         for component in (model, weight):
             component.change(None, shown, None, **script("drawings.answerStrength"))
         self.spread.change(
@@ -241,10 +244,13 @@ class Editor:
         shown, adapter = {**PanelState.parse(text).unit, "weight": weight}, model_name(model)
         settings = {name: BY_FIELD[name].read(shown.get(name, BY_FIELD[name].default)) for name in SPREAD}
         try:
-            base = self.resources().catalog.find(adapter).spec.base if adapter else None
+            spec = self.resources().catalog.find(adapter).spec if adapter else None
         except IPAdapterError as error:
             return model_line.problem(error.detail)
-        return block_strengths.checked(base, settings)
+        for name in meaningless(Unit, spec.variant) if spec else ():
+            if name in settings:
+                settings[name] = BY_FIELD[name].setting.default
+        return block_strengths.checked(block_strengths.blocks_of(spec), settings)
 
     def _taken(self, inbox: str, text: str, held: HeldPictures | None, model: str | None) -> tuple[Any, ...]:
         try:
@@ -328,8 +334,8 @@ def _encoder_name(shown: Mapping[str, Any]) -> str:
     return str(shown.get("encoder") or "").strip() or AUTO
 
 
-def _ranges() -> str:
-    wide, narrow = (" … ".join(f"{limit:g}".replace("-", "−") for limit in limits) for limits in (WIDE, NARROW))
+def _ranges(there: tuple[float, float]) -> str:
+    wide, narrow = (" … ".join(f"{limit:g}".replace("-", "−") for limit in limits) for limits in (there, NARROW))
     return f"Weights from {wide} instead of {narrow}."
 
 

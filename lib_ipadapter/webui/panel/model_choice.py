@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import IPAdapterError, UnitError
+from ...fields import meaningless
 from ...jobs import choose
 from ...jobs.fit import fits
+from ...unit import Unit
 from .. import host, process
 from .controls import NO_MODEL, model_name
 
@@ -176,6 +178,18 @@ def complete(objects: Sequence[dict[str, Any]], state: PanelState, resources: Re
         model = choice.chosen()
     for unit in waiting if model is not None else ():
         unit["model"] = model
+
+
+def leave_out_hidden(objects: Sequence[dict[str, Any]], resources: Resources) -> None:
+    """Take from the panel's units what means nothing to their adapters, and so is not in sight: it stays in the page,
+    for other adapters."""
+    for unit in objects:
+        try:
+            adapter = resources.catalog.find(unit["model"]) if unit.get("model") else None
+        except IPAdapterError:  # the job says so
+            continue
+        for name in meaningless(Unit, adapter.spec.variant) if adapter else ():
+            unit.pop(name, None)
 
 
 def check(objects: Sequence[object], given: Mapping[int, Any], resources: Resources) -> None:

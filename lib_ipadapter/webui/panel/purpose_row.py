@@ -16,12 +16,15 @@ from ...checkpoint.entries import AdapterEntry
 from ...encode.faces import packages
 from ...errors import IPAdapterError
 from ...fields import settings_of
+from ...flux_fields import FLUX
 from ...jobs import choose
-from ...purposes import FIELDS, PURPOSES, Purpose
+from ...presets.purpose_defaults import PurposeDefaults
+from ...purposes import FIELDS, PURPOSES, REDUX_FIELDS, STABLE, TELLING, Purpose
 from ...unit import Unit
 from ...weighting import COMPOSING, INVERTING
 from .. import process
 from . import html_controls
+from .controls import BY_FIELD
 from .model_choice import ModelChoice, has_pack
 
 ORDERS = ("keep purpose", "forget purpose")
@@ -53,24 +56,42 @@ _HEAD = (
     "<g fill='#2b2b2b'><circle cx='15' cy='12.5' r='1.1'/><circle cx='21' cy='12.5' r='1.1'/></g>"
     "<path d='M15 16q3 2.4 6 0' fill='none' stroke='#2b2b2b' stroke-width='1.2' stroke-linecap='round'/>"
 )
+
+
+def _grid(step: int, width: float) -> str:
+    """Lines as of a grid of image tokens."""
+    lines = [f"M{x} 1v22" for x in range(1 + step, 35, step)] + [f"M1 {y}h34" for y in range(1 + step, 23, step)]
+    return f"<path d='{''.join(lines)}' stroke='#fff' stroke-opacity='.8' stroke-width='{width:g}'/>"
+
+
+_TILES = "".join(
+    f"<rect x='{1 + 11.4 * column:.1f}' y='{1 + 7.4 * row:.1f}' width='11.4' height='7.4' fill='#{colour}'/>"
+    for row, colours in enumerate(("5aa7e0 79b4d6 e6c968", "6fa79f 55a077 8fb26a", "4d9a57 7d8f62 4d9a57"))
+    for column, colour in enumerate(colours.split())
+)
 PICTURES = {
     "everything": _SKY + _FILLED + _FLOWER,
     "style": _EMPTY + _STROKES,
     "composition": _EMPTY + _OUTLINES.format(line="currentColor"),
     "both": _SKY + _FILLED + _OUTLINES.format(line="#1d2b3a"),
     "face": _EMPTY + _HEAD,
+    "whole": _SKY + _FILLED + _FLOWER + _grid(4, 0.4),
+    "variation": _SKY + _FILLED + _grid(6, 0.8),
+    "mood": _TILES + _EMPTY,
 }
 
 
 def drawn(choice: ModelChoice | None = None) -> str:
     """The row. Without a ``choice``, as when the page is built, no adapter for faces is looked for."""
     defaults, faces = process.purposes(), _faces(choice)
+    untouched = {name: settings_of(Unit)[name].default for name in (*FIELDS, *REDUX_FIELDS)}
     about = html_controls.attributes(
-        data_defaults=json.dumps(defaults.all()),
-        data_kept=json.dumps([*defaults.kept()]),
-        data_untouched=json.dumps({name: settings_of(Unit)[name].default for name in FIELDS}),
+        data_untouched=json.dumps(_in_page(untouched)),
         data_types=json.dumps(TYPES),
         data_faces=json.dumps(faces),
+        data_kinds=json.dumps(_kinds(choice)),
+        data_telling=json.dumps(TELLING),
+        **_defaults(defaults),
     )
     buttons = "".join(_button(purpose, str(faces["lacking"]) if purpose.faces else "") for purpose in PURPOSES)
     more = html_controls.attributes(title="All weight types, under Advanced")
@@ -87,11 +108,32 @@ def drawn(choice: ModelChoice | None = None) -> str:
     )
 
 
+def _in_page(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of fields in the form that the page has."""
+    return {name: BY_FIELD[name].show(value) for name, value in settings.items()}
+
+
+def _defaults(defaults: PurposeDefaults) -> dict[str, str]:
+    """Attributes: each purpose's default, and whose is a person's."""
+    shown = {name: _in_page(settings) for name, settings in defaults.all().items()}
+    return {"data_defaults": json.dumps(shown), "data_kept": json.dumps([*defaults.kept()])}
+
+
+def _kinds(choice: ModelChoice | None) -> dict[str, str]:
+    """The variants of the adapters for FLUX by their names; the purposes of all others are the same."""
+    adapters = () if choice is None else choice.resources.catalog.adapters
+    return {one.name: one.spec.variant for one in adapters if one.spec.variant in FLUX}
+
+
 def _button(purpose: Purpose, lacking: str) -> str:
-    """``lacking``: why it cannot be used. It can be reached all the same, to be told that."""
+    """``lacking``: why it cannot be used. It can be reached all the same, to be told that. The page's script shows
+    those for the unit's adapter; until it has come, those for Stable Diffusion are in sight."""
     about = html_controls.attributes(
-        data_purpose=purpose.name, title=lacking or purpose.about, **({"aria_disabled": "true"} if lacking else {})
-    )
+        data_purpose=purpose.name, data_for=json.dumps(purpose.kinds), title=lacking or purpose.about,
+        **({"aria_disabled": "true"} if lacking else {}),
+        **({"data_begins": ""} if purpose.begins else {}),
+        **({} if {*STABLE} & {*purpose.kinds} else {"hidden": ""}),
+    )  # fmt: skip
     picture = f"<svg viewBox='0 0 36 24' width='36' height='24' aria-hidden='true'>{PICTURES[purpose.name]}</svg>"
     return (
         f"<button type='button' class='ip-adapter-purpose' aria-pressed='false'{about}>{picture}"
@@ -136,17 +178,24 @@ def _cannot_see(adapter: AdapterEntry) -> bool:
     return not packages.is_installed(packages.own_folder()) and importlib.util.find_spec("insightface") is None
 
 
+def _read(settings: object) -> object:
+    """What the page has of fields -> what they are parsed from; anything else is left to be refused."""
+    if not isinstance(settings, Mapping):
+        return settings
+    return {name: BY_FIELD[name].read(value) if name in BY_FIELD else value for name, value in settings.items()}
+
+
 def followed(order: Mapping[str, Any]) -> str:
     """HTML for the line of notes: what has come of an order. The page's script finds the defaults in it."""
     defaults, name = process.purposes(), str(order.get("purpose"))
     try:
         if order["do"] == "keep purpose":
-            defaults.keep(name, order.get("settings"))
+            defaults.keep(name, _read(order.get("settings")))
             said = "The present settings are the purpose’s default from now on."
         else:
             defaults.forget(name)
             said = "The purpose has its published default again."
     except IPAdapterError as error:
         return f"<div>{html.escape(error.detail)}</div>"
-    about = html_controls.attributes(data_defaults=json.dumps(defaults.all()), data_kept=json.dumps([*defaults.kept()]))
+    about = html_controls.attributes(**_defaults(defaults))
     return f"<div class='ip-adapter-purposes-now'{about}>{html.escape(said)}</div>"
