@@ -33,6 +33,8 @@
     // The model has changed: by hand, or because the cards came with another one, for which they are drawn already.
     function answerModel(tab, [model, text]) {
         if (model !== tab.cards.model) drawCards(tab);
+        const isShown = () => tab.element("model").querySelector("input").value === model;
+        ipAdapter.waitUntil(isShown, 2000).then(() => ipAdapter.purpose.draw(tab));
         return [ipAdapter.units.weightRange(tab, {...ipAdapter.shownUnit(JSON.parse(text)), model})];
     }
     // The disk has been looked at again.

@@ -104,16 +104,41 @@ def _plain(hosts: Hosts, *flags: str) -> Setup:
     return started, started.close
 
 
-def _flux(hosts: Hosts) -> Setup:
-    """With adapters for the FLUX of Forge's face."""
+def _flux_folder(hosts: Hosts) -> Path:
     folder = hosts.folder / "flux"
     if not folder.exists():
         folder.mkdir()
         for file in ("base", "encoder"):
             shutil.copy(hosts.adapters() / f"{file}.safetensors", folder)
         write_flux_adapters(folder)
-    started = host_start([ROOT], SETTINGS, ["--ip-adapter-dir", str(folder)], face=hosts.face)
+    return folder
+
+
+def _flux(hosts: Hosts) -> Setup:
+    """With adapters for the FLUX of Forge's face."""
+    started = host_start([ROOT], SETTINGS, ["--ip-adapter-dir", str(_flux_folder(hosts))], face=hosts.face)
     return started, started.close
+
+
+def _flux_page(hosts: Hosts) -> Setup:
+    """The same with a port."""
+    port, options = _free_port(), {"sd_model_checkpoint": "demo-sd15", "live_previews_enable": False}
+    flags = ["--ip-adapter-dir", str(_flux_folder(hosts))]
+    started = host_start([ROOT], {**SETTINGS, **options}, flags, port=port, face=hosts.face)
+    started.address = f"http://127.0.0.1:{port}"
+
+    def close() -> None:
+        started.blocks.server.force_exit = True  # not when the page's last connection has timed out
+        started.blocks.close(verbose=False)
+        started.close()
+
+    return started, close
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _guarded(hosts: Hosts) -> Setup:
@@ -235,9 +260,7 @@ def _page(hosts: Hosts) -> Setup:
     files.write_files(data / "models")
     shutil.copy(hosts.adapters() / "instant" / "instant-id.safetensors", data / "models" / "ipadapter")
     extension = hosts.extension("sd-webui-controlnet", controlnet="controlnet")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     options = {"sd_model_checkpoint": "demo-sd15", "live_previews_enable": False, "samples_save": True,
                "outdir_txt2img_samples": str(data / "browser"), "control_net_unit_count": 2,
                "control_net_models_path": str(data / "models" / "ipadapter")}  # fmt: skip
@@ -271,6 +294,7 @@ SETUPS: dict[str, Callable[[Hosts], Setup]] = {
     "probe": _probe,
     "no extension": _no_extension,
     "page": _page,
+    "flux page": _flux_page,
 }
 ORDER = [*SETUPS]
 

@@ -70,12 +70,17 @@ class A1111(Host):
             if isinstance(unet, nn.Module):
                 yield unet
 
+    def is_loaded(self, chosen: Any) -> bool:
+        """Whether what is loaded is the checkpoint that the settings name (``chosen``: its record, None where there is
+        none). On the WebUI, a choice loads it."""
+        return True
+
     def present_topology(self) -> Topology | None:
         unet = self.unet_of(sd_models.model_data.sd_model)
         try:
-            if isinstance(unet, nn.Module):
-                return topology_of(unet)
             info = sd_models.get_closet_checkpoint_match(shared.opts.sd_model_checkpoint)
+            if isinstance(unet, nn.Module) and self.is_loaded(info):
+                return topology_of(unet)
             return None if info is None else _topology_in(Path(info.filename))
         except Exception:  # an unusual model or host: the generation has the last word
             return None

@@ -37,6 +37,11 @@ class Forge(A1111):
         unet: nn.Module | None = getattr(getattr(patcher, "model", None), "diffusion_model", None)
         return unet
 
+    def is_loaded(self, chosen: Any) -> bool:
+        """A checkpoint that is chosen is loaded with the next job: until then the loaded one is another."""
+        loaded = getattr(self.loaded_model(), "sd_checkpoint_info", None)
+        return chosen is None or loaded is None or bool(chosen.filename == loaded.filename)
+
     def runs_flux(self) -> bool:
         """reForge and classic cannot: the engine that can has its memory managed elsewhere."""
         return ENGINE in sys.modules
