@@ -115,8 +115,9 @@ def _flux_folder(hosts: Hosts) -> Path:
 
 
 def _flux(hosts: Hosts) -> Setup:
-    """With adapters for the FLUX of Forge's face."""
-    started = host_start([ROOT], SETTINGS, ["--ip-adapter-dir", str(_flux_folder(hosts))], face=hosts.face)
+    """With adapters for the FLUX of Forge's face, and X/Y/Z plot."""
+    plot = hosts.extension("plot", xyz_grid="xyz")
+    started = host_start([plot, ROOT], SETTINGS, ["--ip-adapter-dir", str(_flux_folder(hosts))], face=hosts.face)
     return started, started.close
 
 
