@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from . import compiled, encoder, keypoints, memory, modes, scarcity, steps
+from . import compiled, encoder, flux_steps, keypoints, memory, modes, scarcity, steps
 from .run import Section
 
 SECTIONS = (
     Section("steps", "Cost of a step", 100, steps.parts),
     Section("modes", "Number formats and layouts", 90, modes.parts),
+    Section("flux", "FLUX", 90, flux_steps.parts),
     Section("memory", "Device memory", 50, memory.parts),
     Section("keypoints", "InstantID's keypoints", 60, keypoints.parts),
     Section("encoder", "The image encoder", 70, encoder.parts),

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.gpu import compiled, keypoints, memory, modes, report, scarcity, steps, tower, unets
+from benchmarks.gpu import compiled, flux, flux_steps, keypoints, memory, modes, report, scarcity, steps, tower, unets
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.bench import Bench, Scene, image_prompt
 from benchmarks.gpu.job import Jobs, jobs
@@ -26,6 +26,7 @@ from benchmarks.gpu.run import Part, Section, run
 from lib_ipadapter.attend import inject, lora, residuals
 from lib_ipadapter.attend.injection import detach_all
 from lib_ipadapter.attend.layers import Topology, count_blocks, cross_attention_layers
+from lib_ipadapter.attend.models import topology_of
 from lib_ipadapter.attend.prompt import ImagePrompt
 from lib_ipadapter.checkpoint.control import layout
 from lib_ipadapter.checkpoint.identify import identify
@@ -135,7 +136,7 @@ def cells(printed: str) -> dict[str, list[str]]:
 
 
 def test_every_section_runs_on_the_cpu(capsys) -> None:
-    names = ["steps", "modes", "memory", "keypoints", "encoder", "scarcity"]
+    names = ["steps", "modes", "flux", "memory", "keypoints", "encoder", "scarcity"]
     assert main(["--device", "cpu", "--small", "--budget", "900", "--only", *names]) == 0
     found = cells(capsys.readouterr().out)
     half = "SD1.5, fp16"  # older torch cannot compute in fp16 on the CPU
@@ -145,6 +146,11 @@ def test_every_section_runs_on_the_cpu(capsys) -> None:
     for figure, (_, beside, *_) in found.items():
         if figure.endswith("off fp32 by") and figure.startswith("SD1.5"):
             assert "; effect 0." in beside
+    of_flux = "FLUX float32, 1 + 2 blocks, 64 + 16 places"
+    for case in flux_steps.CASES:
+        assert float(found[f"{of_flux}, {case}: with / without"][0]) > 0
+    for what in ("a line", "a matrix, as a region needs"):
+        assert float(found[f"attention over 89 places, 2 heads, bias as {what}: with / without"][0]) > 0
     assert found["SD1.5, 4 base units: after detaching"][0] == "0 B"
     assert found["SD1.5, 4 base units: during a step, at most"][1] != "kept between steps 0 B"
     for way in ("keypoints", "keypoints, weights in turn"):
@@ -249,6 +255,25 @@ def test_time_is_kept_for_later_sections() -> None:
 
 
 # --- each section can fail ------------------------------------------------------------------------------------------
+
+
+def test_the_transformer_has_the_published_sizes() -> None:
+    with torch.device("meta"):
+        made = flux.Flux(replace(flux.FULL, double_blocks=19, single_blocks=38))
+    published = 11_901_408_320  # of which the stand-in lacks some millions outside of the blocks
+    assert sum(p.numel() for p in made.parameters()) == pytest.approx(published, rel=0.005)
+    assert topology_of(made) == Topology(4096, (3072,) * 19, 19, "FLUX")
+
+
+def test_flux_image_prompts_that_do_nothing_are_seen(bench: Bench, monkeypatch) -> None:
+    scene = flux_steps.FluxScene.draw(bench)
+    make = flux_steps.CASES["Redux, weight 0.5 (a bias)"]
+    assert flux_steps._redux(scene)[0].appended.cond.shape[1] == 9
+    monkeypatch.setattr(flux_steps.FluxInjection, "begin", lambda *_: None)
+    (row,) = flux_steps._with(bench, scene, "case", make)
+    assert "NO EFFECT" in row.value
+    monkeypatch.undo()
+    assert len(list(flux_steps._with(bench, scene, "case", make))) == 1
 
 
 def test_hooks_that_do_nothing_are_seen(bench: Bench, scene: Scene, monkeypatch) -> None:
