@@ -1,9 +1,11 @@
 """What a reference costs in each sampling step: a UNet call with and without hooks, in pairs, on full-size weights.
 
-    .venv/bin/python -m benchmarks.step_cost [--rounds 7] [--latent 32] [--tokens 4 16] [--lora] [--busy]
+    .venv/bin/python -m benchmarks.step_cost [--rounds 7] [--latent 32] [--tokens 4 16] [--lora] [--flux] [--busy]
 
 Weights are random: they cost what trained ones cost. Pairs are run one after the other and compared within the pair,
-because machines are shared; the order alternates. Prints the median ratio and its quartiles.
+because machines are shared; the order alternates. Prints the median ratio and its quartiles. Of FLUX, whose whole
+steps take minutes on a CPU, attention alone: as Redux' strength needs it, beside the model's own (``--latent 64`` is a
+picture of 512 x 512).
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-from benchmarks.gpu.bench import face_lora
+from benchmarks.gpu import flux
+from benchmarks.gpu.bench import face_lora, left_half
+from lib_ipadapter.attend.attention import ATTENTION
+from lib_ipadapter.attend.flux.appended import Appended, Bias, parts
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
@@ -69,17 +75,46 @@ class Steps:
 
     def compare(self, name: str, one: ImagePrompt, other: ImagePrompt | None, rounds: int) -> None:
         """Print what a call with ``one`` takes in shares of one with ``other``."""
-        pairs = []
-        for i in range(rounds):
-            if i % 2:
-                first = self.seconds(one)
-                pairs.append((first, self.seconds(other)))
-            else:
-                second = self.seconds(other)
-                pairs.append((self.seconds(one), second))
-        low, middle, high = statistics.quantiles([first / second for first, second in pairs], n=4)
-        seconds = statistics.median(second for _, second in pairs)
-        print(f"{name}: {middle:.3f} (quartiles {low:.3f} to {high:.3f}, {rounds} pairs, {seconds:.2f} s)", flush=True)
+        compare(name, lambda: self.seconds(one), lambda: self.seconds(other), rounds)
+
+
+def compare(name: str, one: Callable[[], float], other: Callable[[], float], rounds: int) -> None:
+    """Print what ``one`` takes in shares of ``other``, each of which gives its seconds."""
+    pairs = []
+    for i in range(rounds):
+        if i % 2:
+            first = one()
+            pairs.append((first, other()))
+        else:
+            second = other()
+            pairs.append((one(), second))
+    low, middle, high = statistics.quantiles([first / second for first, second in pairs], n=4)
+    seconds = statistics.median(second for _, second in pairs)
+    print(f"{name}: {middle:.3f} (quartiles {low:.3f} to {high:.3f}, {rounds} pairs, {seconds:.2f} s)", flush=True)
+
+
+def flux_attention(latent: int, rounds: int, clock: Callable[[], float]) -> None:
+    """24 heads of 128 over 512 words, 729 image tokens and the picture."""
+    side = latent // flux.PATCH
+    tokens, first = torch.zeros(1, 729, 1), flux.FULL.text
+    q, k, v = (torch.randn(1, flux.FULL.heads, first + 729 + side**2, 128) for _ in range(3))
+
+    def seconds(mask: torch.Tensor | None, keys: int) -> float:
+        started = clock()
+        ATTENTION(q[:, :, :keys], k[:, :, :keys], v[:, :, :keys], mask)
+        return clock() - started
+
+    whole = q.shape[2]
+    plain, without = (partial(seconds, None, keys) for keys in (whole, whole - 729))
+    plain()
+    compare(f"FLUX, {whole} places: 729 tokens more, x plain", plain, without, rounds)
+    for name, region in (("a strength", None), ("a region", left_half(512))):
+        prompt = ImagePrompt(KeysValues((), ()), 0.5, region=region, appended=Appended(tokens))
+        prompt.now = 0.5
+        mask = Bias(parts([prompt], layout([1], 1), (side, side)), first).mask(whole, q)
+        compare(
+            f"FLUX, {whole} places: {name}, x the same tokens without", partial(seconds, mask, whole), plain, rounds
+        )
 
 
 @torch.no_grad()
@@ -89,11 +124,16 @@ def main() -> None:
     parser.add_argument("--latent", type=int, default=32, help="side of the latent: 32 is a picture of 256 x 256")
     parser.add_argument("--tokens", type=int, nargs="*", default=[4, 16, 257])
     parser.add_argument("--lora", action="store_true", help="a LoRA inside the adapter, too")
+    parser.add_argument("--flux", action="store_true", help="attention of FLUX, and nothing else")
     parser.add_argument("--busy", action="store_true", help="one thread's own time, where the machine has more to do")
     options = parser.parse_args()
     if options.busy:
         torch.set_num_threads(1)
-    steps = Steps(full_size_unet(), options.latent, time.process_time if options.busy else time.perf_counter)
+    clock = time.process_time if options.busy else time.perf_counter
+    if options.flux:
+        flux_attention(options.latent, options.rounds, clock)
+        return
+    steps = Steps(full_size_unet(), options.latent, clock)
     steps.seconds(None)
     for tokens in options.tokens:
         steps.compare(f"{tokens:4d} tokens, x plain", prompt(steps.unet, tokens), None, options.rounds)
