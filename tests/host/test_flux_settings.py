@@ -55,6 +55,14 @@ def test_a_plot_over_how_closely(host: Host) -> None:
     assert difference(plotted(host, Weight=[0, 0.5]), plotted(host, Weight=[0.5, 0])[::-1]) < SAME
 
 
+def test_a_plot_over_purposes(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    found = plotted(host, Purpose=["Whole picture", "Style and mood", "Style"])
+    singly = [make(host, unit("redux", downsampling=value), **ON_FLUX)[0] for value in (1, 5)]
+    assert difference(found[:2], singly) < SAME
+    (said,) = [one.message for one in caplog.records if one.name == "ip-adapter" and one.levelname == "ERROR"]
+    assert "purpose “Style”, which means nothing to adapter redux: choose one of Whole picture, Variation, " in said
+
+
 def test_a_plot_over_what_means_nothing_says_so(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     plotted(host, Weight_type=["linear", "style transfer"])
     (said,) = [one.message for one in caplog.records if one.name == "ip-adapter" and one.levelname == "ERROR"]

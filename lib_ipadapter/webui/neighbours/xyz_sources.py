@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import IPAdapterError, UnitError
+from ...flux_fields import FLUX
 from ...jobs import choose
 from ...presets.looks import found
 from ...purposes import PURPOSES, Purpose
@@ -109,6 +110,7 @@ def applied(unit: Unit, values: Mapping[str, Any]) -> Unit:
     """The unit with the sources among ``values``, by their names. Raises UnitError where that cannot be."""
     if PURPOSE in values:
         purpose = _purpose(values[PURPOSE])
+        _check_kind(unit, purpose)
         if purpose.faces:
             _check_faces(unit, purpose)
         unit = unit.with_values(process.purposes().all()[purpose.name])
@@ -117,6 +119,17 @@ def applied(unit: Unit, values: Mapping[str, Any]) -> Unit:
     if LOOK in values:
         unit = replace(unit, references=(Reference(None, look=str(values[LOOK])),))
     return unit
+
+
+def _check_kind(unit: Unit, purpose: Purpose) -> None:
+    variant = process.resources().catalog.find(unit.model).spec.variant
+    kind = variant if variant in FLUX else ""
+    if kind not in purpose.kinds:
+        there = ", ".join(one.label for one in PURPOSES if kind in one.kinds)
+        raise UnitError(
+            f"the X/Y/Z plot wants its purpose “{purpose.label}”, which means nothing to adapter {unit.model}: choose "
+            f"one of {there}."
+        )
 
 
 def _check_faces(unit: Unit, purpose: Purpose) -> None:
