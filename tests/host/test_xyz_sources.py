@@ -94,7 +94,9 @@ def test_choices(host: Host, store: Any, plot: Any) -> None:  # noqa: F811
     store.save("kept", [unit()])
     assert option(plot, "Look 1").choices() == ["Oil"]
     assert option(plot, "Preset").choices() == ["kept"]
-    assert option(plot, "Purpose 2").choices() == ["Everything", "Style", "Composition", "Style + composition", "Face"]
+    labels = ["Everything", "Style", "Composition", "Style + composition", "Face"]
+    labels += ["Whole picture", "Variation", "Style and mood"]
+    assert option(plot, "Purpose 2").choices() == labels
     assert option(plot, "Reference 1").type is int and option(plot, "Reference 1").choices is None
     assert option(plot, "Preset").cost > option(plot, "Look 1").cost > option(plot, "Purpose 1").cost
 
