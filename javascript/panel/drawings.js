@@ -135,6 +135,21 @@
         page.checkpoint = checkpoint;
     }
 
+    // Forge's choice of the checkpoint, beside the tabs, tells the page's options nothing.
+    let chosen = null;
+    const checkpointField = (target) => target.closest?.("#setting_sd_model_checkpoint")?.querySelector("input");
+    function onCheckpointEntered({target}) {
+        chosen = checkpointField(target)?.value ?? chosen;
+    }
+    async function onCheckpointLeft({target}) {
+        const field = checkpointField(target);
+        if (!field) return;
+        await ipAdapter.pause(500);  // the field shows what was chosen, and the server has heard it
+        if (field.value === chosen) return;
+        chosen = field.value;
+        Object.values(ipAdapter.page.tabs).forEach((tab) => { if (tab.panel) drawCards(tab); });
+    }
+
     // Bars. The server is asked when a slider has come to rest, and not before it has answered the request before.
 
     const strengthOf = (tab, unit) => JSON.stringify(tab.facts.spread.map((field) => unit[field] ?? null));
@@ -173,6 +188,8 @@
     document.addEventListener("click", onOpened);
     document.addEventListener("focusin", onFocus);
     document.addEventListener("pointerdown", onPointer, true);
+    document.addEventListener("focusin", onCheckpointEntered);
+    document.addEventListener("focusout", onCheckpointLeft);
     onCheckpoint();
     onOptionsChanged(onCheckpoint);
     return {

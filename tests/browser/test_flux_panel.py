@@ -187,6 +187,23 @@ def test_an_adapter_of_the_other_kind_is_told_below_the_model(page: Page, pages:
     other.wait(lambda: problem(other) == wrong)
 
 
+def test_forges_own_list_of_checkpoints_is_followed(page: Page) -> None:
+    """It stands beside the tabs, and the page's options do not change with it."""
+    from modules import shared
+    from modules.sd_models import get_closet_checkpoint_match
+
+    page.page.evaluate(
+        "document.querySelector('#quicksettings').insertAdjacentHTML("
+        "'afterend', '<div id=setting_sd_model_checkpoint><input value=old></div>')"
+    )
+    field = page.page.locator("#setting_sd_model_checkpoint input")
+    field.focus()
+    shared.opts.data["sd_model_checkpoint"] = get_closet_checkpoint_match(flux.NAME).title
+    field.fill(flux.NAME)
+    field.blur()
+    page.wait(lambda: page.model() == "redux")
+
+
 def test_the_default_of_a_purpose_of_redux_is_kept(page: Page) -> None:
     from lib_ipadapter.webui import process
 
