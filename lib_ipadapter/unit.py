@@ -6,7 +6,7 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import face_fields, flux_fields
+from . import detailer_fields, face_fields, flux_fields
 from .bases import blocks_of_each
 from .errors import UnitError
 from .fields import EXPERT, TRANSFERS, WHEN, WHERE, PanelPlace, declared, settings_of
@@ -220,16 +220,8 @@ class Unit:
         about="adds a heat map of the unit's influence after the job's pictures",
         changes_tokens=False, not_for=flux_fields.FLUX,
     ))
-    acts_in: str = field(default="as set", metadata=declared(
-        Choice(("as set", "picture", "detailer", "both")),
-        PanelPlace(
-            "Acts in", "The picture itself, ADetailer's passes over its faces and hands, or both; else as in Settings.",
-            order=14, group=WHERE,
-        ),
-        about="where the unit acts: the job's own passes, ADetailer's (whose checkpoint it has to fit then), or both; "
-        '`"as set"` is what Settings say',
-        changes_tokens=False,
-    ))
+    acts_in: str = field(default="as set", metadata=detailer_fields.ACTS_IN)
+    detailer_tab: int | None = field(default=None, metadata=detailer_fields.DETAILER_TAB)
     downsampling: int = field(default=1, metadata=flux_fields.DOWNSAMPLING)
     variant: str = field(default="auto", metadata=face_fields.VARIANT)
     face_index: int | str = field(default="largest", metadata=face_fields.FACE_INDEX)

@@ -19,6 +19,7 @@ from ..attend.outcome import Outcome
 from ..errors import MismatchError, UnitError, errors_name_unit
 from ..jobs.fit import check_fit, fits, made_for
 from ..jobs.plans import plan_embeddings
+from ..kinds import Wording
 from . import host
 from .host import record
 from .host.replaced import Private
@@ -45,27 +46,41 @@ class Detailing(Private):
     """What becomes of the units that act in ADetailer's passes.
 
     ``generations`` are by the model that adapters are for; ``alone`` are the numbers of the units that act there only,
-    ``as_set`` of those that do because a setting says so. Pictures are counted from 0, as the job makes them.
+    ``as_set`` of those that do because a setting says so. ``tabs`` says of the units that act in the passes of one of
+    ADetailer's tabs alone which one. Pictures are counted from 0, as the job makes them.
     """
 
     generations: Mapping[Topology, Generation]
     alone: frozenset[int]
     as_set: frozenset[int]
-    passes: set[int] = field(default_factory=set)  # pictures that had one
+    tabs: Mapping[int, int] = field(default_factory=dict)
+    tab: int | None = None  # the one that ADetailer works through just now, where nothing else would tell it
+    passes: set[tuple[int, int | None]] = field(default_factory=set)  # pictures that had one, and of which tab
     acted: set[tuple[int, int]] = field(default_factory=set)  # picture and unit
     idle: dict[int, list[int]] = field(default_factory=dict)  # pictures by unit, of those that act there only
     pictures: int = 0  # finished
     told: set[Topology | None] = field(default_factory=set)  # models that units were said not to fit
     marked: set[str] = field(default_factory=set)  # what the last picture's parameters say of them
 
-    def of(self, topology: Topology | None, prompt_lora: str | None = None) -> tuple[Generation, list[int]]:
+    def of(
+        self, topology: Topology | None, prompt_lora: str | None = None, tab: int | None = None
+    ) -> tuple[Generation, list[int]]:
         """The units for a pass with a model of ``topology``, and the numbers of those that it goes without.
-        ``prompt_lora``: the FaceID LoRA that the pass's own prompt names."""
+        ``prompt_lora``: the FaceID LoRA that the pass's own prompt names; ``tab``: ADetailer's tab that it is of."""
         found = None if topology is None else self.generations.get(topology)
         if found is None or topology is None or found.topology.blocks != topology.blocks:
             found = next(iter(self.generations.values())).only(())
         everyone = {one.number for generation in self.generations.values() for one in generation.prompts}
+        everyone = {number for number in everyone if self.tabs.get(number, tab) == tab}
+        found = found.only(everyone)
         return found.inside(prompt_lora), sorted(everyone - {one.number for one in found.prompts})
+
+    def why_idle(self, number: int, pictures: set[int]) -> str:
+        """Why a unit has not acted in these ``pictures``."""
+        tab = self.tabs.get(number)
+        if {picture for picture, of in self.passes if tab in (None, of)} & pictures:
+            return NO_OWN_PASS
+        return NOTHING_PAINTED if tab is None else NOTHING_PAINTED.replace("ADetailer", f"ADetailer's tab {tab}", 1)
 
 
 # Before the first step
@@ -82,6 +97,8 @@ def check(p: Any, units: Sequence[Unit]) -> None:
     passes, joined = adetailer.passes(p), inside(units)
     for unit in units:
         name = unit.called("acts_in")
+        if unit.number in joined and passes.missing is None:
+            _check_tab(unit, passes)
         if unit.acts_in == DETAILER and passes.missing is not None:
             why, remedy = passes.missing
             raise UnitError(f"{name} is “{DETAILER}”, and {why}: {remedy}, or set {name} to “picture”.").in_unit(
@@ -94,6 +111,24 @@ def check(p: Any, units: Sequence[Unit]) -> None:
             ).in_unit(unit.number)
 
 
+def _check_tab(unit: Unit, passes: Passes) -> None:
+    tab, name, on = unit.detailer_tab, unit.called("detailer_tab"), [*passes.checkpoints]
+    if tab is None:
+        return
+    every = "empty it" if unit.wording is Wording.PANEL else f"set {name} to null"
+    if tab not in on:
+        listed = f"tab {on[0]} is" if len(on) == 1 else f"tabs {', '.join(map(str, on))} are"
+        raise UnitError(
+            f"{name} is {tab}, and ADetailer's tab {tab} is off in this job, where {listed} on: switch it on, name one "
+            f"that is on, or {every} for every tab."
+        ).in_unit(unit.number)
+    if not passes.told:
+        raise UnitError(
+            f"{name} is {tab}, and this version of ADetailer does not say which tab a pass is of: leave that tab alone "
+            f"switched on, or {every} for every tab."
+        ).in_unit(unit.number)
+
+
 def for_other_models(p: Any, units: Sequence[Unit], own: Topology, catalog: Catalog) -> dict[Topology, list[Unit]]:
     """The units that act in ADetailer's passes only and whose adapters are for another model than the picture's, which
     has the topology ``own``.
@@ -101,11 +136,11 @@ def for_other_models(p: Any, units: Sequence[Unit], own: Topology, catalog: Cata
     Raises IPAdapterError (unit named) for one whose adapter is for none of the passes' models.
     """
     passes = adetailer.passes(p)
-    models = _models(passes, own)
     others: dict[Topology, list[Unit]] = {}
     for unit in units:
         if unit.acts_in not in (DETAILER, BOTH) or passes.missing is not None:
             continue
+        models = _models(passes.of(unit.detailer_tab), own)
         with errors_name_unit(unit.number):
             adapter = plan_embeddings(unit, catalog).adapter
             _check_fit(unit, adapter, models, own, catalog)
@@ -115,9 +150,9 @@ def for_other_models(p: Any, units: Sequence[Unit], own: Topology, catalog: Cata
     return others
 
 
-def _models(passes: Passes, own: Topology) -> list[tuple[str | None, Topology | None]]:
+def _models(checkpoints: Sequence[str | None], own: Topology) -> list[tuple[str | None, Topology | None]]:
     """Name (None: the picture's own) and topology (None: nothing tells it) of each pass's checkpoint."""
-    named = [None if name is None else host.current().named_checkpoint(name) for name in passes.checkpoints]
+    named = [None if name is None else host.current().named_checkpoint(name) for name in checkpoints]
     return [(None, own) if found is None else found for found in named]
 
 
@@ -142,9 +177,11 @@ def _check_fit(
 
 def notes(unit: Unit) -> list[str]:
     """Sentences on what a unit was asked for and cannot do where it acts."""
-    if unit.acts_in != DETAILER:
-        return []
     found = []
+    if unit.detailer_tab is not None and not inside([unit]):
+        found.append(f"{unit.called('detailer_tab')} has no effect: the unit acts in none of ADetailer's passes.")
+    if unit.acts_in != DETAILER:
+        return found
     if unit.hires != "both":
         found.append(f"{unit.called('hires')} has no effect: the unit acts in ADetailer's passes only.")
     if unit.influence_map:
@@ -162,7 +199,8 @@ def prepared(p: Any, units: Sequence[Unit], generations: Mapping[Topology, Gener
     only = adetailer.passes(p).only
     alone = {unit.number for unit in units if unit.acts_in == DETAILER or only}
     as_set = frozenset(unit.number for unit in units if unit.acts_in == AS_SET)
-    return Detailing(kept, frozenset(numbers & alone), as_set)
+    tabs = {unit.number: unit.detailer_tab for unit in units if unit.detailer_tab is not None}
+    return Detailing(kept, frozenset(numbers & alone), as_set, tabs)
 
 
 # A pass
@@ -177,8 +215,9 @@ def begin(p: Any) -> Job | None:
     topology = _sampled_topology()
     job = record.opened(p)
     job.outer = outer
-    job.generation, without = detailing.of(topology, names_face_lora(host.current().prompt_loras(p)))
-    detailing.passes.add(host.current().finished_picture(outer.owner))
+    tab = adetailer.present_tab(outer.owner, outer)
+    job.generation, without = detailing.of(topology, names_face_lora(host.current().prompt_loras(p)), tab)
+    detailing.passes.add((host.current().finished_picture(outer.owner), tab))
     if without and topology not in detailing.told:
         detailing.told.add(topology)
         units = f"unit {without[0]}" if len(without) == 1 else f"units {', '.join(map(str, without))}"
@@ -250,7 +289,7 @@ def tell(job: Job, processed: Any) -> None:
     if detailing is None or job.failure is not None or host.current().cut_short():
         return
     for number, pictures in sorted(detailing.idle.items()):
-        why = NO_OWN_PASS if detailing.passes & {*pictures} else NOTHING_PAINTED
+        why = detailing.why_idle(number, {*pictures})
         where = ""
         if len(pictures) < detailing.pictures:
             where = f" in picture {', '.join(str(1 + picture) for picture in pictures)}"

@@ -240,6 +240,95 @@ def test_hires_means_nothing_to_a_unit_for_the_detailer(host: Host, near, passes
     assert "IP-Adapter unit 1: there are no influence maps of ADetailer's passes, in which alone the unit acts." in said
 
 
+# detailer_tab
+
+
+@pytest.mark.parametrize("payload", [{}, {"batch_size": 2, "n_iter": 2}, START])
+def test_a_unit_for_one_tab_acts_in_its_passes_alone(payload: dict, host: Host, near, passes) -> None:
+    """Two tabs, the second finds two parts: each unit is in the passes of its own, one without a tab in all."""
+    units = [unit(acts_in="detailer", detailer_tab=1), unit(seeds=(3,), acts_in="detailer", detailer_tab=2)]
+    every = unit(seeds=(5,), weight=0.5, acts_in="detailer")
+    answer = ask(host, *units, every, tabs=(ONE, TWO), **payload)
+    assert len(passes) == 3 * len(answer.images)
+    own = [[unit()], [unit(seeds=(3,))], [unit(seeds=(3,))]]
+    for one, there in zip(passes, own * len(answer.images), strict=True):
+        assert difference(again(host, one, *there, unit(seeds=(5,), weight=0.5)), pixels([one[3]])) == 0
+    assert difference(pixels([passes[0][0]])[:1], plainly(host, **payload)[:1]) == 0
+    assert "detailer_tab: 2" in answer.infotext and "not used" not in answer.infotext
+    script = next(s for s in near.scripts.scripts_txt2img.alwayson_scripts if s.title() == "ADetailer")
+    assert "_postprocess_image_inner" not in vars(script)
+
+
+def test_a_unit_for_another_tab_leaves_a_pass_as_it_is_without_it(host: Host, near, passes) -> None:
+    make(host, unit(acts_in="detailer", detailer_tab=2), tabs=(ONE, {"ad_model": "nothing"}))
+    assert difference(again(host, passes[0]), pixels([passes[0][3]])) == 0
+    make(host, unit(acts_in="both", detailer_tab=2), tabs=(ONE, ONE))
+    assert difference(pixels([passes[1][0]]), plainly(host, unit())) == 0
+    assert difference(again(host, passes[1]), pixels([passes[1][3]])) == 0
+    assert difference(again(host, passes[2], unit()), pixels([passes[2][3]])) == 0
+
+
+def test_one_tab_alone_is_every_tab(host: Host, near, passes, monkeypatch) -> None:
+    """Whether it is the first or not, and whether this ADetailer says which tab is at work or not."""
+    off = {**ONE, "ad_tab_enable": False}
+    first = make(host, unit(acts_in="detailer"))
+    assert difference(make(host, unit(acts_in="detailer", detailer_tab=1)), first) == 0
+    assert difference(make(host, unit(acts_in="detailer", detailer_tab=2), tabs=(off, ONE)), first) == 0
+    monkeypatch.setattr("lib_ipadapter.webui.neighbours.adetailer.TAB_PASS", "_another_name")
+    assert difference(make(host, unit(acts_in="detailer", detailer_tab=2), tabs=(off, ONE)), first) == 0
+    detail = refused(host, unit(acts_in="detailer", detailer_tab=2), tabs=(ONE, TWO))
+    assert detail == (
+        "IP-Adapter unit 1: detailer_tab is 2, and this version of ADetailer does not say which tab a pass is of: "
+        "leave that tab alone switched on, or set detailer_tab to null for every tab."
+    )
+
+
+def test_tabs_keep_their_numbers_beside_one_that_adetailer_leaves_out(host: Host, near, passes) -> None:
+    make(host, unit(acts_in="detailer", detailer_tab=3), tabs=({**ONE, "ad_unknown": 1}, ONE, ONE))
+    assert len(passes) == 2
+    assert difference(again(host, passes[0]), pixels([passes[0][3]])) == 0
+    assert difference(again(host, passes[1], unit()), pixels([passes[1][3]])) == 0
+
+
+def test_a_tab_that_is_not_there_is_refused(host: Host, near, passes) -> None:
+    assert refused(host, unit(), unit(acts_in="detailer", detailer_tab=3), tabs=(ONE, TWO)) == (
+        "IP-Adapter unit 2: detailer_tab is 3, and ADetailer's tab 3 is off in this job, where tabs 1, 2 are on: "
+        "switch it on, name one that is on, or set detailer_tab to null for every tab."
+    )
+    assert "where tab 2 is on" in refused(
+        host, unit(acts_in="both", detailer_tab=1), tabs=({**ONE, "ad_tab_enable": False}, ONE)
+    )
+    assert "detailer_tab is 0: give a whole number from 1 to 15" in refused(host, unit(detailer_tab=0))
+    assert passes == []
+
+
+def test_a_tab_says_nothing_of_a_unit_that_acts_in_no_pass(host: Host, near, passes, said) -> None:
+    bare = make(host, unit())
+    assert difference(make(host, unit(acts_in="picture", detailer_tab=4)), bare) == 0
+    assert "IP-Adapter unit 1: detailer_tab has no effect: the unit acts in none of ADetailer's passes." in said
+
+
+def test_a_tab_that_finds_nothing_is_told(host: Host, near, passes, caplog) -> None:
+    answer = ask(
+        host, unit(acts_in="detailer", detailer_tab=2), unit(acts_in="detailer"), tabs=(ONE, {"ad_model": "nothing"})
+    )
+    assert "unit 1: ADetailer's tab 2 has painted nothing again (it found nothing" in caplog.text
+    assert "unit 2: " not in caplog.text
+    assert "IP-Adapter units not used: 1" in answer.infotext
+
+
+def test_an_adapter_has_to_fit_the_checkpoint_of_its_own_tab(host: Host, near, passes, readable) -> None:
+    """With one tab for SD1.5 and one for SDXL, a unit is held to the one that it names."""
+    assert "ADetailer's checkpoint demo-sdxl is SDXL" in refused(
+        host, unit(acts_in="detailer", detailer_tab=2), tabs=(ONE, WIDE)
+    )
+    make(host, unit(acts_in="detailer", detailer_tab=1), unit("wide", acts_in="detailer", detailer_tab=2),
+         tabs=(ONE, WIDE))  # fmt: skip
+    xl = {"override_settings": {"sd_model_checkpoint": "demo-sdxl"}}
+    assert difference(again(host, passes[0], unit()), pixels([passes[0][3]])) == 0
+    assert difference(again(host, passes[1], unit("wide"), **xl), pixels([passes[1][3]])) == 0
+
+
 # Where it cannot act
 
 

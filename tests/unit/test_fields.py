@@ -121,8 +121,8 @@ def test_defaults_are_values_that_a_field_may_have() -> None:
 
 LATER = {
     "weight", "start", "end", "weight_type", "layer_weights", "composition_weight", "boost", "embeds_scaling",
-    "region_mask", "region_feather", "hires", "influence_map", "enabled", "acts_in", "lora_strength",
-    "keypoints_weight", "keypoints_start", "keypoints_end", "keypoints_image",
+    "region_mask", "region_feather", "hires", "influence_map", "enabled", "acts_in", "detailer_tab",
+    "lora_strength", "keypoints_weight", "keypoints_start", "keypoints_end", "keypoints_image",
 }  # fmt: skip
 TOKENS = {
     "model", "encoder", "references", "negative_references", "crop", "resolution", "combine", "subtract_prompt",

@@ -22,6 +22,7 @@ FLOORS = (
         "weighting",
         "field_table",
         "face_fields",
+        "detailer_fields",
         "flux_fields",
         "purposes",
     },

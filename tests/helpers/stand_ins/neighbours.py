@@ -427,7 +427,7 @@ class Detailer(scripts.Script):
     Other scripts are told that the job rests and goes on, with copies of its object.
 
     Its arguments: whether it is on, whether it skips img2img, and for each tab an object with what it looks for, a name
-    of ``FINDS``, and the checkpoint of its passes.
+    of ``FINDS``, and the checkpoint of its passes. An object with ``"ad_unknown"`` is no tab's, and left out.
     """
 
     passes = []  # noqa: RUF012
@@ -440,13 +440,29 @@ class Detailer(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        return [gr.Checkbox(False), gr.Checkbox(False), gr.State({}), gr.State({})]
+        return [gr.Checkbox(False), gr.Checkbox(False), *(gr.State({}) for _ in range(3))]
 
-    @staticmethod
-    def tabs(args):
+    class Tab(dict):
+        def __init__(self, **settings):
+            if "ad_unknown" in settings:
+                raise ValueError(settings)
+            super().__init__(settings)
+
+        @property
+        def is_on(self):
+            return self.get("ad_model", "None") != "None" and self.get("ad_tab_enable", True)
+
+    @classmethod
+    def all_tabs(cls, args):
         on = args[0] if isinstance(args[0], bool) else True
-        tabs = [arg for arg in args if isinstance(arg, dict)]
-        return [tab for tab in tabs if on and tab.get("ad_model", "None") != "None" and tab.get("ad_tab_enable", True)]
+        for arg in args:
+            if on and isinstance(arg, dict):
+                with contextlib.suppress(ValueError):
+                    yield cls.Tab(**arg)
+
+    @classmethod
+    def tabs(cls, args):
+        return [tab for tab in cls.all_tabs(args) if tab.is_on]
 
     def process(self, p, *args):
         if getattr(p, "_ad_disabled", False):
@@ -464,18 +480,20 @@ class Detailer(scripts.Script):
     def postprocess_image(self, p, pp, *args):
         if getattr(p, "_ad_disabled", False) or not self.tabs(args):
             return
-        chosen = settings.get("detailer", {})
         if getattr(p, "_ad_skip_img2img", False):
             pp.image = p.init_images[0]
         if p.batch_index == 0:
             p.scripts.postprocess(copy.copy(p), processing.Processed(p, [], p.seed, ""))
-        for tab in self.tabs(args):
-            if not shared.state.interrupted:
-                self.paint(p, pp, tab, chosen)
+        for n, tab in enumerate(self.all_tabs(args)):
+            if tab.is_on and not shared.state.interrupted:
+                self._postprocess_image_inner(p, pp, tab, n=n)
         if p.batch_index == p.batch_size - 1:
             again = copy.copy(p)
             p.scripts.before_process(again)
             p.scripts.process(again)
+
+    def _postprocess_image_inner(self, p, pp, args, *, n=0):
+        self.paint(p, pp, args, settings.get("detailer", {}))
 
     def paint(self, p, pp, tab, chosen):
         inner = self.inner(p, pp.image, tab, chosen)

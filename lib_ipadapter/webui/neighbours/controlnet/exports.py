@@ -110,6 +110,7 @@ def _other_notes(home: ControlNet, unit: Unit) -> list[str]:
         "embeds_scaling": unit.embeds_scaling != "V only", "negative_images": bool(unit.negative_references),
         "subtract_prompt": bool(unit.subtract_prompt), "noise": unit.noise > 0, "encoder": unit.encoder != "auto",
         "resolution": unit.resolution is not None, "acts_in": unit.acts_in != "as set",
+        "detailer_tab": unit.detailer_tab is not None,
         "region_feather": unit.region_mask is not None and unit.region_feather > 0,
     }  # fmt: skip
     notes = [f"{name} is left out: it is not known to {home.title}." for name, used in left_out.items() if used]
