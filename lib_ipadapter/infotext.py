@@ -15,7 +15,7 @@ from PIL.Image import Image
 from .checkpoint.entries import AdapterEntry
 from .errors import UnitError
 from .fields import settings_of
-from .reference import MAX_REFERENCES, WEIGHT
+from .reference import MAX_REFERENCES, START, WEIGHT
 from .unit import MAX_UNITS, Unit, conflicts
 
 # What the entries call pictures.
@@ -77,7 +77,8 @@ def entry_name(number: int) -> str:
 
 def parameters(units: Sequence[UnitAtWork]) -> dict[str, str]:
     """The entries ``IP-Adapter n`` for ``p.extra_generation_params``: model, fields that differ from their defaults,
-    and the pictures' content hashes (with their own weight after a star, their mask's hash after an @)."""
+    and the pictures' content hashes (with their own weight after a star, their mask's hash after an @). The start
+    picture is a word there: it is another one wherever the entry goes."""
     entries = {}
     for one in units:
         settings = settings_of(type(one.unit))
@@ -103,7 +104,7 @@ def _quoted(text: str) -> str:
 
 def _hashes(references: Sequence[ReferenceAtWork]) -> str:
     return " ".join(
-        one.content_hash[:HASH_LENGTH]
+        (START if one.content_hash == START else one.content_hash[:HASH_LENGTH])
         + (f"*{one.weight:g}" if one.weight != 1 else "")
         + (f"@{one.mask_hash[:HASH_LENGTH]}" if one.mask_hash else "")
         for one in references
@@ -121,11 +122,13 @@ def _looks(references: Sequence[ReferenceAtWork]) -> str:
 _ENTRY = re.compile(r"IP-Adapter (\d{1,2})")
 _NAME = re.compile(r"\w{1,40}")
 _JSON = json.JSONDecoder()
-_REFERENCE = re.compile(r"([0-9a-f]{12,64})(?:\*(-?[0-9.]+(?:e[-+]?\d+)?))?(?:@([0-9a-f]{12,64}))?", re.IGNORECASE)
+_REFERENCE = re.compile(
+    rf"({START}|[0-9a-f]{{12,64}})(?:\*(-?[0-9.]+(?:e[-+]?\d+)?))?(?:@([0-9a-f]{{12,64}}))?", re.IGNORECASE
+)
 
 
 class HashedReference(NamedTuple):
-    """A picture by its content hash, its weight, and its mask by its content hash."""
+    """A picture by its content hash (START: the start picture), its weight, and its mask by its content hash."""
 
     content_hash: str
     weight: float
@@ -274,6 +277,18 @@ def restored(
     return units, notes
 
 
+def _picture(
+    content_hash: str,
+    picture: Callable[[str], Image | None],
+    looks: Mapping[str, str],
+    look: Callable[[str], tuple[str, Image] | None],
+) -> Image | None:
+    """A picture that is still there by itself, or as the look that it was."""
+    image, name = picture(content_hash), looks.get(content_hash)
+    found = look(name) if image is None and name is not None else None
+    return found[1] if found is not None and found[0].startswith(content_hash) else image
+
+
 def _items(
     references: Sequence[HashedReference],
     picture: Callable[[str], Image | None],
@@ -286,16 +301,15 @@ def _items(
     items: list[dict[str, Any]] = []
     named = 0
     for reference in references:
-        image, name = picture(reference.content_hash), looks.get(reference.content_hash)
-        if image is None and name is not None:
-            found = look(name)
-            image = found[1] if found is not None and found[0].startswith(reference.content_hash) else None
-        if image is None and name is not None:
-            named += 1
-            missing.append(f"the look “{name}” is not here as it was: add it, or another one.")
-        if image is None:
+        if reference.content_hash == START:
+            items.append({START: True, "weight": reference.weight})
+        elif (image := _picture(reference.content_hash, picture, looks, look)) is not None:
+            items.append({"image": image, "weight": reference.weight})
+        else:
+            if (name := looks.get(reference.content_hash)) is not None:
+                named += 1
+                missing.append(f"the look “{name}” is not here as it was: add it, or another one.")
             continue
-        items.append({"image": image, "weight": reference.weight})
         mask = None if reference.mask_hash is None else picture(reference.mask_hash)
         if mask is not None:
             items[-1]["mask"] = mask

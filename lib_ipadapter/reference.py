@@ -10,9 +10,10 @@ from .errors import UnitError
 from .kinds import Kind, Number, PictureKind, Wording
 
 MAX_REFERENCES = 64  # of one unit: their tokens meet in every attention layer
+START = "start_picture"  # the word that stands in the place of the start picture
 WEIGHT = Number(-1, 3)  # what the weight of a unit or of a reference may be
 MASK = PictureKind()
-PARTS = ("image", "controlnet", "embeddings", "look")  # what an item has one of
+PARTS = ("image", "controlnet", "embeddings", "look", START)  # what an item has one of
 MAX_LOOK_NAME = 100  # characters
 SAFETENSORS = "AAB7"  # in base64, the end of the length of a header of less than 2**48 bytes, and its first brace
 
@@ -24,6 +25,9 @@ class Reference:
     ``mask``: None, or a picture that is white where the reference counts. ``controlnet``: the number of the ControlNet
     unit whose picture it takes when a job begins; ``look``: the name of a kept look, whose file it takes then;
     ``image`` is None then. A file of embeddings is a picture, too.
+    ``start_picture``: it is what img2img begins with, of that the part which is sampled; ``image`` is None until a job
+    begins. Where the pictures of a batch begin with different ones, ``picture`` is the one that sees it, and all but
+    the first are ``repeats`` of what was asked for.
     """
 
     image: Any
@@ -31,11 +35,15 @@ class Reference:
     controlnet: int | None = None
     mask: Any = None
     look: str | None = None
+    start_picture: bool = False
+    picture: int | None = None
+    repeats: bool = False
 
     @classmethod
     def parse(cls, item: object, where: str) -> Reference:
         """``item``: a picture, ``{"image": …, "weight": 1.0, "mask": …}``, or ``{"controlnet": 1, "weight": 1.0}``, or
-        ``{"embeddings": …, "weight": 1.0}``, or ``{"look": name, "weight": 1.0}``.
+        ``{"embeddings": …, "weight": 1.0}``, or ``{"look": name, "weight": 1.0}``, or ``{"start_picture":
+        true, "weight": 1.0}``.
 
         ``where`` begins the sentence of an error.
         """
@@ -52,6 +60,8 @@ class Reference:
         mask = MASK.parse(item.get("mask"), f"{where}mask")
         if item.get("embeddings") is not None:
             image = cls._embeddings(item["embeddings"], item, where)
+        if item.get(START) is not None:
+            return cls(None, weight, None, mask, start_picture=cls._start(item, where))
         if item.get("look") is not None:
             return cls(None, weight, None, None, cls._look(item, where))
         if item.get("controlnet") is not None:
@@ -71,7 +81,7 @@ class Reference:
 
     @staticmethod
     def _look(item: Mapping[str, Any], where: str) -> str:
-        others = [name for name in (*PARTS[:3], "mask") if item.get(name) is not None]
+        others = [name for name in (*PARTS[:3], START, "mask") if item.get(name) is not None]
         if others:
             raise UnitError(f"{where}look is given beside {others[0]}: leave one out.")
         if not isinstance(item["look"], str) or not 1 <= len(item["look"].strip()) <= MAX_LOOK_NAME:
@@ -88,9 +98,19 @@ class Reference:
             raise UnitError(f"{where}controlnet is {shown}: give the number of a ControlNet unit, from 1 on.")
         return number
 
+    @staticmethod
+    def _start(item: Mapping[str, Any], where: str) -> bool:
+        if item[START] is not True:
+            raise UnitError(f"{where}{START} is {Wording.API.shown(item[START])}: give true, or leave it out.")
+        if any(item.get(name) is not None for name in PARTS if name != START):
+            raise UnitError(f"{where}{START} is given beside a picture: leave one out.")
+        return True
+
     def to_item(self) -> Any:
         """What ``parse`` makes this reference of."""
         parts = {"image": self.image, "controlnet": self.controlnet, "look": self.look, "mask": self.mask}
+        if self.start_picture:
+            parts = {START: True, "mask": self.mask}
         given = {name: value for name, value in parts.items() if value is not None}
         if self.weight != 1:
             given["weight"] = self.weight
@@ -137,7 +157,13 @@ class References(Kind):
             raise UnitError(f"{plural} holds {len(items)} pictures: give at most {MAX_REFERENCES}.")
         if not enabled:
             return ()
-        return tuple(Reference.parse(item, "" if is_lone else f"{plural}[{i}]: ") for i, item in enumerate(items))
+        found = tuple(Reference.parse(item, "" if is_lone else f"{plural}[{i}]: ") for i, item in enumerate(items))
+        if not single and any(one.start_picture for one in found):
+            raise UnitError(
+                f"the start picture is among {plural}, and a picture cannot move away from what it begins with: give "
+                "it among images, or leave it out."
+            )
+        return found
 
     @property
     def values(self) -> str:

@@ -40,7 +40,7 @@ class Unit:
     references: tuple[Reference, ...] = field(metadata=declared(
         References("images", "image"),
         about='a mask is white where the reference counts; `{"controlnet": 1}` takes the picture of ControlNet\'s '
-        "first unit",
+        'first unit, `{"start_picture": true}` what img2img begins with, in tiles each its own part',
     ))
     weight: float | Curve = field(default=1.0, metadata=declared(
         Weight(WEIGHT.low, WEIGHT.high),
@@ -310,7 +310,7 @@ class Unit:
         for name, setting in own.items():
             value = getattr(self, name)
             if isinstance(setting.kind, References) and (value or setting.is_required):
-                written[setting.kind.plural] = [reference.to_item() for reference in value]
+                written[setting.kind.plural] = [reference.to_item() for reference in value if not reference.repeats]
             elif isinstance(setting.kind, PictureKind) and value is not None:
                 written[name] = value
         return written

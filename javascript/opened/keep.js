@@ -55,9 +55,11 @@
 
     // Keeping
 
+    // Some references are no pictures of the page's: only while a picture is made it is known which they are.
+    const isNamed = ({controlnet, start_picture: isStart}) => controlnet !== undefined || isStart;
     function keysOf({units}) {
         const keys = units.flatMap(({images = [], region}) => [
-            region, ...images.flatMap(({key, mask, controlnet}) => [controlnet === undefined ? key : null, mask]),
+            region, ...images.flatMap((one) => [isNamed(one) ? null : one.key, one.mask]),
         ]);
         return keys.filter(Boolean);
     }
@@ -134,11 +136,11 @@
         const has = (key) => files.has(key);
         let lost = 0;
         for (const unit of state.units) {
-            const images = (unit.images ?? []).filter(({key, controlnet}) => controlnet !== undefined || has(key));
+            const images = (unit.images ?? []).filter((one) => isNamed(one) || has(one.key));
             lost += (unit.images ?? []).length - images.length;
             lost += images.filter(({mask}) => mask && !has(mask)).length + Number(Boolean(unit.region && !has(unit.region)));
             unit.images = images.map(({mask, waiting, ...one}) => ({
-                ...one, ...(has(mask) ? {mask} : {}), ...(one.controlnet === undefined ? {waiting: true} : {}),
+                ...one, ...(has(mask) ? {mask} : {}), ...(isNamed(one) ? {} : {waiting: true}),
             }));
             if (!has(unit.region)) delete unit.region;
         }

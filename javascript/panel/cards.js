@@ -105,6 +105,8 @@
             }
         }
         tab.element("drop_area").querySelector(".ip-adapter-clear").hidden = items.length < 2;
+        const start = tab.element("drop_area").querySelector(".ip-adapter-start");
+        if (start) start.hidden = ipAdapter.references.hasStart(unit);
         if (focused && document.activeElement !== focused) refocus(tab, list, focused, place);
     }
     // The focus stays where it was, or goes to the same place on the card that has come there.

@@ -43,6 +43,16 @@
         return [];
     }
 
+    // What img2img begins with is a reference once in a unit at most (editor.py).
+    const hasStart = ({images = []}) => images.some((one) => one.start_picture);
+    function addStart(tab) {
+        if (hasStart(tab.shownUnit) || (tab.shownUnit.images?.length ?? 0) >= tab.facts.references) return;
+        ipAdapter.notes.clear(tab);
+        ipAdapter.units.tick(tab);
+        const reference = {key: ipAdapter.newKey(), weight: 1, start_picture: true};
+        tab.changeShownUnit((unit) => { unit.images = [...(unit.images ?? []), reference]; });
+    }
+
     // Masks are painted in a dialog (opened/paint.js), and go to the session as pictures do.
 
     const referenceOf = ({units}, key) => units.flatMap(({images}) => images ?? []).find((one) => one.key === key);
@@ -95,6 +105,8 @@
             removeByHand(tab, card.dataset.key);
         } else if (button.matches(".ip-adapter-region button")) {
             pressRegion(tab, button);
+        } else if (button.matches(".ip-adapter-start")) {
+            addStart(tab);
         } else if (button.matches(".ip-adapter-clear")) {
             ipAdapter.notes.clear(tab);
             ipAdapter.undo.act(tab, "removed all references", (state) => { ipAdapter.shownUnit(state).images = []; });
@@ -102,5 +114,5 @@
     }
     document.addEventListener("input", onWeight);
     document.addEventListener("click", onClick);
-    return {change, remove, setMask, forgetMask, answerControlNet};
+    return {change, remove, setMask, forgetMask, answerControlNet, hasStart};
 })();

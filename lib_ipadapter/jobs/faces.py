@@ -118,7 +118,7 @@ def keypoints_of(
         network.fit(unet)
     shown = plan.references if plan.pose is None else (plan.pose,)
     if plan.unit.batch == "same":
-        shown = shown[:1]
+        shown = shown[:1] if plan.pose is not None else tuple(shown[seen[0]] for seen in plan.seen())
     unit = plan.unit
     place = plan if plan.pose is None else _as_pose(plan)
     return Keypoints(
@@ -137,6 +137,7 @@ def _drawn(reference: PlannedReference, plan: Plan) -> DrawnFace:
 
 
 def _notes(plan: Plan, references: Sequence[PlannedReference]) -> list[str]:
+    references = [one for one in references if not one.repeats]
     notes = [f"{one.name}the face was found {one.how}." for one in references if one.how]
     count = len(references)
     if plan.unit.batch == "same":

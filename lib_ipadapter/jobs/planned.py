@@ -12,7 +12,7 @@ from ..encode.picture import Mask, Picture
 from ..encode.references import EncoderInput
 from ..encode.stored import Stored
 from ..errors import IPAdapterError, PictureError, UnitError
-from ..reference import MAX_REFERENCES
+from ..reference import MAX_REFERENCES, START
 from ..unit import Reference, Unit
 from .fit import encoder_kind, image_source, kind_of, recogniser
 
@@ -36,7 +36,7 @@ class PlannedReference:
     several references, and ``parts`` are the embeddings of one of these. ``uncond`` is what a look has on the
     unconditional side, and ``look`` the look's name, "" for what is none.
     ``face`` is there once it was found, where the adapter wants one, and ``how`` says what had to be done for it.
-    ``name`` is what sentences call the reference.
+    ``name`` is what sentences call the reference. ``start_picture``, ``picture`` and ``repeats`` are as in Reference.
     """
 
     content_hash: str
@@ -51,11 +51,14 @@ class PlannedReference:
     face: Face | None = None
     how: str = ""
     name: str = ""
+    start_picture: bool = False
+    picture: int | None = None
+    repeats: bool = False
 
     @property
-    def key(self) -> tuple[str, str | None, float]:
+    def key(self) -> tuple[str, str | None, float, int | None]:
         """What it contributes to image tokens is remembered by this."""
-        return (self.content_hash, self.mask_hash, self.weight)
+        return (self.content_hash, self.mask_hash, self.weight, self.picture)
 
     def encoder_input(self, source: OneSource) -> EncoderInput:
         known = None if self.parts is None else self.parts[source]
@@ -84,7 +87,9 @@ class PlannedReference:
         ]  # fmt: skip
 
     def without_pictures(self) -> PlannedReference:
-        return replace(self, image=None, mask=None, stored=None, parts=None, uncond=None, face=None)
+        """As parameters know it; they have a word for the start picture."""
+        name = START if self.start_picture else self.content_hash
+        return replace(self, content_hash=name, image=None, mask=None, stored=None, parts=None, uncond=None, face=None)
 
 
 def decoded_references(
@@ -125,7 +130,11 @@ def decoded_references(
         planned.append(masked)
     if (count := sum(len(one.singles()) for one in planned)) > MAX_REFERENCES:
         raise UnitError(f"{name} holds {count} references, stored ones among them: give at most {MAX_REFERENCES}.")
-    return tuple(planned), notes
+    marked = (
+        replace(one, start_picture=given.start_picture, picture=given.picture, repeats=given.repeats)
+        for one, given in zip(planned, references, strict=True)
+    )
+    return tuple(marked), notes
 
 
 def differ_in_form(one: tuple[int, int], other: tuple[int, int]) -> bool:

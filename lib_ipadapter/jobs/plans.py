@@ -112,11 +112,18 @@ class Plan:
         )
         return replace(self, references=references, negatives=negatives)
 
+    def seen(self) -> list[list[int]]:
+        """The places of the references that each picture sees where they are the ``same`` for all, which start pictures
+        are not: one list, or as many as the job has start pictures."""
+        numbers = sorted({one.picture for one in self.references if one.picture is not None}) or [0]
+        places = range(len(self.references))
+        return [[i for i in places if self.references[i].picture in (None, number)] for number in numbers]
+
     def without_pictures(self) -> Plan:
-        """The plan without its decoded pictures, which are large."""
+        """The plan without its decoded pictures, which are large, as it was asked for."""
         return replace(
             self,
-            references=tuple(reference.without_pictures() for reference in self.references),
+            references=tuple(reference.without_pictures() for reference in self.references if not reference.repeats),
             negatives=tuple(negative.without_pictures() for negative in self.negatives),
             pose=None if self.pose is None else self.pose.without_pictures(),
         )
@@ -285,6 +292,11 @@ def _check_tiles(planned: Plan) -> None:
         or len([one for reference in references for one in reference.singles()]) == 1
     ):
         return
+    if len({tuple(tuple(references[i].views(planned.size, unit.crop)) for i in seen) for seen in planned.seen()}) > 1:
+        raise UnitError(
+            "the job's start pictures have different forms, so they become different numbers of tiles: choose another "
+            "crop, or start pictures of one form."
+        )
     counts = {count for one in references for count in one.views(planned.size, unit.crop)}
     if counts == {1}:
         return

@@ -190,17 +190,19 @@ def _tokens(plan: Plan, projection: Callable[[Parts], Tensor], references: list[
 
     The views of a reference are averaged where the adapter takes a pooled embedding, else each brings its tokens.
     """
-    unit = plan.unit
-    weights = [reference.weight for reference in plan.references]
     if plan.spec.source == "pooled":
         references = [(mean(pooled),) for (pooled,) in references]
-    if unit.batch == "same":
-        references, weights = joined(plan, references, weights)
-    tokens = [projection(parts).flatten(0, 1) for parts in references]  # [V * T, D]
-    factors = [t.new_tensor(weight).expand(len(t)) for t, weight in zip(tokens, weights, strict=True)]
-    if unit.batch == "per image":
-        return torch.stack(tokens), torch.stack(factors)
-    return torch.cat(tokens)[None], torch.cat(factors)[None]
+    weights = [reference.weight for reference in plan.references]
+    if plan.unit.batch == "per image":
+        shown = [([parts], [weight]) for parts, weight in zip(references, weights, strict=True)]
+    else:
+        shown = [joined(plan, [references[i] for i in seen], [weights[i] for i in seen]) for seen in plan.seen()]
+    conds, factors = [], []  # of each picture
+    for of_picture, own_weights in shown:
+        tokens = [projection(parts).flatten(0, 1) for parts in of_picture]  # [V * T, D]
+        conds.append(torch.cat(tokens))
+        factors.append(torch.cat([t.new_tensor(w).expand(len(t)) for t, w in zip(tokens, own_weights, strict=True)]))
+    return torch.stack(conds), torch.stack(factors)
 
 
 def joined(plan: Plan, references: list[Parts], weights: list[float]) -> tuple[list[Parts], list[float]]:

@@ -20,7 +20,7 @@ from ..errors import MismatchError, UnitError, errors_name_unit
 from ..jobs.fit import check_fit, fits, made_for
 from ..jobs.plans import plan_embeddings
 from ..kinds import Wording
-from . import host
+from . import host, start_pictures
 from .host import record
 from .host.replaced import Private
 from .neighbours import adetailer
@@ -89,7 +89,7 @@ class Detailing(Private):
 def inside(units: Sequence[Unit]) -> frozenset[int]:
     """The numbers of the units that act in ADetailer's passes."""
     places = (DETAILER, BOTH, AS_SET) if adetailer.joined() else (DETAILER, BOTH)
-    return frozenset(unit.number for unit in units if unit.acts_in in places)
+    return frozenset(unit.number for unit in units if unit.acts_in in places and not start_pictures.among(unit))
 
 
 def check(p: Any, units: Sequence[Unit]) -> None:

@@ -13,6 +13,7 @@ from ..jobs.resources import Resources
 from ..unit import Unit
 from . import host, options
 from .guards import wants
+from .start_pictures import check_is_known
 
 MEDIA_TYPE = "application/octet-stream"
 
@@ -24,8 +25,7 @@ def embeddings(settings: object, resources: Resources) -> bytes:
     unit = Unit.parse(settings, 1)
     if not unit.enabled:
         raise UnitError("it is disabled, so there is nothing to embed: enable it.")
-    if any(reference.controlnet is not None for reference in unit.references):
-        raise UnitError("ControlNet's pictures are only known while a picture is made: give the picture itself.")
+    check_is_known(unit)
     (unit,) = decoded([unit])
     with host.current().alone():
         try:

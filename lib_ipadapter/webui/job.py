@@ -21,7 +21,7 @@ from ..jobs.plans import Plan
 from ..kinds import Wording
 from ..reference import Reference
 from ..unit import Unit, parse_units
-from . import detailing, host, options
+from . import detailing, host, options, start_pictures
 from .host import record
 from .host.record import Job
 from .looks import with_looks
@@ -102,7 +102,10 @@ def units_of(p: Any, objects: Sequence[object], wording: Wording) -> list[Unit]:
     units = parse_units(objects, wording, later=xyz.axis_fields(p))
     units = xyz.apply_axis_values(p, units)
     with host.current().progress_text() as progress:
-        units = decoded(controlnet.with_pictures(p, units), lambda: progress("reading the references"))
+        units = decoded(
+            start_pictures.with_pictures(p, controlnet.with_pictures(p, units)),
+            lambda: progress("reading the references"),
+        )
     distributed.check(p, units)
     _check_places(p, units)
     return units

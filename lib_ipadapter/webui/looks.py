@@ -25,6 +25,7 @@ from ..presets.looks import found
 from ..unit import Reference, Unit
 from . import host, options, process
 from .guards import wants
+from .start_pictures import check_is_known
 
 if TYPE_CHECKING:
     from ..jobs.resources import Resources
@@ -91,8 +92,7 @@ def keep(
         unit = Unit.parse(settings, number, wording)
         if not unit.enabled:
             raise UnitError("it is disabled, so there is nothing to keep: enable it.")
-        if any(reference.controlnet is not None for reference in (*unit.references, *unit.negative_references)):
-            raise UnitError("ControlNet's pictures are only known while a picture is made: give the picture itself.")
+        check_is_known(unit)
         (unit,) = decoded([unit])
     with host.current().alone():
         try:

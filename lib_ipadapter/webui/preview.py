@@ -15,6 +15,7 @@ from .guards import wants
 from .panel.face_cards import face_look
 from .panel.reference_cards import seen
 from .picture_text import base64_of
+from .start_pictures import check_is_known
 
 SHOWN = 1024  # pixels of the longer side of a photo in an answer
 
@@ -25,8 +26,7 @@ def preview(settings: object, resources: Resources) -> dict[str, list[Any]]:
     from .job import decoded  # loaded by the first that looks: a start needs nothing of it
 
     unit = Unit.parse(settings, 1)
-    if any(reference.controlnet is not None for reference in unit.references):
-        raise UnitError("ControlNet's pictures are only known while a picture is made: give the picture itself.")
+    check_is_known(unit)
     (unit,) = decoded([unit])
     pictures = [Picture.of(reference.image) for reference in unit.references]
     if any(picture.carries_embeddings for picture in pictures):

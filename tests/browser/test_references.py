@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 
@@ -180,3 +181,21 @@ def test_an_old_page_is_told_that_its_pictures_are_gone(page: Page, host: Host) 
     page.wait(lambda: page.drawn(0))
     page.add(picture(0))
     assert isinstance(page.generate(), np.ndarray)
+
+
+def test_the_start_picture_is_a_reference_of_img2img(page: Page) -> None:
+    """One press, one card, once; a word in the state; the other tab has no such button."""
+    assert page.find("drop_area").locator(".ip-adapter-start").count() == 0
+    page.page.locator("#tabs > .tab-nav > button", has_text="img2img").click()
+    page.open("img2img")
+    button = page.find("drop_area", "img2img").locator(".ip-adapter-start")
+    button.click()
+    page.wait(lambda: page.drawn(1, "img2img") and "Start picture" in page.cards("img2img").inner_text())
+    assert page.is_ticked("img2img")
+    page.wait(lambda: not button.is_visible())
+    card = page.cards("img2img")
+    assert all(card.locator(f".ip-adapter-{name}").is_disabled() for name in ("negate", "mask"))
+    (item,) = json.loads(page.state("img2img"))["units"][0]["images"]
+    assert item["start_picture"] is True and "waiting" not in item
+    card.locator(".ip-adapter-remove").click()
+    page.wait(lambda: page.drawn(0, "img2img") and button.is_visible())

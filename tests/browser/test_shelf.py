@@ -158,3 +158,15 @@ def test_the_panel_survives_a_reload_and_a_restart(page: Page, host: Host, shelv
     again(page)
     page.page.wait_for_function("!ipAdapter.keep")  # not even loaded: there is nothing
     assert page.pictures() == [0, 0, 0]
+
+
+def test_the_start_picture_comes_back_with_the_panel_as_a_word(page: Page) -> None:
+    """No file belongs to it, so none is waited for."""
+    item = {"key": "0123456789ab", "weight": 0.5, "start_picture": True}
+    page.page.evaluate(
+        "(item) => ipAdapter.page.tabs.txt2img.changeShownUnit((unit) => { unit.images = [item]; })", item
+    )
+    page.wait(lambda: is_kept(page))
+    again(page)
+    page.wait(lambda: "start_picture" in page.state())
+    assert json.loads(page.state())["units"][0]["images"] == [item]

@@ -53,7 +53,9 @@ def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
     from lib_ipadapter.webui.panel.controls import BY_FIELD
 
     unit = {
-        "model": "base", "images": [{"image": picture(0), "weight": 1.0}, {"controlnet": 1, "weight": 0.5}],
+        "model": "base", "images": [
+            {"image": picture(0), "weight": 1.0}, {"controlnet": 1, "weight": 0.5}, {"start_picture": True},
+        ],
         "weight": -0.5, "start": 0.25, "end": 0.5, "combine": "average", "hires": "hires", "batch": "per image",
         "influence_map": True, "keypoints_weight": 0.75, "enabled": True, "weight_type": "composition precise",
         "crop": "tile", "resolution": 448, "subtract_prompt": "red, “round”: 1", "composition_weight": 0.7,
@@ -75,8 +77,9 @@ def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
         store.save("once", [once], overwrite=True)
         (*_, twice) = panel.presets_units(tuple(put_in(panel_of(host), store.load("once"))[0]))
         assert Unit.parse(twice).changed() == Unit.parse(once).changed() == Unit.parse(unit).changed()
-        assert [one.get("controlnet") for one in twice["images"]] == [None, 1]
-        assert [one["weight"] for one in twice["images"]] == [1, 0.5]
+        assert [one.get("controlnet") for one in twice["images"]] == [None, 1, None]
+        assert [one.get("start_picture") for one in twice["images"]] == [None, None, True]
+        assert [one["weight"] for one in twice["images"]] == [1, 0.5, 1]
         assert twice["images"][0]["image"].content_hash == content_hash(picture(0))
         (away,) = twice["negative_images"]
         assert (away["image"].content_hash, away["weight"]) == (content_hash(picture(2)), 0.75)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from demo.start import Host
-from tests.helpers.files import unit
-from tests.helpers.host import FAR, SAME, ask, difference, make
+from tests.helpers.files import base64_of, picture, unit
+from tests.helpers.host import FAR, SAME, ask, difference, make, ours
 from tests.helpers.neighbours import APART, TWICE, X, Y
 
 pytestmark = pytest.mark.host("neighbours")
@@ -114,3 +116,22 @@ def test_a_map_of_tiles_is_not_invented(host: Host, near) -> None:
     with near.acting(tiled={"boxes": TILES}):
         assert len(ask(host, unit(influence_map=True), **WIDE).images) == 1
     assert len(ask(host, unit(influence_map=True), **WIDE).images) == 2
+
+
+def test_where_tiles_are_not_told_apart_none_can_be_its_own_reference(host: Host, near) -> None:
+    """The start picture of each tile would need tokens for each; a job is refused, and one without tiles is not."""
+    start = {"init_images": [base64_of(picture(4, (64, 64)))], "width": 64, "height": 64, "steps": 2}
+    itself = {"model": "base", "images": [{"start_picture": True}]}
+
+    def answer(on: bool) -> Any:
+        scripts = {**ours(itself), "Tiled Diffusion": {"args": [on]}}
+        return host.post("img2img", {**start, "alwayson_scripts": scripts})
+
+    assert answer(False).status_code == 200
+    refused = answer(True)
+    assert refused.status_code == 422
+    assert refused.json()["detail"] == (
+        "IP-Adapter unit 1: the start picture is among its references, and Tiled Diffusion makes all tiles in one job, "
+        "so that none can have its own: upscale with SD upscale or Ultimate SD upscale, switch Tiled Diffusion off, or "
+        "give a picture."
+    )

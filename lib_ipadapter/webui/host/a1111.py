@@ -200,6 +200,16 @@ class A1111(Host):
     def start_picture(self, p: Any) -> Any | None:
         return next(iter(getattr(p, "init_images", None) or ()), None)
 
+    def start_pictures(self, p: Any) -> list[Any]:
+        return tiles.sampled(p)
+
+    def samples_tiles(self, p: Any) -> str | None:
+        for title in tiles.INSIDE:
+            script = self.script(p, title)
+            if script is not None and [*p.script_args[script.args_from : script.args_to]][:1] == [True]:
+                return title
+        return None
+
     # Its prompts
 
     def prompt_loras(self, p: Any) -> list[str]:

@@ -171,6 +171,15 @@ class Host(ABC):
     def start_picture(self, p: Any) -> Any | None:
         """Img2img's first start picture, as the host has it."""
 
+    @abstractmethod
+    def start_pictures(self, p: Any) -> list[Any]:
+        """Before img2img's start pictures are encoded: of each the part that is sampled. None in txt2img. The pictures
+        of a batch begin with one each, or all with the same."""
+
+    @abstractmethod
+    def samples_tiles(self, p: Any) -> str | None:
+        """The title of the script that lets the model work on tiles of one picture, one job for all, in p's job."""
+
     # Its prompts
 
     @abstractmethod

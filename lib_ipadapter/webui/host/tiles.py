@@ -8,7 +8,10 @@ smaller ones among them, do not have it: a start picture with a place is the ver
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from PIL.Image import Image
@@ -22,6 +25,9 @@ WHOLE = (
     "loopback", "x/y/z plot", "prompt matrix", "prompts from file or textbox", "img2img alternative test",
     "ultimate sd upscale",
 )  # fmt: skip
+# Scripts that take the latent apart, and not the start picture; their first argument says whether they are on.
+INSIDE = ("Tiled Diffusion", "MultiDiffusion Integrated")
+CUT = 1  # as ``resize_mode``: what is too wide or too high is cut off
 
 
 class Place(NamedTuple):
@@ -86,3 +92,47 @@ def _start_pictures(p: Any) -> list[Image]:
 def _place(picture: Image) -> Place | None:
     place: Place | None = getattr(picture, PLACE, None)
     return place if place is not None and picture.size == place.box[2:] else None
+
+
+# What a job samples of its start pictures
+
+
+class _MaskIsDone(Exception):
+    """The host's job has made its mask ready, and comes to its start pictures."""
+
+
+class _Asked(list[Image]):
+    """Start pictures that end the job's ``init`` when it comes to them."""
+
+    def __iter__(self) -> Iterator[Image]:
+        raise _MaskIsDone
+
+
+def sampled(p: Any) -> list[Image]:
+    """Of each of ``p``'s start pictures the part that is sampled, before the job has said which part that is."""
+    pictures, box = _start_pictures(p), _masked_box(p)
+    if box is not None:
+        left, top, width, height = box
+        return [picture.crop((left, top, left + width, top + height)) for picture in pictures]
+    if getattr(p, "resize_mode", 0) == CUT:
+        return [_cut(picture, p.width / p.height) for picture in pictures]
+    return pictures
+
+
+def _masked_box(p: Any) -> Box | None:
+    """The part (left, top, width, height) that inpainting "only masked" samples. Only the host knows how it grows the
+    mask to that part, so a copy of the job is asked to make its mask ready."""
+    if getattr(p, "image_mask", None) is None or not getattr(p, "inpaint_full_res", False):
+        return None
+    asked = copy.copy(p)
+    asked.extra_generation_params, asked.paste_to, asked.init_images = {}, None, _Asked(p.init_images)
+    with contextlib.suppress(_MaskIsDone):
+        type(p).init(asked, [], [], [])
+    return None if asked.paste_to is None else tuple(asked.paste_to)
+
+
+def _cut(picture: Image, form: float) -> Image:
+    """The middle of a picture, as large as the ``form``, width by height, allows."""
+    width, height = min(picture.width, round(picture.height * form)), min(picture.height, round(picture.width / form))
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture if (width, height) == picture.size else picture.crop((left, top, left + width, top + height))

@@ -254,6 +254,8 @@ class ControlNetBar:
             unit = Unit.parse(settings, wording=Wording.PANEL)
             if any(reference.controlnet is not None for reference in unit.references):
                 raise UnitError("it takes a picture from ControlNet: put the picture itself into the unit.")
+            if any(reference.start_picture for reference in unit.references):
+                raise UnitError("it takes the start picture, which ControlNet does by itself: put a picture into it.")
             entry = self.resources().catalog.find(unit.model)
             translated = exported(unit, entry.spec, entry.path)
         except IPAdapterError as error:

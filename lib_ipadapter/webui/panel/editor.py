@@ -84,6 +84,10 @@ UNTICKED = (
     "them."
 )
 LEFT_OUT = "IP-Adapter is not ticked: the next picture is made without its references."
+START_BUTTON = (
+    "<button type='button' class='ip-adapter-start' title='Adds what img2img begins with as a reference; in tiled "
+    "upscaling each tile sees itself, so that no face grows where there is none.'>Start picture</button>"
+)
 _DEFAULT_UNIT = Unit.parse({"enabled": False})
 
 
@@ -358,5 +362,6 @@ def _drop_area(tab: str) -> str:
         "<input type='file' accept='image/*,.safetensors' multiple hidden tabindex='-1'></div>"
         f"<button type='button' class='ip-adapter-looks-opener' aria-expanded='false' title='{look_row.OPENER}'>Looks"
         "</button>"
-        "<button type='button' class='ip-adapter-clear' title='Remove all of them' hidden>Remove all</button>"
+        + (START_BUTTON if tab == "img2img" else "")
+        + "<button type='button' class='ip-adapter-clear' title='Remove all of them' hidden>Remove all</button>"
     )

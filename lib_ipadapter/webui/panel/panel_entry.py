@@ -7,7 +7,7 @@ from typing import Any
 
 from ...checkpoint.catalog import Catalog
 from ...errors import IPAdapterError, UnitError
-from ...reference import as_picture
+from ...reference import START, as_picture
 from ...unit import KEYPOINTS_WINDOW, WINDOW, conflicts
 from ...weighting import peak
 from . import reference_cards
@@ -109,6 +109,8 @@ def _items(unit: Mapping[str, Any], intake: Intake) -> tuple[list[Item], HeldPic
                 pictures[item["mask"]] = mask
             if one.get("controlnet") is not None:
                 item["controlnet"] = int(one["controlnet"])
+            elif one.get(START) is True:
+                item[START] = True
             else:
                 pictures[item["key"]] = intake.picture(one.get("image"))
             items.append(item)

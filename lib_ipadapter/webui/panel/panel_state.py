@@ -21,7 +21,7 @@ from ...encode.picture import Picture
 from ...errors import IPAdapterError, UnitError
 from ...kinds import is_number
 from ...presets.document import HASH_PREFIX
-from ...reference import MAX_REFERENCES, WEIGHT
+from ...reference import MAX_REFERENCES, START, WEIGHT
 from ...unit import MAX_UNITS
 from . import look_row
 from .controls import COMPONENTS, CONTROLS, CURVE
@@ -120,6 +120,8 @@ def _item(one: Any) -> Item:
         item["pose"] = True
     if one.get("controlnet") is not None:
         item["controlnet"] = int(one["controlnet"])
+    if one.get(START):
+        item[START] = True
     if one.get("waiting"):
         item["waiting"] = True
     return item
@@ -243,7 +245,8 @@ def _pose(items: Sequence[Item], session: _Session) -> Any:
         raise UnitError("more than one reference is for the pose: leave “Pose” pressed on one of them alone.")
     (pose,) = _images(items, session)
     if "image" not in pose or "mask" in pose:
-        what = "has a mask, which does not count there" if "mask" in pose else "is ControlNet's"
+        what = "is the start picture" if START in pose else "is ControlNet's"
+        what = "has a mask, which does not count there" if "mask" in pose else what
         raise UnitError(f"the reference for the pose {what}: add the picture itself, without a mask.")
     return pose["image"]
 
@@ -257,6 +260,8 @@ def _images(items: Sequence[Item], session: _Session) -> list[dict[str, Any]]:
             settings["mask"] = session.mask(item["mask"], "a reference")
         if "controlnet" in item:
             images.append({"controlnet": item["controlnet"], **settings})
+        elif START in item:
+            images.append({START: True, **settings})
         elif (picture := session.get(item["key"])) is not None:
             images.append({"image": picture, **settings})
         else:

@@ -1,9 +1,9 @@
 """A unit's references as the panel keeps them, and how they are shown: each beside what the image encoder sees.
 
 An item is ``{"key": …, "weight": …}``, and its picture is the page's under that key (picture_pool.py); or it has
-``"controlnet": n`` instead of a picture. ``"mask"`` is the key of its mask, ``"negative"`` makes it a negative
-reference, ``"pose"`` one of whose face only the place counts, ``"waiting"`` says that the page is about to send the
-picture.
+``"controlnet": n`` or ``"start_picture"`` instead of a picture. ``"mask"`` is the key of its mask, ``"negative"`` makes
+it a negative reference, ``"pose"`` one of whose face only the place counts, ``"waiting"`` says that the page is about
+to send the picture.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ...encode.crops import views
 from ...encode.picture import Mask, Picture, decode, decode_mask
 from ...encode.stored import Stored
 from ...errors import IPAdapterError
-from ...reference import WEIGHT
+from ...reference import START, WEIGHT
 from ...unit import Unit
 from .. import looks
 from ..picture_text import data_url, jpeg_url
@@ -35,6 +35,7 @@ Pictures = Mapping[str, Picture]
 CARD = 224  # height of a shown reference, in pixels
 ENLARGED = 2048  # longest side of a picture that is looked at, or painted over, in pixels
 SEEN = "What the encoder sees"
+START_TIP = "What img2img begins with; in tiled upscaling each tile sees itself"
 EMPTY_MASK = "its mask is empty, so nothing of it counts: paint what counts."
 
 
@@ -152,6 +153,8 @@ def _face(number: int, item: Item, pictures: Pictures, look: Look) -> str:
     if "controlnet" in item:
         name = controlnet_name(item["controlnet"])
         text = f"<em title='The picture that {name} has when the generation starts'>{name}</em>"
+    elif START in item:
+        text = f"<em title='{START_TIP}'>Start picture</em>"
     elif picture is None and item.get("waiting"):
         text = "<em class='ip-adapter-waiting'>on its way …</em>"
     elif picture is None:
@@ -251,12 +254,14 @@ def _buttons(number: int, item: Item, pictures: Pictures) -> str:
     given = pictures.get(item.get("mask", ""))
     mask = "" if given is None else f" data-mask='{_mask_address(given)}'"
     picture = pictures.get(item["key"])
+    turnable = " disabled" if START in item else ""
     paintable = "" if picture is not None and not picture.carries_embeddings else " disabled"
     return (
-        f"<button type='button' class='ip-adapter-negate' aria-pressed='{str(negative).lower()}' "
+        f"<button type='button' class='ip-adapter-negate' aria-pressed='{str(negative).lower()}'{turnable} "
         f"aria-label='Reference {number} is negative' title='The picture moves away from it'>Negative</button>"
-        f"<button type='button' class='ip-adapter-pose' data-variants='instantid' aria-pressed='{str(pose).lower()}' "
-        f"aria-label='Reference {number} is for the pose' title='Only where its face is counts'>Pose</button>"
+        f"<button type='button' class='ip-adapter-pose' data-variants='instantid' aria-pressed='{str(pose).lower()}'"
+        f"{turnable} aria-label='Reference {number} is for the pose' "
+        "title='Only where its face is counts'>Pose</button>"
         f"<button type='button' class='ip-adapter-mask' aria-pressed='{str(masked).lower()}'{mask}{paintable} "
         f"aria-label='Mask of reference {number}' title='What of it counts'>Mask</button>"
         f"<button type='button' class='ip-adapter-more' aria-expanded='false' "

@@ -256,6 +256,9 @@ class Tiled(scripts.Script):
     def title(self):
         return "Tiled Diffusion"
 
+    def ui(self, is_img2img):
+        return [gr.Checkbox(False)]
+
     def show(self, is_img2img):
         return scripts.AlwaysVisible
 
