@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, NamedTuple, Protocol
 
 from PIL.Image import Image
@@ -20,6 +21,7 @@ from .unit import MAX_UNITS, Unit, conflicts
 
 # What the entries call pictures.
 REFERENCES, NEGATIVE, REGION, POSE = "references", "negative_images", "region_mask", "keypoints_image"
+REGIONS, EVERYWHERE = "regions", "-"  # of single references, in their order
 LOOKS, BETWEEN = "looks", " / "  # the names of references that are looks; no name has a slash in it
 MAX_ENTRY = 20_000  # characters of one unit's entry; the longest of ours has half of that
 REMEDIES = {REGION: "draw it again", POSE: "add the picture again"}
@@ -30,7 +32,8 @@ HASH_LENGTH = 12  # hexadecimal digits of a reference's content hash that are wr
 
 
 class ReferenceAtWork(Protocol):
-    """A reference by its content hash, with its weight and its mask's content hash, and its name if it is a look."""
+    """A reference by its content hash, with its weight, the content hashes of its mask and its region, and its name if
+    it is a look."""
 
     @property
     def content_hash(self) -> str: ...
@@ -43,6 +46,9 @@ class ReferenceAtWork(Protocol):
 
     @property
     def look(self) -> str: ...
+
+    @property
+    def region_hash(self) -> str | None: ...
 
 
 class UnitAtWork(Protocol):
@@ -92,6 +98,9 @@ def parameters(units: Sequence[UnitAtWork]) -> dict[str, str]:
             values[POSE] = one.pose_hash[:HASH_LENGTH]
         if looks := _looks([*one.references, *one.negatives]):
             values[LOOKS] = looks
+        if any(reference.region_hash for reference in one.references):
+            own = (reference.region_hash for reference in one.references)
+            values[REGIONS] = " ".join(EVERYWHERE if name is None else name[:HASH_LENGTH] for name in own)
         values[REFERENCES] = _hashes(one.references)
         entries[entry_name(one.number)] = ", ".join(f"{name}: {_quoted(text)}" for name, text in values.items())
     return entries
@@ -128,11 +137,13 @@ _REFERENCE = re.compile(
 
 
 class HashedReference(NamedTuple):
-    """A picture by its content hash (START: the start picture), its weight, and its mask by its content hash."""
+    """A picture by its content hash (START: the start picture), its weight, and its mask and its region by their
+    content hashes."""
 
     content_hash: str
     weight: float
     mask_hash: str | None
+    region_hash: str | None = None
 
 
 @dataclass
@@ -171,6 +182,7 @@ def read(params: Mapping[str, Any], unit_class: type[Unit] = Unit) -> list[Paste
         references = _read_hashes(values.pop(REFERENCES, ""))
         if not references:
             continue
+        references = _with_regions(references, values.pop(REGIONS, ""))
         unit = Pasted(int(name.rpartition(" ")[2]), {"model": values.pop("model", None)}, references)
         unit.negatives = _read_hashes(values.pop(NEGATIVE, ""))
         unit.looks = _read_looks(values.pop(LOOKS, ""))
@@ -232,6 +244,12 @@ def _read_settings(texts: Mapping[str, str], unit: Pasted, unit_class: type[Unit
 def _read_hashes(text: str) -> list[HashedReference]:
     found = (_REFERENCE.fullmatch(word) for word in text.split())
     return [HashedReference(one[1].lower(), _weight(one[2]), one[3] and one[3].lower()) for one in found if one]
+
+
+def _with_regions(references: list[HashedReference], text: str) -> list[HashedReference]:
+    found = [_REFERENCE.fullmatch(word) for word in text.split()]
+    regions = [None if one is None else one[1].lower() for one in found]
+    return [one._replace(region_hash=region) for one, region in zip_longest(references, regions) if one is not None]
 
 
 def _read_looks(text: str) -> dict[str, str]:
@@ -310,11 +328,11 @@ def _items(
                 named += 1
                 missing.append(f"the look “{name}” is not here as it was: add it, or another one.")
             continue
-        mask = None if reference.mask_hash is None else picture(reference.mask_hash)
-        if mask is not None:
-            items[-1]["mask"] = mask
-        elif reference.mask_hash is not None:
-            missing.append(f"the mask of a {kind} cannot be restored from the parameters: draw it again.")
+        for part, content_hash in (("mask", reference.mask_hash), ("region", reference.region_hash)):
+            if content_hash is not None and (found_part := picture(content_hash)) is not None:
+                items[-1][part] = found_part
+            elif content_hash is not None:
+                missing.append(f"the {part} of a {kind} cannot be restored from the parameters: draw it again.")
     gone = len(references) - len(items) - named
     if gone:
         of = f"its {kind}" if len(references) == 1 else f"{gone} of its {len(references)} {kind}s"

@@ -1,4 +1,4 @@
-"""Reference: one of a unit's pictures, with its weight and its mask."""
+"""Reference: one of a unit's pictures, with its weight, its mask, and the region where it acts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ START = "start_picture"  # the word that stands in the place of the start pictur
 WEIGHT = Number(-1, 3)  # what the weight of a unit or of a reference may be
 MASK = PictureKind()
 PARTS = ("image", "controlnet", "embeddings", "look", START)  # what an item has one of
+OWN = ("weight", "mask", "region")  # and what it may have beside that
 MAX_LOOK_NAME = 100  # characters
 SAFETENSORS = "AAB7"  # in base64, the end of the length of a header of less than 2**48 bytes, and its first brace
 
@@ -22,7 +23,8 @@ SAFETENSORS = "AAB7"  # in base64, the end of the length of a header of less tha
 class Reference:
     """One reference picture: base64 text from the API, a picture from the panel, or a decoded one.
 
-    ``mask``: None, or a picture that is white where the reference counts. ``controlnet``: the number of the ControlNet
+    ``mask``: None, or a picture that is white where the reference counts. ``region``: None, or one that is white where
+    in the unit's region the reference acts. ``controlnet``: the number of the ControlNet
     unit whose picture it takes when a job begins; ``look``: the name of a kept look, whose file it takes then;
     ``image`` is None then. A file of embeddings is a picture, too.
     ``start_picture``: it is what img2img begins with, of that the part which is sampled; ``image`` is None until a job
@@ -38,37 +40,38 @@ class Reference:
     start_picture: bool = False
     picture: int | None = None
     repeats: bool = False
+    region: Any = None
 
     @classmethod
     def parse(cls, item: object, where: str) -> Reference:
-        """``item``: a picture, ``{"image": …, "weight": 1.0, "mask": …}``, or ``{"controlnet": 1, "weight": 1.0}``, or
-        ``{"embeddings": …, "weight": 1.0}``, or ``{"look": name, "weight": 1.0}``, or ``{"start_picture":
-        true, "weight": 1.0}``.
+        """``item``: a picture, or ``{"image": …, "weight": 1.0, "mask": …, "region": …}``, or the same with
+        ``"controlnet": 1``, ``"embeddings": …``, ``"look": name`` or ``"start_picture": true`` in the picture's place.
 
         ``where`` begins the sentence of an error.
         """
         if not isinstance(item, Mapping):
             item = {"image": item}
-        unknown = sorted(map(str, set(item) - {*PARTS, "weight", "mask"}))
+        unknown = sorted(map(str, set(item) - {*PARTS, *OWN}))
         if unknown:
             name = Wording.API.shown(unknown[0])
             raise UnitError(
-                f"{where}unknown field {name}: a reference has image (or {', or '.join(PARTS[1:])}), weight and mask."
+                f"{where}unknown field {name}: a reference has image (or {', or '.join(PARTS[1:])}), "
+                f"{', '.join(OWN[:-1])} and {OWN[-1]}."
             )
         image, weight = item.get("image"), WEIGHT.parse(item.get("weight", 1.0), f"{where}weight")
         assert weight is not None
-        mask = MASK.parse(item.get("mask"), f"{where}mask")
+        mask, region = (MASK.parse(item.get(name), f"{where}{name}") for name in ("mask", "region"))
         if item.get("embeddings") is not None:
             image = cls._embeddings(item["embeddings"], item, where)
         if item.get(START) is not None:
-            return cls(None, weight, None, mask, start_picture=cls._start(item, where))
+            return cls(None, weight, None, mask, start_picture=cls._start(item, where), region=region)
         if item.get("look") is not None:
-            return cls(None, weight, None, None, cls._look(item, where))
+            return cls(None, weight, look=cls._look(item, where), region=region)
         if item.get("controlnet") is not None:
-            return cls(None, weight, cls._controlnet(item["controlnet"], image, where), mask)
+            return cls(None, weight, cls._controlnet(item["controlnet"], image, where), mask, region=region)
         if image is None or (isinstance(image, str) and not image.strip()):
             raise UnitError(f"{where}the picture is missing: give a PNG, JPEG or WebP as base64.")
-        return cls(image, weight, None, mask)
+        return cls(image, weight, None, mask, region=region)
 
     @staticmethod
     def _embeddings(file: Any, item: Mapping[str, Any], where: str) -> Any:
@@ -108,9 +111,9 @@ class Reference:
 
     def to_item(self) -> Any:
         """What ``parse`` makes this reference of."""
-        parts = {"image": self.image, "controlnet": self.controlnet, "look": self.look, "mask": self.mask}
+        parts = {name: getattr(self, name) for name in ("image", "controlnet", "look", "mask", "region")}
         if self.start_picture:
-            parts = {START: True, "mask": self.mask}
+            parts = {START: True, "mask": self.mask, "region": self.region}
         given = {name: value for name, value in parts.items() if value is not None}
         if self.weight != 1:
             given["weight"] = self.weight
@@ -163,8 +166,13 @@ class References(Kind):
                 f"the start picture is among {plural}, and a picture cannot move away from what it begins with: give "
                 "it among images, or leave it out."
             )
+        placed = [f"{plural}[{i}]" for i, one in enumerate(found) if one.region is not None]
+        if placed and not single:
+            raise UnitError(f"{placed[0]}: negative references act as far as the unit does: leave the region out.")
         return found
 
     @property
     def values(self) -> str:
-        return 'base64 pictures, or `{"image": …, "weight": 1.0, "mask": …}`, or `{"look": name, "weight": 1.0}`'
+        region = ', "region": …' if self.single else ""
+        picture = f'`{{"image": …, "weight": 1.0, "mask": …{region}}}`'
+        return f'base64 pictures, or {picture}, or `{{"look": name, "weight": 1.0}}`'

@@ -39,8 +39,9 @@ class Unit:
     ))
     references: tuple[Reference, ...] = field(metadata=declared(
         References("images", "image"),
-        about='a mask is white where the reference counts; `{"controlnet": 1}` takes the picture of ControlNet\'s '
-        'first unit, `{"start_picture": true}` what img2img begins with, in tiles each its own part',
+        about='a mask is white where the reference counts, a region where in the picture it acts; `{"controlnet": 1}` '
+        "takes the picture of ControlNet's first unit, `{\"start_picture\": true}` what img2img begins with, in tiles "
+        "each its own part",
     ))
     weight: float | Curve = field(default=1.0, metadata=declared(
         Weight(WEIGHT.low, WEIGHT.high),

@@ -99,6 +99,11 @@ class Region:
         found = self._layers[key]
         return found if len(found) == 1 else found[list(pictures)]
 
+    def overlap(self, other: Region) -> Region:
+        """Where both act, in part where one of them does in part."""
+        size = max(self.mask.shape[0], other.mask.shape[0]), max(self.mask.shape[1], other.mask.shape[1])
+        return Region(_resized(self.mask, size) * _resized(other.mask, size))
+
     def leave_device(self) -> None:
         """Let go of what layers were given."""
         self._layers.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -145,7 +146,8 @@ def _notes(plan: Plan, references: Sequence[PlannedReference]) -> list[str]:
         apart = [
             (i, j, cosine)
             for i, j in combinations(range(count), 2)
-            if (cosine := float((units[i] * units[j]).sum())) < ALIKE
+            if references[i].region_hash == references[j].region_hash  # others are two persons in two places
+            and (cosine := float((units[i] * units[j]).sum())) < ALIKE
         ]
         if apart:
             i, j, cosine = min(apart, key=lambda one: one[2])
@@ -153,6 +155,7 @@ def _notes(plan: Plan, references: Sequence[PlannedReference]) -> list[str]:
                 f"photos {i + 1} and {j + 1} hardly show one person (similarity {cosine:.2f}): the face becomes a "
                 "mixture of theirs."
             )
-        if plan.spec.variant == "faceid-portrait" and plan.unit.combine == "concat" and count > TRAINED_FACES:
-            notes.append(f"portrait adapters were trained with up to {TRAINED_FACES} faces side by side, not {count}.")
+        most = max(Counter(one.region_hash for one in references).values())
+        if plan.spec.variant == "faceid-portrait" and plan.unit.combine == "concat" and most > TRAINED_FACES:
+            notes.append(f"portrait adapters were trained with up to {TRAINED_FACES} faces side by side, not {most}.")
     return notes

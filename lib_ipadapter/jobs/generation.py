@@ -27,6 +27,7 @@ from ..unit import Unit
 from .faces import keypoints_of, with_faces
 from .fit import check_fit
 from .influence import InfluenceMaps
+from .places import parts
 from .plans import Plan, plan_unit
 from .prepare import Prepared, prepare
 from .resources import Progress, Resources
@@ -35,7 +36,8 @@ BEHIND_TEXT = "redux"  # the variant of adapters whose tokens stand behind the t
 
 
 class PassPrompt(NamedTuple):
-    """A unit's prompt with the passes that it acts in, "both", "base" or "hires", and the unit's number."""
+    """A unit's prompt, or that of one of its places, with the passes that it acts in, "both", "base" or "hires", and
+    the unit's number."""
 
     hires: str
     prompt: ImagePrompt
@@ -160,10 +162,13 @@ class Generation:
 
     def inactions(self) -> list[Inaction]:
         """The units that have not done all that they were to do since the last call."""
+        of_units: dict[int, list[ImagePrompt]] = {}
+        for _, prompt, number in self.prompts:
+            of_units.setdefault(number, []).append(prompt)
         found = [
-            Inaction(number, prompt.fired, prompt.unserved)
-            for _, prompt, number in self.prompts
-            if prompt.unserved or not prompt.fired
+            Inaction(number, all(one.fired for one in prompts), any(one.unserved for one in prompts))
+            for number, prompts in of_units.items()
+            if any(one.unserved or not one.fired for one in prompts)
         ]
         for _, prompt, _ in self.prompts:
             prompt.fired = prompt.unserved = False
@@ -206,7 +211,7 @@ def prepare_generation(
         _check_hires(plans, resources.catalog, *hires_topology)
     full = with_faces([plan.expanded() for plan in plans], resources, progress)
     full = [_with_lora_note(_with_influence_note(plan), prompt_lora) for plan in full]
-    acting = [plan for plan in full if plan.acts]
+    acting = [part for plan in full for part in parts(plan) if part.acts]
     prepared = prepare(acting, resources, device, progress)
     prompts = []
     for plan, one in zip(acting, prepared, strict=True):
@@ -216,7 +221,7 @@ def prepare_generation(
         prompts.append(_prompt(plan, one, None if prompt_lora else _lora(plan, resources), keypoints))
     maps = InfluenceMaps(
         [plan.number for plan in plans if measure and _is_measured(plan)],
-        {plan.number: one.prompt for plan, one in zip(acting, prompts, strict=True)},
+        [(one.number, one.prompt) for one in prompts],
     )
     written = [replace(plan, notes=one.notes).without_pictures() for plan, one in zip(plans, full, strict=True)]
     return Generation(topology, written, prompts, maps)

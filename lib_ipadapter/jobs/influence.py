@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,20 +12,28 @@ from ..attend.prompt import ImagePrompt
 
 
 class InfluenceMaps:
-    """``units`` are the numbers of the units that are to have maps, ``prompts`` the prompts of those that act."""
+    """``units`` are the numbers of the units that are to have maps, ``prompts`` the prompts of those that act, each
+    with its unit's number. What a unit with several prompts did is the sum of what they did."""
 
-    def __init__(self, units: Sequence[int] = (), prompts: Mapping[int, ImagePrompt] | None = None) -> None:
+    def __init__(self, units: Sequence[int] = (), prompts: Sequence[tuple[int, ImagePrompt]] = ()) -> None:
         self.units = list(units)
-        self._prompts = {number: prompt for number, prompt in (prompts or {}).items() if number in self.units}
+        self._prompts: dict[int, list[ImagePrompt]] = {}
         self._maps: dict[tuple[int, int], Tensor] = {}  # by picture and unit
-        for prompt in self._prompts.values():
-            prompt.influence = Influence()
+        for number, prompt in prompts:
+            if number in self.units:
+                self._prompts.setdefault(number, []).append(prompt)
+                prompt.influence = Influence()
 
     def collect(self) -> None:
         """A sampling pass is over: its maps take the place of those of the pass before."""
-        for number, prompt in self._prompts.items():
-            if prompt.influence is not None:
-                self._maps.update({(picture, number): m for picture, m in prompt.influence.maps().items()})
+        for number in self._prompts:
+            measured = [influence.maps() for influence in self._influences(number)]
+            for picture in {picture for maps in measured for picture in maps}:
+                found = [maps[picture] for maps in measured if picture in maps]
+                self._maps[picture, number] = torch.stack(found).sum(0)
+
+    def _influences(self, number: int) -> list[Influence]:
+        return [one.influence for one in self._prompts.get(number, ()) if one.influence is not None]
 
     def of(self, picture: int) -> dict[int, Tensor | None]:
         """The heat maps of a picture of the job by unit: [height, width] of the latent of the last pass that the unit
@@ -40,6 +48,5 @@ class InfluenceMaps:
         measured = self._maps.get((picture, number))
         if measured is not None:
             return measured
-        prompt = self._prompts.get(number)
-        influence = None if prompt is None else prompt.influence
-        return None if influence is not None and influence.incomplete else torch.zeros(1, 1)
+        incomplete = any(influence.incomplete for influence in self._influences(number))
+        return None if incomplete else torch.zeros(1, 1)

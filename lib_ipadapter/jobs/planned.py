@@ -32,6 +32,8 @@ ROUNDING = 0.02  # by how much the forms of a mask and its picture may differ: r
 class PlannedReference:
     """A decoded reference: its content hash, its weight, and its mask's content hash, None without one.
 
+    ``region_hash`` is the content hash of the mask of where it acts, None where it acts as far as the
+    unit does.
     ``image`` and ``mask`` are None once they have been used. ``stored`` is what a file of embeddings holds, perhaps of
     several references, and ``parts`` are the embeddings of one of these. ``uncond`` is what a look has on the
     unconditional side, and ``look`` the look's name, "" for what is none.
@@ -48,6 +50,7 @@ class PlannedReference:
     parts: Parts | None = None
     uncond: Parts | None = None
     look: str = ""
+    region_hash: str | None = None
     face: Face | None = None
     how: str = ""
     name: str = ""
@@ -81,7 +84,7 @@ class PlannedReference:
         return [
             PlannedReference(
                 f"{self.content_hash}.{i}", self.weight * weight, parts=parts, uncond=self.stored.uncond,
-                look=self.look, name=self.name,
+                look=self.look, region_hash=self.region_hash, name=self.name,
             )
             for i, (parts, weight) in enumerate(zip(self.stored.references, self.stored.weights, strict=True))
         ]  # fmt: skip

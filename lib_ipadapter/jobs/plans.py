@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-import torch
-
 from ..attend.layers import Topology
-from ..attend.regions import Region, feathered
+from ..attend.regions import Region
 from ..checkpoint.catalog import AUTO
 from ..checkpoint.names import few
-from ..encode.picture import Mask
 from ..encode.references import UnitInputs
-from ..errors import CheckpointError, IPAdapterError, PictureError, UnitError, errors_name_unit
+from ..errors import CheckpointError, UnitError, errors_name_unit
 from ..fields import settings_of
 from ..unit import Reference, Unit
 from ..weighting import Spread, peak, spread
 from . import flux
 from .fit import FLUX, check_fit, empty_side, encoder_for, encoder_kind, image_source, seen_size, with_variant
-from .planned import BLACK, HIDDEN_STATES, PlannedReference, check_stored, decoded_references
+from .places import with_regions
+from .planned import HIDDEN_STATES, PlannedReference, check_stored, decoded_references
 
 if TYPE_CHECKING:
     from ..checkpoint.catalog import Catalog
@@ -40,6 +37,8 @@ class Plan:
     ``encoder`` is None where no picture has to be shown to one. ``text_encoder`` is the file with the text tower, where
     text is subtracted; ``size`` is the side of what the image encoder is shown, in pixels. ``keypoints`` is InstantID's
     second network, and ``pose`` the picture that the keypoints are taken from, where that is not the reference.
+    ``region`` is where the unit acts, None for everywhere, and ``places`` are the regions that references have of their
+    own, by their masks' content hashes.
     ``notes`` are sentences on what the user may want to know, though nothing is wrong with it.
     """
 
@@ -51,6 +50,7 @@ class Plan:
     spread: Spread | None = None
     region: Region | None = None
     region_hash: str | None = None
+    places: Mapping[str, Region] = field(default_factory=dict, hash=False)
     text_encoder: EncoderEntry | None = None
     size: int = 0
     notes: tuple[str, ...] = ()
@@ -137,7 +137,7 @@ def plan_unit(unit: Unit, topology: Topology, blocks: int, catalog: Catalog) -> 
     that do not go together, and for references that are no usable pictures.
     """
     with errors_name_unit(unit.number):
-        planned = plan_embeddings(unit, catalog, topology)
+        planned = with_regions(plan_embeddings(unit, catalog, topology))
         flux.check_fields(planned)
         if planned.spec.base == FLUX:  # InstantX' adapter has layers in the single blocks, too
             blocks = len(planned.spec.layer_widths) or blocks
@@ -147,10 +147,8 @@ def plan_unit(unit: Unit, topology: Topology, blocks: int, catalog: Catalog) -> 
         text_encoder = _text_encoder(unit, planned.adapter, planned.encoder, catalog)
         pose, of_pose = _pose(unit)
         keypoints = _keypoints(unit, planned, pose, catalog)
-        region, region_hash = _region(unit)
         planned = replace(
-            planned, spread=strengths, region=region, region_hash=region_hash, text_encoder=text_encoder, pose=pose,
-            keypoints=keypoints,
+            planned, spread=strengths, text_encoder=text_encoder, pose=pose, keypoints=keypoints,
             notes=(*planned.notes, *of_pose, *_without_effect(unit, planned.adapter)),
         )  # fmt: skip
         _check_tiles(planned)
@@ -264,24 +262,6 @@ def _text_encoder(
             "choose a base adapter."
         )
     return _looked_up(catalog, lambda: catalog.find_text_tower(encoder))
-
-
-def _region(unit: Unit) -> tuple[Region | None, str | None]:
-    """Where the unit acts (None: everywhere), and the mask's content hash."""
-    if unit.region_mask is None:
-        return None, None
-    try:
-        mask = Mask.of(unit.region_mask)
-    except IPAdapterError as error:
-        raise type(error)(f"region_mask: {error.detail}") from None
-    if mask.extrema == BLACK:
-        raise PictureError(
-            "region_mask: the mask is black all over, so the unit acts nowhere: paint white where it acts, or leave "
-            "the mask out."
-        )
-    values = torch.from_numpy(np.array(mask.image, dtype=np.float32)) / 255
-    region = Region(feathered(values, unit.region_feather))
-    return None if region.everywhere else region, mask.content_hash
 
 
 def _check_tiles(planned: Plan) -> None:

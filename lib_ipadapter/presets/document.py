@@ -92,7 +92,7 @@ def already_there(names: Sequence[str]) -> PresetExists:
 # Documents
 
 
-MASKS = ("mask", "region_mask")
+MASKS = ("mask", "region", "region_mask")
 
 
 def with_pictures(unit: Mapping[str, Any], change: Callable[[Any, str], Any]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def with_pictures(unit: Mapping[str, Any], change: Callable[[Any, str], Any]) ->
     def item(value: Any, where: str) -> Any:
         if isinstance(value, Mapping):
             value = as_picture(value)
-            parts = [part for part in ("image", "mask") if value.get(part) is not None]
+            parts = [part for part in ("image", "mask", "region") if value.get(part) is not None]
             return {**value, **{part: change(value[part], f"{where}: {part}") for part in parts}}
         return value if value is None else change(value, where)
 

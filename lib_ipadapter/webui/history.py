@@ -54,5 +54,5 @@ def _pictures(units: Sequence[Unit]) -> set[Picture]:
     found = {picture for unit in units for picture in (unit.region_mask, unit.keypoints_image)}
     for unit in units:
         for reference in (*unit.references, *unit.negative_references):
-            found |= {reference.image, reference.mask}
+            found |= {reference.image, reference.mask, reference.region}
     return {picture for picture in found if isinstance(picture, Picture)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from ..attend.injection import detach_all
 from ..attend.layers import Topology
 from ..attend.lora import names_face_lora
 from ..attend.models import topology_of
+from ..attend.regions import Region
 from ..encode.picture import Mask, Picture, Pictures
 from ..errors import BudgetError, PictureError, UnitError, errors_name_unit
 from ..jobs.fit import made_for
@@ -112,17 +113,19 @@ def units_of(p: Any, objects: Sequence[object], wording: Wording) -> list[Unit]:
 
 
 def _check_places(p: Any, units: Sequence[Unit]) -> None:
-    """Raises UnitError (unit named) for a region mask whose place nothing tells."""
+    """Raises UnitError (unit named) for a region, of a unit or of its references, whose place nothing tells."""
     script = host.current().lost_part(p, elsewhere=distributed.spreads(p))
     if script is None:
         return
     for unit in units:
-        mask = unit.region_mask
-        if mask is not None and not (isinstance(mask, Mask) and len({*mask.image.getextrema()}) == 1):
-            name = "region_mask" if unit.wording is Wording.API else "the region mask"
+        name = "region_mask" if unit.wording is Wording.API else "the region mask"
+        own = [(f"the region of reference {i}", one.region) for i, one in enumerate(unit.references, 1)]
+        for called, mask in [(name, unit.region_mask), *own]:
+            if mask is None or (isinstance(mask, Mask) and len({*mask.image.getextrema()}) == 1):
+                continue
             raise UnitError(
-                f"the script “{script}” takes the picture apart, so that nothing tells where {name} lies: make the "
-                f"picture without the script, or leave out {name}."
+                f"the script “{script}” takes the picture apart, so that nothing tells where {called} lies: make "
+                f"the picture without the script, or leave out {called}."
             ).in_unit(unit.number)
 
 
@@ -144,7 +147,7 @@ def decoded(units: Sequence[Unit], progress: Callable[[], None] = lambda: None) 
             return data
 
     def reference(one: Reference) -> Reference:
-        return replace(one, image=of(Picture, one.image), mask=of(Mask, one.mask))
+        return replace(one, image=of(Picture, one.image), mask=of(Mask, one.mask), region=of(Mask, one.region))
 
     done = []
     for unit in units:
@@ -240,9 +243,9 @@ def _comment(p: Any, plans: Sequence[Plan]) -> None:
     """Notes on units that are honoured, though perhaps not as they were meant."""
     for plan in plans:
         notes: Sequence[str] = [*plan.notes, *detailing.notes(plan.unit)]
-        region = plan.region
-        if region and not region.is_band and differ_in_form(region.form, host.current().picture_form(p)):
-            notes = [*notes, "the region mask is stretched over a picture of another form."]
+        for called, region in _regions(plan):
+            if not region.is_band and differ_in_form(region.form, host.current().picture_form(p)):
+                notes = [*notes, f"{called} is stretched over a picture of another form."]
         if p.cfg_scale == 1:
             of_negative_side = {"negative_images": plan.unit.negative_references, "noise": plan.unit.noise}
             idle = [name for name, value in of_negative_side.items() if value]
@@ -250,6 +253,15 @@ def _comment(p: Any, plans: Sequence[Plan]) -> None:
         for note in notes:
             log.info("IP-Adapter unit %d: %s", plan.number, note)
             p.comment(f"IP-Adapter unit {plan.number}: {note}")
+
+
+def _regions(plan: Plan) -> Iterator[tuple[str, Region]]:
+    """Where a unit acts, and its references, with what that is called."""
+    if plan.region is not None:
+        yield "the region mask", plan.region
+    for i, one in enumerate(plan.references, 1):
+        if one.region_hash is not None:
+            yield f"the region of reference {i}", plan.places[one.region_hash]
 
 
 def check_before_latents(p: Any) -> None:

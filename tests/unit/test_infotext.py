@@ -99,7 +99,7 @@ def test_values_as_they_are_written_are_read() -> None:
 def looked(name: str, *, content_hash: str = "0123456789abcdef"):
     from types import SimpleNamespace
 
-    return SimpleNamespace(content_hash=content_hash, weight=0.5, mask_hash=None, look=name)
+    return SimpleNamespace(content_hash=content_hash, weight=0.5, mask_hash=None, look=name, region_hash=None)
 
 
 @given(st.text(min_size=1, max_size=100).map(lambda name: " ".join(name.replace("/", "_").split())).filter(bool))

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from lib_ipadapter.presets.document import HASH_PREFIX, content_hashes, document_of, reference_hashes
 from lib_ipadapter.presets.store import PresetError, PresetExists, Store
+from tests.helpers.files import base64_of, half, picture
 from tests.helpers.presets import prints, put_document, raw_document, shown, stored, with_pictures
 
 
@@ -56,3 +58,12 @@ def test_a_newer_preset_says_why_it_cannot_be_used(change: dict, store: Store) -
     assert store.names() == ["a"]  # listed, so that people learn why
     with pytest.raises(PresetError, match=r"newer version .* \(format 7, this one reads up to 1\): update"):
         store.load("a")
+
+
+def test_the_region_of_a_reference_is_one_of_the_pictures() -> None:
+    region = base64_of(half("left"))
+    unit = {"model": "base", "images": [{"image": base64_of(picture(0)), "region": region}]}
+    document, pictures = document_of("a", [unit])
+    (item,) = document["units"][0]["images"]
+    assert item["region"].startswith(HASH_PREFIX) and content_hashes(document) == set(pictures) and len(pictures) == 2
+    assert reference_hashes(document) == [item["image"][len(HASH_PREFIX) :]]  # where it acts is nothing to look at

@@ -136,9 +136,9 @@ def _checked_weight(unit: Unit, title: str) -> float:
     foreign = [name for name in unit.changed() if name not in (*APPLIED, "combine")]
     foreign += ["keypoints image"] * (unit.keypoints_image is not None)
     foreign += ["region mask"] * (unit.region_mask is not None) + ["negative images"] * bool(unit.negative_references)
-    foreign += ["mask of a reference"] * (unit.references[0].mask is not None) + ["weight curve"] * (
-        isinstance(unit.weight, tuple)
-    )
+    foreign += ["mask of a reference"] * (unit.references[0].mask is not None)
+    foreign += ["region of a reference"] * (unit.references[0].region is not None)
+    foreign += ["weight curve"] * isinstance(unit.weight, tuple)
     if foreign or isinstance(unit.weight, tuple):
         raise UnitError(f"InstantID runs in {title}, which has no {' or '.join(foreign)}: leave it at its default.")
     return unit.weight

@@ -100,6 +100,8 @@ def _picture_notes(home: ControlNet, unit: Unit, pictures: list[Image.Image]) ->
         notes.append(f"weights of single references are left out: {home.title} has none.")
     if habits.paints_regions and any(reference.mask is not None for reference in unit.references):
         notes.append(f"masks of references are left out: in {home.title} a mask is where the adapter acts.")
+    if any(reference.region is not None for reference in unit.references):
+        notes.append(f"regions of single references are left out: {home.title} has none.")
     if unit.crop != habits.crop and any(picture.width != picture.height for picture in pictures):
         notes.append(f"{home.title} {CROPS[habits.crop]}; here its crop is “{unit.crop}”.")
     return notes
