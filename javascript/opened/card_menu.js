@@ -1,27 +1,49 @@
-// What a card's ⋯ offers: to enlarge its picture, to move it, and to give it a weight of its own.
+// What a card's ⋯ offers: to enlarge its picture, to move it, and to give it a weight and a region of its own; and what
+// its region may be.
 ipAdapter.card_menu = (() => {
     function button(textContent, onclick) {
         return Object.assign(document.createElement("button"), {type: "button", textContent, onclick});
     }
-    function toggle(tab, card) {
-        const opener = card.querySelector(".ip-adapter-more"), open = card.querySelector(".ip-adapter-card-menu");
-        if (open) {
-            opener.setAttribute("aria-expanded", "false");
-            return open.remove();
-        }
-        const {key} = card.dataset, {state} = tab, count = ipAdapter.shownUnit(state).images?.length ?? 0;
-        const menu = Object.assign(document.createElement("span"), {className: "ip-adapter-card-menu"});
-        menu.setAttribute("role", "group");
-        menu.setAttribute("aria-label", opener.getAttribute("aria-label"));
+    const closeIn = (card) => {
+        card.querySelectorAll("[aria-expanded=true]").forEach((opener) => opener.setAttribute("aria-expanded", "false"));
+        card.querySelector(".ip-adapter-card-menu")?.remove();
+    };
+    // `by`: the button that opens it, ⋯ or the one for regions. Pressed again it closes it.
+    function toggle(tab, card, by = ".ip-adapter-more") {
+        const was = card.querySelector(".ip-adapter-card-menu")?.dataset.by;
+        closeIn(card);
+        if (was !== by) show(tab, card, by, by === ".ip-adapter-more" ? fillMore : fillRegions);
+    }
+    function show(tab, card, by, fill) {
+        const opener = card.querySelector(by), menu = document.createElement("span");
+        const close = () => {
+            closeIn(card);
+            opener.focus({preventScroll: true});
+        };
         const add = (text, title, act) => {
             const item = button(text, () => {
-                toggle(tab, card);
-                opener.focus({preventScroll: true});
+                close();
                 act();
             });
             item.title = title;
             menu.append(item);
         };
+        menu.className = "ip-adapter-card-menu";
+        menu.dataset.by = by;
+        menu.setAttribute("role", "group");
+        menu.setAttribute("aria-label", opener.getAttribute("aria-label"));
+        fill(tab, card, add);
+        opener.setAttribute("aria-expanded", "true");
+        card.append(menu);
+        menu.querySelector("button")?.focus({preventScroll: true});
+        menu.addEventListener("keydown", (event) => {
+            if (event.key !== "Escape") return;
+            event.stopPropagation();
+            close();
+        });
+    }
+    function fillMore(tab, card, add) {
+        const {key} = card.dataset, {state} = tab, images = ipAdapter.shownUnit(state).images ?? [];
         if (card.querySelector("img.ip-adapter-whole")) add("Enlarge", "Look at the whole picture", () => enlarge(tab, card));
         const field = card.querySelector("label");
         if (field?.hidden) add("Weight", "A weight of this reference alone", () => {
@@ -31,7 +53,11 @@ ipAdapter.card_menu = (() => {
         if (card.querySelector(".ip-adapter-mask[aria-pressed=true]")) {
             add("Without mask", "All of the picture counts again", () => ipAdapter.references.setMask(tab, key));
         }
-        if (count > 1) {
+        const {negative, pose} = images.find((one) => one.key === key) ?? {};
+        if (!negative && !pose && !card.querySelector(".ip-adapter-place")) {
+            add("Region", "Where in the picture it acts", () => show(tab, card, ".ip-adapter-more", fillRegions));
+        }
+        if (images.length > 1) {
             add("Earlier", "One place to the front: Alt+←", () => ipAdapter.moves.step(tab, key, -1));
             add("Later", "One place to the back: Alt+→", () => ipAdapter.moves.step(tab, key, 1));
         }
@@ -39,15 +65,24 @@ ipAdapter.card_menu = (() => {
             if (i + 1 === state.shown) return;
             add(`Unit ${i + 1}`, "Move it into this unit", () => ipAdapter.moves.move(tab, key, Infinity, i + 1));
         });
-        opener.setAttribute("aria-expanded", "true");
-        card.append(menu);
-        menu.querySelector("button")?.focus({preventScroll: true});
-        menu.addEventListener("keydown", (event) => {
-            if (event.key !== "Escape") return;
-            event.stopPropagation();
-            toggle(tab, card);
-            opener.focus({preventScroll: true});
+    }
+    // As the line of the unit's region has them (region_line.py).
+    function fillRegions(tab, card, add) {
+        const {key} = card.dataset, number = tab.state.shown, images = tab.shownUnit.images ?? [];
+        const set = (text, title, name) => add(text, title, async () => {
+            (await ipAdapter.loadSubject("regions")).press(tab, {number, key}, name);
         });
+        set("Left", "It acts in the left half of the picture", "left");
+        set("Right", "It acts in the right half of the picture", "right");
+        set("Top", "It acts in the upper half of the picture", "top");
+        set("Bottom", "It acts in the lower half of the picture", "bottom");
+        if (images.some((one) => one.region && one.key !== key)) {
+            set("What the others leave", "It acts where no other reference's region is", "rest");
+        }
+        set("Draw …", "Paint where in the picture it acts", "draw");
+        if (images.some((one) => one.region && one.key === key)) {
+            set("Remove", "It acts in the whole picture again", "clear");
+        }
     }
 
     // The card may have been drawn anew meanwhile.

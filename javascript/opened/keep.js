@@ -59,7 +59,7 @@
     const isNamed = ({controlnet, start_picture: isStart}) => controlnet !== undefined || isStart;
     function keysOf({units}) {
         const keys = units.flatMap(({images = [], region}) => [
-            region, ...images.flatMap((one) => [isNamed(one) ? null : one.key, one.mask]),
+            region, ...images.flatMap((one) => [isNamed(one) ? null : one.key, one.mask, one.region]),
         ]);
         return keys.filter(Boolean);
     }
@@ -138,9 +138,11 @@
         for (const unit of state.units) {
             const images = (unit.images ?? []).filter((one) => isNamed(one) || has(one.key));
             lost += (unit.images ?? []).length - images.length;
-            lost += images.filter(({mask}) => mask && !has(mask)).length + Number(Boolean(unit.region && !has(unit.region)));
-            unit.images = images.map(({mask, waiting, ...one}) => ({
-                ...one, ...(has(mask) ? {mask} : {}), ...(isNamed(one) ? {} : {waiting: true}),
+            const masks = [unit.region, ...images.flatMap(({mask, region}) => [mask, region])].filter(Boolean);
+            lost += masks.filter((key) => !has(key)).length;
+            unit.images = images.map(({mask, region, waiting, ...one}) => ({
+                ...one, ...(has(mask) ? {mask} : {}), ...(has(region) ? {region} : {}),
+                ...(isNamed(one) ? {} : {waiting: true}),
             }));
             if (!has(unit.region)) delete unit.region;
         }

@@ -55,7 +55,9 @@
         const part = (text, title) => set(text, title, (mask) => takePart(mask, text.toLowerCase()));
         const others = painting.others.map(({mask}) => mask);
         const takeLeft = (mask) => takeRest(mask, others);
-        const rest = set("What the others leave", "All that no other unit's region covers", takeLeft);
+        const tip = painting.isOfReference
+            ? "All that no other reference's region covers" : "All that no other unit's region covers";
+        const rest = set("What the others leave", tip, takeLeft);
         return element("div", {},
             ...painting.number ? [
                 part("Left", "The left half counts"), part("Right", "The right half counts"),
@@ -72,9 +74,11 @@
         const names = units.map((number) => {
             const sign = element("i");
             sign.style.background = ipAdapter.painting.colourOf(number);
-            return element(number === painting.number ? "strong" : "span", {}, sign, `Unit ${number}`);
+            const name = painting.isOfReference ? `Reference ${number}` : `Unit ${number}`;
+            return element(number === painting.number ? "strong" : "span", {}, sign, name);
         });
-        return element("div", {className: "ip-adapter-painter-units", label: "Units with a region"}, ...names);
+        const label = painting.isOfReference ? "References with a region" : "Units with a region";
+        return element("div", {className: "ip-adapter-painter-units", label}, ...names);
     }
 
     // Hands: pointers and touch, which may begin beside the picture or come in from there; and on the picture, when it
@@ -194,9 +198,10 @@
             painting.view.focus();
         });
         const without = button("Go without a mask", "All of the picture counts, as without a mask", goWithout);
-        const textContent = painting.number
-            ? "Nothing is painted, so the unit would act nowhere."
-            : "Nothing is painted, so nothing of the reference would count.";
+        const nowhere = painting.isOfReference
+            ? "Nothing is painted, so the reference would act nowhere."
+            : "Nothing is painted, so the unit would act nowhere.";
+        const textContent = painting.number ? nowhere : "Nothing is painted, so nothing of the reference would count.";
         const text = element("span", {className: "ip-adapter-problem", textContent});
         const question = element("div", {hidden: true}, text, goOn, without);
         question.setAttribute("role", "alert");
@@ -238,10 +243,12 @@
     // `background`: the address of the picture below the mask, which fills its frame as `fit` says (as CSS's
     // object-fit), or null; `shape`: the mask's, null for the picture's own, no longer than `longest`; `start`: the
     // address of a picture of the mask as it is, or null. `number`: the unit's, where it is its region, and `others`:
-    // other units' numbers and masks. The answer is {file, feather}, a PNG and the softness of its edges; {isRemoved},
-    // where there is to be no mask; or null if nothing is to change.
+    // other units' numbers and masks; or, where it `isOfReference`, a reference's and other references'. The answer is
+    // {file, feather}, a PNG and the softness of its edges; {isRemoved}, where there is to be no mask; or null if nothing
+    // is to change.
     return async ({
         title, background, fit = "fill", shape, longest, start, number = null, others = [], feather = 0,
+        isOfReference = false,
     }) => {
         await Promise.all(["masks", "painting"].map(ipAdapter.loadSubject));
         if (document.querySelector(".ip-adapter-painter")) return null;
@@ -251,7 +258,7 @@
         }
         const within = ipAdapter.masks.within(shape, longest, LEAST_SIDE);
         const painting = new ipAdapter.painting.Painting({shape: within, number, others});
-        painting.feather = feather;
+        Object.assign(painting, {feather, isOfReference});
         if (start) ipAdapter.masks.take(painting.mask, await ipAdapter.masks.load(start));
         return show({title, painting, background, fit, ratio: shape[0] / shape[1]});
     };

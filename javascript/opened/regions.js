@@ -1,4 +1,5 @@
-// A unit's region: halves and what other units leave in one click, and the painter over the picture that counts.
+// Regions, of a unit and of its references: halves and what others leave in one click, and the painter over the picture
+// that counts.
 (window.ipAdapter ??= {}).regions = (() => {
     const LONGEST_SIDE = 1024;  // of a mask, in pixels
     const ROUNDING = 0.02;  // by how much pictures of the same form may differ in it
@@ -62,86 +63,104 @@
         }
     }
 
-    // Masks of units
+    // Masks, of a unit by its `number`, or of its reference with that `key`. Both have them at the same name.
 
-    const keyOf = (tab, number) => tab.state.units[number - 1].region;
+    const imagesOf = ({units}, number) => units[number - 1].images ?? [];
+    const holderOf = (state, {number, key}) =>
+        key ? imagesOf(state, number).find((one) => one.key === key) ?? {} : state.units[number - 1];
+    const keyOf = (tab, place) => holderOf(tab.state, place).region;
+    const placeOf = (tab, {number, key}) => imagesOf(tab.state, number).findIndex((one) => one.key === key) + 1;
+    const isAt = (one, other) => one.number === other.number && one.key === other.key;
     const addressOf = (tab, key) => made[key] ?? JSON.parse(lineOf(tab)?.dataset.masks || "{}")[key];
-    async function maskOf(tab, number) {
-        const key = keyOf(tab, number);
+    async function maskOf(tab, place) {
+        const key = keyOf(tab, place);
         if (!key || !await ipAdapter.waitUntil(() => addressOf(tab, key), 5000)) return null;
         const picture = await ipAdapter.masks.load(addressOf(tab, key));
         const {canvasOf, take} = ipAdapter.masks;
         return take(canvasOf([picture.naturalWidth, picture.naturalHeight]), picture);
     }
-    async function othersOf(tab, number) {
-        const numbers = tab.state.units.map((_, i) => i + 1).filter((one) => one !== number && keyOf(tab, one));
-        const masks = await Promise.all(numbers.map((one) => maskOf(tab, one)));
-        return numbers.map((one, i) => ({number: one, mask: masks[i]})).filter(({mask}) => mask);
+    // Other units', or the unit's other references'.
+    function placesBeside(tab, place) {
+        const all = place.key
+            ? imagesOf(tab.state, place.number).map(({key}) => ({number: place.number, key}))
+            : tab.state.units.map((_, i) => ({number: i + 1}));
+        return all.filter((one) => !isAt(one, place) && keyOf(tab, one));
+    }
+    async function othersOf(tab, place) {
+        const places = placesBeside(tab, place), masks = await Promise.all(places.map((one) => maskOf(tab, one)));
+        return places.map((one, i) => ({
+            unit: one.number, number: one.key ? placeOf(tab, one) : one.number, mask: masks[i],
+        })).filter(({mask}) => mask);
     }
 
     // What can be taken back says what it was.
     function change(tab, label, how) {
         ipAdapter.undo.act(tab, label, how);
     }
-    async function put(tab, number, file, feather) {
-        const key = ipAdapter.newKey();
+    async function put(tab, at, file, feather) {
+        const key = ipAdapter.newKey(), {number} = at;
+        const label = at.key ? `drew the region of reference ${placeOf(tab, at)}` : "drew the region";
         made[key] = URL.createObjectURL(file);
         const place = tab.element("region");
         place.classList.add("ip-adapter-arriving");
-        change(tab, "drew the region", ({units}) => {
-            units[number - 1].region = key;
-            if (feather !== undefined) units[number - 1].region_feather = feather;
+        change(tab, label, (state) => {
+            holderOf(state, at).region = key;
+            if (feather !== undefined) state.units[number - 1].region_feather = feather;
         });
         ipAdapter.pictures.addMask(tab, file, key);
         const isThere = () => key in JSON.parse(lineOf(tab)?.dataset.masks || "{}");
-        await ipAdapter.waitUntil(() => isThere() || keyOf(tab, number) !== key || tab.state.shown !== number, 10_000);
+        await ipAdapter.waitUntil(() => isThere() || keyOf(tab, at) !== key || tab.state.shown !== number, 10_000);
         place.classList.remove("ip-adapter-arriving");
     }
-    function forget(tab, number) {
-        change(tab, "removed the region", ({units}) => { delete units[number - 1].region; });
+    function forget(tab, at) {
+        const label = at.key ? `removed the region of reference ${placeOf(tab, at)}` : "removed the region";
+        change(tab, label, (state) => { delete holderOf(state, at).region; });
     }
 
     // What the buttons do
 
-    async function putPart(tab, number, name) {
+    async function putPart(tab, at, name) {
         const {shape} = await ground(tab), {canvasOf, within, takePart, toPng} = ipAdapter.masks;
-        await put(tab, number, await toPng(takePart(canvasOf(within(shape, LONGEST_SIDE)), name)));
+        await put(tab, at, await toPng(takePart(canvasOf(within(shape, LONGEST_SIDE)), name)));
     }
     // With the others' softness where they agree in it, so that the units make up one whole.
-    async function putRest(tab, number) {
+    async function putRest(tab, at) {
         const {shape} = await ground(tab), {canvasOf, within, takeRest, toPng} = ipAdapter.masks;
-        const others = await othersOf(tab, number), {units} = tab.state;
-        const softness = new Set(others.map((one) => Number(units[one.number - 1].region_feather ?? 0)));
+        const others = await othersOf(tab, at), {units} = tab.state;
+        const softness = new Set(others.map((one) => Number(units[one.unit - 1].region_feather ?? 0)));
         const mask = takeRest(canvasOf(within(shape, LONGEST_SIDE)), others.map((one) => one.mask));
-        await put(tab, number, await toPng(mask), softness.size === 1 ? [...softness][0] : undefined);
+        await put(tab, at, await toPng(mask), softness.size === 1 ? [...softness][0] : undefined);
     }
-    async function paint(tab, number) {
-        const key = keyOf(tab, number), feather = Number(tab.state.units[number - 1].region_feather ?? 0);
-        const [{background, shape, fit}, others] = await Promise.all([ground(tab), othersOf(tab, number)]);
+    async function paint(tab, at) {
+        const key = keyOf(tab, at), feather = Number(tab.state.units[at.number - 1].region_feather ?? 0);
+        const [{background, shape, fit}, others] = await Promise.all([ground(tab), othersOf(tab, at)]);
         return ipAdapter.paint({
-            title: "Where the unit acts", background, shape, fit, longest: LONGEST_SIDE, others, number, feather,
+            title: at.key ? "Where the reference acts" : "Where the unit acts", isOfReference: Boolean(at.key),
+            background, shape, fit, longest: LONGEST_SIDE, others, feather, number: at.key ? placeOf(tab, at) : at.number,
             start: key ? addressOf(tab, key) ?? null : null,
         });
     }
-    async function act(tab, number, name) {
+    async function act(tab, at, name) {
         await ipAdapter.loadSubject("masks");
-        if (name === "clear") return forget(tab, number);
-        if (name === "rest") return putRest(tab, number);
-        if (name !== "draw") return putPart(tab, number, name);
+        if (name === "clear") return forget(tab, at);
+        if (name === "rest") return putRest(tab, at);
+        if (name !== "draw") return putPart(tab, at, name);
         await ipAdapter.loadSubject("paint");
-        const answer = await paint(tab, number);
-        focusOn(tab.element("region"), "[data-region=draw]");
-        if (answer?.isRemoved) return forget(tab, number);
-        if (answer) return put(tab, number, answer.file, answer.feather);
+        const answer = await paint(tab, at);
+        if (at.key) focusOn(tab.element("references"), `[data-key="${at.key}"] .ip-adapter-more`);
+        else focusOn(tab.element("region"), "[data-region=draw]");
+        if (answer?.isRemoved) return forget(tab, at);
+        if (answer) return put(tab, at, answer.file, answer.feather);
     }
 
     // Where the painter has been closed whose button was drawn anew meanwhile.
     function focusOn(place, selector) {
         if (document.activeElement === document.body) place.querySelector(selector)?.focus({preventScroll: true});
     }
-    async function press(tab, number, name) {
+    // `at`: {number} of a unit, with the {key} of one of its references.
+    async function press(tab, at, name) {
         try {
-            await act(tab, number, name);
+            await act(tab, at, name);
         } catch (error) {
             console.warn("IP-Adapter:", error);
         }

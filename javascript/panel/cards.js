@@ -17,9 +17,8 @@
 
     // `card` becomes what `drawn` is, with as few changes as it takes.
     function morph(card, drawn) {
-        if (card.querySelector(":scope > .ip-adapter-card-menu")) {
-            drawn.querySelector(".ip-adapter-more")?.setAttribute("aria-expanded", "true");
-        }
+        const menu = card.querySelector(":scope > .ip-adapter-card-menu");
+        if (menu) drawn.querySelector(menu.dataset.by)?.setAttribute("aria-expanded", "true");
         if (card.matches("label") && card.contains(document.activeElement)) drawn.hidden = false;
         for (const {name} of [...card.attributes]) if (!drawn.hasAttribute(name)) card.removeAttribute(name);
         for (const {name, value} of drawn.attributes) {
@@ -63,8 +62,9 @@
     }
 
     // What a card hangs on, apart from its weight.
-    function lookOf(unit, {key, waiting, negative, pose, mask}) {
-        return JSON.stringify([waiting, negative, pose, mask, unit.crop, unit.resolution, unit.variant, unit.face_index]);
+    function lookOf(unit, {key, waiting, negative, pose, mask, region}) {
+        const {crop, resolution, variant, face_index: face} = unit;
+        return JSON.stringify([waiting, negative, pose, mask, region, crop, resolution, variant, face]);
     }
 
     // The server's drawing, if it has come.

@@ -7,7 +7,7 @@
     function lookOf(state) {
         const {images, crop, encoder, resolution, variant, face_index: face} = ipAdapter.shownUnit(state);
         const references = (images ?? []).map(
-            ({key, waiting, negative, pose, mask}) => [key, waiting, negative, pose, mask],
+            ({key, waiting, negative, pose, mask, region}) => [key, waiting, negative, pose, mask, region],
         );
         const seen = references.length ? [crop, resolution, variant, face] : null;
         const regions = state.units.map(({region}) => region);

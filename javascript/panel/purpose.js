@@ -124,7 +124,7 @@
             boost: !unit.layer_weights && types.boost.includes(type),
             // One reference alone may be turned around by it.
             "several references": unit.images?.filter(isPositive).length > 1 || (unit.combine ?? "concat") !== "concat",
-            region: Boolean(unit.region),
+            region: Boolean(unit.region || unit.images?.some((reference) => reference.region)),
             detailer: ["detailer", "both"].includes(unit.acts_in) || Boolean(unit.detailer_tab),
         };
         for (const control of tab.element("advanced").querySelectorAll("[data-needs]")) {

@@ -73,14 +73,20 @@
         setMask(tab, key, ipAdapter.newKey());
         ipAdapter.pictures.addMask(tab, answer.file, referenceOf(tab.state, key).mask);
     }
+    async function toggleRegions(tab, card) {
+        (await ipAdapter.loadSubject("card_menu")).toggle(tab, card, ".ip-adapter-place");
+    }
     async function pressRegion(tab, button) {
         const number = tab.state.shown, {press} = await ipAdapter.loadSubject("regions");
-        press(tab, number, button.dataset.region);
+        press(tab, {number}, button.dataset.region);
     }
     function forgetMask(tab, mask) {
         tab.changeState((state) => state.units.forEach((unit) => {
             if (unit.region === mask) delete unit.region;
-            unit.images?.forEach((reference) => { if (reference.mask === mask) delete reference.mask; });
+            unit.images?.forEach((reference) => {
+                if (reference.mask === mask) delete reference.mask;
+                if (reference.region === mask) delete reference.region;
+            });
         }));
     }
 
@@ -101,6 +107,8 @@
             tab.changeShownUnit((unit) => { unit.images = unit.images.map(pose); });
         } else if (card && button.matches(".ip-adapter-mask")) {
             paintReference(tab, card);
+        } else if (card && button.matches(".ip-adapter-place")) {
+            toggleRegions(tab, card);
         } else if (card && button.matches(".ip-adapter-remove")) {
             removeByHand(tab, card.dataset.key);
         } else if (button.matches(".ip-adapter-region button")) {

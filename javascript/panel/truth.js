@@ -14,7 +14,7 @@
         region: "This unit takes no part: its region is empty.",
     };
     const SIGNS = [
-        ["▣", "It acts in a region.", (unit) => Boolean(unit.region)],
+        ["▣", "It acts in a region.", (unit) => Boolean(unit.region || unit.images?.some(({region}) => region))],
         ["∿", "Its weight changes over the steps.", (unit) => Boolean(unit.curve?.trim())],
         ["−", "It has negative references.", (unit) => Boolean(unit.images?.some(({negative}) => negative))],
     ];

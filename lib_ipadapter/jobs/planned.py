@@ -32,8 +32,7 @@ ROUNDING = 0.02  # by how much the forms of a mask and its picture may differ: r
 class PlannedReference:
     """A decoded reference: its content hash, its weight, and its mask's content hash, None without one.
 
-    ``region_hash`` is the content hash of the mask of where it acts, None where it acts as far as the
-    unit does.
+    ``region_hash`` is the content hash of the mask of where it acts, None where it acts as far as the unit does.
     ``image`` and ``mask`` are None once they have been used. ``stored`` is what a file of embeddings holds, perhaps of
     several references, and ``parts`` are the embeddings of one of these. ``uncond`` is what a look has on the
     unconditional side, and ``look`` the look's name, "" for what is none.

@@ -328,3 +328,47 @@ def test_plain_controls_can_be_seen(theme: str, pages: Callable[..., Page]) -> N
     page.page.keyboard.press("Tab")
     page.page.keyboard.press("Shift+Tab")
     assert tick.evaluate("e => [getComputedStyle(e).outlineStyle, e === document.activeElement]") == ["solid", True]
+
+
+def choose_region(page: Page, number: int, name: str) -> None:
+    """By the menu of a card that has no region yet, or by the button of one that has."""
+    card = page.cards().nth(number - 1)
+    place = card.locator(".ip-adapter-place")
+    if place.count():
+        place.click()
+    else:
+        card.locator(".ip-adapter-more").click()
+        card.locator(".ip-adapter-card-menu").get_by_text("Region", exact=True).click()
+    card.locator(".ip-adapter-card-menu").get_by_text(name, exact=True).click()
+
+
+def test_references_of_one_unit_stand_in_two_halves(host: Host, pages: Callable[..., Page]) -> None:
+    page = pages()
+    page.open()
+    page.small()
+    page.choose("model", "demo-sd15")
+    for seed in (2, 4):
+        page.add(picture(seed))
+    page.wait(lambda: page.drawn(2))
+    choose_region(page, 1, "Left")
+    page.wait(lambda: page.cards().first.locator(".ip-adapter-place img").count() == 1)
+    choose_region(page, 2, "What the others leave")
+    page.wait(lambda: page.cards().nth(1).locator(".ip-adapter-place img").count() == 1)
+    both = page.generate()
+    sides = ((2, "left"), (4, "right"))
+    items = [{"image": base64_of(picture(seed)), "region": base64_of(half(side))} for seed, side in sides]
+    settings = {"model": "demo-sd15", "weight": 0.7, "images": items}
+    (expected,) = make(host, settings, negative_prompt="", seed=1, sampler_name="Euler")
+    assert np.abs(both - expected).max() == 0
+
+    choose_region(page, 2, "Draw …")
+    dialog(page).wait_for()
+    assert dialog(page).get_attribute("aria-label") == "Where the reference acts"
+    assert dialog(page).locator(".ip-adapter-painter-units").inner_text().split("\n") == ["Reference 1", "Reference 2"]
+    page.page.keyboard.press("Escape")
+    choose_region(page, 2, "Remove")
+    page.wait(lambda: page.cards().nth(1).locator(".ip-adapter-place").count() == 0)
+    undo = page.page.locator("#txt2img_ip_adapter .ip-adapter-undo > button")
+    assert undo.inner_text() == "Undo: removed the region of reference 2"
+    undo.click()
+    page.wait(lambda: page.cards().nth(1).locator(".ip-adapter-place img").count() == 1)

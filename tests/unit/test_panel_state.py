@@ -7,10 +7,13 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from lib_ipadapter.encode.picture import Picture, content_hash
 from tests.helpers.files import base64_of, half, picture
 from tests.helpers.panel import held_of
+
+pytestmark = pytest.mark.usefixtures("modules")
 
 
 @given(st.text() | st.recursive(
@@ -52,6 +55,44 @@ def test_pictures_are_taken_in() -> None:
 
 
 MASK = half("left", (8, 8)).convert("RGB")
+
+
+def test_a_references_region_is_one_of_its_pictures() -> None:
+    """A negative reference has none, though it keeps what it had in the page."""
+    from lib_ipadapter.errors import UnitError
+    from lib_ipadapter.webui.panel import panel_state, reference_cards, region_line
+    from lib_ipadapter.webui.panel.controls import COMPONENTS
+
+    values = [control.default for control in COMPONENTS]
+    items = [{"key": "a", "weight": 1, "region": "r"}, {"key": "b", "weight": 1, "region": "r", "negative": True}]
+    text = json.dumps({"shown": 1, "units": [{"images": items}]})
+    pictures = held_of(a=picture(0), b=picture(1), r=MASK)
+    (unit,) = panel_state.objects(text, None, pictures, *values)
+    assert unit["images"][0]["region"] == Picture.of(MASK)
+    assert "region" not in unit["negative_images"][0]
+    with pytest.raises(UnitError, match="unit 1: the mask of a reference's region is not on the server"):
+        panel_state.objects(text, None, {key: one for key, one in pictures.items() if key != "r"}, *values)
+    state = panel_state.PanelState.parse(text)
+    assert "r" in state.used() and state.items[0]["region"] == "r"
+    decoded = panel_state.PagePictures(pictures)
+    drawn = reference_cards.cards(state.items, decoded, reference_cards.Look())
+    assert drawn.count("class='ip-adapter-place'") == 1 and "aria-label='Region of reference 1'" in drawn
+    assert "&quot;r&quot;" in region_line.drawn(state, decoded)  # for the painter
+    black = panel_state.PagePictures(held_of(a=picture(0), b=picture(1), r=Image.new("RGB", (8, 8))))
+    assert reference_cards.EMPTY_REGION in reference_cards.cards(state.items[:1], black, reference_cards.Look())
+
+
+def test_an_api_objects_regions_come_into_the_panel() -> None:
+    from lib_ipadapter.checkpoint.catalog import Catalog
+    from lib_ipadapter.webui.panel import panel_entry
+    from lib_ipadapter.webui.panel.picture_pool import Intake
+
+    item = {"image": picture(0), "region": MASK, "mask": MASK}
+    broken = {"image": picture(0), "region": "no picture"}
+    shown, pictures, notes = panel_entry.entry({"model": "m", "images": [item, broken]}, Catalog([], []), Intake())
+    (kept,) = shown["images"]
+    assert pictures[kept["region"]] == pictures[kept["mask"]] and kept["region"] != kept["mask"]
+    assert len(notes) == 1 and notes[0].startswith("a reference was left out.")
 
 
 def test_a_mask_that_has_not_arrived_is_told() -> None:

@@ -103,10 +103,10 @@ def _items(unit: Mapping[str, Any], intake: Intake) -> tuple[list[Item], HeldPic
         if role:
             item[role] = True
         try:
-            if one.get("mask") is not None:
-                mask = intake.mask(one["mask"])
-                item["mask"] = reference_cards.new_key()
-                pictures[item["mask"]] = mask
+            for part in (part for part in ("mask", REGION) if one.get(part) is not None):
+                mask = intake.mask(one[part])
+                item[part] = reference_cards.new_key()
+                pictures[item[part]] = mask
             if one.get("controlnet") is not None:
                 item["controlnet"] = int(one["controlnet"])
             elif one.get(START) is True:

@@ -104,9 +104,9 @@ class PanelState:
 
 
 def _keys(unit: Mapping[str, Any]) -> set[str]:
-    """Of a unit's references, their masks and its region mask."""
+    """Of a unit's references, their masks and regions, and its region mask."""
     items = unit.get("images", ())
-    keys = {key for item in items for key in (item["key"], item.get("mask"))} | {unit.get(REGION)}
+    keys = {key for item in items for key in (item["key"], item.get("mask"), item.get(REGION))} | {unit.get(REGION)}
     return {key for key in keys if key}
 
 
@@ -114,6 +114,8 @@ def _item(one: Any) -> Item:
     item = {"key": str(one["key"]), "weight": reference_weight(one.get("weight", 1.0))}
     if one.get("mask"):
         item["mask"] = str(one["mask"])
+    if one.get(REGION):
+        item[REGION] = str(one[REGION])
     if one.get("negative"):
         item["negative"] = True
     if one.get("pose"):
@@ -258,6 +260,8 @@ def _images(items: Sequence[Item], session: _Session) -> list[dict[str, Any]]:
         settings = {"weight": item["weight"]}
         if "mask" in item:
             settings["mask"] = session.mask(item["mask"], "a reference")
+        if REGION in item and is_positive(item):
+            settings["region"] = session.mask(item[REGION], "a reference's region")
         if "controlnet" in item:
             images.append({"controlnet": item["controlnet"], **settings})
         elif START in item:

@@ -1,9 +1,9 @@
 """A unit's references as the panel keeps them, and how they are shown: each beside what the image encoder sees.
 
 An item is ``{"key": …, "weight": …}``, and its picture is the page's under that key (picture_pool.py); or it has
-``"controlnet": n`` or ``"start_picture"`` instead of a picture. ``"mask"`` is the key of its mask, ``"negative"`` makes
-it a negative reference, ``"pose"`` one of whose face only the place counts, ``"waiting"`` says that the page is about
-to send the picture.
+``"controlnet": n`` or ``"start_picture"`` instead of a picture. ``"mask"`` is the key of its mask, ``"region"`` that of
+the mask of where in the picture it acts, ``"negative"`` makes it a negative reference, ``"pose"`` one of whose face only
+the place counts, ``"waiting"`` says that the page is about to send the picture.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ CARD = 224  # height of a shown reference, in pixels
 ENLARGED = 2048  # longest side of a picture that is looked at, or painted over, in pixels
 SEEN = "What the encoder sees"
 START_TIP = "What img2img begins with; in tiled upscaling each tile sees itself"
+EMPTY_REGION = "its region is empty, so it acts nowhere: paint where it acts."
 EMPTY_MASK = "its mask is empty, so nothing of it counts: paint what counts."
 
 
@@ -170,6 +171,8 @@ def _face(number: int, item: Item, pictures: Pictures, look: Look) -> str:
             text = _side_by_side(_img(number, picture, image), _views(picture, image, look, mask))
     if picture is not None and picture_pool.is_empty(pictures.get(item.get("mask", ""))):
         text += face_cards.problem(EMPTY_MASK)
+    if picture_pool.is_empty(pictures.get(item.get("region", ""))):
+        text += face_cards.problem(EMPTY_REGION)
     return f"<span class='ip-adapter-shown' draggable='true'>{text}</span>"
 
 
@@ -249,6 +252,20 @@ def _mask_address(mask: Picture) -> str:
     return picture_pool.pool().preview((mask.content_hash, "PNG"), lambda: data_url(mask.image))
 
 
+def _region(number: int, item: Item, pictures: Pictures) -> str:
+    """HTML: the button of a reference with a region of its own, with a small picture of it; another gets one by its
+    menu."""
+    if "region" not in item or item.get("negative") or item.get("pose"):
+        return ""
+    mask = pictures.get(item["region"])
+    image = "" if mask is None else f"<img src='{_mask_address(mask)}' alt='' draggable='false'>"
+    return (
+        f"<button type='button' class='ip-adapter-place' aria-expanded='false' "
+        f"aria-label='Region of reference {number}' title='Where in the picture it acts'>"
+        f"{image}<span>Region</span></button>"
+    )
+
+
 def _buttons(number: int, item: Item, pictures: Pictures) -> str:
     masked, negative, pose = "mask" in item, "negative" in item, "pose" in item
     given = pictures.get(item.get("mask", ""))
@@ -264,6 +281,7 @@ def _buttons(number: int, item: Item, pictures: Pictures) -> str:
         "title='Only where its face is counts'>Pose</button>"
         f"<button type='button' class='ip-adapter-mask' aria-pressed='{str(masked).lower()}'{mask}{paintable} "
         f"aria-label='Mask of reference {number}' title='What of it counts'>Mask</button>"
+        f"{_region(number, item, pictures)}"
         f"<button type='button' class='ip-adapter-more' aria-expanded='false' "
         f"aria-label='More about reference {number}' title='Enlarge, move, weigh'>⋯</button>"
         f"<button type='button' class='ip-adapter-remove' aria-label='Remove reference {number}' "

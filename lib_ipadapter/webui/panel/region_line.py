@@ -46,9 +46,10 @@ def _shown(mask: Picture) -> str:
 
 
 def drawn(page: PanelState, pictures: Mapping[str, Picture]) -> str:
-    """HTML: the shown unit's region, and what can be done with it. It carries the regions of all units, by the keys of
-    their masks, for the painter."""
-    keys = [str(unit[REGION]) for unit in page.units if unit.get(REGION)]
+    """HTML: the shown unit's region, and what can be done with it. It carries the regions of all units and of their
+    references, by the keys of their masks, for the painter."""
+    holders = [*page.units, *(item for unit in page.units for item in unit.get("images", ()))]
+    keys = [str(one[REGION]) for one in holders if one.get(REGION)]
     masks = {key: mask for key in keys if (mask := pictures.get(key)) is not None}
     key = page.unit.get(REGION)
     if key in masks:
