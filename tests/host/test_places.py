@@ -6,7 +6,9 @@ from base64 import b64decode
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from demo.start import FORGE, WEBUI, Host
@@ -31,6 +33,11 @@ def apart(model: str = "base", **fields: Any) -> list[dict]:
     return [unit(model, (seed,), region_mask=region, **fields) for seed, region in REGIONS.items()]
 
 
+def made(host: Host, *units: dict, **payload: Any) -> list[np.ndarray]:
+    torch.manual_seed(3)  # start pictures are encoded with noise from the global generator
+    return make(host, *units, **payload)
+
+
 JOBS = {
     "batches": {"batch_size": 2, "n_iter": 2},
     "hires": {"enable_hr": True, "hr_scale": 2, "denoising_strength": 0.7, "hr_second_pass_steps": 2},
@@ -41,12 +48,12 @@ JOBS = {
 @pytest.mark.parametrize("face", [WEBUI, FORGE])
 @pytest.mark.parametrize("job", JOBS)
 def test_one_unit_is_a_unit_for_each(job: str, host: Host, plain: Any) -> None:
-    one, several = (make(host, *units, **JOBS[job]) for units in ([together()], apart()))
+    one, several = (made(host, *units, **JOBS[job]) for units in ([together()], apart()))
     assert difference(one, several) < SAME
     swapped = together()
     first, second = swapped["images"]
     first["region"], second["region"] = second["region"], first["region"]
-    assert difference(make(host, swapped, **JOBS[job]), one) > FAR / 2
+    assert difference(made(host, swapped, **JOBS[job]), one) > FAR / 2
 
 
 @pytest.mark.parametrize("face", [FORGE])
@@ -58,9 +65,9 @@ def test_on_flux_too(file: str, host: Host) -> None:
     payload = {
         "override_settings": {"sd_model_checkpoint": flux.NAME}, "cfg_scale": 3, "steps": 2, "batch_size": 2,
     }  # fmt: skip
-    one, several = (make(host, *units, **payload) for units in ([together(file)], apart(file)))
+    one, several = (made(host, *units, **payload) for units in ([together(file)], apart(file)))
     assert difference(one, several) < SAME
-    assert difference(one, make(host, unit(file, (0, 7)), **payload)) > FAR / 4
+    assert difference(one, made(host, unit(file, (0, 7)), **payload)) > FAR / 4
 
 
 @pytest.mark.host("tiling")
@@ -69,11 +76,24 @@ def test_in_tiles_a_region_lies_over_the_whole_picture(host: Host) -> None:
         **START, "init_images": [base64_of(picture(9, (64, 32)))], "script_name": "SD upscale",
         "script_args": ["", 16, "Lanczos", 2], "batch_size": 2, "steps": 3,
     }  # fmt: skip
-    one, several = (make(host, *units, **payload) for units in ([together()], apart()))
+    one, several = (made(host, *units, **payload) for units in ([together()], apart()))
     assert difference(one, several) < SAME
-    assert difference(one, make(host, unit(seeds=(0, 7)), **payload)) > FAR / 4
+    assert difference(one, made(host, unit(seeds=(0, 7)), **payload)) > FAR / 4
     with pytest.raises(RuntimeError, match="nothing tells where the region of reference 1 lies"):
-        make(host, together(), **{**payload, "script_name": "Outpainting mk2", "script_args": []})
+        made(host, together(), **{**payload, "script_name": "Outpainting mk2", "script_args": []})
+
+
+def test_what_a_batch_begins_with_may_have_a_region(host: Host) -> None:
+    """Each picture sees its own on the left, and the same on the right."""
+    starts = [base64_of(picture(seed, (64, 64))) for seed in (9, 5)]
+    payload = {**START, "init_images": starts, "batch_size": 2}
+    other = {"image": base64_of(picture(7)), "region": RIGHT}
+    one = {"model": "base", "images": [{"start_picture": True, "region": LEFT}, other]}
+    several = [
+        {"model": "base", "images": [{"start_picture": True}], "region_mask": LEFT},
+        unit(seeds=(7,), region_mask=RIGHT),
+    ]
+    assert difference(*(made(host, *units, **payload) for units in ([one], several))) < SAME
 
 
 def test_its_map_and_its_parameters_are_one(host: Host, store: Any) -> None:

@@ -210,6 +210,18 @@ def test_photos_of_two_people_are_told_and_not_refused(unet, resources, finder) 
         assert any("photos 1 and 2 hardly show one person (similarity 0.10)" in note for note in notes) is told
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_people_may_stand_in_two_places(kind: str, unet, resources) -> None:
+    """Nobody is told that they are two; each is where a unit of its own would put it, the files' LoRA there once."""
+    sides = [base64_of(half(side)) for side in ("left", "right")]
+    one = settings(kind, (0, 5))
+    one["images"] = [{"image": image, "region": side} for image, side in zip(one["images"], sides, strict=True)]
+    several = [settings(kind, (seed,), region_mask=side) for seed, side in zip((0, 5), sides, strict=True)]
+    job = generation(unet, resources, one)
+    assert not any("hardly show one person" in note for note in job.plans[0].notes)
+    assert close(denoise(unet, job), denoise(unet, generation(unet, resources, *several)), 1e-5)
+
+
 def test_what_had_to_be_done_for_a_face_is_a_note(unet, resources, finder) -> None:
     finder.how = "after a turn by 90°"
     assert (

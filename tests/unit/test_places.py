@@ -177,7 +177,10 @@ def test_what_cannot_be_is_refused(settings: dict, sentence: str, unet, resource
         generation(unet, resources, settings)
 
 
-@pytest.mark.parametrize("given", [{"image": "abc"}, {"controlnet": 2}, {"look": "Oil"}, {"image": "abc", "mask": "d"}])
+@pytest.mark.parametrize(
+    "given",
+    [{"image": "abc"}, {"controlnet": 2}, {"look": "Oil"}, {"start_picture": True}, {"image": "abc", "mask": "d"}],
+)
 def test_any_reference_may_have_a_region(given: dict) -> None:
     settings = unit({**given, "region": "def"})
     (parsed,) = parse_units([settings])

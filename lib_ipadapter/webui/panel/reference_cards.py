@@ -2,8 +2,8 @@
 
 An item is ``{"key": …, "weight": …}``, and its picture is the page's under that key (picture_pool.py); or it has
 ``"controlnet": n`` or ``"start_picture"`` instead of a picture. ``"mask"`` is the key of its mask, ``"region"`` that of
-the mask of where in the picture it acts, ``"negative"`` makes it a negative reference, ``"pose"`` one of whose face only
-the place counts, ``"waiting"`` says that the page is about to send the picture.
+the mask of where in the picture it acts, ``"negative"`` makes it a negative reference, ``"pose"`` one of whose face
+only the place counts, ``"waiting"`` says that the page is about to send the picture.
 """
 
 from __future__ import annotations
