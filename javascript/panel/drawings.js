@@ -135,19 +135,19 @@
         page.checkpoint = checkpoint;
     }
 
-    // Forge's choice of the checkpoint, beside the tabs, tells the page's options nothing.
-    let chosen = null;
-    const checkpointField = (target) => target.closest?.("#setting_sd_model_checkpoint")?.querySelector("input");
-    function onCheckpointEntered({target}) {
-        chosen = checkpointField(target)?.value ?? chosen;
-    }
-    async function onCheckpointLeft({target}) {
-        const field = checkpointField(target);
-        if (!field) return;
-        await ipAdapter.pause(500);  // the field shows what was chosen, and the server has heard it
-        if (field.value === chosen) return;
-        chosen = field.value;
-        Object.values(ipAdapter.page.tabs).forEach((tab) => { if (tab.panel) drawCards(tab); });
+    // Forge's choice of the checkpoint, beside the tabs, tells the page's options nothing: it is compared with what was
+    // last followed whenever a field is left or something is pressed.
+    const chosenCheckpoint = () => document.querySelector("#quicksettings .model_selection input")?.value;
+    let followed = chosenCheckpoint();
+    async function followChosen() {
+        if (chosenCheckpoint() === undefined) return;
+        await ipAdapter.pause(300);  // the field shows what was chosen
+        if (chosenCheckpoint() === followed) return;
+        followed = chosenCheckpoint();
+        for (const wait of [200, 2000]) {  // a busy server hears it later
+            await ipAdapter.pause(wait);
+            Object.values(ipAdapter.page.tabs).forEach((tab) => { if (tab.panel) drawCards(tab); });
+        }
     }
 
     // Bars. The server is asked when a slider has come to rest, and not before it has answered the request before.
@@ -188,8 +188,8 @@
     document.addEventListener("click", onOpened);
     document.addEventListener("focusin", onFocus);
     document.addEventListener("pointerdown", onPointer, true);
-    document.addEventListener("focusin", onCheckpointEntered);
-    document.addEventListener("focusout", onCheckpointLeft);
+    document.addEventListener("focusout", followChosen);
+    document.addEventListener("pointerdown", followChosen);
     onCheckpoint();
     onOptionsChanged(onCheckpoint);
     return {

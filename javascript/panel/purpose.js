@@ -59,9 +59,10 @@
     // Whether somebody has set what a purpose is about to overwrite.
     function isOwn(tab, unit) {
         const defaults = read(tab, "defaults"), untouched = read(tab, "untouched");
-        const fields = [...new Set(Object.values(defaults).flatMap(Object.keys))];
+        const own = buttonsOf(tab, unit.model).map((button) => defaults[button.dataset.purpose]);
+        const fields = [...new Set(own.flatMap(Object.keys))];
         const isLike = (known) => fields.every((field) => !(field in known) || same(known[field], unit[field]));
-        return Boolean(unit.layer_weights) || ![untouched, ...Object.values(defaults)].some(isLike);
+        return Boolean(unit.layer_weights) || ![untouched, ...own].some(isLike);
     }
     function choose(tab, name) {
         if (isOwn(tab, meant(tab, settingsOf(tab)))) ipAdapter.undo.remember(tab, "chose a purpose");

@@ -192,11 +192,11 @@ def test_forges_own_list_of_checkpoints_is_followed(page: Page) -> None:
     from modules import shared
     from modules.sd_models import get_closet_checkpoint_match
 
-    page.page.evaluate(
-        "document.querySelector('#quicksettings').insertAdjacentHTML("
-        "'afterend', '<div id=setting_sd_model_checkpoint><input value=old></div>')"
+    page.page.evaluate(  # as Forge's page has it
+        "document.querySelector('#quicksettings').insertAdjacentHTML('beforeend', "
+        "'<div class=\"block gradio-dropdown model_selection\"><input value=old aria-label=Checkpoint></div>')"
     )
-    field = page.page.locator("#setting_sd_model_checkpoint input")
+    field = page.page.locator("#quicksettings .model_selection input")
     field.focus()
     shared.opts.data["sd_model_checkpoint"] = get_closet_checkpoint_match(flux.NAME).title
     field.fill(flux.NAME)
