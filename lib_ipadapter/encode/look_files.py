@@ -11,17 +11,16 @@ import io
 import json
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 from ..errors import PictureError
+from ..names import tamed_name
 
 FORMAT = "ip-adapter"
 VERSION, VERSION_2 = "embeddings 1", "embeddings 2"  # the second has an unconditional side
 UNCOND = "uncond"  # in the place of a reference's number
 AGAIN = "get it from POST /ip-adapter/embeddings again"
 MAX_HEADER = 64 * 2**10
-MAX_NAME = 100  # characters
 MAX_KIND = 100  # characters of who made something
 MAX_WEIGHT = 1000  # of a stored reference: products of what weights may be
 MAX_THUMBNAIL, MAX_SIDE = 10_000, 512  # bytes; pixels
@@ -85,18 +84,22 @@ def head_of(file: bytes) -> Head:
         raise damaged()
     if not names or not (weights is None or _are_weights(weights)):
         raise damaged()
-    face, encoder, adapter = (str(metadata.get(name, ""))[:MAX_KIND] for name in ("face", "encoder", "adapter"))
-    shown = str(metadata.get("name", ""))[:MAX_NAME]
+    face, encoder, adapter = (_text(metadata.get(name))[:MAX_KIND] for name in ("face", "encoder", "adapter"))
+    shown = tamed_name(name) if (name := _text(metadata.get("name")).strip()) else ""
     small = _thumbnail(metadata.get("thumbnail"))
     return Head(
         version, names, None if weights is None else tuple(map(float, weights)), face, encoder, shown, adapter, small
     )
 
 
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
 def _are_weights(weights: Any) -> bool:
+    """Neither NaN nor infinity is within the bounds, and no whole number is too large to be compared with them."""
     return isinstance(weights, list) and all(
-        isinstance(one, (int, float)) and not isinstance(one, bool) and isfinite(one) and abs(one) <= MAX_WEIGHT
-        for one in weights
+        isinstance(one, (int, float)) and not isinstance(one, bool) and abs(one) <= MAX_WEIGHT for one in weights
     )
 
 

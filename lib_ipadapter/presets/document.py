@@ -19,18 +19,17 @@ from PIL import Image
 
 from ..encode.picture import Mask, Picture, Pictures
 from ..errors import IPAdapterError, PictureError, UnitError
+from ..names import FORBIDDEN, MAX_NAME
 from ..reference import as_picture
 from ..unit import MAX_UNITS, Unit
 
 VERSION = 1
 
-MAX_NAME = 100
 MAX_DEPTH = 32  # lists and objects within one another
 MAX_DOCUMENT = 32 << 20  # bytes of one preset, pictures aside
 
 HASH_PREFIX = "sha256:"
 _HASH = re.compile(HASH_PREFIX + "[0-9a-f]{64}")
-_FORBIDDEN = re.compile("[/\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # controls, line ends, half characters
 
 
 class PresetError(IPAdapterError):
@@ -59,7 +58,7 @@ def checked_name(name: object, of: str = "preset") -> str:
     what it would be the name, it says."""
     if isinstance(name, str):
         text = unicodedata.normalize("NFC", name)
-        if not _FORBIDDEN.search(text):
+        if not FORBIDDEN.search(text):
             text = text.strip()
             if 1 <= len(text) <= MAX_NAME and text not in (".", ".."):
                 return text
@@ -67,12 +66,6 @@ def checked_name(name: object, of: str = "preset") -> str:
         f"The name of a {of} has 1 to {MAX_NAME} characters, none of them /, \\ or a control character, and is not "
         "“.” or “..”: choose another name."
     )
-
-
-def tamed_name(name: str) -> str:
-    """The nearest allowed name."""
-    text = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", str(name))).strip()[:MAX_NAME].rstrip()
-    return "_" if text in ("", ".", "..") else text
 
 
 def key(name: str) -> str:

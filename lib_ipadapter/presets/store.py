@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from ..errors import IPAdapterError
+from ..names import MAX_NAME, tamed_name
 from . import alike, database, pictures, thumbnails
 from . import archive as preset_archive
 from .archive import MAX_ARCHIVE
 from .document import (
     HASH_PREFIX,
-    MAX_NAME,
     PresetError,
     PresetExists,
     StorageError,
@@ -32,7 +32,6 @@ from .document import (
     content_hashes,
     document_of,
     key,
-    tamed_name,
     understood,
     with_pictures,
     written,

@@ -13,6 +13,7 @@ LIBRARY = ROOT / "lib_ipadapter"
 FLOORS = (
     {
         "errors",
+        "names",
         "replace_file",
         "bases",
         "fields",

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from lib_ipadapter.encode import stored
-from lib_ipadapter.encode.look_files import MAX_HEADER, as_look, head_of
+from lib_ipadapter.encode.look_files import MAX_HEADER, as_look, head_of, in_order
 from lib_ipadapter.errors import IPAdapterError, PictureError, UnitError
 from lib_ipadapter.presets.document import PresetError, PresetExists
 from lib_ipadapter.presets.looks import Looks, UnknownLook, file_name, with_files
@@ -142,6 +142,148 @@ def test_the_disk_s_trouble_is_a_sentence(tmp_path: Path) -> None:
         with pytest.raises(IPAdapterError, match="cannot be") as error:
             act(Looks(tmp_path / "looks"))
         assert error.value.status_code == 500
+
+
+# Files that somebody has made to do harm, or without meaning to
+
+
+@pytest.mark.parametrize("weights", ["[1" + "0" * 400 + "]", "[1e999]", "[NaN]", "[-1001]", "[true]", '["1"]', "[[]]"])
+def test_weights_that_none_has_are_refused(weights: str) -> None:
+    with pytest.raises(PictureError, match="damaged"):
+        head_of(in_order(embeddings(), {"weights": weights}))
+
+
+@pytest.mark.parametrize("error", [OverflowError, RecursionError, KeyError, MemoryError])
+def test_one_bad_file_is_no_other_look_s_trouble(error: type, looks: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks.save("kept", embeddings())
+    bad = in_order(embeddings(), {"weights": "[1" + "0" * 400 + "]", "name": "bad"})
+    (looks.folder / "bad.safetensors").write_bytes(bad)
+    assert [one.name for one in looks.all()] == ["kept"]
+
+    def raises(file: bytes) -> object:
+        if b"bad" in file:
+            raise error
+        return head_of(file)
+
+    monkeypatch.setattr("lib_ipadapter.presets.looks.head_of", raises)
+    assert [one.name for one in Looks(looks.folder).all()] == ["kept"]
+
+
+@pytest.mark.parametrize("value", [5, None, ["x"], {"a": "b"}, [[[]]]])
+def test_only_texts_are_names(value: object) -> None:
+    file = embeddings()
+    length = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + length])
+    header["__metadata__"] |= {"name": value, "adapter": value, "face": value, "encoder": value}
+    text = json.dumps(header).encode()
+    head = head_of(len(text).to_bytes(8, "little") + text + file[8 + length :])
+    assert (head.name, head.adapter, head.face, head.encoder) == ("", "", "", "")
+
+
+def test_no_more_are_kept_than_are_looked_at(looks: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib_ipadapter.presets.looks.MAX_LOOKS", 3)
+    looks.folder.mkdir()
+    for i in range(5):  # what is no look takes nobody's place
+        (looks.folder / f"adapter {i}.safetensors").write_bytes(save({"x": torch.zeros(1)}))
+    for name in ("a", "b", "zebra"):
+        looks.save(name, embeddings())
+        assert looks.find(name).name == name
+    for overwrite in (False, True):
+        with pytest.raises(PresetError, match="There are 3 looks, which is all that there may be: delete one first"):
+            looks.save("d", embeddings(), overwrite=overwrite)
+    looks.save("B", embeddings(1), overwrite=True)
+    with pytest.raises(PresetExists):
+        looks.save("b", embeddings())
+    (looks.folder / "0 by hand.safetensors").write_bytes(embeddings())
+    assert [one.name for one in looks.all()] == ["0 by hand", "a", "B"]
+    looks.delete("a")
+    assert [one.name for one in looks.all()] == ["0 by hand", "B", "zebra"]
+
+
+def test_what_could_not_be_read_again_is_not_kept(looks: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = in_order(embeddings(), {"more": ""})
+    room = MAX_HEADER - int.from_bytes(plain[:8], "little")
+    full = in_order(embeddings(), {"more": "x" * room})
+    assert stored.read(full)  # as it comes, it can be read
+    with pytest.raises(PictureError, match="with the look's name, its head is larger than 64 KB: get it from POST"):
+        looks.save("é" * 100, full)
+    named = len(as_look(embeddings(), "a" * 100))
+    monkeypatch.setattr("lib_ipadapter.presets.looks.MAX_FILE", named - 1)
+    with pytest.raises(PresetError, match="The file is larger than"):
+        looks.save("a" * 100, embeddings())
+    assert not looks.folder.exists()
+
+
+# Several who write
+
+
+def test_a_name_is_one_file_whatever_its_case(looks: Looks) -> None:
+    assert len({file_name(name) for name in ("Oil É", "oil é", "OIL E\u0301")}) == 1
+
+
+def test_of_two_who_keep_one_name_at_once_one_is_refused(looks: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes: neither has seen the other's file before it writes."""
+    other = Looks(looks.folder)
+    monkeypatch.setattr(other, "all", list)
+    looks.save("Oil", embeddings())
+    kept = looks.file("Oil")
+    with pytest.raises(PresetExists, match="There is a look “OIL” already"):
+        other.save("OIL", embeddings(1))
+    assert looks.file("oil") == kept and len([*looks.folder.iterdir()]) == 1
+    other.save("OIL", embeddings(1), overwrite=True)
+    assert [one.name for one in looks.all()] == ["OIL"] and len([*looks.folder.iterdir()]) == 1
+
+
+def test_threads_that_keep_one_name_at_once(looks: Looks) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def keep(seed: int) -> bool:
+        try:
+            looks.save("oIl" if seed % 2 else "OiL", embeddings(seed))
+        except PresetExists:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(keep, range(8))) == 1
+    assert len([*looks.folder.iterdir()]) == 1
+
+
+def test_deleting_takes_all_files_of_that_name(looks: Looks) -> None:
+    looks.save("Oil", embeddings())
+    (looks.folder / "copy.safetensors").write_bytes(as_look(embeddings(1), "OIL"))
+    (looks.folder / "oil.safetensors").write_bytes(embeddings(2))
+    (looks.folder / "other.safetensors").write_bytes(as_look(embeddings(2), "Ink"))
+    looks.delete("oil")
+    assert [one.name for one in looks.all()] == ["Ink"]
+
+
+def test_a_look_that_goes_while_it_is_wanted_is_unknown(looks: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks.save("Oil", embeddings())
+    look = looks.find("Oil")
+    monkeypatch.setattr(looks, "find", lambda name: look)
+    look.path.unlink()
+    with pytest.raises(UnknownLook, match="There is no look “Oil”: keep one first"):
+        looks.file("Oil")
+
+
+# Names that the files have not
+
+
+@pytest.mark.parametrize(
+    ("given", "tamed"), [("a/b\nc", "a_b_c"), (" x ", "x"), ("..", "_"), (" ", ""), ("a" * 120, "a" * 100)]
+)
+def test_a_name_in_any_file_of_embeddings_is_tamed(given: str, tamed: str) -> None:
+    file = as_look(embeddings(), given)
+    assert head_of(file).name == stored.read(file).look == tamed
+
+
+def test_a_look_is_used_under_the_name_that_it_is_listed_under(looks: Looks) -> None:
+    looks.folder.mkdir()
+    (looks.folder / "by hand.safetensors").write_bytes(embeddings())
+    assert stored.read(looks.file("By hand")).look == "by hand"
+    (looks.folder / "by hand.safetensors").write_bytes(as_look(embeddings(), "a/b"))
+    assert stored.read(looks.file("a_b")).look == "a_b"
 
 
 # In units
