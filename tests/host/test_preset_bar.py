@@ -7,7 +7,10 @@ import json
 import time
 from pathlib import Path
 
+import torch
+
 from demo.start import Host
+from tests.helpers.files import unit
 from tests.helpers.panel import panel_of, put_in
 
 
@@ -136,3 +139,45 @@ def test_files_are_deleted_at_the_end_and_when_their_time_is_over(host: Host, st
     while path.parent.exists():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_a_look_is_kept_of_the_unit_that_was_asked_about(host: Host, monkeypatch, tmp_path) -> None:
+    """Whatever unit is shown when the question is answered; and no other file comes where one could not be written."""
+    from lib_ipadapter.encode import stored
+    from lib_ipadapter.presets.looks import Looks
+    from lib_ipadapter.webui import process
+
+    looks = Looks(tmp_path / "looks")
+    monkeypatch.setattr(process, "looks", lambda: looks)
+    made = panel_of(host)
+    both, _ = put_in(made, [unit(seeds=(1,)), unit(seeds=(2,))])
+    want = {n: host.client.post("/ip-adapter/embeddings", json=unit(seeds=(n,))).content for n in (1, 2)}
+
+    def give(shown: int, file=None, **order):
+        state = {**json.loads(both[0]), "shown": shown}
+        said, _, kept, *_ = made.bar.follow(json.dumps(order), None, file, json.dumps(state), *both[1:])
+        asked = json.loads(html.unescape(said.split("data-order='")[1].split("'")[0])) if "data-order" in said else None
+        return html.unescape(said), asked, kept
+
+    def holds(name: str, n: int) -> bool:
+        one, other = stored.read(looks.file(name)), stored.read(want[n])
+        return torch.equal(one.references[0]["pooled"], other.references[0]["pooled"])
+
+    said, asked, _ = give(1, ask="keep look")
+    assert "the references of unit 1 as the look" in said
+    assert "Kept the look “a”." in give(2, **{**asked, "name": "a"})[0]
+    assert holds("a", 1)
+    said, asked, _ = give(1, **{**give(2, ask="keep look")[1], "name": "a"})
+    assert asked["do"] == "keep look over"
+    give(1, **asked)
+    assert holds("a", 2)
+    for number in (0, len(json.loads(both[0])["units"]) + 1, -1, None, "1", True, 1.0):
+        said, *_ = give(1, do="keep look", about="", name="b", unit=number)
+        assert "The panel has no such unit any more: press Keep as look at the unit that you mean." in said, number
+    assert [one.name for one in looks.all()] == ["a"]
+
+    pending = tmp_path / "pending.zip"
+    said, _, kept = give(1, pending, do="export look", name="gone")
+    assert "There is no look “gone”" in said and kept is None
+    assert give(1, pending, do="delete look", about="gone", name="")[2] == pending
+    assert give(1, pending, do="export look", name="a")[2].suffix == ".safetensors"

@@ -228,16 +228,18 @@ class PresetBar:
 
     def _look(self, wanted: dict[str, Any], file: Path | None, values: tuple[Any, ...]) -> list[Any]:
         """Values for the note, the list and the file."""
-        shown = PanelState.parse(values[0]).shown
+        state = PanelState.parse(values[0])
 
-        def unit() -> dict[str, Any] | None:
+        def unit(number: int) -> dict[str, Any]:
             units = self.units(values)
-            return units[shown - 1] if shown <= len(units) else None
+            return units[number - 1] if number <= len(units) else {}
 
         if "ask" in wanted:
-            return [look_row.asked(self._id, wanted, shown, unit), gr.update(), file]
-        question, said, path = look_row.followed(self._id, wanted, shown, unit, self.files)
-        return [question + note(*said) if said else question, gr.update(), path or file]
+            return [look_row.asked(self._id, wanted, state.shown, unit), gr.update(), file]
+        question, said, path = look_row.followed(self._id, wanted, len(state.units), unit, self.files)
+        # What is exported is what the page fetches: nothing, rather than a file that waits for an answer.
+        kept = path if wanted["do"] == look_row.EXPORT else file
+        return [question + note(*said) if said else question, gr.update(), kept]
 
     def _load(self, name: str, before: tuple[Any, ...]) -> tuple[str, list[Any]]:
         """Values for the note and ``outputs``."""
