@@ -249,7 +249,7 @@ class Unit:
         """One API object -> Unit. Raises UnitError with the field's name, what it holds and what it may hold.
 
         A disabled unit may lack its model and its references. Fields that are set ``later`` are not looked at: they
-        have their defaults, and the model may be missing.
+        have their defaults, and the model may be missing, as ``references`` may.
         """
         if not isinstance(settings, Mapping):
             raise UnitError(
@@ -266,7 +266,7 @@ class Unit:
                 lacks = not enabled and _is_blank(settings.get(name))
                 values[name] = "" if lacks or name in later else setting.parse({name: None, **settings}, wording)
             elif isinstance(setting.kind, References):
-                values[name] = setting.kind.parse_all(settings, enabled)
+                values[name] = () if name in later else setting.kind.parse_all(settings, enabled)
             else:
                 values[name] = setting.parse(settings, wording)
         for _, sentence in conflicts(values, wording):

@@ -49,10 +49,7 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
     if record.is_copy(p):
         _forget_original(p)
     with refusing(p):
-        objects = distributed.local(panel.units(arguments, is_api=host.current().is_api(p)))
-        wording = distributed.wording(arguments)
-        if (of_preset := xyz_sources.with_preset(p)) is not None:
-            objects, wording = of_preset, Wording.API
+        objects, wording = _objects(p, arguments)
         if wording is Wording.PANEL:
             model_choice.check(objects, xyz.axis_fields(p), resources())
         units = units_of(p, objects, wording)
@@ -69,6 +66,15 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
                 job.arguments, job.units, job.places = arguments, units, len(objects)
                 if wording is Wording.PANEL:
                     _remember(job, objects)
+
+
+def _objects(p: Any, arguments: tuple[Any, ...]) -> tuple[list[object], Wording]:
+    """The job's units as API objects, and whose words sentences about them use. A cell's preset comes in their place,
+    whatever they are."""
+    if (of_preset := xyz_sources.with_preset(p)) is not None:
+        return of_preset, Wording.API
+    given = panel.units(arguments, is_api=host.current().is_api(p), brought=xyz.brought(p))
+    return distributed.local(given), distributed.wording(arguments)
 
 
 def _remember(job: Job, objects: Sequence[object]) -> None:

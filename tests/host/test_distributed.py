@@ -105,6 +105,39 @@ def test_a_plots_values_arrive_too(host: Host, machines) -> None:
     assert difference(make(host, unit(weight=0.3)), here) == 0
 
 
+@pytest.mark.parametrize("again", ["not", "itself", "a copy"])
+@pytest.mark.parametrize("axes", [{"1 reference": 2}, {"0 preset": "p"}, {"1 look": "Oil"}])
+def test_a_plots_sources_are_used_once(
+    axes: dict, again: str, host: Host, machines, store, tmp_path, monkeypatch
+) -> None:
+    """Also where the job is run once more with the arguments that it has got."""
+    from modules import processing
+
+    from lib_ipadapter.presets.looks import Looks
+    from lib_ipadapter.webui import process
+    from lib_ipadapter.webui.host import record
+
+    monkeypatch.setattr(process, "looks", lambda: Looks(tmp_path / "looks"))
+    assert host.client.put("/ip-adapter/looks/Oil", json={"unit": unit(seeds=(3,))}).status_code == 200
+    store.save("p", [unit(seeds=(3,))])
+    plain = processing.process_images
+
+    def process_images(p):
+        record.opened(p).axis_values.update(axes)
+        p.extra_generation_params = dict(p.extra_generation_params)
+        if again == "not":
+            return plain(p)
+        plain(p)
+        return plain(copy.copy(p) if again == "a copy" else p)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processing, "process_images", process_images)
+        here = make(host, unit(seeds=(0, 3)))
+    assert difference(remote(host, machines), here) == 0
+    machines.world.enabled = False
+    assert difference(make(host, unit(seeds=(3,))), here) == 0
+
+
 def test_what_other_machines_could_not_do_right_is_refused(host: Host, machines) -> None:
     with pytest.raises(RuntimeError, match="IP-Adapter unit 1: batch .*per image.* does not work while"):
         make(host, unit(seeds=(0, 3), batch="per image"), batch_size=2)

@@ -37,7 +37,13 @@ def request(host: Host, *units, **payload):
 
 
 def plotted(host: Host, axes: dict[str, list], *units, **payload):
-    arguments = [[f"[IP-Adapter] {name}" if name != "Seed" else name for name in axes], list(axes.values())]
+    from modules import scripts
+
+    script = next(s for s in scripts.scripts_txt2img.selectable_scripts if s.title() == "X/Y/Z plot")
+    labels = [one.label for one in script.current_axis_options]
+    arguments: list = [0, "", None] * 3
+    for i, (name, values) in enumerate(axes.items()):
+        arguments[3 * i : 3 * i + 2] = [labels.index(name if name == "Seed" else f"[IP-Adapter] {name}"), values]
     return request(host, *units, script_name="x/y/z plot", script_args=arguments, **payload)
 
 

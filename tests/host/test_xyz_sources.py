@@ -13,7 +13,7 @@ from PIL import Image
 
 from demo.start import Host
 from lib_ipadapter.presets.looks import Looks
-from tests.helpers.files import unit
+from tests.helpers.files import picture, unit
 from tests.host.test_xyz import option, pictures, plot, plotted, request, same  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.host("plot")
@@ -140,6 +140,77 @@ def test_a_cell_that_cannot_be_says_why(host: Host, monkeypatch: Any) -> None:
     assert "its purpose “Face”, and adapter base is none for faces" in written[1]
 
 
+# Several axes
+
+
+def test_presets_go_with_other_axes(host: Host, store: Any) -> None:
+    """Whatever the job has itself: the preset's units are those of the cell."""
+    one, two = unit(seeds=(1, 2)), unit(seeds=(5, 6))
+    store.save("one", [one])
+    store.save("two", [two])
+    axes = {"Preset": ["one", "two"], "Weight 1": [0.3, 0.9]}
+    want = [single(host, {**preset, "weight": weight}) for preset, weight in ((one, 0.3), (two, 0.9))]
+    for units in ([], [unit(seeds=(9,))], [{"enabled": False}]):
+        assert all_same(pictures(plotted(host, axes, *units)), *want)
+    cells = pictures(plotted(host, {"Reference 1": [2, 2], "Preset": ["one", "two"]}, unit(seeds=(9,))))
+    assert all_same(cells, single(host, unit(seeds=(2,))), single(host, unit(seeds=(6,))))
+    answer = plotted(host, {"Preset": ["one", "two"], "Weight 1": [0.3, 9]})
+    assert answer.status_code == 422 and "weight is 9" in answer.json()["detail"]
+
+
+def test_a_look_is_a_unit_s_reference_where_it_has_none(host: Host) -> None:
+    kept(host, "Oil", unit(seeds=(3,)))
+    kept(host, "Ink", unit(seeds=(4,)))
+    want = [single(host, unit(seeds=(seed,))) for seed in (3, 4)]
+    assert all_same(pictures(plotted(host, {"Look 1": ["Oil", "Ink"]}, {"model": "base"})), *want)
+    light = [single(host, unit(seeds=(seed,), weight=0.3)) for seed in (3, 4)]
+    axes = {"Weight 1": [0.3, 0.3], "Look 1": ["Oil", "Ink"]}
+    assert all_same(pictures(plotted(host, axes, {"model": "base"})), *light)
+
+
+def test_a_reference_and_a_look_of_one_unit_are_refused(host: Host, monkeypatch: Any) -> None:
+    from lib_ipadapter.webui.neighbours import xyz_cells
+
+    written, write = [], xyz_cells._written
+    monkeypatch.setattr(xyz_cells, "_written", lambda text, size: written.append(text) or write(text, size))
+    kept(host, "Oil", unit(seeds=(3,)))
+    pictures(plotted(host, {"Reference 1": [1, 2], "Look 1": ["Oil", "Oil"]}, unit(seeds=(1, 2))))
+    assert len(written) == 2
+    assert (
+        "unit 1: the X/Y/Z plot has both a Reference and a Look of it, which takes the references' place" in written[0]
+    )
+    both = {"Reference 1": [1, 2], "Look 2": ["Oil", "Oil"]}
+    assert len(pictures(plotted(host, both, unit(seeds=(1, 2)), unit(seeds=(1,))))) == 2 and len(written) == 2
+
+
+@pytest.mark.parametrize("axes", [{"0 preset": "p"}, {"1 look": "Oil"}, {"1 look": "Oil", "1 weight": 0.5}])
+def test_a_ticked_panel_without_references_is_a_cell_s_too(
+    axes: dict, host: Host, store: Any, monkeypatch: Any
+) -> None:
+    from modules import processing
+
+    from lib_ipadapter.webui.host import record
+    from tests.helpers.panel import from_panel
+
+    one = unit(seeds=(1,), weight=axes.get("1 weight", 1.0))
+    store.save("p", [one])
+    kept(host, "Oil", one)
+    plain = processing.process_images
+
+    def process_images(p: Any) -> Any:
+        if axes:
+            record.opened(p).axis_values.update(axes)
+        return plain(p)
+
+    monkeypatch.setattr(processing, "process_images", process_images)
+    (got,) = from_panel(host, {"model": "base"}, {}, {})
+    with pytest.raises(Exception, match="no unit has a reference picture"):
+        axes = {}
+        from_panel(host, {"model": "base"}, {}, {})
+    (want,) = from_panel(host, {"model": "base", "pictures": [picture(1)], "weight": one.get("weight", 1.0)}, {}, {})
+    assert same(got, want)
+
+
 # Small pictures
 
 
@@ -182,7 +253,30 @@ def test_small_pictures_stand_at_the_first_row_or_column(host: Host) -> None:
     assert spots(grid_of([cell({"1 look": red})] * 4, 2)) == {}  # one value: nothing to tell apart
     assert spots(grid_of([Image.new("RGB", (128, 128), "white")] * 4, 2)) == {}
     assert spots(grid_of([cell({"1 look": one}, 64) for one in (red, blue)], 1), 64) == {}  # no room
+    # Cells that were refused, or not made, say nothing of where the axis is.
+    down = [cell({"1 look": one} if one else {}) for one in (red, None, red, None, blue, blue)]
+    assert spots(grid_of(down, 2)) == {(0, 0): "bottom red", (0, 1): "bottom blue"}
+    stopped = [cell({"1 look": one} if one else {}) for one in (red, red, blue, None)]
+    assert spots(grid_of(stopped, 2)) == {(0, 0): "bottom red", (0, 1): "bottom blue"}
+    across = [cell({"1 look": one} if one else {}) for one in (None, red, blue, blue, red, None)]
+    assert spots(grid_of(across, 2)) == {(0, 0): "top blue", (1, 0): "top red", (2, 0): "top blue"}
+    both = [cell({"0 preset": one}) for one in (red, blue, blue, red)]
+    assert spots(grid_of(both, 2)) == {}  # of both axes: nobody would know what it stands for
     assert all(np.asarray(one).min() == 255 for one in (*across, *down))  # the cells' own pictures
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "I", "F", "LA", "I;16", "CMYK", "1"])
+def test_small_pictures_go_into_any_picture_or_leave_it(mode: str, host: Host) -> None:
+    from types import SimpleNamespace
+
+    from lib_ipadapter.webui.neighbours import xyz_grids
+
+    cells = [Image.new(mode, (128, 128)) for _ in range(2)]
+    for one, colour in zip(cells, ("red", "blue"), strict=True):
+        one.ip_adapter_axes = {"1 look": jpeg(colour)}  # type: ignore[attr-defined]
+    params = SimpleNamespace(imgs=cells, cols=2, rows=1)
+    xyz_grids.draw(params)
+    assert [one.mode for one in params.imgs] == [mode] * 2
 
 
 def test_a_plot_s_cells_say_what_stands_for_them(host: Host, monkeypatch: Any) -> None:

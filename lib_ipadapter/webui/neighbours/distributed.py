@@ -88,8 +88,13 @@ def json_arguments(p: Any) -> None:
     values = arguments[ours.args_from : ours.args_to]
     places, (pasted, tick, *rest) = values[: panel.API_PLACES], values[panel.API_PLACES :]
     try:
-        objects = _resolved(p, local(panel.units(tuple(values), is_api=current.is_api(p))))
-        places = [_json_unit(one, wording(tuple(values))) for one in objects]
+        objects = xyz_sources.with_preset(p)
+        if objects is None:
+            brought = xyz.brought(p)
+            objects = local(panel.units(tuple(values), is_api=current.is_api(p), brought=brought))
+        # What a plot sets is set once more in the job's own units, so these are what they were before.
+        pairs = zip(_resolved(p, objects), objects, strict=True)
+        places = [_json_unit(one, before, wording(tuple(values))) for one, before in pairs]
         places += [panel.NOT_SENT] * (panel.API_PLACES - len(places))
         pasted, tick = ("", False) if objects else (pasted, bool(tick))
     except IPAdapterError:
@@ -101,7 +106,6 @@ def json_arguments(p: Any) -> None:
 def _resolved(p: Any, objects: Sequence[object]) -> list[object]:
     """The API objects with what only this machine knows: a plot's values, ControlNet's pictures, looks."""
     try:
-        objects = xyz_sources.with_preset(p) or objects
         units = parse_units(objects, later=xyz.axis_fields(p))
     except UnitError:
         return list(objects)  # for the job to refuse
@@ -111,12 +115,13 @@ def _resolved(p: Any, objects: Sequence[object]) -> list[object]:
     return resolved
 
 
-def _json_unit(unit: object, wording: Wording) -> object:
-    """A unit as it is sent. Its influence maps stay out: they would be taken for pictures of the job."""
+def _json_unit(unit: object, before: object, wording: Wording) -> object:
+    """A unit as it is sent; ``before`` is the object that it was made from. Its influence maps stay out: they would be
+    taken for pictures of the job."""
     if not isinstance(unit, Mapping):
         return _json(unit)
     sent = JsonUnit({name: _json(value) for name, value in unit.items() if name != "influence_map"})
-    sent.local, sent.wording = unit, wording
+    sent.local, sent.wording = before, wording
     return sent
 
 

@@ -18,7 +18,7 @@ from ...checkpoint.catalog import AUTO, Catalog
 from ...errors import CheckpointError, IPAdapterError, UnitError
 from ...fields import choices_of, settings_of
 from ...kinds import EncoderName, ModelName
-from ...unit import Unit
+from ...unit import MAX_UNITS, Unit
 from .. import host, options
 from ..host import record
 from ..panel import accordion as panel
@@ -57,7 +57,8 @@ class Axis:
                 raise UnitError(f"the plot's axis {self.label[len(PREFIX):]} has no values: give some.")
             for value in values:
                 self._check(catalog, value)
-            units = _units(p) if self.number else None
+            # A preset's units are not here yet: the cells say what is wrong with these.
+            units = None if not self.number or PRESETS in _chosen(p) else _units(p)
             if units is not None:
                 unit = _in_use(units, self.number, self.field)
                 for value in values if self.field in xyz_sources.SOURCES else ():
@@ -70,6 +71,9 @@ class Axis:
             return xyz_sources.check(self.field, value)
         Unit.parse({"model": "any", "images": ["any"], self.field: value})
         return _look_up(catalog(), value) if self.field == "model" else None
+
+
+PRESETS = Axis(xyz_sources.ALL_UNITS, xyz_sources.PRESET, str).label
 
 
 def _look_up(catalog: Catalog, name: str) -> None:
@@ -86,7 +90,22 @@ def _units(p: Any) -> list[object] | None:
     script = current.script(p, "IP-Adapter")
     if script is None:
         return None
-    return panel.units(tuple(p.script_args[script.args_from : script.args_to]), is_api=current.is_api(p))
+    arguments, labels = tuple(p.script_args[script.args_from : script.args_to]), _chosen(p)
+    brought = [n for n in range(1, MAX_UNITS + 1) if Axis(n, xyz_sources.LOOK, str).label in labels]
+    return panel.units(arguments, is_api=current.is_api(p), brought=brought)
+
+
+def _chosen(p: Any) -> set[str]:
+    """The axes of the plot that ``p``, which is no cell yet, goes to. The host's script has their numbers in its list
+    among its arguments, before each one's values in two forms; none are known of another script."""
+    number, *_ = getattr(p, "script_args", None) or [0]
+    choosable = getattr(getattr(p, "scripts", None), "selectable_scripts", None) or ()
+    if not isinstance(number, int) or not 0 < number <= len(choosable):
+        return set()
+    script = choosable[number - 1]
+    listed = getattr(script, "current_axis_options", ())
+    places = p.script_args[script.args_from : script.args_to][:9:3]
+    return {listed[place].label for place in places if isinstance(place, int) and 0 <= place < len(listed)}
 
 
 def _in_use(units: list[object], number: int, field: str) -> Mapping[str, Any]:
@@ -119,7 +138,13 @@ def _values(p: Any) -> dict[int, dict[str, Any]]:
 
 def axis_fields(p: Any) -> Mapping[int, Collection[str]]:
     """The fields that the job's cell sets, by the unit's number: what the units hold there does not matter."""
-    return {number: tuple(values) for number, values in _values(p).items()}
+    bring = brought(p)
+    return {number: (*values, *(["references"] if number in bring else [])) for number, values in _values(p).items()}
+
+
+def brought(p: Any) -> set[int]:
+    """The numbers of the units that get their reference from the job's cell."""
+    return {number for number, values in _values(p).items() if xyz_sources.LOOK in values}
 
 
 def apply_axis_values(p: Any, units: list[Unit]) -> list[Unit]:

@@ -42,22 +42,28 @@ def mark(p: Any, image: Image.Image) -> None:
 
 
 def draw(params: Any) -> None:
-    """``image_grid``: a grid is about to be put together, ``params.cols`` by ``params.rows``."""
+    """``image_grid``: a grid is about to be put together, ``params.cols`` by ``params.rows``.
+
+    Cells that were refused, or not made, have no mark: the others of their row or column say what stands for it. What
+    differs along both is nobody's axis."""
     marks = [getattr(image, ATTRIBUTE, {}) for image in params.imgs]
     pictures, columns = [*params.imgs], int(params.cols)
     for place in {place: None for mark in marks for place in mark}:
         values = [mark.get(place) for mark in marks]
-        rows = [values[start : start + columns] for start in range(0, len(values), columns)]
-        if any(len({*row}) > 1 for row in rows):
-            cells = range(min(columns, len(values)))  # the first row
-        elif len({*values}) > 1:
-            cells = range(0, len(values), columns)  # the first column
-        else:
+        rows = [_told(values[start : start + columns]) for start in range(0, len(values), columns)]
+        down = [_told(values[start::columns]) for start in range(min(columns, len(values)))]
+        along, across = (any(len({*line}) > 1 for line in lines) for lines in (rows, down))
+        if along == across:
             continue
-        for cell in cells:
-            pictures[cell] = _with_small(pictures[cell], values[cell], at_top=cells.step == 1)
+        for i, line in enumerate(down if along else rows):
+            cell = i if along else i * columns  # of the first row, or column
+            pictures[cell] = _with_small(pictures[cell], line[0] if line else None, at_top=along)
     if any(one is not other for one, other in zip(pictures, params.imgs, strict=True)):
         params.imgs = pictures
+
+
+def _told(line: list[bytes | None]) -> list[bytes]:
+    return [one for one in line if one is not None]
 
 
 def _with_small(picture: Image.Image, jpeg: bytes | None, *, at_top: bool) -> Image.Image:
@@ -65,7 +71,7 @@ def _with_small(picture: Image.Image, jpeg: bytes | None, *, at_top: bool) -> Im
     side = min(picture.size) // SHARE
     if jpeg is None or side < MIN_SIDE:
         return picture
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # ValueError: of a kind that no colours go into
         small = Image.open(io.BytesIO(jpeg)).convert("RGB")
         small.thumbnail((side, side))
         edge = max(1, side // 24)

@@ -98,12 +98,15 @@ def _preset(value: Any) -> list[dict[str, Any]]:
 
 def with_preset(p: Any) -> list[object] | None:
     """The units of the preset that stands in the place of the job's in its cell, None where none does. Those that are
-    without references are no units."""
+    without references, and get no look, are no units."""
     name = record.axis_values(p).get(OF_ALL)
     if name is None:
         return None
-    units = _preset(name)
-    return [unit if unit.get("images") or unit.get("image") else {"enabled": False} for unit in units]
+    looks = {place.split()[0] for place in record.axis_values(p) if place.endswith(f" {LOOK}")}
+    return [
+        unit if unit.get("images") or unit.get("image") or str(number) in looks else {"enabled": False}
+        for number, unit in enumerate(_preset(name), 1)
+    ]
 
 
 def applied(unit: Unit, values: Mapping[str, Any]) -> Unit:
@@ -114,6 +117,11 @@ def applied(unit: Unit, values: Mapping[str, Any]) -> Unit:
         if purpose.faces:
             _check_faces(unit, purpose)
         unit = unit.with_values(process.purposes().all()[purpose.name])
+    if REFERENCE in values and LOOK in values:
+        raise UnitError(
+            "the X/Y/Z plot has both a Reference and a Look of it, which takes the references' place: take one of the "
+            "axes out."
+        )
     if REFERENCE in values:
         unit = replace(unit, references=(_numbered(unit.references, values[REFERENCE]),))
     if LOOK in values:

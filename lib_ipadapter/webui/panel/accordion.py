@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,14 +33,14 @@ API_PLACES = MAX_UNITS + 1  # one more than allowed, so that an eleventh unit is
 # Values -> units
 
 
-def units(args: tuple[Any, ...], *, is_api: bool = False) -> list[object]:
+def units(args: tuple[Any, ...], *, is_api: bool = False, brought: Collection[int] = ()) -> list[object]:
     """The script's arguments -> API objects, numbered by their place.
 
     A client's units fill the first arguments. Without any, and with the panel ticked, the panel's count; those without
     a reference keep their number as disabled units, and those without a model get one. Without either, those of the
     parameters that a client of the API has sent as ``infotext`` (in the page, pasted parameters go into the panel).
-    Raises UnitError where none has a reference, where one has something else in the place of references, or where one's
-    pictures are not there.
+    The units whose numbers are ``brought`` need no reference, because they get one. Raises UnitError where none has a
+    reference, where one has something else in the place of references, or where one's pictures are not there.
     """
     if sent := _sent(args):
         return sent
@@ -48,19 +48,20 @@ def units(args: tuple[Any, ...], *, is_api: bool = False) -> list[object]:
     if tick is not True:
         return _restored(pasted) if is_api else []
     shown = panel_state.objects(*values)
-    _check_lone(shown)
+    _check_lone(shown, brought)
     model_choice.complete(shown, panel_state.PanelState.parse(values[0]), process.resources())
     model_choice.leave_out_hidden(shown, process.resources())
-    if not any(unit["images"] for unit in shown):
+    have = [bool(unit["images"]) or number in brought for number, unit in enumerate(shown, 1)]
+    if not any(have):
         raise UnitError("IP-Adapter is ticked, but no unit has a reference picture: add one, or untick the panel.")
-    return [unit if unit["images"] and unit["enabled"] else {"enabled": False} for unit in shown]
+    return [unit if has and unit["enabled"] else {"enabled": False} for unit, has in zip(shown, have, strict=True)]
 
 
-def _check_lone(units: Sequence[Mapping[str, Any]]) -> None:
+def _check_lone(units: Sequence[Mapping[str, Any]], brought: Collection[int]) -> None:
     """Raises UnitError (unit named) for one that is enabled and has negative references, or a picture for the pose, and
     no reference: a plain picture would be made beside them."""
     for number, unit in enumerate(units, 1):
-        if not unit["enabled"] or unit["images"]:
+        if not unit["enabled"] or unit["images"] or number in brought:
             continue
         for field, sentence in panel_state.LONE.values():
             if field in unit:

@@ -1,6 +1,7 @@
 """A stand-in for X/Y/Z plot: one axis of values, the cells' pictures side by side.
 
-It has what the real one offers to extensions (a module with ``AxisOption`` and ``axis_options``), asks the options in
+It has what the real one offers to extensions (a module with ``AxisOption`` and ``axis_options``), has each axis's
+arguments where that has them (the option's number, values, values from the list; x, y, z), asks the options in
 the same order (type, confirm, apply on a shallow copy), goes on after a cell that raised, and closes no cell's job.
 """
 
@@ -34,11 +35,11 @@ class Script(scripts.Script):
 
     def ui(self, is_img2img):
         self.current_axis_options = list(axis_options)
-        return [gr.Textbox(label="axes"), gr.Textbox(label="values")]
+        return [gr.Textbox(label=f"{axis} {name}") for axis in "XYZ" for name in ("type", "values", "listed values")]
 
-    def run(self, p, labels, columns):
-        by_label = {option.label: option for option in self.current_axis_options}
-        options = [by_label[label] for label in labels]
+    def run(self, p, *arguments):
+        chosen = [(self.current_axis_options[arguments[i]], arguments[i + 1]) for i in (0, 3, 6) if arguments[i]]
+        options, columns = [option for option, _ in chosen], [values for _, values in chosen]
         columns = [[option.type(value) for value in values] for option, values in zip(options, columns, strict=True)]
         for option, values in zip(options, columns, strict=True):
             if option.confirm:
