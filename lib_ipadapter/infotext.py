@@ -23,7 +23,7 @@ from .unit import MAX_UNITS, Unit, conflicts
 REFERENCES, NEGATIVE, REGION, POSE = "references", "negative_images", "region_mask", "keypoints_image"
 REGIONS, EVERYWHERE = "regions", "-"  # of single references, in their order
 LOOKS, BETWEEN = "looks", " / "  # the names of references that are looks; no name has a slash in it
-MAX_ENTRY = 20_000  # characters of one unit's entry; the longest of ours has half of that
+MAX_ENTRY = 40_000  # characters of one unit's entry; most of the longest of ours are names of looks
 REMEDIES = {REGION: "draw it again", POSE: "add the picture again"}
 HASH_LENGTH = 12  # hexadecimal digits of a reference's content hash that are written
 

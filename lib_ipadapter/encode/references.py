@@ -243,7 +243,8 @@ def noise_like(embedding: Tensor, content_hash: str) -> Tensor:
 
 def unconditional(start: Tensor | None, own: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
     """What stands on the unconditional side [1, …]: ``start``, or, where looks bring their ``own``, the mean of theirs
-    and of ``start`` for the others, the references' weights as shares.
+    and of ``start`` for the others, the references' weights without their signs as shares: one that is turned around
+    takes its side along as it is.
 
     Raises UnitError for looks whose own do not fit together."""
     sides = [start if one is None else one for one in own]
@@ -257,7 +258,7 @@ def unconditional(start: Tensor | None, own: Sequence[Tensor | None], weights: S
             "its looks were kept at different resolutions, and bring unconditional sides that do not fit together: "
             "keep one of them again at the other's resolution, or leave one out."
         )
-    return combine(known, "average", weights if any(weights) else [1.0] * len(known))
+    return combine(known, "average", [abs(weight) for weight in weights] if any(weights) else [1.0] * len(known))
 
 
 def mean(views: Tensor) -> Tensor:

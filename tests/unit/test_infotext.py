@@ -58,9 +58,9 @@ def test_any_name_survives_the_parameters(name: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "a" * 19_000, "a:" * 9_000, '":' * 9_000, 'a: "' * 4_000, 'a: "' + "\\" * 19_000, " " * 19_000 + ":",
-        ", " * 9_000,
-        "references: " + "0123456789ab " * 1_400, "references: " + "f" * 19_000,
+        "a" * 39_000, "a:" * 19_000, '":' * 19_000, 'a: "' * 9_000, 'a: "' + "\\" * 39_000, " " * 39_000 + ":",
+        ", " * 19_000,
+        "references: " + "0123456789ab " * 3_000, "references: " + "f" * 39_000,
     ],
     ids=lambda text: text[:8],
 )  # fmt: skip
@@ -72,7 +72,7 @@ def test_reading_takes_no_longer_than_the_text(text: str) -> None:
 
 
 def test_an_entry_longer_than_any_of_ours_is_nobodys() -> None:
-    assert infotext.read({"IP-Adapter 1": "references: 0123456789ab, model: " + "m" * 20_000}) == []
+    assert infotext.read({"IP-Adapter 1": "references: 0123456789ab, model: " + "m" * 40_000}) == []
 
 
 def test_a_picture_that_comes_again_is_asked_for_once() -> None:
@@ -140,3 +140,33 @@ def test_what_names_no_look_is_none(text: str) -> None:
     entry = f"model: m, looks: {infotext._quoted(text)}, references: 0123456789ab"
     (unit,) = infotext.read({"IP-Adapter 1": entry})
     assert not unit.looks and not unit.problems
+
+
+@pytest.mark.parametrize("letter", ["x", '"', "é", "🎨", ","])
+def test_the_longest_entry_of_ours_is_read(letter: str) -> None:
+    from types import SimpleNamespace
+
+    from lib_ipadapter.reference import MAX_LOOK_NAME, MAX_REFERENCES
+    from lib_ipadapter.unit import Unit
+
+    settings = {"layer_weights": [-0.123456789] * 70, "noise": 0.123456789, "start": 0.123456789, "crop": "stretch"}
+    unit = Unit.parse({"model": "m", "images": ["x"], **settings}, 1)
+
+    def all_of(start: int) -> list:
+        numbered = [(f"{i:064x}"[::-1], f"{i:03}") for i in range(start, start + MAX_REFERENCES)]
+        return [
+            SimpleNamespace(
+                content_hash=one, weight=-0.123456789, mask_hash="f" * 64,
+                look=letter * (MAX_LOOK_NAME - len(number)) + number,
+            )
+            for one, number in numbered
+        ]  # fmt: skip
+
+    at_work = SimpleNamespace(
+        number=1, unit=unit, adapter=SimpleNamespace(name=letter * 255), references=all_of(0),
+        negatives=all_of(100), region_hash="1" * 64, pose_hash="2" * 64,
+    )  # fmt: skip
+    (read,) = infotext.read(infotext.parameters([at_work]))
+    assert len(read.references) == len(read.negatives) == MAX_REFERENCES and not read.problems
+    assert len({*read.looks.values()}) == 2 * MAX_REFERENCES
+    assert read.settings["layer_weights"]

@@ -17,6 +17,7 @@ from lib_ipadapter.encode.clip_image import ImageEncoder
 from lib_ipadapter.encode.clip_text import token_ids
 from lib_ipadapter.encode.combine import COMBINE_MODES
 from lib_ipadapter.encode.pixels import to_pixels
+from lib_ipadapter.encode.references import unconditional
 from lib_ipadapter.errors import IPAdapterError, PictureError
 from lib_ipadapter.jobs.embeddings import look_of
 from lib_ipadapter.jobs.resources import Resources
@@ -217,3 +218,20 @@ def test_words_are_taken_out_of_the_reference_alone(unet, tmp_path: Path) -> Non
     assert all(map(torch.equal, of_look.keys, made.keys)) and all(map(torch.equal, of_look.values, made.values))
     with pytest.raises(IPAdapterError, match=r"unit 1: the words to subtract are .* use fewer words"):
         kv(subtract_prompt="red " * 100)
+
+
+@pytest.mark.parametrize("weights", [(1, -1), (-1, -1), (-0.3, 0.7), (0, -1), (0, 0), (1, 2)])
+def test_the_unconditional_side_does_not_jump(weights: tuple[float, float]) -> None:
+    """Sides that are nearly equal are as good as equal, whatever the weights; it lies between them."""
+    one = torch.ones(1, 8)
+    for other in (one.clone(), one + 1e-5, one + 1):
+        got = unconditional(None, [one, other], weights)
+        assert ((one - 1e-6 <= got) & (got <= other + 1e-6)).all(), (other[0, 0], got[0, 0])
+    beside = unconditional(torch.zeros(1, 8), [one, None], weights)
+    assert ((beside >= 0) & (beside <= 1)).all()
+
+
+def test_the_unconditional_side_goes_with_the_weights() -> None:
+    one, other = torch.ones(1, 8), torch.full((1, 8), 3.0)
+    assert torch.allclose(unconditional(None, [one, other], (-3, 1)), torch.full((1, 8), 1.5))
+    assert torch.equal(unconditional(None, [one, other], (-1, 1)), unconditional(None, [one, other], (1, 1)))
