@@ -7,6 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..encode import stored
+from ..encode.crops import views
+from ..encode.faces.align import aligned
+from ..encode.faces.photo import photo
 from ..encode.look_files import as_look
 from ..encode.references import References, mean
 from ..errors import errors_name_unit
@@ -17,12 +20,15 @@ from .plans import Plan, plan_embeddings, plan_look
 from .prepare import encoded, joined
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from PIL.Image import Image
     from torch import Tensor
 
     from ..encode.device import Device
     from .resources import Progress, Resources
+
+SHOWN = 224  # pixels of what thumbnails are made of
 
 Parts = dict[str, "Tensor"]
 
@@ -43,20 +49,36 @@ def embeddings_of(unit: Unit, resources: Resources, device: Device, progress: Pr
 def look_of(
     unit: Unit,
     name: str,
-    thumbnail: bytes,
+    thumbnail: Callable[[Sequence[Image]], bytes],
     resources: Resources,
     device: Device,
     progress: Progress = lambda text: None,
 ) -> bytes:
     """The look of that ``name``: what all of the unit's references, negative ones and noise among them, become before
-    the adapter projects it, without the words that the unit takes out. ``thumbnail``: a small JPEG file, b"" for none.
+    the adapter projects it, without the words that the unit takes out. ``thumbnail`` makes a small JPEG file, b"" for
+    none, of what was seen of the references that are pictures and count.
 
     Raises IPAdapterError (unit named) as a generation with the unit would.
     """
     with errors_name_unit(unit.number or 1):
         planned = plan_look(unit, resources.catalog)
         (plan,) = with_faces([planned.expanded()], resources, progress)
-        return as_look(_file(planned, plan, resources, device, progress), name, plan.spec.variant, thumbnail)
+        file = _file(planned, plan, resources, device, progress)
+        return as_look(file, name, plan.spec.variant, thumbnail(_seen(plan)))
+
+
+def _seen(plan: Plan) -> list[Image]:
+    """Of each reference that is a picture and counts, what has become embeddings: no more of it is in a look."""
+    seen = []
+    for one in plan.references:
+        if one.image is None or not one.weight:
+            continue
+        image, mask, crop = one.image.image, None if one.mask is None else one.mask.image, plan.unit.crop
+        if one.face is not None:
+            seen.append(aligned(photo(image, mask, crop), one.face.landmarks, SHOWN))
+        else:  # all tiles together are the whole picture
+            seen += views(image, SHOWN, "pad" if crop == "tile" else crop, mask)
+    return seen
 
 
 def _file(planned: Plan, plan: Plan, resources: Resources, device: Device, progress: Progress) -> bytes:

@@ -7,6 +7,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -96,11 +97,18 @@ def keep(
         (unit,) = decoded([unit])
     with host.current().alone():
         try:
-            file = look_of(unit, name, small(unit.references), resources, host.current().device())
+            file = look_of(unit, name, partial(_board, unit.references), resources, host.current().device())
         finally:
             if not options.keep_encoder():
                 resources.release_encoder()
     return looks.save(name, file, overwrite=overwrite)
+
+
+def _board(references: Sequence[Reference], seen: Sequence[Image]) -> bytes:
+    """The small picture of a look: of what was ``seen``, or, of looks, theirs."""
+    if seen:
+        return thumbnails.board(seen[: thumbnails.ON_BOARD])
+    return _of_looks([one for one in references if one.weight])
 
 
 def small(references: Sequence[Reference]) -> bytes:
@@ -108,6 +116,11 @@ def small(references: Sequence[Reference]) -> bytes:
     seen = [one for one in references if isinstance(one.image, Picture) and not one.image.carries_embeddings]
     if seen:
         return thumbnails.board([_as_it_counts(one) for one in seen[: thumbnails.ON_BOARD]])
+    return _of_looks(references)
+
+
+def _of_looks(references: Sequence[Reference]) -> bytes:
+    """That of the first look that has one."""
     carriers = (one.image for one in references if isinstance(one.image, Picture))
     return next((jpeg for picture in carriers if (jpeg := of_carrier(picture))), b"")
 

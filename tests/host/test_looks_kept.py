@@ -268,5 +268,51 @@ def test_the_small_picture_shows_no_more_than_counts(host: Host, looks: Looks) -
     red = base64_of(Image.new("RGB", (64, 64), "red"))
     kept(host, "half", {"model": "base", "images": [{"image": red, "mask": base64_of(half("left"))}]})
     small = Image.open(BytesIO(looks.find("half").head.thumbnail)).convert("RGB")
-    (r, g, _), (hidden, *_rest) = small.getpixel((8, 32)), small.getpixel((56, 32))
+    (r, g, _), (hidden, *_rest) = small.getpixel((16, 64)), small.getpixel((112, 64))
     assert r > 230 and g < 30 and 100 < hidden < 156
+
+
+@pytest.mark.parametrize(
+    ("crop", "left", "middle"),
+    [("center", "blue", "blue"), ("left", "red", "red"), ("stretch", "red", "blue"), ("tile", "red", "blue")],
+)
+def test_the_small_picture_is_what_the_encoder_saw(crop: str, left: str, middle: str, host: Host, looks: Looks) -> None:
+    from PIL import Image
+
+    wide = Image.new("RGB", (192, 64), "red")
+    wide.paste("blue", (64, 0, 128, 64))
+    kept(host, "crop", {"model": "base", "images": [base64_of(wide)], "crop": crop})
+    small = shown(looks, "crop")
+    height = small.height // 2
+    assert [colour(small, x, height) for x in (4, small.width // 2)] == [left, middle]
+
+
+def test_what_has_no_weight_is_not_shown(host: Host, looks: Looks) -> None:
+    from PIL import Image
+
+    red, blue = (base64_of(Image.new("RGB", (64, 64), one)) for one in ("red", "blue"))
+    both = {"model": "base", "images": [{"image": red, "weight": 0}, {"image": blue}], "combine": "average"}
+    kept(host, "blue", both)
+    small = shown(looks, "blue")
+    assert small.width == small.height and colour(small, 4, 4) == colour(small, 124, 124) == "blue"
+    nothing = {"model": "base", "images": [{"image": red, "weight": 0}]}
+    kept(host, "nothing", nothing)
+    assert looks.find("nothing").head.thumbnail == b""
+    silent = {"model": "base", "images": [{"look": "blue", "weight": 0}, {"look": "nothing"}]}
+    kept(host, "silent", silent)
+    assert looks.find("silent").head.thumbnail == b""
+    kept(host, "again", {"model": "base", "images": [{"look": "blue"}]})
+    assert looks.find("again").head.thumbnail == looks.find("blue").head.thumbnail
+
+
+def shown(looks: Looks, name: str) -> Any:
+    from io import BytesIO
+
+    from PIL import Image
+
+    return Image.open(BytesIO(looks.find(name).head.thumbnail)).convert("RGB")
+
+
+def colour(image: Any, x: int, y: int) -> str:
+    r, _, b = image.getpixel((x, y))
+    return "red" if r > 200 > 60 > b else "blue" if b > 200 > 60 > r else "neither"

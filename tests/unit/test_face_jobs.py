@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.encode import stored
+from lib_ipadapter.encode.faces.align import aligned
 from lib_ipadapter.encode.faces.finder import InsightFace
 from lib_ipadapter.encode.picture import Picture
 from lib_ipadapter.encode.stored import Stored
@@ -319,7 +320,7 @@ def test_stored_references_are_as_many_as_they_were(unet, resources) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_look_of_a_face_is_that_face(kind: str, unet, resources) -> None:
     want = generation(unet, resources, settings(kind, (0,)))
-    file = look_of(Unit.parse(settings(kind, (0,))), "who", b"", resources, DEVICE)
+    file = look_of(Unit.parse(settings(kind, (0,))), "who", lambda seen: b"", resources, DEVICE)
     look = {**settings(kind, (0,)), "images": [{"embeddings": base64.b64encode(file).decode()}]}
     got = generation(unet, resources, look)
     for one, other in zip(want.prompts[0][1].kv.keys, got.prompts[0][1].kv.keys, strict=True):
@@ -327,11 +328,23 @@ def test_a_look_of_a_face_is_that_face(kind: str, unet, resources) -> None:
     assert torch.equal(denoise(unet, got), denoise(unet, want))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_look_of_a_face_shows_that_face(kind: str, resources) -> None:
+    """As it was cut out: of what stands around it, nothing is in the look."""
+    seen: list = []
+    look_of(Unit.parse(settings(kind, (0,))), "who", lambda images: seen.extend(images) or b"", resources, DEVICE)
+    (cut,) = seen
+    planned = Picture.of(settings(kind, (0,))["images"][0])
+    assert cut.size == (224, 224) and planned.image.size != cut.size
+    (found,) = resources.faces.find(planned.image, "buffalo_l").faces
+    assert list(cut.getdata()) == list(aligned(planned.image, found.landmarks, 224).getdata())
+
+
 @pytest.mark.parametrize("more", [{"combine": "average"}, {"noise": 0.4}, {"negative_images": [base64_of(picture(3))]}])
 @pytest.mark.parametrize("kind", ["faceid", "instantid"])
 def test_a_look_of_several_faces_is_what_the_unit_makes_of_them(kind: str, more: dict, unet, resources) -> None:
     photos = settings(kind, (0, 1), **more)
-    file = look_of(Unit.parse(photos), "who", b"", resources, DEVICE)
+    file = look_of(Unit.parse(photos), "who", lambda seen: b"", resources, DEVICE)
     look = {**settings(kind), "images": [{"embeddings": base64.b64encode(file).decode()}]}
     assert close(
         denoise(unet, generation(unet, resources, look)), denoise(unet, generation(unet, resources, photos)), 1e-5

@@ -97,7 +97,7 @@ def test_a_look_for_flux_is_its_references(tmp_path: Path) -> None:
     shown = [base64_of(picture(seed)) for seed in (0, 1)]
     for name in ("redux", "xlabs"):
         given = {"model": name, "images": shown}
-        file = base64.b64encode(look_of(Unit.parse(given), "mine", b"", found, DEVICE)).decode()
+        file = base64.b64encode(look_of(Unit.parse(given), "mine", lambda seen: b"", found, DEVICE)).decode()
         pictures, look = (
             [prompt for _, prompt, _ in generation(model, found, settings).prompts]
             for settings in (given, {"model": name, "images": [{"embeddings": file}]})
@@ -105,7 +105,13 @@ def test_a_look_for_flux_is_its_references(tmp_path: Path) -> None:
         assert torch.equal(call(model, look), call(model, pictures))
         assert not torch.equal(call(model, look), plain(model))
     with pytest.raises(UnitError, match="negative references cannot go into a look for Redux"):
-        look_of(Unit.parse({"model": "redux", "images": shown, "negative_images": shown}), "no", b"", found, DEVICE)
+        look_of(
+            Unit.parse({"model": "redux", "images": shown, "negative_images": shown}),
+            "no",
+            lambda seen: b"",
+            found,
+            DEVICE,
+        )
 
 
 def test_what_means_nothing_there_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
