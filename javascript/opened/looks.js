@@ -58,7 +58,11 @@ ipAdapter.looks = (() => {
         const grid = strip.querySelector(".ip-adapter-looks-grid");
         if (!looks) return;
         const none = "Nothing here yet: keep a unit's references as a look, or drop a look's file on the panel.";
+        const buttons = () => [...grid.querySelectorAll("button")], at = buttons().indexOf(document.activeElement);
         grid.replaceChildren(...looks.length ? looks.map((look) => entry(tab, look)) : [make("em", {}, none)]);
+        if (at < 0) return;  // the button that was pressed has gone with its look: another one has its place now
+        const next = buttons()[Math.min(at, buttons().length - 1)] ?? strip.querySelector(".ip-adapter-look-keep");
+        next.focus({preventScroll: true});
     }
     function toggle(tab, opener) {
         const strip = stripOf(tab);

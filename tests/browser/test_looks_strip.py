@@ -136,6 +136,27 @@ def test_a_unit_s_references_become_a_look_that_any_unit_takes(page: Page, looks
     assert page.page.evaluate("document.activeElement.className") == "ip-adapter-looks-opener"
 
 
+def test_the_focus_stays_in_the_strip_where_looks_are_deleted(page: Page, looks: Any) -> None:
+    import torch
+
+    from lib_ipadapter.encode import stored
+
+    file = stored.write([{"pooled": torch.ones(1, 32)}], [1.0], {"pooled": "x"})
+    for name in ("a", "b"):
+        looks.save(name, file)
+    opener(page).click()
+    page.wait(lambda: entries(page).count() == 2)
+    for left, focused in (
+        (1, "Delete this look"),
+        (0, "Keep what the shown unit takes of its references, under a name"),
+    ):
+        entries(page).nth(0).locator("[title='Delete this look']").press("Enter")
+        page.wait(lambda: "Delete the look" in page.note())
+        page.find("preset_yes").click()
+        page.wait(lambda left=left: entries(page).count() == left)
+        assert page.page.evaluate("document.activeElement.title") == focused
+
+
 def test_what_cannot_be_kept_is_said(page: Page, looks: Any) -> None:
     opener(page).click()
     page.wait(lambda: strip(page).locator("em").count())
