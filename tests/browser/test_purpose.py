@@ -101,6 +101,21 @@ def test_what_a_purpose_overwrites_can_be_taken_back(page: Page) -> None:
     page.wait(lambda: (weight_type(page), *numbers(page)) == ("linear", 0.35, 0, 1))
 
 
+def test_a_weight_type_set_by_hand_can_be_taken_back_too(page: Page) -> None:
+    """At a weight that purposes of other kinds of adapters have."""
+    undo = page.page.locator("#txt2img_ip_adapter .ip-adapter-undo > button")
+    page.add(picture(0))
+    page.wait(lambda: page.number("weight") == 0.7)
+    page.number("weight", 1)
+    advanced(page)
+    page.find("weight_type").locator("select").select_option("style transfer precise")
+    press(page, "everything")
+    page.wait(lambda: numbers(page) == (0.7, 0, 1))
+    page.wait(undo.is_visible)
+    undo.click()
+    page.wait(lambda: (weight_type(page), *numbers(page)) == ("style transfer precise", 1, 0, 1))
+
+
 def test_a_purpose_keeps_the_default_that_a_person_gives_it(page: Page, pages: Callable[..., Page]) -> None:
     press(page, "style")
     page.wait(lambda: page.number("weight") == 1)
