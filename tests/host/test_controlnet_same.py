@@ -51,7 +51,7 @@ def test_a_unit_for_adetailers_passes_only_is_no_overlap(choice: str, host: Host
     """ControlNet's acts in the picture, where ours does not."""
     from lib_ipadapter.webui.neighbours import adetailer
 
-    monkeypatch.setattr(adetailer, "passes", lambda p: adetailer.Passes((None,)))
+    monkeypatch.setattr(adetailer, "passes", lambda p: adetailer.Passes({1: None}))
     answer = same(host, choice, ours(acts_in="detailer"), controlnet=[theirs(weight=0.5)])
     assert difference(array(answer), make(host, controlnet=[theirs(weight=0.5)])) == 0
     assert "IP-Adapter and ControlNet" not in answer.infotext
