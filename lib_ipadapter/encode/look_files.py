@@ -11,10 +11,13 @@ import io
 import json
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import PictureError
+from ..errors import IPAdapterError, PictureError
 from ..names import tamed_name
+
+if TYPE_CHECKING:
+    from .picture import Picture
 
 FORMAT = "ip-adapter"
 VERSION, VERSION_2 = "embeddings 1", "embeddings 2"  # the second has an unconditional side
@@ -136,3 +139,13 @@ def in_order(file: bytes, more: dict[str, str] | None = None) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + file[8 + length :]
+
+
+def small_picture_of(picture: Picture) -> bytes:
+    """The thumbnail of a look that is a reference, b"" where it has none, or is none."""
+    from .carriers import carried
+
+    try:
+        return head_of(carried(picture.image)).thumbnail
+    except IPAdapterError:
+        return b""

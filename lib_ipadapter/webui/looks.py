@@ -16,7 +16,7 @@ from PIL.Image import new as new_image
 from starlette.concurrency import run_in_threadpool
 
 from ..encode.carriers import MAX_FILE, carrier
-from ..encode.look_files import head_of
+from ..encode.look_files import small_picture_of
 from ..encode.picture import Mask, Picture, content_hash
 from ..errors import IPAdapterError, UnitError, errors_name_unit
 from ..kinds import Wording
@@ -122,7 +122,7 @@ def small(references: Sequence[Reference]) -> bytes:
 def _of_looks(references: Sequence[Reference]) -> bytes:
     """That of the first look that has one."""
     carriers = (one.image for one in references if isinstance(one.image, Picture))
-    return next((jpeg for picture in carriers if (jpeg := of_carrier(picture))), b"")
+    return next((jpeg for picture in carriers if (jpeg := small_picture_of(picture))), b"")
 
 
 def _as_it_counts(reference: Reference) -> Image:
@@ -132,16 +132,6 @@ def _as_it_counts(reference: Reference) -> Image:
         return picture
     mask = reference.mask.image.resize(picture.size)
     return composite(picture, new_image("RGB", picture.size, GREY), mask)
-
-
-def of_carrier(picture: Picture) -> bytes:
-    """The small picture of a look, b"" where it has none."""
-    from ..encode.carriers import carried
-
-    try:
-        return head_of(carried(picture.image)).thumbnail
-    except IPAdapterError:
-        return b""
 
 
 # Routes

@@ -156,7 +156,7 @@ def test_the_longest_entry_of_ours_is_read(letter: str) -> None:
         numbered = [(f"{i:064x}"[::-1], f"{i:03}") for i in range(start, start + MAX_REFERENCES)]
         return [
             SimpleNamespace(
-                content_hash=one, weight=-0.123456789, mask_hash="f" * 64,
+                content_hash=one, weight=-0.123456789, mask_hash="f" * 64, region_hash="e" * 64,
                 look=letter * (MAX_LOOK_NAME - len(number)) + number,
             )
             for one, number in numbered

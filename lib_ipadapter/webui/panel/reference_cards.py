@@ -20,12 +20,12 @@ from PIL import Image
 from ...checkpoint.catalog import Catalog
 from ...checkpoint.specs import CLIP
 from ...encode.crops import views
+from ...encode.look_files import small_picture_of
 from ...encode.picture import Mask, Picture, decode, decode_mask
 from ...encode.stored import Stored
 from ...errors import IPAdapterError
 from ...reference import START, WEIGHT
 from ...unit import Unit
-from .. import looks
 from ..picture_text import data_url, jpeg_url
 from . import face_cards, picture_pool
 from .face_cards import FaceLook, seen_side
@@ -239,7 +239,7 @@ def _stored(picture: Picture) -> str:
 
 def _look_card(picture: Picture, stored: Stored) -> str:
     """HTML: a look, with its small picture."""
-    small, name = looks.of_carrier(picture), html.escape(stored.look)
+    small, name = small_picture_of(picture), html.escape(stored.look)
     image = f"<img src='{jpeg_url(small)}' alt='' decoding='sync' draggable='false'>" if small else ""
     made_by = html.escape(" and ".join(f"{part} by {by}" for part, by in stored.made_by.items()))
     return (
