@@ -90,7 +90,8 @@ ZEROS, BLACK = EncoderInput("zeros"), EncoderInput("black")
 class UnitInputs:
     """Everything that one unit shows its image encoder, ``size`` pixels square: ``source`` is the encoder's output that
     is wanted, ``empty`` what it is shown for the unconditional side; None where that is zeros instead of an embedding.
-    There is no encoder where all is known already."""
+    There is no encoder where all is known already. ``seen`` are the places of the references that each picture sees,
+    where these differ."""
 
     encoder: EncoderEntry | None
     source: OneSource
@@ -102,6 +103,7 @@ class UnitInputs:
     noise: float = 0.0
     empty: EncoderInput | None = None
     weights: tuple[float, ...] = ()  # of the references
+    seen: tuple[tuple[int, ...], ...] = ()
 
     def to_encode(self) -> list[EncoderInput]:
         """What the encoder has to be shown."""
@@ -139,8 +141,8 @@ class References:
         return str(CPU if apart else self.device.device)
 
     def embeddings(self, unit: UnitInputs) -> tuple[list[Tensor], Tensor]:
-        """[V, E] or [V, N, W] of each reference, V its number of views, and [1, …] of the unconditional side, fp32 in
-        main memory."""
+        """[V, E] or [V, N, W] of each reference, V its number of views, and of the unconditional side [1, …], or
+        [pictures, …] where pictures see different references, fp32 in main memory."""
         of = self._each(unit)
         references = [of(reference) for reference in unit.references]
         own = [reference.uncond for reference in unit.references]
@@ -149,13 +151,16 @@ class References:
             start = torch.zeros_like(references[0][:1])
         elif unit.empty in unit.to_encode():
             start = of(unit.empty)
-        uncond = unconditional(start, own, unit.weights)
-        if unit.negatives:
-            uncond = towards(uncond, [mean(of(negative)) for negative in unit.negatives], unit.negative_weights)
-        if unit.noise:
-            noise = torch.cat([mean(of(reference.shuffled())) for reference in unit.references]).mean(0, keepdim=True)
-            uncond = torch.lerp(uncond, noise, unit.noise)
-        return references, uncond
+        negatives = [mean(of(negative)) for negative in unit.negatives]
+        noise = [mean(of(reference.shuffled())) for reference in unit.references] if unit.noise else []
+
+        def side(seen: Sequence[int]) -> Tensor:
+            found = unconditional(start, [own[i] for i in seen], [unit.weights[i] for i in seen])
+            if negatives:
+                found = towards(found, negatives, unit.negative_weights)
+            return torch.lerp(found, mean(torch.cat([noise[i] for i in seen])), unit.noise) if noise else found
+
+        return references, of_pictures(side, unit.seen or [range(len(references))])
 
     def of_negatives(self, unit: UnitInputs) -> list[Tensor]:
         """[V, E] or [V, N, W] of each negative reference, fp32 in main memory."""
@@ -259,6 +264,13 @@ def unconditional(start: Tensor | None, own: Sequence[Tensor | None], weights: S
             "keep one of them again at the other's resolution, or leave one out."
         )
     return combine(known, "average", [abs(weight) for weight in weights] if any(weights) else [1.0] * len(known))
+
+
+def of_pictures(side: Callable[[Sequence[int]], Tensor], seen: Sequence[Sequence[int]]) -> Tensor:
+    """The unconditional side of each picture, ``side`` of the places of the references that it sees: [pictures, …], or
+    [1, …] where all are alike."""
+    sides = [side(places) for places in seen]
+    return sides[0] if all(torch.equal(one, sides[0]) for one in sides) else torch.cat(sides)
 
 
 def mean(views: Tensor) -> Tensor:

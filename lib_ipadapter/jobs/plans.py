@@ -103,6 +103,7 @@ class Plan:
             self.unit.noise,
             empty_side(self.spec),
             tuple(reference.weight for reference in self.references),
+            tuple(map(tuple, self.seen())),
         )
 
     def expanded(self) -> Plan:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..attend.prompt import KeysValues
 from ..encode.combine import combine
 from ..encode.device import Device, Fallback
-from ..encode.references import References, mean, noise_like, towards, unconditional
+from ..encode.references import References, mean, noise_like, of_pictures, towards, unconditional
 from ..errors import errors_name_unit
 from ..projections import build
 from . import flux
@@ -118,8 +118,9 @@ def _projected(
         negative, of_negative = flux.negative_tokens(plan, projection, uncond, cond)
         return Prepared(KeysValues((), ()), cond.cpu(), negative.cpu(), factor.cpu(), of_negative.cpu())
     cond, factor = _tokens(plan, projection, references)
-    of_uncond = projection(uncond)
-    of_uncond = of_uncond.repeat(len(cond), cond.shape[1] // of_uncond.shape[1], 1)
+    pictures = max(len(part) for part in uncond)  # of several parts one may be the same for all pictures
+    of_uncond = projection(tuple(part.expand(pictures, *part.shape[1:]) for part in uncond))
+    of_uncond = of_uncond.repeat(len(cond) // pictures, cond.shape[1] // of_uncond.shape[1], 1)
     if plan.spec.base == FLUX:
         kv = flux.keys_values(weights, plan.spec.variant, cond, of_uncond, factor)
     else:
@@ -149,14 +150,19 @@ def _faces(plan: Plan) -> tuple[list[Tensor], Tensor]:
     has it, negative references in their place, and noise of the references' length."""
     faces = [_face(plan, one) for one in plan.references]
     own = [None if one.uncond is None else one.uncond["face"] for one in plan.references]
-    uncond = unconditional(torch.zeros_like(faces[0]), own, [one.weight for one in plan.references])
-    if plan.negatives:
-        negatives = [_face(plan, one) for one in plan.negatives]
-        uncond = towards(uncond, negatives, [one.weight for one in plan.negatives])
-    if plan.unit.noise:
-        noise = [noise_like(face, one.content_hash) for face, one in zip(faces, plan.references, strict=True)]
-        uncond = torch.lerp(uncond, torch.cat(noise).mean(0, keepdim=True), plan.unit.noise)
-    return faces, uncond
+    negatives = [_face(plan, one) for one in plan.negatives]
+    noise = [noise_like(face, one.content_hash) for face, one in zip(faces, plan.references, strict=True)]
+
+    def side(seen: Sequence[int]) -> Tensor:
+        weights = [plan.references[i].weight for i in seen]
+        uncond = unconditional(torch.zeros_like(faces[0]), [own[i] for i in seen], weights)
+        if negatives:
+            uncond = towards(uncond, negatives, [one.weight for one in plan.negatives])
+        if plan.unit.noise:
+            uncond = torch.lerp(uncond, mean(torch.cat([noise[i] for i in seen])), plan.unit.noise)
+        return uncond
+
+    return faces, of_pictures(side, plan.seen())
 
 
 def _face(plan: Plan, reference: PlannedReference) -> Tensor:

@@ -62,6 +62,14 @@ def _pictures(p: Any, unit: Unit) -> list[Any]:
 def _filled(unit: Unit, pictures: Sequence[Any]) -> Unit:
     """``pictures``: one, or that of each picture of a batch."""
     given = unit.references
+    if len(pictures) > 1 and all(_same(one, pictures[0]) for one in pictures):
+        pictures = pictures[:1]
+    if len(pictures) > 1 and unit.batch == "per image" and unit.noise:
+        noise = unit.called("noise")
+        raise UnitError(
+            f"{noise} is made of all references, and the start picture among them is another one in each picture of "
+            f"the batch: set {noise} to 0, {unit.called('batch')} to “same”, or the batch size to 1."
+        )
 
     def of(reference: Reference, i: int, **marks: Any) -> Reference:
         image = pictures[i % len(pictures)] if reference.start_picture else reference.image
@@ -77,3 +85,9 @@ def _filled(unit: Unit, pictures: Sequence[Any]) -> Unit:
         else:
             found.append(of(reference, 0))
     return replace(unit, references=tuple(found))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two pictures are equal in every pixel."""
+    is_alike: bool = (one.mode, one.size) == (other.mode, other.size)
+    return one is other or (is_alike and one.tobytes() == other.tobytes())

@@ -127,8 +127,26 @@ def test_equal_tiles_have_equal_tokens(host: Host, monkeypatch) -> None:
     even = Image.new("RGB", (64, 32), (90, 120, 150))
     made(host, of(ITSELF), **start(even, **UPSCALE))
     made(host, of(ITSELF), **start(even, batch_size=3, **UPSCALE))
-    assert [len(one) for one in kept] == [1] * 3 + [3]
+    assert [len(one) for one in kept] == [1] * 4
     assert all(torch.equal(tokens, kept[0][0]) for one in kept for tokens in one)
+
+
+def test_noise_is_of_what_a_picture_sees(host: Host) -> None:
+    """Equal start pictures are one; different ones have nothing of each other."""
+    for references in ([], [base64_of(picture(2))]):
+        for more in ({}, {"batch": "per image"}):
+            of_all = start(SQUARE, SQUARE, SQUARE, batch_size=3)
+            by_hand = made(host, of(base64_of(SQUARE), *references, noise=0.8, **more), **of_all)
+            assert difference(made(host, of(ITSELF, *references, noise=0.8, **more), **of_all), by_hand) == 0
+    others = [SQUARE, picture(3, (64, 64))]
+    batch = made(host, of(ITSELF, noise=0.8), **start(*others, batch_size=2))
+    for i, one in enumerate(others):
+        alone = made(host, of(base64_of(one), noise=0.8), **start(*others, batch_size=2))
+        assert difference([batch[i]], [alone[i]]) < SAME
+    assert (
+        "IP-Adapter unit 1: noise is made of all references, and the start picture among them is another one in each "
+        "picture of the batch: set noise to 0, batch to “same”, or the batch size to 1."
+    ) in refused(host, of(ITSELF, noise=0.8, batch="per image"), **start(*others, batch_size=2))
 
 
 def test_a_part_that_is_inpainted_sees_itself(host: Host, jobs) -> None:

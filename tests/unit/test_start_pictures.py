@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from lib_ipadapter import infotext
+from lib_ipadapter.encode.references import EncoderInput, References, UnitInputs
 from lib_ipadapter.errors import UnitError
 from lib_ipadapter.jobs.generation import Generation, prepare_generation
 from lib_ipadapter.reference import Reference
@@ -41,6 +42,31 @@ def test_each_picture_has_the_tokens_that_it_would_have_alone(combine: str, kind
             for side in (0, 1):
                 assert torch.allclose(tensors[3 * side + i], expected[side], atol=1e-5)
     assert not torch.equal(kv.keys[0][0], kv.keys[0][1])
+
+
+@pytest.mark.parametrize("kind", ["base", "plus"])
+@pytest.mark.parametrize("starts", [STARTS, [STARTS[0]] * 3])
+def test_each_picture_has_the_noise_that_it_would_have_alone(starts: list, kind: str, unet, resources) -> None:
+    kv = begun(unet, resources, starts, kind, noise=0.8).prompts[0].prompt.kv
+    assert kv.pictures == 3
+    for i, one in enumerate(starts):
+        own = generation(unet, resources, {"model": kind, "images": [base64_of(one), OTHER], "noise": 0.8})
+        for tensors, expected in zip(kv.keys, own.prompts[0].prompt.kv.keys, strict=True):
+            assert torch.allclose(tensors[3 + i], expected[1], atol=1e-5)
+
+
+def test_a_look_keeps_its_share_of_the_other_side(unet, resources) -> None:
+    """However many pictures the batch begins with."""
+    sides = [torch.full((1, 2), float(i)) for i in range(4)]
+    inputs = UnitInputs(
+        None, "pooled", 0, "center",
+        tuple(
+            EncoderInput(f"{i}", embedding=sides[i], uncond=sides[i]) for i in range(4)
+        ),
+        weights=(1.0,) * 4, seen=((0, 3), (1, 3), (2, 3)),
+    )  # fmt: skip
+    _, uncond = References([], resources, DEVICE, lambda text: None).embeddings(inputs)
+    assert uncond.tolist() == [[1.5, 1.5], [2.0, 2.0], [2.5, 2.5]]
 
 
 def test_more_than_ten_pictures_keep_their_order(unet, resources) -> None:
