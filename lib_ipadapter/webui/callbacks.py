@@ -28,6 +28,7 @@ def before_process(p: Any, args: tuple[Any, ...]) -> None:
     if not record.is_copy(p):
         job.end(p)
     job.clean()
+    adetailer.clean(p)
     distributed.json_arguments(p)  # a plot's cell: its values have come since ``setup``
 
 

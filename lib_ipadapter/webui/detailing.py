@@ -38,6 +38,7 @@ log = logging.getLogger("ip-adapter")
 
 AS_SET, DETAILER, BOTH = "as set", "detailer", "both"  # what a unit's field may say, beside "picture"
 NOTHING_PAINTED = "ADetailer has painted nothing again (it found nothing, or failed, as the console's log would say)"
+UNTOLD = "nothing tells which tab a pass of ADetailer's is of"
 NO_OWN_PASS = "none of ADetailer's passes was one for it (see their checkpoints, and its start and end)"
 
 
@@ -60,6 +61,7 @@ class Detailing(Private):
     idle: dict[int, list[int]] = field(default_factory=dict)  # pictures by unit, of those that act there only
     pictures: int = 0  # finished
     told: set[Topology | None] = field(default_factory=set)  # models that units were said not to fit
+    has_told_tab: bool = False  # that a pass's tab is not known
     marked: set[str] = field(default_factory=set)  # what the last picture's parameters say of them
 
     def of(
@@ -78,6 +80,8 @@ class Detailing(Private):
     def why_idle(self, number: int, pictures: set[int]) -> str:
         """Why a unit has not acted in these ``pictures``."""
         tab = self.tabs.get(number)
+        if tab is not None and {picture for picture, of in self.passes if of is None} & pictures:
+            return UNTOLD
         if {picture for picture, of in self.passes if tab in (None, of)} & pictures:
             return NO_OWN_PASS
         return NOTHING_PAINTED if tab is None else NOTHING_PAINTED.replace("ADetailer", f"ADetailer's tab {tab}", 1)
@@ -199,7 +203,7 @@ def prepared(p: Any, units: Sequence[Unit], generations: Mapping[Topology, Gener
     only = adetailer.passes(p).only
     alone = {unit.number for unit in units if unit.acts_in == DETAILER or only}
     as_set = frozenset(unit.number for unit in units if unit.acts_in == AS_SET)
-    tabs = {unit.number: unit.detailer_tab for unit in units if unit.detailer_tab is not None}
+    tabs = {unit.number: unit.detailer_tab for unit in units if unit.detailer_tab and unit.number in numbers}
     return Detailing(kept, frozenset(numbers & alone), as_set, tabs)
 
 
@@ -218,16 +222,33 @@ def begin(p: Any) -> Job | None:
     tab = adetailer.present_tab(outer.owner, outer)
     job.generation, without = detailing.of(topology, names_face_lora(host.current().prompt_loras(p)), tab)
     detailing.passes.add((host.current().finished_picture(outer.owner), tab))
+    if tab is None and detailing.tabs and not detailing.has_told_tab:
+        detailing.has_told_tab = True
+        units = _listed(sorted(detailing.tabs))
+        each, them = ("is", "it") if len(detailing.tabs) == 1 else ("are each", "them")
+        _comment(
+            outer,
+            f"{UNTOLD}, so it worked without the references of {units}, which {each} for one tab alone: let {them} act "
+            "in all tabs, or leave one tab alone switched on.",
+        )
     if without and topology not in detailing.told:
         detailing.told.add(topology)
-        units = f"unit {without[0]}" if len(without) == 1 else f"units {', '.join(map(str, without))}"
         model = "no Stable Diffusion model" if topology is None else topology.base
-        sentence = f"ADetailer's pass worked without the references of {units}: its checkpoint is {model}."
-        log.warning("IP-Adapter: %s", sentence)
-        outer.owner.comment(f"IP-Adapter: {sentence}")
+        _comment(
+            outer, f"ADetailer's pass worked without the references of {_listed(without)}: its checkpoint is {model}."
+        )
     if any(one.number in detailing.as_set for one in job.generation.prompts):
         outer.owner.extra_generation_params[adetailer.NOTE] = True
     return job
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return f"unit {numbers[0]}" if len(numbers) == 1 else f"units {', '.join(map(str, numbers))}"
+
+
+def _comment(job: Job, sentence: str) -> None:
+    log.warning("IP-Adapter: %s", sentence)
+    job.owner.comment(f"IP-Adapter: {sentence}")
 
 
 def _sampled_topology() -> Topology | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 
 import numpy as np
 import pytest
@@ -281,6 +282,117 @@ def test_one_tab_alone_is_every_tab(host: Host, near, passes, monkeypatch) -> No
         "IP-Adapter unit 1: detailer_tab is 2, and this version of ADetailer does not say which tab a pass is of: "
         "leave that tab alone switched on, or set detailer_tab to null for every tab."
     )
+
+
+TAB_PASS = "_postprocess_image_inner"
+TABS = {"tabs": (ONE, TWO)}
+
+
+@pytest.fixture
+def detailer(near):
+    """Its script; afterwards nothing of ours stands on it, nor of anybody's."""
+    script = next(s for s in near.scripts.scripts_txt2img.alwayson_scripts if s.title() == "ADetailer")
+    yield script
+    assert TAB_PASS not in vars(script)
+
+
+def test_another_extensions_method_is_called_and_put_back(host: Host, passes, detailer) -> None:
+    told: list[int] = []
+
+    def theirs(p, pp, args, *, n=0):
+        told.append(n)
+        return type(detailer)._postprocess_image_inner(detailer, p, pp, args, n=n)
+
+    vars(detailer)[TAB_PASS] = theirs
+    make(host, unit(acts_in="detailer", detailer_tab=2), **TABS, n_iter=2)
+    assert vars(detailer).pop(TAB_PASS) is theirs
+    assert told == [0, 1, 0, 1]
+    assert difference(again(host, passes[0]), pixels([passes[0][3]])) == 0
+    assert difference(again(host, passes[1], unit()), pixels([passes[1][3]])) == 0
+
+
+def test_a_job_inside_leaves_nothing_on_adetailers_script(host: Host, passes, detailer, monkeypatch) -> None:
+    """One that another extension makes with the outer job's runner, without units of ours."""
+    from modules import scripts
+
+    paint = type(detailer).paint
+
+    def painted(self, p, pp, tab, chosen):
+        paint(self, p, pp, tab, chosen)
+        bare = copy.copy(p)
+        vars(bare).pop("ip_adapter_job")
+        p.scripts.post_sample(bare, scripts.PostSampleArgs(None))
+
+    monkeypatch.setattr(type(detailer), "paint", painted)
+    make(host, unit(acts_in="detailer", detailer_tab=1), **TABS)
+    assert TAB_PASS not in vars(detailer)
+
+
+def test_what_a_job_that_nobody_ended_has_left_on_adetailers_script_goes(
+    host: Host, passes, detailer, monkeypatch
+) -> None:
+    def broken(*args) -> None:
+        raise RuntimeError("broken on purpose")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(detailer), "paint", broken)  # else ADetailer says that the job goes on
+        patched.setattr("lib_ipadapter.webui.neighbours.adetailer.withdraw", lambda p: None)
+        make(host, unit(acts_in="detailer", detailer_tab=1), **TABS)
+        assert TAB_PASS in vars(detailer)
+    plainly(host)
+    assert TAB_PASS not in vars(detailer)
+
+
+def by_place(self, call, p, pp, tab, n):
+    call(p, pp, tab, n)
+
+
+def by_name(self, call, p, pp, tab, n):
+    call(p=p, pp=pp, args=tab, n=n)
+
+
+def first_by_default(self, call, p, pp, tab, n):
+    call(p, pp, tab, *[n][: n > 0])
+
+
+def calling(monkeypatch, detailer, call, takes) -> None:
+    """An ADetailer that calls its method otherwise."""
+
+    def postprocess_image(self, p, pp, *args):
+        for n, tab in enumerate(self.tabs(args)):
+            call(self, getattr(self, TAB_PASS), p, pp, tab, n)
+
+    monkeypatch.setattr(type(detailer), "postprocess_image", postprocess_image)
+    monkeypatch.setattr(type(detailer), TAB_PASS, takes)
+
+
+@pytest.mark.parametrize("call", [by_place, by_name, first_by_default])
+def test_however_it_is_called_adetailer_says_which_tab(call, host: Host, passes, detailer, monkeypatch) -> None:
+    with monkeypatch.context() as patched:
+        calling(patched, detailer, call, lambda self, p, pp, args, n=0: self.paint(p, pp, args, {}))
+        make(
+            host, unit(acts_in="detailer", detailer_tab=1), unit(seeds=(3,), acts_in="detailer", detailer_tab=2), **TABS
+        )
+    assert len(passes) == 3
+    for one, there in zip(passes, [unit(), unit(seeds=(3,)), unit(seeds=(3,))], strict=True):
+        assert difference(again(host, one, there), pixels([one[3]])) == 0
+
+
+def test_where_nothing_tells_which_tab_a_pass_is_of_it_is_told(
+    host: Host, passes, detailer, monkeypatch, said, caplog
+) -> None:
+    with monkeypatch.context() as patched:
+        calling(patched, detailer, by_place, lambda self, p, pp, args, number: self.paint(p, pp, args, {}))
+        make(host, unit(acts_in="detailer", detailer_tab=2), unit(seeds=(3,), acts_in="detailer"), **TABS)
+    assert len(passes) == 3
+    for one in passes:
+        assert difference(again(host, one, unit(seeds=(3,))), pixels([one[3]])) == 0
+    told = [text for text in said if "which tab" in text]
+    assert told == [
+        "IP-Adapter: nothing tells which tab a pass of ADetailer's is of, so it worked without the references of "
+        "unit 1, which is for one tab alone: let it act in all tabs, or leave one tab alone switched on."
+    ]
+    assert "unit 1: nothing tells which tab a pass of ADetailer's is of, so the unit did not act." in caplog.text
 
 
 def test_tabs_keep_their_numbers_beside_one_that_adetailer_leaves_out(host: Host, near, passes) -> None:

@@ -49,6 +49,7 @@ class Job(Private):
     detailing: Detailing | None = None  # what those have become that act in ADetailer's
     check: Callable[[], None] | None = None  # raises where a neighbour has not taken up what it was given
     replaced: list[tuple[Any, Any]] = field(default_factory=list)  # ours and theirs in the host's list of arguments
+    tab_pass: Any = None  # what stands on ADetailer's script meanwhile
     outer: Job | None = None  # the job that this one is a part of
     finished: list[FinishedPicture] = field(default_factory=list)
     refusal: IPAdapterError | None = None  # why it was not begun

@@ -7,6 +7,8 @@ leaves word of itself on its runner, and a pass finds it on the copy.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import weakref
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -94,42 +96,77 @@ def announce(p: Any) -> None:
     if runner is not None and not is_inner(p):
         setattr(runner, OUTER, None if job is None else weakref.ref(job))
         if job is not None and job.detailing is not None and job.detailing.tabs:
-            _follow_tabs(p)
+            _follow_tabs(p, job)
 
 
 def withdraw(p: Any) -> None:
-    runner = getattr(p, "scripts", None)
-    outer = outer_job(p)
+    runner, job, outer = getattr(p, "scripts", None), record.own(p), outer_job(p)
     if runner is not None and outer is not None and outer.owner is p:
         delattr(runner, OUTER)
-        script = host.current().script(p, TITLE)
-        if isinstance(vars(script).get(TAB_PASS) if script is not None else None, _TabPass):
-            delattr(script, TAB_PASS)
+    if job is not None and job.tab_pass is not None:
+        job.tab_pass.leave()
+        job.tab_pass = None
+
+
+def clean(p: Any) -> None:
+    """Take back what jobs that nobody has ended have left on the script of ``p``'s runner."""
+    script = host.current().script(p, TITLE)
+    while script is not None and isinstance(found := vars(script).get(TAB_PASS), TabPass):
+        found.leave()
 
 
 # Which tab a pass is of: nothing on its processing object says so, but ADetailer works tab by tab.
 
 
-class _TabPass(Private):
-    """In the place of ADetailer's method that works through one tab: says meanwhile, on the job, which one it is."""
+class TabPass(Private):
+    """In the place of ADetailer's method that works through one tab: says meanwhile, on the job, which one it is.
+
+    The script is all jobs', and another extension may have put a method of its own there: that is called, and comes
+    back.
+    """
 
     def __init__(self, script: Any) -> None:
-        self.script = script
+        self.script, self.replaced = script, vars(script).get(TAB_PASS)
+        setattr(script, TAB_PASS, self)
 
-    def __call__(self, p: Any, *args: Any, **kwargs: Any) -> Any:
-        job = record.own(p)
+    def leave(self) -> None:
+        """Put back what was there. Where somebody has put something before this since, it stays below, and only calls
+        on."""
+        if vars(self.script).get(TAB_PASS) is not self:
+            return
+        if self.replaced is None:
+            delattr(self.script, TAB_PASS)
+        else:
+            setattr(self.script, TAB_PASS, self.replaced)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        method = self.replaced
+        if method is None:
+            method = functools.partial(getattr(type(self.script), TAB_PASS), self.script)
+        p, settings, n = self._told(args, kwargs)
+        job = None if p is None else record.own(p)
         detailing = None if job is None else job.detailing
         if detailing is None:
-            return getattr(type(self.script), TAB_PASS)(self.script, p, *args, **kwargs)
-        detailing.tab = self._number(p, args, kwargs)
+            return method(*args, **kwargs)
+        detailing.tab = self._number(p, settings, n)
         try:
-            return getattr(type(self.script), TAB_PASS)(self.script, p, *args, **kwargs)
+            return method(*args, **kwargs)
         finally:
             detailing.tab = None
 
-    def _number(self, p: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
+    def _told(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+        """The processing object, the tab's settings, and its place, None for what is not there: the first and the third
+        argument, and the one called n, however they are passed."""
+        try:
+            bound = inspect.signature(getattr(type(self.script), TAB_PASS)).bind(self.script, *args, **kwargs)
+        except (TypeError, ValueError):  # the call will say so itself
+            return None, None, None
+        bound.apply_defaults()
+        p, _, settings = (*bound.args[1:4], None, None, None)[:3]
+        return p, settings, bound.arguments.get("n", bound.kwargs.get("n"))
+
+    def _number(self, p: Any, settings: Any, n: Any) -> int | None:
         """ADetailer counts from 0, and only those tabs whose settings it takes."""
-        settings, n = args[1] if len(args) > 1 else None, kwargs.get("n")
         if settings is None or not isinstance(n, int):
             return None
         tabs = _tabs(p, p.script_args[self.script.args_from : self.script.args_to])
@@ -145,10 +182,12 @@ def _is_taken(kind: type, tab: Mapping[str, Any]) -> bool:
     return True
 
 
-def _follow_tabs(p: Any) -> None:
+def _follow_tabs(p: Any, job: Job) -> None:
     script = host.current().script(p, TITLE)
-    if script is not None and callable(getattr(type(script), TAB_PASS, None)):
-        setattr(script, TAB_PASS, _TabPass(script))
+    if script is None or not callable(getattr(type(script), TAB_PASS, None)):
+        return
+    if job.tab_pass is None or vars(script).get(TAB_PASS) is not job.tab_pass:
+        job.tab_pass = TabPass(script)
 
 
 def present_tab(p: Any, job: Job) -> int | None:
