@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BLACK, WHITE = (0, 0), (255, 255)  # extrema of masks that are so all over
 HIDDEN_STATES = ("penultimate", "last")  # sources of which each view of a picture brings its own tokens
+MAX_TURNS = 512  # references with those that a batch's start pictures add: each is encoded, and few meet in a layer
 ROUNDING = 0.02  # by how much the forms of a mask and its picture may differ: rounding to whole pixels
 
 
@@ -130,13 +131,26 @@ def decoded_references(
             )
         masked = PlannedReference(picture.content_hash, reference.weight, mask.content_hash, picture, mask, name=where)
         planned.append(masked)
-    if (count := sum(len(one.singles()) for one in planned)) > MAX_REFERENCES:
-        raise UnitError(f"{name} holds {count} references, stored ones among them: give at most {MAX_REFERENCES}.")
-    marked = (
+    marked = tuple(
         replace(one, start_picture=given.start_picture, picture=given.picture, repeats=given.repeats)
         for one, given in zip(planned, references, strict=True)
     )
-    return tuple(marked), notes
+    _check_count(marked, name)
+    return marked, notes
+
+
+def _check_count(references: Sequence[PlannedReference], name: str) -> None:
+    """Raises UnitError for too many references, of which repeats are none that anybody gave."""
+    given, turns = (
+        sum(len(one.singles()) for one in some) for some in ([one for one in references if not one.repeats], references)
+    )
+    if given > MAX_REFERENCES:
+        raise UnitError(f"{name} holds {given} references, stored ones among them: give at most {MAX_REFERENCES}.")
+    if turns > MAX_TURNS:
+        raise UnitError(
+            f"{name} becomes {turns} references, because the start picture among them is another one in each picture "
+            f"of the batch, and at most {MAX_TURNS} are possible: give fewer, or make the batch smaller."
+        )
 
 
 def differ_in_form(one: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -14,6 +14,7 @@ from ..errors import UnitError, errors_name_unit
 from ..reference import Reference
 from ..unit import Unit
 from . import host
+from .neighbours import adetailer
 
 AMONG = "the start picture is among its references, and"
 
@@ -43,7 +44,7 @@ def check_is_known(unit: Unit) -> None:
 
 def _pictures(p: Any, unit: Unit) -> list[Any]:
     current = host.current()
-    if unit.acts_in in ("detailer", "both"):
+    if unit.acts_in == "detailer" or (unit.acts_in == "both" and adetailer.passes(p).missing is None):
         raise UnitError(
             f"{AMONG} ADetailer's passes begin with pictures that are not there yet: set {unit.called('acts_in')} to "
             "“picture”, or give a picture."

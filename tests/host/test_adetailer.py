@@ -463,6 +463,13 @@ def test_without_adetailer_a_unit_for_it_is_refused(host: Host, near, passes, mo
     assert len(make(host, unit(acts_in="detailer"), args=[ONE])) == 1  # the first argument may be left out
 
 
+def test_the_start_picture_may_be_for_both_where_there_is_no_pass(host: Host, near, passes) -> None:
+    one = {"model": "base", "images": [{"start_picture": True}], "acts_in": "both"}
+    sentence = "ADetailer's passes begin with pictures that are not there yet: set acts_in to “picture”"
+    assert sentence in refused(host, one, **START)
+    assert len(make(host, one, args=OFF, **START)) == 1
+
+
 def test_a_unit_of_bad_input_for_the_detailer_is_refused_before_the_first_step(host: Host, near, passes) -> None:
     assert "unit 1: no adapter is called" in refused(host, unit(model="nobody", acts_in="detailer"))
     assert "in no format that can be read" in refused(

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from demo.start import Host
 from tests.helpers.controlnet import ARRAY, array, ask, its_script, make, ours, stand_in, text, theirs
-from tests.helpers.files import write_adapter
+from tests.helpers.files import base64_of, picture, write_adapter
 from tests.helpers.host import FAR, difference
 from tests.helpers.unets import sdxl_unet
 
@@ -131,3 +131,11 @@ def test_what_controlnet_fails_at_is_told(host: Host, faces, monkeypatch, clean)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="ControlNet could not set up InstantID"):
         patch.setattr(type(its_script()), "process", fail)
         ask(host, ours(1, **PHOTO), **XL)
+
+
+def test_one_start_picture_is_one_photo(host: Host, faces, clean) -> None:
+    """ControlNet has one for all pictures of a batch."""
+    itself = {**PHOTO, "images": [{"start_picture": True}]}
+    begun = {"path": "img2img", "init_images": [base64_of(picture(seed, (64, 64))) for seed in (4, 5)], "batch_size": 2}
+    with pytest.raises(RuntimeError, match="InstantID in ControlNet has one photo for all pictures of a batch, and"):
+        ask(host, itself, **begun, **XL)

@@ -190,6 +190,23 @@ def test_of_an_inpainted_picture_it_is_the_part_that_is_sampled(blur: int, host:
     assert difference(made(host, of(ITSELF), **inpaint, inpaint_full_res=False), whole) == 0
 
 
+def test_asking_for_the_part_calls_nobody_elses_hooks(host: Host) -> None:
+    """Hosts of Forge's kind have one for scripts before they come to the start pictures."""
+    from modules import processing
+
+    asked: list[Any] = []
+    part = processing.StableDiffusionProcessingImg2Img._part
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            processing.StableDiffusionProcessingImg2Img, "_part",
+            lambda p, mask: asked.append(p.scripts is None) or part(p, mask),
+        )  # fmt: skip
+        mask = Image.new("L", (64, 64))
+        mask.paste(255, (8, 8, 32, 40))
+        made(host, of(ITSELF), **start(SQUARE, mask=base64_of(mask), inpaint_full_res=True))
+    assert asked == [True, False]
+
+
 def test_what_is_cut_off_is_not_seen(host: Host) -> None:
     """Resize mode "crop and resize"."""
     middle = base64_of(WIDE.crop((16, 0, 48, 32)))
@@ -208,6 +225,27 @@ def test_loopback_sees_what_it_has_made(host: Host, jobs) -> None:
     del jobs
     again = made(host, of(base64_of(images[0])), **start(images[0], seed=seed))
     assert difference(again, [np.asarray(second).astype(np.float32)]) == 0
+
+
+# How many
+
+
+def test_repeats_of_a_batch_are_no_references_of_the_user(host: Host, monkeypatch) -> None:
+    """Five start pictures and thirteen references of a picture each are 65 turns."""
+    monkeypatch.setattr("lib_ipadapter.jobs.planned.MAX_REFERENCES", 3)
+    monkeypatch.setattr("lib_ipadapter.jobs.planned.MAX_TURNS", 6)
+    two = start(SQUARE, picture(3, (64, 64)), batch_size=2, steps=1)
+    others = [base64_of(picture(seed)) for seed in (1, 2, 4)]
+    assert made(host, of(ITSELF, *others[:2], batch="per image"), **two)
+    assert made(host, of(ITSELF, *others[:2]), **two)
+    assert "images holds 4 references, stored ones among them: give at most 3" in refused(
+        host, of(ITSELF, *others), **two
+    )
+    monkeypatch.setattr("lib_ipadapter.jobs.planned.MAX_TURNS", 5)
+    assert (
+        "images becomes 6 references, because the start picture among them is another one in each picture of the "
+        "batch, and at most 5 are possible: give fewer, or make the batch smaller."
+    ) in refused(host, of(ITSELF, *others[:2], batch="per image"), **two)
 
 
 # In words
@@ -260,7 +298,10 @@ def test_without_a_start_picture_the_unit_is_refused(host: Host) -> None:
     ) in refused(host, unit(), of(ITSELF))
     hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
     assert "txt2img begins with none" in refused(host, of(ITSELF), **hires)
-    assert "set acts_in to “picture”, or give a picture" in refused(host, of(ITSELF, acts_in="both"), **start(SQUARE))
+    assert "set acts_in to “picture”, or give a picture" in refused(
+        host, of(ITSELF, acts_in="detailer"), **start(SQUARE)
+    )
+    assert made(host, of(ITSELF, acts_in="both"), **start(SQUARE, steps=1))
     for settings, sentence in (
         (of({"start_picture": 1}), "images[0]: start_picture is 1: give true, or leave it out"),
         (of({**ITSELF, "image": "AAAA"}), "images[0]: start_picture is given beside a picture: leave one out"),

@@ -126,6 +126,7 @@ def _masked_box(p: Any) -> Box | None:
         return None
     asked = copy.copy(p)
     asked.extra_generation_params, asked.paste_to, asked.init_images = {}, None, _Asked(p.init_images)
+    asked.scripts = None  # hosts of Forge's kind call other extensions' scripts before they come to the pictures
     with contextlib.suppress(_MaskIsDone):
         type(p).init(asked, [], [], [])
     return None if asked.paste_to is None else tuple(asked.paste_to)

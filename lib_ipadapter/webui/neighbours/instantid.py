@@ -131,8 +131,13 @@ def _fill(p: Any, unit: Unit, entry: AdapterEntry) -> tuple[PlannedReference, ..
 
 def _checked_weight(unit: Unit, title: str) -> float:
     """The unit's weight. Raises UnitError for settings that ControlNet cannot honour."""
+    if (count := sum(not one.repeats for one in unit.references)) != 1:
+        raise UnitError(f"InstantID takes one photo, not {count}: leave one.")
     if len(unit.references) != 1:
-        raise UnitError(f"InstantID takes one photo, not {len(unit.references)}: leave one.")
+        raise UnitError(
+            f"InstantID in {title} has one photo for all pictures of a batch, and these begin with different ones: set "
+            "the batch size to 1, give a photo, or let InstantID run by itself (Settings, IP-Adapter)."
+        )
     foreign = [name for name in unit.changed() if name not in (*APPLIED, "combine")]
     foreign += ["keypoints image"] * (unit.keypoints_image is not None)
     foreign += ["region mask"] * (unit.region_mask is not None) + ["negative images"] * bool(unit.negative_references)
