@@ -252,11 +252,9 @@ def _comment(p: Any, plans: Sequence[Plan]) -> None:
         for called, region in _regions(plan):
             if not region.is_band and differ_in_form(region.form, host.current().picture_form(p)):
                 notes = [*notes, f"{called} is stretched over a picture of another form."]
-        if p.cfg_scale == 1:
-            of_negative_side = {"negative_images": plan.unit.negative_references, "noise": plan.unit.noise}
-            idle = [name for name, value in of_negative_side.items() if value]
-            notes = [*notes, *(f"{name} has no effect at a CFG scale of 1: raise it." for name in idle)]
-        for note in notes:
+        # Forge and its kin have a scale for the second pass.
+        second = getattr(p, "hr_cfg", None) if host.current().has_second_pass(p) else None
+        for note in (*notes, *idle_negative_side(plan.unit, p.cfg_scale, second)):
             log.info("IP-Adapter unit %d: %s", plan.number, note)
             p.comment(f"IP-Adapter unit {plan.number}: {note}")
 
@@ -268,6 +266,19 @@ def _regions(plan: Plan) -> Iterator[tuple[str, Region]]:
     for i, one in enumerate(plan.references, 1):
         if one.region_hash is not None:
             yield f"the region of reference {i}", plan.places[one.region_hash]
+
+
+def idle_negative_side(unit: Unit, scale: float, second: float | None) -> list[str]:
+    """Notes on what acts on the negative side, which is not there at a CFG ``scale`` of 1. ``second`` is that of the
+    second pass, where it has one of its own."""
+    has_second = second is not None and second > 1 and unit.hires != "base"
+    if scale != 1 or has_second or unit.acts_in == detailing.DETAILER:
+        return []
+    idle, end = [], "no effect at a CFG scale of 1: raise it."
+    if unit.negative_references:
+        is_api = unit.wording is Wording.API
+        idle.append(f"negative_images has {end}" if is_api else f"the negative references have {end}")
+    return [*idle, f"{unit.called('noise')} has {end}"] if unit.noise else idle
 
 
 def check_before_latents(p: Any) -> None:

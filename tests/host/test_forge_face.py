@@ -111,6 +111,15 @@ def test_the_second_pass_is_announced_twice_and_has_its_own_scale(
 
 
 @FACE
+def test_a_negative_side_of_the_second_pass_alone_has_an_effect(host: Host, caplog) -> None:
+    for scale in (1.0, 7.0):
+        caplog.clear()
+        with caplog.at_level("INFO", "ip-adapter"):
+            make(host, unit(noise=0.3), **HIRES, cfg_scale=1, hr_cfg=scale)
+        assert ("noise has no effect at a CFG scale of 1" in caplog.text) == (scale == 1)
+
+
+@FACE
 def test_the_model_is_behind_its_objects(host: Host) -> None:
     from modules import lowvram, sd_models, shared
 

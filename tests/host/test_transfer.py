@@ -84,6 +84,24 @@ def test_a_negative_side_that_nobody_paints_is_told(host: Host, plain, caplog) -
         assert [sentence in caplog.text for sentence in sentences] == [scale == 1] * 2
 
 
+def test_a_negative_side_is_called_as_its_reader_does(host: Host) -> None:
+    from lib_ipadapter.kinds import Wording
+    from lib_ipadapter.unit import parse_units
+    from lib_ipadapter.webui import job
+
+    acting = unit(negative_images=[base64_of(picture(4))], noise=0.3)
+    (one,) = parse_units([acting], Wording.PANEL)
+    assert job.idle_negative_side(one, 1, None) == [
+        "the negative references have no effect at a CFG scale of 1: raise it.",
+        "“Noise” has no effect at a CFG scale of 1: raise it.",
+    ]
+    assert job.idle_negative_side(one, 1, 7) == job.idle_negative_side(one, 7, None) == []
+    (first,) = parse_units([{**acting, "hires": "base"}], Wording.PANEL)
+    assert len(job.idle_negative_side(first, 1, 7)) == 2
+    (inside,) = parse_units([{**acting, "acts_in": "detailer"}], Wording.PANEL)
+    assert job.idle_negative_side(inside, 1, None) == []
+
+
 @pytest.mark.both_faces
 def test_a_region_in_a_model_that_is_taken_apart_is_refused(host: Host, plain, monkeypatch) -> None:
     """A neighbour that has one transformer work on the picture's halves."""
