@@ -50,9 +50,9 @@ def keep(job: Job, processed: Any) -> None:
 
 
 def _pictures(units: Sequence[Unit]) -> set[Picture]:
-    """The decoded pictures and masks of units, each once."""
+    """The decoded pictures and masks of units, each once; of the start picture the word alone is kept."""
     found = {picture for unit in units for picture in (unit.region_mask, unit.keypoints_image)}
     for unit in units:
         for reference in (*unit.references, *unit.negative_references):
-            found |= {reference.image, reference.mask, reference.region}
+            found |= {None if reference.start_picture else reference.image, reference.mask, reference.region}
     return {picture for picture in found if isinstance(picture, Picture)}

@@ -56,3 +56,15 @@ def test_generations_with_large_references_are_not_kept(host: Host, store, monke
     generated(host, {"model": "base", "images": [same, base64_of(picture(1)), base64_of(picture(2))]})
     assert len(store.recent()) == 1
     assert "not kept, because its references have more than 0 megapixels together: save them" in caplog.text
+
+
+def test_start_pictures_count_for_nothing_in_what_is_kept(host: Host, store, monkeypatch) -> None:
+    """The word for them is kept."""
+    from lib_ipadapter.webui import history
+
+    monkeypatch.setattr(history, "MAX_PIXELS", 0)
+    host.img2img(
+        prompt="a cat", steps=1, width=64, height=64, init_images=[base64_of(picture(0, (64, 64)))],
+        alwayson_scripts=ours({"model": "base", "images": [{"start_picture": True}]}),
+    )  # fmt: skip
+    assert len(store.recent()) == 1
