@@ -126,7 +126,8 @@
             // One reference alone may be turned around by it.
             "several references": unit.images?.filter(isPositive).length > 1 || (unit.combine ?? "concat") !== "concat",
             region: Boolean(unit.region || unit.images?.some((reference) => reference.region)),
-            detailer: ["detailer", "both"].includes(unit.acts_in) || Boolean(unit.detailer_tab),
+            // As Settings say is perhaps there, too.
+            detailer: unit.acts_in !== "picture" || Boolean(unit.detailer_tab),
         };
         for (const control of tab.element("advanced").querySelectorAll("[data-needs]")) {
             control.classList.toggle("ip-adapter-idle", isThere[control.dataset.needs] === false);

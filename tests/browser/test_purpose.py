@@ -182,3 +182,15 @@ def test_chips_tell_of_folded_settings_and_set_them_back(page: Page) -> None:
     page.wait(lambda: not page.find("region_feather").is_visible() and '"region"' not in page.state())
     page.add(picture(1))
     page.wait(page.find("combine").is_visible)
+
+
+def test_adetailers_tab_is_in_sight_wherever_settings_may_let_a_unit_in(page: Page) -> None:
+    page.add(picture(0))
+    advanced(page)
+    where = page.find("acts_in").locator("select")
+    assert where.input_value() == "as set"
+    page.wait(page.find("detailer_tab").is_visible)
+    where.select_option("picture")
+    page.wait(lambda: not page.find("detailer_tab").is_visible())
+    where.select_option("both")
+    page.wait(page.find("detailer_tab").is_visible)
