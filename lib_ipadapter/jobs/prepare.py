@@ -51,6 +51,9 @@ class Prepared(NamedTuple):
 def prepare(plans: Sequence[Plan], resources: Resources, device: Device, progress: Progress) -> list[Prepared]:
     """Encode, project, and compute every layer's keys and values for each plan; fp32 in main memory. The faces of
     those that take some have been found."""
+    # A new thread begins with as many threads of its own as there are cores, until somebody asks for their number: its
+    # first product of matrices would be rounded in another way, according to what is computed first.
+    torch.get_num_threads()
     here = str(device.device)
     keys = [_key(plan, resources, device, here, here) for plan in plans]
     ready = {key: resources.cache.get(key) for key in keys}

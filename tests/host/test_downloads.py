@@ -231,6 +231,7 @@ def test_the_card_of_an_adapter_without_its_encoder(
 
     choose(0)
     spec = SimpleNamespace(source="penultimate", embedding_width=1280, clip_width=None, image_encoder=None)
+    spec.base, spec.variant, spec.family = "SD1.5", "plus", "CLIP"
     topology = Topology.of(cross_attention_layers(sd_unet()))
     spec.context_width, spec.layer_widths = topology.context_width, topology.layer_widths
     loaded = SimpleNamespace(present_topology=lambda: topology)

@@ -16,6 +16,7 @@ from lib_ipadapter import infotext
 from tests.helpers.files import base64_of, picture, unit
 from tests.helpers.host import FAR, SAME, ask, difference, make, ours, pixels
 from tests.helpers.panel import from_panel, panel_of, put_in
+from tests.helpers.plots import plot_over
 
 pytestmark = [pytest.mark.parametrize("face", [FORGE]), pytest.mark.host("flux")]
 ON_FLUX = {"override_settings": {"sd_model_checkpoint": flux.NAME}, "cfg_scale": 1, "steps": 2}
@@ -38,10 +39,9 @@ def plotted(host: Host, **axes: list[Any]) -> list[np.ndarray]:
     """The cells of a plot over a Redux unit, as many as there are."""
     from modules.api.api import decode_base64_to_image
 
-    labels = [f"[IP-Adapter] {name.replace('_', ' ')} 1" for name in axes]
     small = {"prompt": "a cat", "negative_prompt": "blurry", "width": 64, "height": 64, "seed": 1, **ON_FLUX}
-    plot = {"script_name": "x/y/z plot", "script_args": [labels, [*axes.values()]]}
-    answer = host.post("txt2img", {**small, **plot, "alwayson_scripts": ours(unit("redux"))})
+    of_unit = {f"{name.replace('_', ' ')} 1": values for name, values in axes.items()}
+    answer = host.post("txt2img", {**small, **plot_over(of_unit), "alwayson_scripts": ours(unit("redux"))})
     assert answer.status_code == 200, answer.text
     images = [decode_base64_to_image(text).convert("RGB") for text in answer.json()["images"]]
     return [np.asarray(one).astype(int) for one in images[-prod(map(len, axes.values())) :]]

@@ -11,6 +11,7 @@ import pytest
 from demo.start import Host
 from lib_ipadapter.unit import Unit, parse_units
 from tests.helpers.files import unit
+from tests.helpers.plots import plot_over
 
 pytestmark = pytest.mark.host("plot")
 
@@ -37,14 +38,7 @@ def request(host: Host, *units, **payload):
 
 
 def plotted(host: Host, axes: dict[str, list], *units, **payload):
-    from modules import scripts
-
-    script = next(s for s in scripts.scripts_txt2img.selectable_scripts if s.title() == "X/Y/Z plot")
-    labels = [one.label for one in script.current_axis_options]
-    arguments: list = [0, "", None] * 3
-    for i, (name, values) in enumerate(axes.items()):
-        arguments[3 * i : 3 * i + 2] = [labels.index(name if name == "Seed" else f"[IP-Adapter] {name}"), values]
-    return request(host, *units, script_name="x/y/z plot", script_args=arguments, **payload)
+    return request(host, *units, **plot_over(axes), **payload)
 
 
 def pictures(answer) -> list[np.ndarray]:
