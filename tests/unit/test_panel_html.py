@@ -8,9 +8,12 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from lib_ipadapter.encode.picture import Picture, decode
 from tests.helpers.files import half, picture
+
+pytestmark = pytest.mark.usefixtures("modules")
 
 
 def test_cards() -> None:

@@ -12,6 +12,8 @@ from lib_ipadapter.encode.picture import KEPT_PIXELS, Picture, content_hash
 from lib_ipadapter.errors import BudgetError, IPAdapterError, UnitError
 from tests.helpers.files import base64_of, half, picture
 
+pytestmark = pytest.mark.usefixtures("modules")
+
 SIDE = 64
 BYTES = SIDE * SIDE * 3
 
