@@ -7,7 +7,7 @@ pre-hook on ``to_out[0]`` adds the image attention to its input. The host's own 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,8 +21,9 @@ from .outcome import Outcome
 from .prompt import ImagePrompt
 from .regions import Size, is_whole
 from .residuals import Residuals
-from .rows import RowCursor, RowRule, Rows, Texts, first_row
+from .rows import RowCursor, RowRule, Rows, first_row
 from .sides import Held
+from .step import Step
 
 
 class _LayerHooks:
@@ -140,20 +141,12 @@ class Injection(ModelInjection):
     def blocks_of_layers(self) -> list[int]:
         return [hooks.layer.block for hooks in self.layers]
 
-    def _announce(
-        self,
-        rows: Rows,
-        step: int,
-        steps: int,
-        texts: Texts | None,
-        latents: Callable[[], Tensor] | None,
-        sampler: nn.Module | None,
-    ) -> None:
+    def _announce(self, step: Step) -> None:
         if self.lora is not None:
             self.lora.begin(lora for i in self.active if (lora := self.prompts[i].lora) is not None)
-        self.residuals.begin(step, steps)
-        self.cursor.begin(rows if self.acts else (), texts, latents)
-        self._watch(sampler)
+        self.residuals.begin(step.step, step.steps)
+        self.cursor.begin(step.rows if self.acts else (), step.texts, step.latents)
+        self._watch(step.sampler)
 
     def _watch(self, sampler: nn.Module | None) -> None:
         """Follow what ``sampler`` is asked for; another one is left alone from now on."""

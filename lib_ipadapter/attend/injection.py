@@ -17,7 +17,7 @@ from .prompt import ImagePrompt
 from .regions import Size
 from .room import empty_device_cache
 from .rows import RowRule, Rows, Texts
-from .step import RowsOfCall
+from .step import RowsOfCall, Step
 
 log = logging.getLogger("ip-adapter")
 Handle = torch.utils.hooks.RemovableHandle
@@ -58,15 +58,7 @@ class ModelInjection(ABC):
         """Register the hooks inside the model."""
 
     @abstractmethod
-    def _announce(
-        self,
-        rows: Rows,
-        step: int,
-        steps: int,
-        texts: Texts | None,
-        latents: Callable[[], Tensor] | None,
-        sampler: nn.Module | None,
-    ) -> None:
+    def _announce(self, step: Step) -> None:
         """A step of which ``active`` is known."""
 
     @abstractmethod
@@ -156,7 +148,7 @@ class ModelInjection(ABC):
         for i, influence in self.measured.items():
             self._rest(i, influence, rows, size)
         self.rows_of_call, self.rows = rows_of_call, None
-        self._announce(rows, step, steps, texts, latents, sampler)
+        self._announce(Step(rows, step, steps, texts, size, latents, sampler, rows_of_call))
 
     def pause(self) -> None:
         """Do nothing until the next ``begin``: another job has the model."""

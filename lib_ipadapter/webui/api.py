@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from fastapi import Body, FastAPI, HTTPException, Query, Request, Response
@@ -12,13 +10,13 @@ from starlette.concurrency import run_in_threadpool
 from ..checkpoint.catalog import Catalog
 from ..checkpoint.entries import AdapterEntry
 from ..checkpoint.wanted import encoder_wanted
-from ..errors import IPAdapterError, errors_name_unit, printable
+from ..errors import errors_name_unit, printable
 from ..presets.document import check_storable
 from ..presets.looks import with_files
 from ..presets.store import MAX_ARCHIVE, PresetError, Store, checked_name
 from . import process
 from .face_install import add_install_route
-from .guards import guards_of, wants
+from .guards import answered, guards_of, wants
 
 JSON = ("application/json",)
 ZIP = ("application/zip", "application/x-zip-compressed", "application/octet-stream")
@@ -48,29 +46,20 @@ def models(catalog: Catalog, refresh: bool = False) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _answered() -> Iterator[None]:
-    """Errors as the WebUI's own routes give them: {"detail": sentence} and their status, without a traceback."""
-    try:
-        yield
-    except IPAdapterError as error:
-        raise HTTPException(error.status_code, error.detail) from None
-
-
 def _add_preset_routes(app: FastAPI, store: Store, guards: list[Any]) -> None:
     @app.get("/ip-adapter/presets", dependencies=guards)
     def get_presets() -> dict[str, list[str]]:
-        with _answered():
+        with answered():
             return {"presets": store.names(), "recent": store.recent()}
 
     @app.get("/ip-adapter/presets/{name}", dependencies=guards)
     def get_preset(name: str) -> dict[str, Any]:
-        with _answered():
+        with answered():
             return {"units": store.load_base64(name)}
 
     @app.put("/ip-adapter/presets/{name}", dependencies=[*guards, wants(*JSON)])
     def put_preset(name: str, body: Any = Body(...), overwrite: bool = True) -> dict[str, str]:  # noqa: B008
-        with _answered():
+        with answered():
             if not isinstance(body, dict) or set(body) != {"units"}:
                 raise PresetError('The body of a preset is {"units": […]}: send an object with units, and only them.')
             check_storable(body["units"])
@@ -79,13 +68,13 @@ def _add_preset_routes(app: FastAPI, store: Store, guards: list[Any]) -> None:
 
     @app.delete("/ip-adapter/presets/{name}", dependencies=guards)
     def delete_preset(name: str) -> dict[str, str]:
-        with _answered():
+        with answered():
             store.delete(name)
         return {"preset": checked_name(name)}
 
     @app.get("/ip-adapter/presets-export", dependencies=guards, response_class=Response)
     def export_presets(name: list[str] | None = Query(None)) -> Response:  # noqa: B008
-        with _answered():
+        with answered():
             data = store.export(name)
         headers = {"Content-Disposition": 'attachment; filename="ip-adapter-presets.zip"'}
         return Response(data, media_type="application/zip", headers=headers)
@@ -97,7 +86,7 @@ def _add_preset_routes(app: FastAPI, store: Store, guards: list[Any]) -> None:
             data += chunk
             if len(data) > MAX_ARCHIVE:  # an import would say so too, but the memory is better left alone
                 raise HTTPException(413, f"The file is larger than {MAX_ARCHIVE >> 30} GiB: import fewer presets.")
-        with _answered():
+        with answered():
             return {"presets": await run_in_threadpool(store.import_, bytes(data), overwrite=overwrite)}
 
 

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from modules import shared
+
+from ..errors import IPAdapterError
 
 log = logging.getLogger("ip-adapter")
 
@@ -81,3 +85,12 @@ def _own_hosts(request: Request) -> set[str]:
     forwarded = re.findall(r'host="?([^";,\s]+)', request.headers.get("forwarded", "")[:2000], re.IGNORECASE)
     told = [request.headers.get("host", ""), *request.headers.get("x-forwarded-host", "")[:2000].split(","), *forwarded]
     return {_host(f"{scheme}://{host.strip()}") for host in told if host.strip() for scheme in _DEFAULT_PORTS}
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """Errors as the WebUI's own routes give them: {"detail": sentence} and their status, without a traceback."""
+    try:
+        yield
+    except IPAdapterError as error:
+        raise HTTPException(error.status_code, error.detail) from None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from ..presets.document import PresetError, PresetExists, checked_name, key
 from ..presets.looks import found
 from ..unit import Reference, Unit
 from . import host, options, process
-from .guards import wants
+from .guards import answered, wants
 from .start_pictures import check_is_known
 
 if TYPE_CHECKING:
@@ -151,12 +151,12 @@ def add_routes(app: FastAPI, resources: Callable[[], Resources], guards: Sequenc
 
     @app.get("/ip-adapter/looks", dependencies=[*guards])
     def get_looks() -> dict[str, Any]:
-        with _answered():
+        with answered():
             return {"looks": [told(look) for look in process.looks().all()]}
 
     @app.get("/ip-adapter/looks/{name}", dependencies=[*guards], response_class=Response)
     def get_look(name: str) -> Response:
-        with _answered():
+        with answered():
             file = process.looks().file(name)
         headers = {"Content-Disposition": 'attachment; filename="ip-adapter-look.safetensors"'}
         return Response(file, media_type=FILE, headers=headers)
@@ -164,7 +164,7 @@ def add_routes(app: FastAPI, resources: Callable[[], Resources], guards: Sequenc
     @app.put("/ip-adapter/looks/{name}", dependencies=[*guards, wants(JSON, FILE)])
     async def put_look(name: str, request: Request, overwrite: bool = True) -> dict[str, str]:
         is_file = request.headers["content-type"].partition(";")[0].strip().lower() == FILE
-        with _answered():
+        with answered():
             checked_name(name, "look")
             body = await _body(request, MAX_FILE if is_file else MAX_UNIT)
             if is_file:
@@ -175,17 +175,9 @@ def add_routes(app: FastAPI, resources: Callable[[], Resources], guards: Sequenc
 
     @app.delete("/ip-adapter/looks/{name}", dependencies=[*guards])
     def delete_look(name: str) -> dict[str, str]:
-        with _answered():
+        with answered():
             process.looks().delete(name)
             return {"look": checked_name(name, "look")}
-
-
-@contextmanager
-def _answered() -> Iterator[None]:
-    try:
-        yield
-    except IPAdapterError as error:
-        raise HTTPException(error.status_code, error.detail) from None
 
 
 async def _body(request: Request, limit: int) -> bytes:

@@ -6,7 +6,7 @@ attention of their own beside the model's (``beside``). A prompt is one or the o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -17,7 +17,8 @@ from ..injection import Handle, ModelInjection
 from ..prompt import ImagePrompt
 from ..regions import Size
 from ..room import with_room
-from ..rows import RowRule, Rows, Texts
+from ..rows import RowRule, Rows
+from ..step import Step
 from .appended import Bias, Part, parts, stacked
 from .beside import BlockHooks, layers_of
 from .kernel import NO_ROOM, BiasedAttention, Place
@@ -91,16 +92,8 @@ class FluxInjection(ModelInjection):
     def rows_of_step(self) -> Rows:
         return self._rows_of_step
 
-    def _announce(
-        self,
-        rows: Rows,
-        step: int,
-        steps: int,
-        texts: Texts | None,
-        latents: Callable[[], Tensor] | None,
-        sampler: nn.Module | None,
-    ) -> None:
-        self._rows_of_step = rows
+    def _announce(self, step: Step) -> None:
+        self._rows_of_step = step.rows
         strengths = tuple(prompt.now for prompt in self.prompts if prompt.appended is not None)
         if strengths != self._strengths:
             self._kept.clear()
