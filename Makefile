@@ -1,4 +1,4 @@
-# Everything sets itself up in .venv-3.11 (or .venv-3.10) with the WebUI's own pins: about four minutes the first time.
+# Everything sets itself up in .venv-3.11 (or .venv-3.10) with the WebUI's own pins: one or two minutes the first time.
 # PYTHON=… names the interpreter: python3.10, python3.11, or a path; for test-fast python3.13 as well, with the pins of
 # Forge Neo.
 INTERPRETER := $(shell sh tests/setup/python.sh $(PYTHON))
@@ -14,14 +14,21 @@ $(error Python $(VERSION) is for test-fast alone: leave PYTHON out, or name 3.10
 endif
 endif
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
+# uv downloads and unpacks side by side and links what another environment has; where it cannot (an index or a proxy that
+# only pip has been told of), pip does it.
+UV := uv==0.13.9
+install = $(PY) -m uv pip install --quiet --system-certs --python $(PY) $(1) || $(PIP) $(1)
+PYTEST := $(PY) -m pytest -n auto
 
-.PHONY: test test-fast lint format browser faces demo panel bench-quality clean
+.PHONY: environment test test-fast lint format browser faces demo panel bench-quality clean
+
+environment: $(READY)
 
 test: lint browser faces
-	$(PY) -m pytest -n auto
+	$(PYTEST)
 
 test-fast: $(READY)
-	$(PY) -m pytest -n auto tests/unit
+	$(PYTEST) $(if $(WITHOUT),-m "not $(WITHOUT)") tests/unit
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
@@ -51,13 +58,15 @@ $(READY): $(REQUIREMENTS)
 	$(if $(INTERPRETER),,$(error Python 3.10 or 3.11 is needed, and $(or $(PYTHON),none on PATH) does not run here as \
 	one of them: install one, or name its path: make PYTHON=/path/to/python3.11 …))
 	$(INTERPRETER) -m venv $(VENV)
+	$(PIP) $(UV) || true
 ifdef NEO
-	$(PIP) --no-deps -r requirements-neo.txt
+	$(call install,--no-deps -r requirements-neo.txt)
 else
-	$(PIP) -r requirements-test.txt -c requirements-lock.txt
-	$(PIP) --no-deps -r requirements-test-nodeps.txt
+	$(call install,-r requirements-test.txt -c requirements-lock.txt)
+	$(call install,--no-deps -r requirements-test-nodeps.txt)
 endif
-	$(PY) -m compileall -qq -j 0 $(VENV)/lib || true # on all processors; files that are for other Pythons are no fault
+	# On all processors, without the packages' own tests; files that are for other Pythons are no fault.
+	$(PY) -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' $(VENV)/lib || true
 	rm -f $(VENV)/.ready-*
 	touch $@
 
