@@ -13,6 +13,23 @@ from lib_ipadapter.jobs.resources import Resources
 from lib_ipadapter.presets.store import Store
 from tests.helpers.files import write_adapter, write_encoder
 
+NUMBERS = (
+    "block_strengths", "influence", "inject", "instantid_by_hand", "keypoints", "lora", "projections", "regions",
+    "rows", "sides", "weight_types",
+)  # fmt: skip
+"""Files that compare what steps of a UNet give: half of the room's time, and torch's work, not Python's."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "numbers: compares what torch computes, the same on every Python")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem.removeprefix("test_") in NUMBERS and item.path.parent == Path(__file__).parent:
+            item.add_marker("numbers")
+
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory, unet) -> Path:

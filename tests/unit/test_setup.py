@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.setup import browser
+from tests.unit.conftest import NUMBERS
 
 SCRIPT = Path(__file__).parents[1] / "setup" / "python.sh"
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -99,3 +100,7 @@ def test_the_first_way_that_works_is_the_last_that_is_tried(monkeypatch, works):
         monkeypatch.setattr(browser, way, lambda way=way: tried.append(way))
     assert browser.install() == "/a/browser"
     assert tried[-1] == works
+
+
+def test_what_the_other_python_leaves_out_is_there():
+    assert all((Path(__file__).parent / f"test_{name}.py").exists() for name in NUMBERS)
