@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -68,8 +69,15 @@ PATTERNS = {
 }
 
 
-@pytest.mark.parametrize(("together", "below"), [(1, False), (2, True), (3, False)])
-@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize(
+    ("pattern", "together", "below"),
+    [  # what makes rows uneven or many in each way, the others in one
+        *itertools.product(("uneven", "apart", "two pictures, uneven"), (1, 3), (False,)),
+        *itertools.product(("uneven", "apart", "two pictures, uneven"), (2,), (True,)),
+        ("even", 3, False), ("uneven negative", 2, True), ("AND", 3, False), ("DDIM, uneven", 2, True),
+        ("second order, apart", 3, False),
+    ],
+)  # fmt: skip
 def test_tiles_of_the_whole_are_the_whole(pattern: str, together: int, below: bool, host: Host, near) -> None:
     units = [unit(), unit(seeds=(0, 3), batch="per image", weight=0.7)]
     whole = make(host, *units, **PATTERNS[pattern])
@@ -89,8 +97,13 @@ def test_tiles_are_the_same_whatever_their_order(together: int, host: Host, near
             assert difference(make(host, unit(), **WIDE, **PATTERNS[pattern]), even) < SAME
 
 
-@pytest.mark.parametrize("below", [False, True])
-@pytest.mark.parametrize("pattern", ["even", "uneven", "uneven negative", "apart", "two pictures, uneven"])
+@pytest.mark.parametrize(
+    ("pattern", "below"),
+    [
+        ("even", False), ("uneven", False), ("uneven", True), ("uneven negative", True), ("apart", False),
+        ("apart", True), ("two pictures, uneven", True),
+    ],
+)  # fmt: skip
 def test_regions_with_their_own_text_have_the_reference(pattern: str, below: bool, host: Host, near) -> None:
     """Whole-picture regions of the main prompt are the picture without regions; of another text they have it, too,
     whatever its length."""
