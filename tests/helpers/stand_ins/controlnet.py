@@ -17,7 +17,7 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import torch
-from modules import scripts, shared
+from modules import script_callbacks, scripts, shared
 from PIL import Image
 
 MODULES = ["none", "canny", "inpaint_only", "ip-adapter-auto", "ip-adapter_clip_h", "ip-adapter_clip_g",
@@ -178,6 +178,19 @@ for name in ("ControlNetUnit", "find_cn_script", "to_processing_unit", "get_all_
 public.get_api_version = lambda: 3
 public.global_state = types.SimpleNamespace(cn_models=models)
 sys.modules[public.__name__] = public
+
+
+def add_routes(_page, app):
+    @app.get("/controlnet/model_list")
+    def model_list():
+        return {"model_list": list(models)}
+
+    @app.get("/controlnet/module_list")
+    def module_list(alias_names: bool = False):
+        return {"module_list": list(MODULES)}
+
+
+script_callbacks.on_app_started(add_routes)
 
 
 # What it does

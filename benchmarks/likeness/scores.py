@@ -1,0 +1,106 @@
+"""CLIP-I and CLIP-T: a whole CLIP model of one file, read as the extension reads image encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from lib_ipadapter.checkpoint.load import load_encoder_state, load_text_state
+from lib_ipadapter.checkpoint.recognise import recognise
+from lib_ipadapter.checkpoint.specs import CLIP, EncoderSpec
+from lib_ipadapter.encode.clip_image import ImageEncoder
+from lib_ipadapter.encode.clip_text import TextTower, token_ids
+from lib_ipadapter.encode.pixels import to_pixels
+from lib_ipadapter.errors import CheckpointError, UnitError
+
+from .errors import Trouble
+
+CLIPSCORE = 2.5
+"""CLIPScore's factor w (arXiv 2104.08718, section 3)."""
+WHOLE = (
+    "--clip names a whole CLIP model in one file, image and text encoder, such as model.safetensors of "
+    "openai/clip-vit-large-patch14, with which the paper measures"
+)
+BATCH = 16
+
+
+class Clip:
+    """Both towers, with embeddings of length 1."""
+
+    def __init__(self, spec: EncoderSpec, image: ImageEncoder, text: TextTower) -> None:
+        self.spec, self._image, self._text = spec, image, text
+
+    @classmethod
+    def open(cls, path: Path, device: str = "cpu", activation: str | None = None) -> Clip:
+        """The model in a file of any published layout, in fp32. Raises Trouble for every other file.
+
+        ``activation``, "gelu" or "quick_gelu", is for models whose sizes and name do not tell it.
+        """
+        if not path.is_file():
+            raise Trouble(f"There is no file {path}: {WHOLE}.")
+        try:
+            spec = recognise(path)
+            if not isinstance(spec, EncoderSpec) or spec.family != CLIP:
+                raise Trouble(f"{path} is no CLIP model: {WHOLE}.")
+            if spec.text is None:
+                raise Trouble(f"{path} is an image encoder without its text encoder, which CLIP-T needs: {WHOLE}.")
+            if activation is not None:
+                quick = activation == "quick_gelu"
+                spec = replace(spec, quick_gelu=quick, text=replace(spec.text, quick_gelu=quick))
+            assert spec.text is not None
+            image = ImageEncoder.from_state(spec, load_encoder_state(path), dtype=torch.float32)
+            text = TextTower.from_state(spec.text, load_text_state(path), dtype=torch.float32)
+        except CheckpointError as error:
+            raise Trouble(f"{path}: {error} {WHOLE}.") from error
+        try:
+            return cls(spec, image.to(device), text.to(device))
+        except (RuntimeError, AssertionError) as error:  # torch's two ways to lack a device
+            raise Trouble(f"--device {device} cannot be used ({error}): leave it out for the CPU.") from error
+
+    @property
+    def name(self) -> str:
+        """Which model it is, with the activation, without which sizes do not name one."""
+        kind = self.spec.kind.removesuffix("-quickgelu").removesuffix(" with GELU")
+        return f"{kind}, {'QuickGELU' if self.spec.quick_gelu else 'GELU'}"
+
+    def images(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Embeddings [B, E] of RGB pictures, fp32 on the CPU."""
+        found = []
+        for start in range(0, len(pictures), BATCH):
+            pixels = torch.cat(
+                [to_pixels(picture, self.spec.image_size) for picture in pictures[start : start + BATCH]]
+            )
+            found.append(F.normalize(self._image.encode(pixels, "pooled").of("pooled").float().cpu(), dim=1))
+        return torch.cat(found)
+
+    def fitting(self, words: str) -> str:
+        """As many of the words, from the first, as the text tower takes."""
+        kept = words.split()
+        while kept:
+            try:
+                token_ids(" ".join(kept), self._text.spec.context)
+            except UnitError:
+                kept.pop()
+            else:
+                break
+        return " ".join(kept)
+
+    def texts(self, captions: Sequence[str]) -> Tensor:
+        """Embeddings [B, E] of words that fit, fp32 on the CPU."""
+        return torch.cat([F.normalize(self._text.embed(words).cpu(), dim=1) for words in captions])
+
+
+def clip_i(pictures: Tensor, references: Tensor) -> Tensor:
+    """Cosines of embeddings of length 1, [B, E] with [B, E] or [E] -> [B]."""
+    return (pictures * references).sum(-1)
+
+
+def clip_t(pictures: Tensor, captions: Tensor) -> Tensor:
+    """CLIPScore: w · max(cos, 0)."""
+    return CLIPSCORE * (pictures * captions).sum(-1).clamp(min=0)
