@@ -57,7 +57,9 @@ def options() -> argparse.ArgumentParser:
     add("--against", choices=("controlnet",), help="do the same through sd-webui-controlnet's units, seed by seed")
     add("--controlnet-model", metavar="NAME", help="its name there, if not the adapter's")
     add(
-        "--controlnet-module", metavar="NAME", help="ip-adapter-auto where ControlNet has it, else ip-adapter_clip_sd15"
+        "--controlnet-module",
+        metavar="NAME",
+        help="the one for the adapter's encoder: ip-adapter_clip_sd15 (ViT-H) or ip-adapter_clip_sdxl (bigG)",
     )
     add("--weights", type=_weights, default=WEIGHTS, metavar="LIST", help="0,0.25,0.5,0.75,1,1.25,1.5")
     add("--seeds", type=_count, default=4, metavar="N", help="pictures for each reference, prompt and weight (4)")
@@ -97,7 +99,7 @@ def run(chosen: argparse.Namespace, session: Session | None = None) -> None:
     adapter = webui.adapter(chosen.adapter)
     controlnet = None
     if chosen.against:
-        controlnet = webui.controlnet(chosen.controlnet_model or adapter["name"], chosen.controlnet_module)
+        controlnet = webui.controlnet(adapter, chosen.controlnet_model, chosen.controlnet_module)
     width, height = chosen.size
     settings = Settings(
         chosen.steps, width, height, chosen.sampler, chosen.guidance, chosen.negative, webui.checkpoint(), adapter,

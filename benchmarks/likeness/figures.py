@@ -73,6 +73,10 @@ def mean(groups: Sequence[Array], drawn: Array) -> Array:
 
 
 def median(groups: Sequence[Array], drawn: Array) -> Array:
+    """As ``mean``."""
+    if len({len(group) for group in groups}) == 1:
+        found: Array = np.median(np.stack(groups)[drawn].reshape(len(drawn), -1), axis=1)
+        return found
     return np.array([np.median(np.concatenate([groups[i] for i in row])) for row in drawn])
 
 

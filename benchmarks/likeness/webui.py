@@ -91,8 +91,10 @@ class WebUI:
                 return dict(one)
         raise Trouble(f"The WebUI at {self.url} has no adapter called {name!r}: give --adapter one of {names}.")
 
-    def controlnet(self, model: str, module: str | None) -> tuple[str, str]:
-        """ControlNet's label of ``model`` and the name of its preprocessor. Raises Trouble where it has neither."""
+    def controlnet(self, adapter: dict[str, Any], model: str | None, module: str | None) -> tuple[str, str]:
+        """ControlNet's label of ``model``, else of the file that ``adapter`` is, and its preprocessor for that adapter,
+        else ``module``. Raises Trouble where it lacks one of them."""
+        model = model or adapter["name"]
         missing = f"The WebUI at {self.url} has no sd-webui-controlnet: install it, or leave out --against controlnet."
         labels = self._optional("/controlnet/model_list", missing)["model_list"]
         known = self._optional("/controlnet/module_list?alias_names=true", missing)["module_list"]
@@ -104,7 +106,7 @@ class WebUI:
                 f"ControlNet has no model called {model!r}: give --controlnet-model one of {', '.join(like)}, or put "
                 "the file into its models/ControlNet."
             )
-        wanted = ["ip-adapter-auto", "ip-adapter_clip_sd15", "ip-adapter_clip_h"] if module is None else [module]
+        wanted = _modules(adapter) if module is None else [module]
         for name in wanted:
             if name in known:
                 return label, name
@@ -131,6 +133,16 @@ class Refused(Trouble):
     def __init__(self, status: int, detail: str, where: str) -> None:
         super().__init__(f"The WebUI has refused a request ({status}, {where}): {detail}")
         self.status = status
+
+
+def _modules(adapter: dict[str, Any]) -> list[str]:
+    """ControlNet's names, older and newer, of the preprocessor that feeds an adapter. Its "ip-adapter-auto" knows files
+    by their published names alone, and then does nothing, so that is left to adapters that want a face."""
+    if str(adapter.get("variant", "")).startswith(("faceid", "instantid")):
+        return ["ip-adapter-auto"]
+    if "bigG" in str(adapter.get("encoder", "")):
+        return ["ip-adapter_clip_sdxl", "ip-adapter_clip_g"]
+    return ["ip-adapter_clip_sd15", "ip-adapter_clip_h"]
 
 
 def _session() -> Any:

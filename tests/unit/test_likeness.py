@@ -1,0 +1,458 @@
+"""benchmarks/likeness: scores against transformers' CLIPModel, intervals, what is made and what is told."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import requests
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessor
+
+from benchmarks.likeness import drawn, figures, report
+from benchmarks.likeness.__main__ import main
+from benchmarks.likeness.errors import Trouble
+from benchmarks.likeness.figures import Figure, Score, figure, median
+from benchmarks.likeness.made import Kept, duration
+from benchmarks.likeness.plan import CONTROLNET, OURS, PLAIN, Plan, plain_words, references, scenes
+from benchmarks.likeness.scores import Clip, clip_i, clip_t
+from benchmarks.likeness.webui import AUTH, WebUI
+from tests.helpers.likeness import SIZE, SmallWebUI, clip_model, write_clip, write_references
+from tests.unit.test_clip_image import to_open_clip as image_to_open_clip
+from tests.unit.test_clip_text import to_open_clip as text_to_open_clip
+
+
+@pytest.fixture(scope="module")
+def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip") / "whole.safetensors")
+
+
+@pytest.fixture(scope="module")
+def clip(clip_file: Path) -> Clip:
+    return Clip.open(clip_file)
+
+
+def pictures(n: int = 3) -> list[Image.Image]:
+    """Of different sizes and forms."""
+    rng = np.random.default_rng(5)
+    return [
+        Image.fromarray(rng.integers(0, 256, (50 + 9 * (i % 7), 70 - 5 * (i % 9), 3), dtype=np.uint8)) for i in range(n)
+    ]
+
+
+CAPTIONS = ["a red circle on blue stripes", "a cat", "Ünïcode 猫"]
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def open_clips(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    text = {k: v for k, v in state.items() if k.startswith("text_")}
+    image = {k: v for k, v in state.items() if k.startswith("vis")}
+    made = {**text_to_open_clip(text), **image_to_open_clip(image, "visual."), "logit_scale": state["logit_scale"]}
+    return {key: value.contiguous() for key, value in made.items()}
+
+
+@pytest.mark.parametrize("change", [dict, open_clips], ids=["transformers", "open_clip"])
+def test_both_scores_are_transformers(tmp_path: Path, change) -> None:
+    clip, model = Clip.open(write_clip(tmp_path / "whole.safetensors", change)), clip_model()
+    crop = {"height": SIZE, "width": SIZE}
+    seen = CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=crop)(pictures(), return_tensors="pt")
+    wanted = model(**seen, input_ids=open_clip.tokenize(CAPTIONS))
+    images, texts = clip.images(pictures()), clip.texts(CAPTIONS)
+    torch.testing.assert_close(images, wanted.image_embeds, rtol=0, atol=1e-5)
+    torch.testing.assert_close(texts, wanted.text_embeds, rtol=0, atol=1e-5)
+    # transformers' own cosines, by its own product and temperature
+    cosines = wanted.logits_per_image / model.logit_scale.exp()
+    for i in range(3):
+        for j in range(3):
+            assert clip_t(images[i], texts[j]).item() == pytest.approx(2.5 * max(cosines[i, j].item(), 0), abs=1e-5)
+    assert cosines.min() > 0.05 and clip_t(-images, texts).tolist() == [0, 0, 0]  # both sides of 0
+    among = wanted.image_embeds @ wanted.image_embeds.T
+    assert clip_i(images[0], images[1]).item() == pytest.approx(among[0, 1].item(), abs=1e-5)
+
+
+def test_a_picture_is_like_itself_and_order_and_batches_do_not_matter(clip: Clip) -> None:
+    some = pictures(19)
+    together = clip.images(some)
+    assert torch.allclose(clip_i(together, clip.images(some)), torch.ones(19))
+    assert torch.allclose(together.flip(0), clip.images(some[::-1]), atol=1e-6)
+    assert clip_i(together[0], together[1:]).max() < 0.999
+    grown = some[0].resize((some[0].width * 4, some[0].height * 4), Image.Resampling.NEAREST)
+    assert clip_i(clip.images([grown])[0], together[0]) > clip_i(together[0], together[1:]).max()
+
+
+def test_words_that_the_tower_does_not_take_are_left_out(clip: Clip) -> None:
+    assert clip.fitting("a cat") == "a cat"
+    long = " ".join(f"cat{i}" for i in range(80))
+    fitting = clip.fitting(long)
+    assert long.startswith(fitting) and len(fitting) < len(long)
+    assert clip.texts([fitting]).shape == (1, 24)
+    assert clip.fitting("") == ""
+
+
+def test_what_is_no_whole_clip_is_refused(tmp_path: Path, clip_file: Path) -> None:
+    image_alone = write_clip(tmp_path / "a.safetensors", lambda s: {k: v for k, v in s.items() if "text" not in k})
+    other = write_clip(tmp_path / "b.safetensors", lambda s: {"something": s["logit_scale"].reshape(1)})
+    lacking = write_clip(
+        tmp_path / "c.safetensors", lambda s: {k: v for k, v in s.items() if "layers.0.mlp.fc2" not in k}
+    )
+    nothing = tmp_path / "d.safetensors"
+    nothing.write_bytes(b"nothing")
+    for path, said in {
+        image_alone: "without its text encoder", other: "neither", lacking: "", nothing: "", tmp_path / "e": "no file",
+    }.items():  # fmt: skip
+        with pytest.raises(Trouble, match=said) as error:
+            Clip.open(path)
+        assert "--clip names a whole CLIP model" in str(error.value) and str(path) in str(error.value)
+
+
+def test_the_activation_is_told(clip_file: Path, clip: Clip) -> None:
+    quick = Clip.open(clip_file, activation="quick_gelu")
+    assert (clip.name, quick.name) == ("ViT (64 wide, 3 layers), GELU", "ViT (64 wide, 3 layers), QuickGELU")
+    assert not torch.allclose(quick.images(pictures(1)), clip.images(pictures(1)), atol=1e-3)
+    assert not torch.allclose(quick.texts(["a cat"]), clip.texts(["a cat"]), atol=1e-3)
+
+
+# --- intervals --------------------------------------------------------------------------------------------------------
+
+
+def test_an_interval_of_constants_is_a_point() -> None:
+    assert figure([("a", 0.5), ("b", 0.5), ("c", 0.5)]) == Figure(0.5, 0.5, 0.5, 3, 3)
+    assert figure([]).n == 0 and figure([]).told() == "–"
+
+
+def test_references_are_drawn_and_not_pictures() -> None:
+    """Two equal pictures are one: they make no interval narrower. Of one reference, its pictures are drawn."""
+    values = [(f"{i}", v) for i, v in enumerate(np.random.default_rng(1).normal(size=12))]
+    one, two = figure(values), figure(values * 2)
+    assert (one.value, one.low, one.high) == pytest.approx((two.value, two.low, two.high))
+    assert (one.n, two.n, two.groups) == (12, 24, 12)
+    alone = figure([("a", v) for _, v in values])
+    assert (alone.low, alone.high) == (one.low, one.high) and alone.groups == 1
+
+
+def test_intervals_move_with_the_values_and_hold_the_mean() -> None:
+    values = np.random.default_rng(2).normal(size=30)
+    first = figure((f"{i % 10}", v) for i, v in enumerate(values))
+    other = figure((f"{i % 10}", 10 - 2 * v) for i, v in enumerate(values))
+    assert first.value == pytest.approx(values.mean())
+    assert (other.low, other.high) == pytest.approx((10 - 2 * first.high, 10 - 2 * first.low))
+    assert first.low < first.value < first.high
+
+
+@pytest.mark.parametrize("statistic", [figures.mean, median])
+def test_nineteen_of_twenty_intervals_hold_the_truth(statistic) -> None:
+    rng, held = np.random.default_rng(3), 0
+    for _ in range(150):
+        centres = rng.normal(size=25)
+        found = figure(((f"{i}", c + rng.normal()) for i, c in enumerate(centres) for _ in "ab"), statistic, draws=300)
+        held += found.low <= 0 <= found.high
+    assert 0.86 <= held / 150 <= 0.99
+
+
+def test_the_median_is_of_all_pictures() -> None:
+    assert figure([("a", 1.0), ("a", 2.0), ("b", 90.0)], median).value == 2.0
+
+
+# --- rows, paired by seeds --------------------------------------------------------------------------------------------
+
+
+def score(method: str, weight: float | None, seed: int = 1, reference: str = "r", **fields) -> Score:
+    common = {"clip_i": 0.5, "clip_t": 0.6, "others": None, "seconds": 1.0, "ratio": 1.0, "is_plain": False}
+    return Score(reference, "p", seed, method, weight, **{**common, **fields})
+
+
+PLAN = Plan((), (1, 2), (0.0, 1.0), (OURS, CONTROLNET))
+
+
+def some_scores(shift: float = 0.0) -> list[Score]:
+    made = []
+    for number, reference in enumerate("rst"):
+        for seed in (1, 2):
+            base = 0.1 * number + 0.01 * seed
+            made.append(score(PLAIN, None, seed, reference, clip_i=base + shift, clip_t=0.3, is_plain=True))
+            made += [
+                score(
+                    method, weight, seed, reference, clip_i=base + more * weight, clip_t=0.3 - 0.1 * weight,
+                    ratio=1.0 + weight * more, is_plain=not weight,
+                )
+                for method, more in ((OURS, 0.4), (CONTROLNET, 0.3)) for weight in (0.0, 1.0)
+            ]  # fmt: skip
+    return made
+
+
+def test_differences_are_taken_seed_by_seed() -> None:
+    rows = {(row.method, row.weight): row for row in figures.rows(PLAN, some_scores())}
+    ours = rows[OURS, 1.0]
+    assert ours.over_clip_i.told("+") == "+0.400 (+0.400 to +0.400)"  # what differs between references cancels out
+    assert ours.clip_i.high - ours.clip_i.low > 0.05
+    assert ours.over_clip_t.value == pytest.approx(-0.1) and ours.time.value == pytest.approx(1.4)
+    assert rows[OURS, 0.0].over_clip_i.value == 0 and rows[OURS, 0.0].same == 6 and ours.same == 0
+    assert rows[PLAIN, None].over_clip_i.n == 0 and rows[PLAIN, None].clip_i.n == 6
+    moved = {(row.method, row.weight): row for row in figures.rows(PLAN, some_scores(0.05))}
+    assert moved[OURS, 1.0].over_clip_i.value == pytest.approx(0.35)
+    assert moved[OURS, 1.0].clip_i == ours.clip_i
+
+
+def test_one_less_the_other() -> None:
+    zero, one = figures.against(PLAN, some_scores(), OURS, CONTROLNET)
+    assert (zero.weight, zero.clip_i.value, zero.time.value) == (0.0, 0, 1)
+    assert (one.clip_i.low, one.clip_i.high) == pytest.approx((0.1, 0.1))
+    assert one.time.value == pytest.approx(1.4 / 1.3)
+    back = figures.against(PLAN, some_scores(), CONTROLNET, OURS)[1]
+    assert back.clip_i.value == pytest.approx(-one.clip_i.value)
+    lines = report.against_table([zero, one], OURS, CONTROLNET)
+    assert lines[-1] == "| 1 | +0.100 (+0.100 to +0.100) | +0.000 (+0.000 to +0.000) | 1.08 (1.08 to 1.08) |"
+
+
+def test_times_of_two_runs_are_not_compared() -> None:
+    some = [replace(s, ratio=None) if s.seed == 1 and s.method == OURS else s for s in some_scores()]
+    rows = figures.rows(PLAN, some)
+    assert [row.time.n for row in rows if row.method == OURS] == [3, 3]
+    assert any("within one run" in note for note in report.notes(PLAN, rows, 9))
+    assert not any("within one run" in note for note in report.notes(PLAN, figures.rows(PLAN, some_scores()), 9))
+
+
+def test_the_table_has_a_cell_for_each_column() -> None:
+    lines = report.table(figures.rows(PLAN, some_scores()))
+    assert len(lines) == 2 + 1 + 4 and {line.count("|") for line in lines} == {10}
+    assert lines[2].startswith("| without |  | ") and lines[4].startswith("| IP-Adapter | 1 | ")
+
+
+def test_what_has_not_acted_is_told() -> None:
+    rows = figures.rows(PLAN, [replace(s, is_plain=True) if s.method == CONTROLNET else s for s in some_scores()])
+    told = list(report.notes(PLAN, rows, 3, shortened=2))
+    assert any("ControlNet at weight 1: 6 of 6" in note and "has not acted" in note for note in told)
+    assert any("IP-Adapter at weight 0: 6 of 6 are the plain picture" in note for note in told)
+    assert any("3 references are few" in note for note in told) and any("2 prompts are longer" in note for note in told)
+
+
+# --- what is to be made -----------------------------------------------------------------------------------------------
+
+
+def test_prompts_for_all_references_and_for_one(tmp_path: Path) -> None:
+    found = references(write_references(tmp_path / "refs"))
+    file = tmp_path / "prompts.txt"
+    file.write_text("\ufeff# a comment\na cat\n\nref-1.png\t a dog \na cat\n", encoding="utf-8")
+    made = scenes(found, file)
+    assert [(s.reference.name, s.prompt) for s in made] == [
+        ("ref-0.png", "a cat"), ("ref-1.png", "a cat"), ("ref-1.png", "a dog")]  # fmt: skip
+    alone = scenes(found, file, image_alone=True)
+    assert {s.prompt for s in alone} == {""} and [s.caption for s in alone] == [s.caption for s in made]
+
+
+def test_each_picture_once_and_the_plain_ones_shared(tmp_path: Path) -> None:
+    found = references(write_references(tmp_path / "refs", 3))
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\na dog")
+    plan = Plan(tuple(scenes(found, file)), (1, 2), (0.0, 0.5, 1.0), (OURS, CONTROLNET))
+    cells = [*plan.cells()]
+    assert len(cells) == len(set(cells)) == 2 * 2 + 3 * 2 * 3 * 2 * 2
+    assert cells == [*plan.cells()]
+    first = [i for i, cell in enumerate(cells) if cell.method == PLAIN]
+    assert any(i % 19 for i in first)  # not always the first of its block
+    alone = Plan(tuple(scenes(found, file, image_alone=True)), (1, 2), (1.0,), (OURS,))
+    assert len([*alone.cells()]) == 2 + 3 * 2
+
+
+@pytest.mark.parametrize(("text", "said"), [("", "holds no prompt"), ("gone.png\ta cat", "line 1.*'gone.png'")])
+def test_prompts_that_cannot_be_used(tmp_path: Path, text: str, said: str) -> None:
+    found = references(write_references(tmp_path / "refs"))
+    (tmp_path / "prompts.txt").write_text(text)
+    with pytest.raises(Trouble, match=said):
+        scenes(found, tmp_path / "prompts.txt")
+    with pytest.raises(Trouble, match="cannot be read"):
+        scenes(found, tmp_path / "another.txt")
+    with pytest.raises(Trouble, match="holds no picture"):
+        references(tmp_path)
+    with pytest.raises(Trouble, match="is no folder"):
+        references(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("prompt", "words"), [
+    ("a cat", "a cat"), ("a (red:1.3) cat, [blurry]", "a red cat, blurry"), ("a <lora:fur:0.8> cat", "a cat"),
+    ("a cat :0.7 AND a dog :0.3", "a cat a dog"), ("at 16:9 BREAK wide", "at 16:9 wide"), (r"a \(b\)", "a (b)"),
+])  # fmt: skip
+def test_words_without_what_the_webui_alone_reads(prompt: str, words: str) -> None:
+    assert plain_words(prompt) == words
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(12.3, "12 s"), (600, "10 min"), (7500, "2 h 05 min")])
+def test_durations(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+# --- the whole command ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(tmp_path: Path, clip_file: Path) -> list[str]:
+    (tmp_path / "prompts.txt").write_text("a cat\nref-0.png\ta dog")
+    return [
+        "--webui", "http://webui", "--references", str(write_references(tmp_path / "refs")), "--prompts",
+        str(tmp_path / "prompts.txt"), "--clip", str(clip_file), "--out", str(tmp_path / "out"), "--size", "48x48",
+        "--steps", "3", "--weights", "0,1", "--seeds", "2",
+    ]  # fmt: skip
+
+
+def cells_of(path: Path) -> dict[tuple[str, str, str], float]:
+    with path.open() as file:
+        return {(r["method"], r["weight"], r["figure"]): float(r["value"]) for r in csv.DictReader(file)}
+
+
+def test_a_run_and_what_it_leaves(tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture) -> None:
+    webui = SmallWebUI()
+    assert main(command, webui) == 0
+    assert len(webui.asked) == 2 + 2 * 2 + 3 * 2 * 2  # what loads the models, plain ones, three scenes
+    assert {len(body.get("alwayson_scripts", {})) for body in webui.asked} == {0, 1}
+    found = cells_of(tmp_path / "out" / "likeness.csv")
+    assert found["IP-Adapter", "0.0", "over_clip_i"] == 0
+    # At weight 1 this WebUI sends the reference itself.
+    assert found["IP-Adapter", "1.0", "clip_i"] == pytest.approx(1, abs=0.02)
+    assert found["IP-Adapter", "1.0", "over_clip_i"] > 0.02 and found["plain", "", "clip_i"] < 0.98
+    out, progress = capsys.readouterr()
+    assert "| IP-Adapter | 1 | " in out and "IP-Adapter at weight 0: 6 of 6 are the plain picture" in out
+    assert "ViT (64 wide, 3 layers), GELU" in out and "WebUI v1.10.1" in out
+    assert "16 pictures, 0 of them there already, 16 to make" in progress and "left" in progress
+    with (
+        Image.open(tmp_path / "out" / "likeness.png") as plot,
+        Image.open(tmp_path / "out" / "contact-sheet.png") as page,
+    ):
+        assert plot.size == (1500, 450) and page.width > 600 and page.height > 3 * 144
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        assert len([*csv.DictReader(file)]) == 3 * 2 * 3
+
+
+def test_a_second_run_makes_what_is_missing(tmp_path: Path, command: list[str], monkeypatch) -> None:
+    monkeypatch.setattr(drawn, "plot", lambda *args: None)
+    webui = SmallWebUI()
+    webui.ends_after = 9
+    assert main(command, webui) == 130
+    kept = [*(tmp_path / "out" / "pictures").glob("*.png")]
+    assert len(kept) == 7
+    kept[0].unlink()
+    with (tmp_path / "out" / "pictures.jsonl").open("a") as file:
+        file.write('{"key": "cut o')
+    again = SmallWebUI()
+    assert main(command, again) == 0
+    assert len(again.asked) == 2 + 16 - 6
+    third = SmallWebUI()
+    assert main(command, third) == 0 and third.asked == []
+    more = SmallWebUI()
+    assert main([*command, "--weights", "0,1,1.5"], more) == 0
+    assert len(more.asked) == 2 + 6 and {
+        b["alwayson_scripts"]["IP-Adapter"]["args"][0]["weight"] for b in more.asked[2:]
+    } == {1.5}
+    for line in (tmp_path / "out" / "pictures.jsonl").read_text().splitlines():
+        if "cut o" not in line:
+            assert json.loads(line)["seconds"] >= 0
+    other = SmallWebUI(options={"sd_model_checkpoint": "another"})
+    assert main(command, other) == 0 and len(other.asked) == 2 + 16
+    assert len(Kept(tmp_path / "out").notes) == 16 + 6 + 16
+
+
+def test_beside_controlnet(tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture) -> None:
+    webui = SmallWebUI()
+    assert main([*command, "--against", "controlnet"], webui) == 0
+    units = [
+        b["alwayson_scripts"]["ControlNet"]["args"][0]
+        for b in webui.asked
+        if "ControlNet" in b.get("alwayson_scripts", {})
+    ]
+    assert {(unit["model"], unit["module"]) for unit in units} == {("base [8a7b]", "ip-adapter_clip_sd15")}
+    found = cells_of(tmp_path / "out" / "likeness.csv")
+    assert found["ControlNet", "0.0", "over_clip_i"] == 0
+    both = found["IP-Adapter", "1.0", "clip_i"] - found["ControlNet", "1.0", "clip_i"]
+    assert found["IP-Adapter / ControlNet", "1.0", "clip_i difference"] == pytest.approx(both)
+    assert "| weight | CLIP-I, IP-Adapter less ControlNet |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("adapter", "module"), [
+    ({"name": "base", "encoder": "ViT-H-14", "variant": "plus"}, "ip-adapter_clip_sd15"),
+    ({"name": "base", "encoder": "ViT-bigG-14", "variant": "base"}, "ip-adapter_clip_sdxl"),
+    ({"name": "base", "encoder": "faces", "variant": "faceid-plus-v2"}, "ip-adapter-auto"),
+])  # fmt: skip
+def test_controlnets_module_is_the_one_for_the_adapter(adapter: dict, module: str) -> None:
+    known = ["none", "ip-adapter-auto", "ip-adapter_clip_sd15", "ip-adapter_clip_sdxl"]
+    webui = WebUI("http://webui", SmallWebUI(module_list={"module_list": known}))
+    assert webui.controlnet(adapter, None, None) == ("base [8a7b]", module)
+    assert webui.controlnet({"name": "other"}, "base", "none") == ("base [8a7b]", "none")
+
+
+def test_controlnet_that_does_nothing_ends_the_run(command: list[str], capsys: pytest.CaptureFixture) -> None:
+    webui = SmallWebUI()
+    webui.controlnet_acts = False
+    assert main([*command, "--against", "controlnet"], webui) == 2
+    assert "ControlNet has made the plain picture" in capsys.readouterr().err
+    assert len(webui.asked) == 3
+
+
+GONE = requests.ConnectionError("refused")
+WRONG = {
+    "not reachable": ({"models": GONE}, [], "does not answer (ConnectionError): start the WebUI with --api"),
+    "no extension": ({"models": (404, {"detail": "Not Found"})}, [], "has no routes of this extension"),
+    "no API": ({"options": (404, {"detail": "Not Found"})}, [], "has no API"),
+    "password": ({"models": (401, {"detail": "no"})}, [], f"set the environment's {AUTH}=user:password"),
+    "another adapter": ({}, ["--adapter", "plus"], "no adapter called 'plus': give --adapter one of base"),
+    "no adapter": ({"models": {"adapters": []}}, [], "put one into its models/ipadapter"),
+    "several adapters": ({"models": {"adapters": [{"name": "a"}, {"name": "b"}]}}, [], "with --adapter: a, b"),
+    "refused": ({"txt2img": (422, {"detail": "IP-Adapter unit 1: no."})}, [], "IP-Adapter unit 1: no."),
+    "no picture": ({"txt2img": {"images": [], "info": "{}"}}, [], "has sent no picture"),
+    "broken picture": ({"txt2img": {"images": ["aGVsbG8="], "info": "{}"}}, [], "something that is no picture"),
+    "an error page": ({"txt2img": (502, "<html>Bad gateway</html>")}, [], "502"),
+    "no address": ({}, ["--webui", "localhost:7860"], "is no address"),
+    "too heavy": ({}, ["--weights", "0,4"], "--weights holds 4, and IP-Adapter takes -1 to 3"),
+    "too heavy there": ({}, ["--against", "controlnet", "--weights", "0,2.5"], "ControlNet takes 0 to 2"),
+    "a random seed": ({}, ["--first-seed", "-1"], "--first-seed is at least 0"),
+    "no ControlNet": ({"model_list": (404, {})}, ["--against", "controlnet"], "has no sd-webui-controlnet"),
+    "another model": ({}, ["--against", "controlnet", "--controlnet-model", "x"], "give --controlnet-model one of"),
+    "another module": ({}, ["--against", "controlnet", "--controlnet-module", "x"], "has no module x"),
+    "no device": ({}, ["--device", "cuda:77"], "--device cuda:77 cannot be used"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_told_in_a_sentence(case: str, command: list[str], capsys: pytest.CaptureFixture) -> None:
+    answers, more, said = WRONG[case]
+    webui = SmallWebUI(**answers)
+    assert main([*command, *more], webui) == 2
+    told = capsys.readouterr().err
+    assert said in told and "Traceback" not in told
+
+
+def test_without_clip_nothing_is_asked(command: list[str], capsys: pytest.CaptureFixture) -> None:
+    at = command.index("--clip")
+    webui = SmallWebUI()
+    assert main([*command[:at], *command[at + 2 :]], webui) == 2
+    assert "--clip names a whole CLIP model" in capsys.readouterr().err and webui.asked == []
+
+
+def test_a_reference_that_is_no_picture_is_told_before_any_is_made(command: list[str], capsys) -> None:
+    folder = Path(command[command.index("--references") + 1])
+    (folder / "x.png").write_bytes(b"nothing")
+    webui = SmallWebUI()
+    assert main(command, webui) == 2
+    assert "x.png" in capsys.readouterr().err and webui.asked == []
+
+
+def test_the_password_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(AUTH, "anna:se:cret")
+    assert WebUI("http://127.0.0.1:7860/")._session.auth == ("anna", "se:cret")
+    monkeypatch.setenv(AUTH, "anna")
+    with pytest.raises(Trouble, match="user:password"):
+        WebUI("http://127.0.0.1:7860")
+    monkeypatch.delenv(AUTH)
+    assert WebUI("http://127.0.0.1:7860")._session.auth is None
+
+
+@pytest.mark.parametrize("wrong", [["--weights", "0,x"], ["--weights", "nan"], ["--size", "512"], ["--seeds", "0"]])
+def test_options_that_are_none(command: list[str], wrong: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command, *wrong], SmallWebUI())
