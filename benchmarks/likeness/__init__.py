@@ -1,9 +1,9 @@
 """``python -m benchmarks.likeness``: how much a reference shows in pictures of your own WebUI, and what it costs.
 
 It sends requests to a WebUI that runs with ``--api``, with your references, prompts, checkpoint and adapter: each
-prompt with each seed plain, and with each reference at each weight. Same seeds with and without, so all differences are
-paired. It writes a table (Markdown and CSV), a plot and a contact sheet. What is made is kept: the same command again
-makes only what is missing.
+reference, prompt and seed plain, and at each weight. Same seeds with and without, so all differences are paired. It
+writes a table (Markdown and CSV), a plot and a contact sheet. What is made is kept: the same command again makes only
+what is missing.
 
     python -m benchmarks.likeness --webui http://127.0.0.1:7860 --references FOLDER --prompts FILE \\
         --clip clip-vit-large-patch14.safetensors --adapter ip-adapter_sd15
@@ -24,5 +24,5 @@ The paper's pictures have the image prompt alone and an empty text; their captio
 
 Intervals are 95 % bootstrap intervals of the mean (of time: of the median), references drawn with replacement, all
 pictures of a reference together; with one reference, over its pictures. Time is the whole request as the client sees
-it, over the plain one of the same prompt and seed in the same run; the order within a prompt and seed is shuffled.
+it, over the plain one beside it; the order within a reference, prompt and seed is shuffled.
 """

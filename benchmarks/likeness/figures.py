@@ -19,7 +19,7 @@ from lib_ipadapter.errors import PictureError
 from .errors import Trouble
 from .made import Kept, Settings
 from .plan import PLAIN, Cell, Plan, Reference, Scene, plain_words
-from .scores import Clip, clip_i, clip_t
+from .scores import BATCH, Clip, clip_i, clip_t
 
 DRAWS = 2000
 Array = NDArray[Any]
@@ -185,13 +185,15 @@ class Measuring:
     def scores(self, tell: Callable[[str], None] = lambda text: None) -> list[Score]:
         cells = [*self.plan.cells()]
         seen: dict[Cell, tuple[Tensor, str]] = {}
-        for start in range(0, len(cells), 16):
-            part = cells[start : start + 16]
-            images = [self.kept.image(self.settings.key(cell)) for cell in part]
-            embedded = self.clip.images(images)
-            for cell, image, embedding in zip(part, images, embedded, strict=True):
-                seen[cell] = embedding, content_hash(image)
-            tell(f"{min(start + 16, len(cells))} of {len(cells)} pictures seen by CLIP")
+        known: dict[str, Tensor] = {}  # equal pictures are embedded once, so that they are equal to the last bit
+        for start in range(0, len(cells), BATCH):
+            part = {cell: self.kept.image(self.settings.key(cell)) for cell in cells[start : start + BATCH]}
+            digests = {cell: content_hash(image) for cell, image in part.items()}
+            new = {digest: part[cell] for cell, digest in digests.items() if digest not in known}
+            if new:
+                known.update(zip(new, self.clip.images([*new.values()]), strict=True))
+            seen.update({cell: (known[digest], digest) for cell, digest in digests.items()})
+            tell(f"{min(start + BATCH, len(cells))} of {len(cells)} pictures seen by CLIP")
         return [score for scene in self.plan.scenes for score in self._of(scene, seen)]
 
     def _of(self, scene: Scene, seen: dict[Cell, tuple[Tensor, str]]) -> list[Score]:

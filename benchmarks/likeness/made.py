@@ -17,7 +17,7 @@ from PIL import Image
 from lib_ipadapter.encode.picture import content_hash
 
 from .errors import Trouble
-from .plan import CONTROLNET, OURS, Cell, Plan
+from .plan import CONTROLNET, OURS, PLAIN, Cell, Plan
 from .webui import Made, WebUI
 
 
@@ -41,7 +41,7 @@ class Settings:
             "width": self.width, "height": self.height, "cfg_scale": self.guidance, "sampler_name": self.sampler,
             "batch_size": 1, "n_iter": 1, "save_images": False,
         }  # fmt: skip
-        if cell.reference is None:
+        if cell.method == PLAIN:
             return body
         image = base64.b64encode(cell.reference.data).decode()
         if cell.method == OURS:
@@ -58,8 +58,7 @@ class Settings:
         """Equal for equal requests of equal models and references; names of files play no part."""
         models = {OURS: self.adapter, CONTROLNET: self.controlnet}.get(cell.method)
         common = {name: value for name, value in asdict(self).items() if name not in ("adapter", "controlnet")}
-        reference = cell.reference.digest if cell.reference else None
-        told = [common, models, cell.method, cell.prompt, cell.seed, cell.weight, reference]
+        told = [common, models, cell.method, cell.prompt, cell.seed, cell.weight, cell.reference.digest]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -124,7 +123,7 @@ def make(
         kept.add(
             settings.key(cell), made.png, seconds=round(made.seconds, 4), session=session, version=made.version,
             checkpoint=settings.checkpoint, method=cell.method, weight=cell.weight, seed=cell.seed, prompt=cell.prompt,
-            reference=cell.reference.name if cell.reference else None,
+            reference=cell.reference.name,
         )  # fmt: skip
         left = (clock() - began) / number * (len(missing) - number)
         tell(f"{number} of {len(missing)}: {described(cell)}, {made.seconds:.1f} s; {duration(left)} left")
@@ -160,9 +159,8 @@ def _pixels(webui: WebUI, made: Made) -> Image.Image:
 
 
 def described(cell: Cell) -> str:
-    if cell.reference is None:
-        return f"plain, seed {cell.seed}"
-    return f"{cell.method} {cell.weight:g}, {cell.reference.name}, seed {cell.seed}"
+    weight = "" if cell.weight is None else f" {cell.weight:g}"
+    return f"{cell.method}{weight}, {cell.reference.name}, seed {cell.seed}"
 
 
 def duration(seconds: float) -> str:

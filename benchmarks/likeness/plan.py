@@ -47,12 +47,13 @@ class Scene:
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture. A plain one has neither reference nor weight, and serves all scenes of its prompt and seed."""
+    """One picture. A plain one has no weight; ``reference`` is then whose pictures it is compared with, in time too: it
+    is made anew beside each, since one that serves all makes the times of all as odd as its own."""
 
     method: str
     prompt: str
     seed: int
-    reference: Reference | None = None
+    reference: Reference
     weight: float | None = None
 
 
@@ -64,23 +65,19 @@ class Plan:
     methods: tuple[str, ...]
 
     def plain(self, scene: Scene, seed: int) -> Cell:
-        return Cell(PLAIN, scene.prompt, seed)
+        return Cell(PLAIN, scene.prompt, seed, scene.reference)
 
     def cell(self, scene: Scene, seed: int, method: str, weight: float) -> Cell:
         return Cell(method, scene.prompt, seed, scene.reference, weight)
 
     def cells(self) -> Iterator[Cell]:
-        """Every picture once: those of one seed and prompt together, in an order that no method and no weight is always
-        first in, since what is later finds caches filled and a warmer machine."""
+        """Every picture once: those of one reference, prompt and seed together, in an order in which no method and no
+        weight is always first, since what is later finds caches filled and a warmer machine."""
         for seed in self.seeds:
-            for prompt in dict.fromkeys(scene.prompt for scene in self.scenes):
-                scenes = [scene for scene in self.scenes if scene.prompt == prompt]
-                some = [self.plain(scenes[0], seed)] + [
-                    self.cell(scene, seed, method, weight)
-                    for scene in scenes for method in self.methods for weight in self.weights
-                ]  # fmt: skip
-                some = list(dict.fromkeys(some))
-                random.Random(f"{seed} {prompt}").shuffle(some)
+            for scene in {(scene.reference, scene.prompt): scene for scene in self.scenes}.values():
+                some = [self.plain(scene, seed)]
+                some += [self.cell(scene, seed, method, w) for method in self.methods for w in self.weights]
+                random.Random(f"{seed} {scene.reference.name} {scene.prompt}").shuffle(some)
                 yield from some
 
 

@@ -69,8 +69,8 @@ def document(
         "",
         "CLIP-I is the cosine of the image embeddings of picture and reference, CLIP-T is 2.5 · max(cos, 0) of those "
         f"of picture and {'caption' if image_alone else 'prompt'}, both by the CLIP model {clip}. In brackets 95 % "
-        f"bootstrap intervals, {drawn} drawn with replacement. Time is the whole request over the plain one of the "
-        "same prompt and seed, as a median.",
+        f"bootstrap intervals, {drawn} drawn with replacement. Time is the whole request over the plain one "
+        "beside it, as a median.",
         "",
         *table(rows),
     ]

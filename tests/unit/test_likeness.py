@@ -248,18 +248,19 @@ def test_prompts_for_all_references_and_for_one(tmp_path: Path) -> None:
     assert {s.prompt for s in alone} == {""} and [s.caption for s in alone] == [s.caption for s in made]
 
 
-def test_each_picture_once_and_the_plain_ones_shared(tmp_path: Path) -> None:
+def test_each_picture_once_and_a_plain_one_beside_each(tmp_path: Path) -> None:
     found = references(write_references(tmp_path / "refs", 3))
     file = tmp_path / "prompts.txt"
     file.write_text("a cat\na dog")
     plan = Plan(tuple(scenes(found, file)), (1, 2), (0.0, 0.5, 1.0), (OURS, CONTROLNET))
     cells = [*plan.cells()]
-    assert len(cells) == len(set(cells)) == 2 * 2 + 3 * 2 * 3 * 2 * 2
+    assert len(cells) == len(set(cells)) == 3 * 2 * 2 * (1 + 2 * 3)
     assert cells == [*plan.cells()]
-    first = [i for i, cell in enumerate(cells) if cell.method == PLAIN]
-    assert any(i % 19 for i in first)  # not always the first of its block
+    plain = [divmod(i, 7) for i, cell in enumerate(cells) if cell.method == PLAIN]
+    assert [block for block, _ in plain] == [*range(12)]
+    assert len({place for _, place in plain}) > 3  # not always the first of its block
     alone = Plan(tuple(scenes(found, file, image_alone=True)), (1, 2), (1.0,), (OURS,))
-    assert len([*alone.cells()]) == 2 + 3 * 2
+    assert len([*alone.cells()]) == 3 * 2 * 2
 
 
 @pytest.mark.parametrize(("text", "said"), [("", "holds no prompt"), ("gone.png\ta cat", "line 1.*'gone.png'")])
@@ -310,7 +311,7 @@ def cells_of(path: Path) -> dict[tuple[str, str, str], float]:
 def test_a_run_and_what_it_leaves(tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture) -> None:
     webui = SmallWebUI()
     assert main(command, webui) == 0
-    assert len(webui.asked) == 2 + 2 * 2 + 3 * 2 * 2  # what loads the models, plain ones, three scenes
+    assert len(webui.asked) == 2 + 3 * 2 * (1 + 2)  # what loads the models, then three scenes
     assert {len(body.get("alwayson_scripts", {})) for body in webui.asked} == {0, 1}
     found = cells_of(tmp_path / "out" / "likeness.csv")
     assert found["IP-Adapter", "0.0", "over_clip_i"] == 0
@@ -320,7 +321,7 @@ def test_a_run_and_what_it_leaves(tmp_path: Path, command: list[str], capsys: py
     out, progress = capsys.readouterr()
     assert "| IP-Adapter | 1 | " in out and "IP-Adapter at weight 0: 6 of 6 are the plain picture" in out
     assert "ViT (64 wide, 3 layers), GELU" in out and "WebUI v1.10.1" in out
-    assert "16 pictures, 0 of them there already, 16 to make" in progress and "left" in progress
+    assert "18 pictures, 0 of them there already, 18 to make" in progress and "left" in progress
     with (
         Image.open(tmp_path / "out" / "likeness.png") as plot,
         Image.open(tmp_path / "out" / "contact-sheet.png") as page,
@@ -342,7 +343,7 @@ def test_a_second_run_makes_what_is_missing(tmp_path: Path, command: list[str], 
         file.write('{"key": "cut o')
     again = SmallWebUI()
     assert main(command, again) == 0
-    assert len(again.asked) == 2 + 16 - 6
+    assert len(again.asked) == 2 + 18 - 6
     third = SmallWebUI()
     assert main(command, third) == 0 and third.asked == []
     more = SmallWebUI()
@@ -354,8 +355,8 @@ def test_a_second_run_makes_what_is_missing(tmp_path: Path, command: list[str], 
         if "cut o" not in line:
             assert json.loads(line)["seconds"] >= 0
     other = SmallWebUI(options={"sd_model_checkpoint": "another"})
-    assert main(command, other) == 0 and len(other.asked) == 2 + 16
-    assert len(Kept(tmp_path / "out").notes) == 16 + 6 + 16
+    assert main(command, other) == 0 and len(other.asked) == 2 + 18
+    assert len(Kept(tmp_path / "out").notes) == 18 + 6 + 18
 
 
 def test_beside_controlnet(tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture) -> None:
