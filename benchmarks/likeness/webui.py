@@ -37,7 +37,7 @@ class WebUI:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
             raise Trouble(f"--webui {url} is no address: {API}.")
         self.url, self.timeout = url.rstrip("/"), timeout
-        self._session = session if session is not None else _session()
+        self._session = session if session is not None else _session(urlsplit(url).hostname)
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         """The answer's JSON. Raises Trouble for everything but 200."""
@@ -145,12 +145,13 @@ def _modules(adapter: dict[str, Any]) -> list[str]:
     return ["ip-adapter_clip_sd15", "ip-adapter_clip_h"]
 
 
-def _session() -> Any:
+def _session(host: str | None) -> Any:
     try:
         import requests
     except ImportError:
         raise Trouble("requests is not installed: python -m pip install requests.") from None
     session = requests.Session()
+    session.trust_env = host not in ("localhost", "127.0.0.1", "::1")  # a proxy of the environment cannot reach these
     given = os.environ.get(AUTH)
     if given:
         user, colon, password = given.partition(":")

@@ -59,12 +59,17 @@ def _quality(report: dict) -> dict[str, list[str]]:
         parts["judge"] = [*_judge(report)]
     parts |= {name: [*_adapter(name, report[name])] for name in networks.ADAPTERS if name in report}
     parts |= {
-        name: [*told(report[name])] for name, told in {"words": _words, "faces": _faces}.items() if name in report
+        name: [*told(report[name])]
+        for name, told in {"words": _words, "faces": _faces, "likeness": _likeness}.items()
+        if name in report
     }
     return parts
 
 
-HEADS = {"judge": "**The judge", "adapter": "**adapter.", "plus": "**plus.", "words": "9. The encoder", "faces": "10. "}
+HEADS = {
+    "judge": "**The judge", "adapter": "**adapter.", "plus": "**plus.", "words": "9. The encoder", "faces": "10. ",
+    "likeness": "11. ",
+}  # fmt: skip
 """How the first line of each part begins."""
 AFTER = "![Similarity"
 
@@ -176,6 +181,43 @@ def _faces(report: dict) -> Iterator[str]:
         ["", *map(float_text, weights), *(f"weight 1, LoRA {float(strength):g}" for strength in lesser)],
         [[name, *(told(column[key]) for column in columns)] for name, (key, told) in rows.items()],
     )
+
+
+def _span(figure: dict | None, digits: int = 2) -> str:
+    """A mean with its interval, of ``demo.family.likeness``."""
+    if figure is None:
+        return "–"
+    mean, low, high = (f"{figure[part]:.{digits}f}" for part in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"
+
+
+def _likeness(report: dict) -> Iterator[str]:
+    runs = {name: run for name, run in report.items() if isinstance(run, dict)}
+    columns = list(dict.fromkeys(column for run in runs.values() for column in run))
+    n = report["references"]
+    yield (
+        "11. **Over the API**, with the command that measures in anyone's WebUI: `python -m demo.family.likeness` "
+        "serves these files in the miniature WebUI and runs `python -m benchmarks.likeness` against it; "
+        f"{n} references, {world.SIDE}x{world.SIDE}, DDIM, 25 steps, guidance 5, two seeds (with another "
+        "prompt: one); mean and 95 % bootstrap interval over the references. CLIP-I is the cosine of the embeddings of picture and reference, "
+        "CLIP-T 2.5 · max(cos, 0) of those of picture and caption (or prompt). No CLIP model but the family's own "
+        "image encoder, with its words, knows this world; the adapters were trained on what it sees, so it flatters "
+        "them where the judge above does not. Times are whole requests over plain ones, medians, on a machine "
+        f"({report['machine']}) that others used meanwhile: at weight 0, where nothing is added, they show how rough "
+        "they are."
+    )
+    yield ""
+    rows = {"CLIP-I": "clip_i", "CLIP-I with the other references": "others", "CLIP-T": "clip_t"}
+    table = [
+        [name if figure == "clip_i" else "…", told, *(_span(run.get(column, {}).get(figure)) for column in columns)]
+        for name, run in runs.items()
+        for told, figure in rows.items()
+    ]
+    for name, run in runs.items():
+        if all("time" in found for column, found in run.items() if column != "plain"):
+            table.append([name, "time / plain", *(_span(run.get(column, {}).get("time")) for column in columns)])
+    heads = ["without" if column == "plain" else float_text(column.split()[-1]) for column in columns]
+    yield from _table(["", "", *heads], table)
 
 
 def float_text(weight: str) -> str:

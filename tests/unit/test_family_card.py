@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import runpy
+from pathlib import Path
 
 import pytest
 
-from demo.family import card, quality
+from benchmarks.likeness.plan import references, scenes
+from demo.family import card, likeness, quality
 
 
 def test_the_card_is_what_the_program_writes() -> None:
@@ -29,6 +31,31 @@ def test_a_part_alone_replaces_its_own_lines() -> None:
     assert found["faces"][-1].count("25 % ± 1") == len(card.SCALES) + 2
     parts = card.written((card.HERE / "README.md").read_text(encoding="utf8"))
     assert {**parts, **found}["words"] == parts["words"]
+
+
+def test_likeness_has_a_row_for_each_figure_and_a_column_for_each_weight(tmp_path: Path) -> None:
+    table = tmp_path / "likeness.csv"
+    table.write_text(
+        "method,weight,figure,value,low,high,pictures,references\n"
+        "plain,,clip_i,-0.02,-0.06,0.02,32,16\nIP-Adapter,0.25,clip_i,0.386,0.298,0.482,32,16\n"
+        "IP-Adapter,0.25,time,1.1,1.0,1.2,32,16\n"
+    )
+    run = likeness.figures(table)
+    lines = card._quality({"likeness": {"references": 16, "machine": "x86_64", "alone": run, "other": run}})["likeness"]
+    assert lines[0].startswith(card.HEADS["likeness"]) and "16 references" in lines[0] and "(x86_64)" in lines[0]
+    assert lines[2] == "|  |  | without | weight 0.25 |"
+    assert lines[4] == "| alone | CLIP-I | -0.02 (-0.06 to 0.02) | 0.39 (0.30 to 0.48) |"
+    assert lines[-1] == "| other | time / plain | – | 1.10 (1.00 to 1.20) |"
+    assert len(lines) == 4 + 2 * 3 + 2
+
+
+def test_likeness_has_references_with_captions_and_with_other_words(tmp_path: Path) -> None:
+    captions, others = likeness.write_references(tmp_path, 3)
+    found = references(tmp_path)
+    assert [len(scenes(found, file)) for file in (captions, others)] == [3, 3]
+    wanted = [scene.caption for scene in quality.references(3)[0].words()]
+    assert [scene.prompt for scene in scenes(found, captions)] == wanted
+    assert all(scene.prompt.startswith("a ") and " on " not in scene.prompt for scene in scenes(found, others))
 
 
 def test_parts_are_known_by_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -450,6 +450,7 @@ def test_the_password_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(Trouble, match="user:password"):
         WebUI("http://127.0.0.1:7860")
     monkeypatch.delenv(AUTH)
+    assert WebUI("http://192.168.0.7:7860")._session.trust_env and not WebUI("http://localhost:1")._session.trust_env
     assert WebUI("http://127.0.0.1:7860")._session.auth is None
 
 
