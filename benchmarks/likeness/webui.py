@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -68,9 +69,11 @@ class WebUI:
             raise (Trouble(missing) if error.status == 404 else error) from None
 
     def checkpoint(self) -> str:
-        """The title of the checkpoint that is chosen there."""
+        """The name of the checkpoint that is chosen there, without ending and hash: the WebUI adds these when it has
+        loaded it, and a run that is taken up again would not know it."""
         options = self._optional("/sdapi/v1/options", f"{self.url} has no API: {API}.")
-        return str(options.get("sd_model_checkpoint"))
+        title = re.sub(r"\s*\[[0-9a-f]+\]$", "", str(options.get("sd_model_checkpoint")))
+        return re.sub(r"\.(safetensors|ckpt)$", "", title)
 
     def adapter(self, name: str | None) -> dict[str, Any]:
         """The adapter called so as the extension lists it; the only one where ``name`` is None."""
