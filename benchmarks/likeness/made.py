@@ -116,7 +116,7 @@ def make(
     if not missing:
         return 0
     _warm_up(webui, plan, settings, missing)
-    session, began = f"{time.time():.0f}", clock()
+    session, began = f"{time.time_ns()}", clock()
     for number, cell in enumerate(missing, 1):
         made = webui.picture(settings.request(cell))
         _pixels(webui, made)

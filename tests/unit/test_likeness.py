@@ -338,12 +338,15 @@ def test_a_second_run_makes_what_is_missing(tmp_path: Path, command: list[str], 
     assert main(command, webui) == 130
     kept = [*(tmp_path / "out" / "pictures").glob("*.png")]
     assert len(kept) == 7
-    kept[0].unlink()
+    (tmp_path / "out" / "pictures" / f"{next(iter(Kept(tmp_path / 'out').notes))}.png").unlink()
     with (tmp_path / "out" / "pictures.jsonl").open("a") as file:
         file.write('{"key": "cut o')
     again = SmallWebUI()
     assert main(command, again) == 0
     assert len(again.asked) == 2 + 18 - 6
+    with (tmp_path / "out" / "scores.csv").open() as file:  # of a block that both runs have made, times are no pairs
+        ratios = [row["ratio"] for row in csv.DictReader(file) if row["method"] == OURS]
+    assert 0 < ratios.count("") < len(ratios)
     third = SmallWebUI(options={"sd_model_checkpoint": "small"})  # before it has loaded it
     assert main(command, third) == 0 and third.asked == []
     more = SmallWebUI()
