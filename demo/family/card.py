@@ -198,13 +198,12 @@ def _likeness(report: dict) -> Iterator[str]:
     yield (
         "11. **Over the API**, with the command that measures in anyone's WebUI: `python -m demo.family.likeness` "
         "serves these files in the miniature WebUI and runs `python -m benchmarks.likeness` against it; "
-        f"{n} references, {world.SIDE}x{world.SIDE}, DDIM, 25 steps, guidance 5, two seeds (with another "
-        "prompt: one); mean and 95 % bootstrap interval over the references. CLIP-I is the cosine of the embeddings of "
-        "picture and reference, CLIP-T 2.5 · max(cos, 0) of those of picture and caption (or prompt). No CLIP model "
+        f"{n} references alone, two seeds each, {world.SIDE}x{world.SIDE}, DDIM, 25 steps, guidance 5, on "
+        f"{report['machine']}; mean and 95 % bootstrap interval over the references. CLIP-I is the cosine of the "
+        "embeddings of picture and reference, CLIP-T 2.5 · max(cos, 0) of those of picture and caption. No CLIP model "
         "but the family's own image encoder, with its words, knows this world; the adapters were trained on what it "
-        "sees, so it flatters them where the judge above does not. Times are whole requests over plain ones, medians, "
-        f"on a machine ({report['machine']}) that others used meanwhile: at weight 0, where nothing is added, they "
-        "show how rough they are."
+        "sees, so it flatters them where the judge above does not. Times are whole requests over plain ones, medians; "
+        "they are left out where pictures and plain ones are of different runs."
     )
     yield ""
     rows = {"CLIP-I": "clip_i", "CLIP-I with the other references": "others", "CLIP-T": "clip_t"}

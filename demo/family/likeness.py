@@ -25,32 +25,22 @@ from demo.make_sheet import as_image
 BASE, PLUS = (Path(compose.COPIES[name]).stem for name in ("adapter", "plus"))
 SETTINGS = ["--steps", "25", "--size", f"{world.SIDE}x{world.SIDE}", "--guidance", "5", "--seeds", "2"]
 """The family's: all else is as the command has it."""
-RUNS = {
-    "reference alone": (BASE, ["--image-alone"]), "reference alone, plus": (PLUS, ["--image-alone"]),
-    "with another prompt": (BASE, ["--seeds", "1", "--weights", "0,1"]),
-}  # fmt: skip
+RUNS = {"adapter": BASE, "plus": PLUS}
+"""Each with the reference alone, as the paper measures; what a prompt beside it does is in ``quality.both``."""
 
 
-def write_references(folder: Path, n: int) -> tuple[Path, Path]:
-    """``n`` references and two files beside them: each with its own caption, and each with another scene's object.
-
-    Returns the two files. The scenes are those of ``quality.reference_only`` and ``quality.both``.
-    """
+def write_references(folder: Path, n: int) -> Path:
+    """``n`` references, those of ``quality.reference_only``, and beside them the file of their captions, returned."""
     folder.mkdir(parents=True, exist_ok=True)
     scenes, pictures = quality.references(n)
-    asked = world.scenes(n, world.generator("asked"), held_out=True, things=1)
-    names = [f"scene-{number:02d}.png" for number in range(n)]
-    for name, picture in zip(names, pictures, strict=True):
+    lines = []
+    for number, (scene, picture) in enumerate(zip(scenes.words(), pictures, strict=True)):
+        name = f"scene-{number:02d}.png"
         as_image(picture).save(folder / name)
-    lines = {
-        "captions.txt": [scene.caption for scene in scenes.words()],
-        "others.txt": [f"a {scene.things[0].shape}" for scene in asked.words()],
-    }
-    for file, words in lines.items():
-        text = "".join(f"{name}\t{said}\n" for name, said in zip(names, words, strict=True))
-        (folder / file).write_text(text, encoding="utf8")
-    captions, others = (folder / file for file in lines)
-    return captions, others
+        lines.append(f"{name}\t{scene.caption}\n")
+    captions = folder / "captions.txt"
+    captions.write_text("".join(lines), encoding="utf8")
+    return captions
 
 
 def figures(path: Path) -> dict[str, dict[str, Any]]:
@@ -78,17 +68,16 @@ def main() -> int:
     from benchmarks.likeness.__main__ import main as measure
 
     data, port = Path(__file__).parents[1] / "data" / "demo", free_port()
-    captions, others = write_references(options.out / "references", options.n)
+    captions = write_references(options.out / "references", options.n)
     compose.compose(data / "models")
     host = host_start(options={"sd_model_checkpoint": "ip-adapter-demo"}, data_dir=data, port=port)
     report: dict[str, Any] = {"references": options.n, "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
-    for name, (adapter, more) in RUNS.items():
-        out = options.out / name.replace(", ", "-").replace(" ", "-")
-        prompts = captions if "--image-alone" in more else others
+    for name, adapter in RUNS.items():
+        out = options.out / name
         code = measure([
             "--webui", f"http://127.0.0.1:{port}", "--references", str(options.out / "references"), "--prompts",
-            str(prompts), "--clip", str(data / "models" / compose.ENCODER), "--adapter", adapter, "--out", str(out),
-            *SETTINGS, *more,
+            str(captions), "--image-alone", "--clip", str(data / "models" / compose.ENCODER), "--adapter", adapter,
+            "--out", str(out), *SETTINGS,
         ])  # fmt: skip
         if code:
             return code
