@@ -42,7 +42,7 @@ def test_likeness_has_a_row_for_each_figure_and_a_column_for_each_weight(tmp_pat
     )
     run = likeness.figures(table)
     lines = card._quality({"likeness": {"references": 16, "machine": "x86_64", "alone": run, "other": run}})["likeness"]
-    assert lines[0].startswith(card.HEADS["likeness"]) and "16 references" in lines[0] and "(x86_64)" in lines[0]
+    assert lines[0].startswith(card.HEADS["likeness"]) and "16 references" in lines[0] and "on x86_64;" in lines[0]
     assert lines[2] == "|  |  | without | weight 0.25 |"
     assert lines[4] == "| alone | CLIP-I | -0.02 (-0.06 to 0.02) | 0.39 (0.30 to 0.48) |"
     assert lines[-1] == "| other | time / plain | – | 1.10 (1.00 to 1.20) |"
