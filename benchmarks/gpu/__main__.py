@@ -12,6 +12,7 @@ from . import __doc__ as about
 
 MEASURED = Path(__file__).parents[2] / "docs" / "measured.md"
 PACKAGES = {"numpy": "numpy", "PIL": "pillow"}  # what the library imports beside torch, by their packages
+COMMAND = "python -m benchmarks.gpu --write --only"
 NO_CARD = (
     "No CUDA card was found by torch, so there is nothing to measure: run this on a machine with one and a CUDA build "
     "of torch, or test the run itself with --device cpu --small."
@@ -65,13 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(bench, chosen, options.budget, printed.tell)
     except KeyboardInterrupt:
         report.complain("Stopped; what was measured until then counts.")
-    if options.write:
-        try:
-            MEASURED.write_text(report.updated(MEASURED.read_text("utf-8"), machine, printed.found), "utf-8")
-        except (OSError, ValueError) as error:
-            report.complain(f"{MEASURED} was not written: {error}")
-            return 2
-    return 0
+    failure = report.write(MEASURED, machine, printed.found, COMMAND) if options.write else None
+    if failure:
+        report.complain(failure)
+    return 2 if failure else 0
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from lib_ipadapter.attend.regions import Region
 from lib_ipadapter.attend.rows import Rows, layout
 
 from . import unets
-from .measure import Spread
+from .measure import AtMost, Row, Spread, ratio
 
 BASE, PLUS, FULL_FACE = 4, 16, 257  # image tokens of the published adapters
 
@@ -33,6 +33,7 @@ class Bench:
 
     def __init__(self, device: torch.device, *, small: bool = False, budget: float = 480.0) -> None:
         self.device, self.small = device, small
+        self.webui: str | None = None  # address or folder of one, for what is asked of it
         self.deadline = time.monotonic() + budget
         self.until = self.deadline  # of the present section
         if self.is_card:
@@ -144,6 +145,12 @@ class Pairs:
     def ratio(self) -> Spread:
         return Spread.of(self.ratios)
 
+    def compared(self, figure: str, target: AtMost | None = None) -> Row:
+        """The ratio as a row."""
+        found = self.ratio
+        told = "" if target is None else target.of_spread(found)
+        return Row(figure, ratio(found.median), found.said(ratio), found.count, told)
+
     @property
     def gathering(self) -> float:
         """What the first step takes longer than a plain one, in seconds."""
@@ -163,14 +170,16 @@ class Scene:
     rows: Rows
 
     @classmethod
-    def draw(cls, bench: Bench, unet: unets.UNet, pictures: int = 1) -> Scene:
+    def draw(cls, bench: Bench, unet: unets.UNet, pictures: int = 1, latent: int | None = None) -> Scene:
+        """``latent``: its side, where that is not the one that the UNet was trained on."""
         n, sizes, dtype = 2 * pictures, unet.sizes, next(unet.parameters()).dtype
+        side = latent or sizes.latent
 
         def draw(*shape: int, seed: int) -> Tensor:
             return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(bench.device, dtype)
 
         return cls(
-            unet, sizes, draw(n, 4, sizes.latent, sizes.latent, seed=1),
+            unet, sizes, draw(n, 4, side, side, seed=1),
             torch.full((n,), 500.0, device=bench.device), draw(n, 77, sizes.context, seed=2),
             None if sizes.vector is None else draw(n, sizes.vector, seed=3), layout([1] * pictures, n),
         )  # fmt: skip

@@ -59,7 +59,7 @@ def parts(bench: Bench) -> Generator[Part, None, None]:
     for way, backend in (*((way, "eager") for way in WAYS), *([(WAYS[0], "inductor")] if bench.is_card else [])):
         figure = f"torch.compile ({backend}), {way.name}"
         yield Part(figure, partial(_acts, scene, prompts, way, backend, eager), needs=10, most=40)
-    if not bench.small:
+    if bench.is_card and not bench.small:
         whole = bench.scene(unets.SD15)
         yield Part("torch.compile (inductor), SD1.5 step", partial(_cost, bench, whole, "inductor"), needs=45)
 

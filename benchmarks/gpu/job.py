@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,18 +23,17 @@ if TYPE_CHECKING:
     from lib_ipadapter.jobs.resources import Resources
 
 
-def adapter_state(scene: Scene, embedding: int, seed: int = 5) -> dict[str, dict[str, Tensor]]:
-    """A base adapter for the scene's UNet in the layout of the published ``.bin`` files, fp16, in main memory."""
+def adapter_state(widths: Sequence[int], context: int, embedding: int, seed: int = 5) -> dict[str, dict[str, Tensor]]:
+    """A base adapter for layers of these widths in the layout of the published ``.bin`` files, fp16, in main memory."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(rows: int, columns: int) -> Tensor:
         return (torch.randn(rows, columns, generator=generator) * columns**-0.5).half()
 
-    context = scene.sizes.context
     pairs = {}
-    for i, layer in enumerate(cross_attention_layers(scene.unet)):
-        pairs[f"{2 * i + 1}.to_k_ip.weight"] = draw(layer.width, context)
-        pairs[f"{2 * i + 1}.to_v_ip.weight"] = draw(layer.width, context)
+    for i, width in enumerate(widths):
+        pairs[f"{2 * i + 1}.to_k_ip.weight"] = draw(width, context)
+        pairs[f"{2 * i + 1}.to_v_ip.weight"] = draw(width, context)
     projection = {
         "proj.weight": draw(BASE * context, embedding),
         "proj.bias": torch.zeros(BASE * context).half(),
@@ -68,13 +67,15 @@ class Jobs:
         catalog.refresh()
         return Resources(catalog)
 
-    def generation(self, resources: Resources) -> Generation:
-        """A job of one unit: encodes, projects, and has its keys and values when it returns."""
+    def generation(self, resources: Resources, **unit: object) -> Generation:
+        """A job of one unit, with these settings beside its own: encodes, projects, and has its keys and values when it
+        returns."""
         from lib_ipadapter.encode.device import Device
         from lib_ipadapter.jobs.generation import prepare_generation
         from lib_ipadapter.unit import parse_units
 
-        units = parse_units([{"model": "base", "image": picture(), "weight": 0.7}])
+        shown = {} if "images" in unit else {"image": picture()}
+        units = parse_units([{"model": "base", "weight": 0.7, **shown, **unit}])
         return prepare_generation(units, self.scene.unet, resources, Device(self.bench.device, self.bench.half))
 
     def step(self, job: Generation) -> Tensor:
@@ -87,15 +88,17 @@ class Jobs:
 
 
 @contextmanager
-def jobs(bench: Bench, scene: Scene) -> Iterator[Jobs]:
-    """Jobs for ``scene``; their files are in a folder of their own that goes at the end (1.3 GB in full size)."""
+def jobs(bench: Bench, scene: Scene, *, small_tower: bool = False) -> Iterator[Jobs]:
+    """Jobs for ``scene``; their files are in a folder of their own that goes at the end (1.3 GB in full size, unless
+    with a ``small_tower``)."""
     tower.provide()
-    sizes = tower.SMALL if bench.small else tower.VIT_H
+    sizes = tower.SMALL if bench.small or small_tower else tower.VIT_H
     with tempfile.TemporaryDirectory(prefix="ip-adapter-gpu-") as name:
         folder = Path(name)
         state = tower.random_state(sizes, bench.device, torch.float16 if bench.is_card else torch.float32)
         torch.save({key: tensor.cpu() for key, tensor in state.items()}, folder / "encoder.bin")
         del state
-        torch.save(adapter_state(scene, sizes.projection), folder / "base.bin")
+        widths = [layer.width for layer in cross_attention_layers(scene.unet)]
+        torch.save(adapter_state(widths, scene.sizes.context, sizes.projection), folder / "base.bin")
         bench.tidy()
         yield Jobs(bench, scene, folder)

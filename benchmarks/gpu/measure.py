@@ -13,12 +13,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a figure, its value, its spread or what it is compared with, and of how many pairs."""
+    """One line of the table: a figure, its value, its spread or what it is compared with, of how many pairs, and what
+    its target is and whether it is met."""
 
     figure: str
     value: str
     spread: str = ""
     count: int | None = None
+    target: str = ""
 
     @property
     def measured(self) -> bool:
@@ -48,6 +50,33 @@ class Spread:
     def said(self, show: Callable[[float], str]) -> str:
         what = "95 %" if self.count >= 6 else "extremes"
         return f"{what}: {show(self.low)} to {show(self.high)}"
+
+
+ENOUGH = 40  # pairs below which nothing is said of a target
+MET, MISSED, NOT_SHOWN = "met", "missed", "not shown"
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """A target: a figure's largest value, said in words by ``show``."""
+
+    limit: float
+    show: Callable[[float], str]
+
+    def of_spread(self, found: Spread, enough: int = ENOUGH) -> str:
+        """Met where the whole 95 % interval of the median is within the limit, missed where all of it is beyond."""
+        if found.count < enough:
+            return self._said(f"{NOT_SHOWN} ({found.count} of {enough} pairs)")
+        if found.high <= self.limit:
+            return self._said(MET)
+        return self._said(MISSED if found.low > self.limit else NOT_SHOWN)
+
+    def of_number(self, found: float) -> str:
+        """Of a count, which has no spread."""
+        return self._said(MET if found <= self.limit else MISSED)
+
+    def _said(self, verdict: str) -> str:
+        return f"≤ {self.show(self.limit)}: {verdict}"
 
 
 @dataclass(frozen=True)
@@ -81,6 +110,11 @@ def effect_said(found: float, reference: float) -> str:
     if not found > 0.01 * reference:
         return f"NO EFFECT ({found:.2g}, in fp32 {reference:.2g})"
     return f"effect {found:.3f} (fp32 {reference:.3f})"
+
+
+def share(value: float) -> str:
+    """A limit of a ratio, without zeros that say nothing."""
+    return f"{value:.3f}".rstrip("0").rstrip(".")
 
 
 def ms(seconds: float) -> str:

@@ -12,15 +12,40 @@ from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt
 
 from . import unets
-from .bench import Bench, Scene
+from .bench import BASE, PLUS, Bench, Scene, image_prompt
 from .job import jobs
-from .measure import Row, nbytes
+from .measure import AtMost, Row, nbytes
 from .run import Part
 from .steps import CASES, SDXL_CASES, Make
 
 UNTOLD = "not told on the CPU"
 # Each keeps something of its own.
 FEW = ("4 base units", "1 base unit in a region", "1 base unit, influence measured", "1 face unit with its LoRA")
+MB = 10**6
+
+
+def references(scene: Scene, tokens: int) -> list[ImagePrompt]:
+    """A unit whose references together have so many image tokens, as a job without negative references has it: the
+    unconditional side of each is the same."""
+    (prompt,) = [image_prompt(scene.unet, tokens, 1.0)]
+    pictures = prompt.kv.pictures
+    for keys in (prompt.kv.keys, prompt.kv.values):
+        for one in keys:
+            own = one[pictures:, :PLUS]
+            one[pictures:] = own.repeat(1, -(-tokens // PLUS), 1)[:, :tokens]
+    return [prompt]
+
+
+# What a unit may keep on the device while a batch is sampled, by base: pictures of a batch, and references.
+KEPT: dict[str, tuple[str, Make, AtMost]] = {
+    "1 base unit": ("SD1.5", lambda scene: references(scene, BASE), AtMost(1 * MB, nbytes)),
+    "1 plus unit, 16 references, 8 pictures, next to each other": (
+        "SDXL", lambda scene: references(scene, 16 * PLUS), AtMost(100 * MB, nbytes),
+    ),
+    "1 plus unit, 16 references, 8 pictures, averaged": (
+        "SDXL", lambda scene: references(scene, PLUS), AtMost(12 * MB, nbytes),
+    ),
+}  # fmt: skip
 
 
 def parts(bench: Bench) -> Generator[Part, None, None]:
@@ -33,6 +58,10 @@ def _of(bench: Bench, name: str, sizes: unets.Sizes, cases: Sequence[str]) -> Ge
     scene = bench.scene(sizes, all_layers=name == "SD1.5")
     for case in cases:
         yield Part(f"{name}, {case}", partial(_case, bench, scene, f"{name}, {case}", CASES.get(case)))
+    batch = scene.of_pictures(bench, 1 if name == "SD1.5" or bench.small else 8)
+    for case, (base, make, limit) in KEPT.items():
+        if base == name and bench.is_card:
+            yield Part(f"{name}, {case}", partial(_kept, bench, batch, f"{name}, {case}", make, limit), needs=5)
     if name == "SD1.5":
         yield Part("SD1.5, a whole job", partial(_job, bench, scene), needs=10)
 
@@ -64,6 +93,17 @@ def measured_step(bench: Bench, scene: Scene, figure: str, prompts: Sequence[Ima
     during = nbytes(peak) if bench.is_card else UNTOLD
     yield Row(f"{figure}: during a step, at most", during, f"kept between steps {nbytes(between)}")
     yield Row(f"{figure}: after detaching", nbytes(after), "it should be 0 B" if after else "as it should be")
+
+
+def _kept(bench: Bench, scene: Scene, figure: str, make: Make, limit: AtMost) -> Iterator[Row]:
+    """What is allocated while the hooks are there, between steps."""
+    prompts = make(scene)
+    scene.plain()  # so that the card's own workspaces are there
+    before = bench.allocated()
+    with scene.injected(prompts) as step:
+        step()
+        held = bench.allocated() - before
+    yield Row(f"{figure}: on the device while sampling", nbytes(held), "allocated", 1, limit.of_number(held))
 
 
 def _job(bench: Bench, scene: Scene) -> Iterator[Row]:

@@ -6,7 +6,7 @@ The adapter adds no error of its own where both deviations are alike. fp32 here 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from lib_ipadapter.attend.layers import cross_attention_layers
 
 from . import unets
-from .bench import BASE, FULL_FACE, Bench, Scene, image_prompt
+from .attentions import WAYS, Way
+from .bench import BASE, FULL_FACE, Bench, Scene, face_lora, image_prompt
 from .measure import Deviation, Row, Spread, effect, effect_said, ms, ratio
 from .run import Part
 
@@ -66,7 +67,7 @@ def modes(bench: Bench) -> list[Mode]:
         Mode("bf16", bf16),
         Mode(f"autocast {name} on fp32 weights", full, lower),
         Mode(f"autocast {name} on {name} weights, the host's default", lower, lower),
-        Mode("autocast bf16 on fp32 weights", full, bf16),
+        *([Mode("autocast bf16 on fp32 weights", full, bf16)] if lower != bf16 else []),
         Mode(f"fp8-stored, computed in {name}", lower, fp8=True),
         Mode(f"fp8-stored, autocast {name}", lower, lower, fp8=True),
         Mode("fp32, channels_last", full, last=True),
@@ -113,44 +114,61 @@ class _Widened:
 def parts(bench: Bench) -> Generator[Part, None, None]:
     # bf16 is slow on CPUs, so a small run makes do with two levels.
     sizes = replace(unets.SD15, multipliers=(1, 2), depths=(1, 1)) if bench.small else unets.SD15
-    yield from _of(bench, "SD1.5", sizes, modes(bench))
+    yield from compared(bench, "SD1.5", bench.scene(sizes, torch.float32), modes(bench))
     if not bench.small:
         bench.tidy()
         few = [m for m in modes(bench) if m.name in ("fp16", "bf16") or "host's default" in m.name]
-        yield from _of(bench, "SDXL", unets.SDXL, few)
+        yield from compared(bench, "SDXL", bench.scene(unets.SDXL, torch.float32), few, ways=())
 
 
-def _of(bench: Bench, name: str, sizes: unets.Sizes, wanted: list[Mode]) -> Iterator[Part]:
-    reference = bench.scene(sizes, torch.float32)
+def compared(
+    bench: Bench, name: str, reference: Scene, wanted: Sequence[Mode], ways: Sequence[Way] = WAYS, *, timed: bool = True
+) -> Iterator[Part]:
+    """Each of the modes and ways beside ``reference``, whose UNet is fp32; ``timed``: what it costs there as well."""
     # The weight is a full unit's: at less, the plain picture's own deviation would cover the adapter's.
     units = {"1 base unit": [image_prompt(reference.unet, BASE, 1.0)]}
+    face = [replace(image_prompt(reference.unet, BASE, 1.0), lora=face_lora(reference.unet))]
     if not bench.small:
-        units["1 full-face unit"] = [image_prompt(reference.unet, FULL_FACE, 1.0)]
+        units |= {"1 full-face unit": [image_prompt(reference.unet, FULL_FACE, 1.0)]}
     plain = reference.plain()
     acting = {unit: reference.with_prompts(prompts) for unit, prompts in units.items()}
+    with_lora = {"1 face unit with its LoRA": (face, reference.with_prompts(face))}
 
     def run(mode: Mode) -> Iterator[Row]:
-        figure, scene = f"{name}, {mode.name}", mode.scene(reference)
+        scene = mode.scene(reference)
         with mode.entered(bench):
-            own, seen = _plain_noting_queries(scene)
-            acts = True
-            for unit, prompts in units.items():
-                out = scene.with_prompts(prompts)
-                off, found, full = Deviation.of(out, acting[unit]), effect(out, own), effect(acting[unit], plain)
-                # Without a finite effect there is nothing to compare: the deviations say NaN then.
-                said = effect_said(found, full) if off.finite else "no effect to tell"
-                beside = f"plain {Deviation.of(own, plain)}; {said}; query {seen}"
-                yield Row(f"{figure}, {unit}: off fp32 by", str(off), beside)
-                acts &= off.finite and "NO EFFECT" not in said
-            if acts and (not bench.small or mode.name == "fp32"):
+            acts = yield from deviations(mode.name, scene)
+            if acts and timed and (not bench.small or mode.name == "fp32"):
                 unit, prompts = next(iter(units.items()))
                 pairs = bench.pairs(scene, prompts, seconds=1.5, most=20)
                 spread, own_time = pairs.ratio, Spread.of(pairs.plain).median
                 beside = f"{spread.said(ratio)}; plain {ms(own_time)}"
-                yield Row(f"{figure}, {unit}: with / without", ratio(spread.median), beside, spread.count)
+                yield Row(f"{name}, {mode.name}, {unit}: with / without", ratio(spread.median), beside, spread.count)
+
+    def deviations(what: str, scene: Scene) -> Generator[Row, None, bool]:
+        """A row for each unit; whether all of them act."""
+        own, seen = _plain_noting_queries(scene)
+        acts = True
+        cases = {unit: (prompts, acting[unit]) for unit, prompts in units.items()} | with_lora
+        for unit, (prompts, wanted) in cases.items():
+            out = scene.with_prompts(prompts)
+            off, found, full = Deviation.of(out, wanted), effect(out, own), effect(wanted, plain)
+            # Without a finite effect there is nothing to compare: the deviations say NaN then.
+            said = effect_said(found, full) if off.finite else "no effect to tell"
+            beside = f"plain {Deviation.of(own, plain)}; {said}; query {seen}"
+            yield Row(f"{name}, {what}, {unit}: off fp32 by", str(off), beside)
+            acts &= off.finite and "NO EFFECT" not in said
+        return acts
+
+    def on_the_way(way: Way) -> Iterator[Row]:
+        half = Mode("", bench.half)
+        with way.entered(half.scene(reference)) as scene:
+            yield from deviations(f"{str(bench.half).removeprefix('torch.')}, {way.name}", scene)
 
     for mode in wanted:
         yield Part(f"{name}, {mode.name}", partial(run, mode), needs=3)
+    for way in ways:
+        yield Part(f"{name}, {way.name}", partial(on_the_way, way), needs=3)
 
 
 def _plain_noting_queries(scene: Scene) -> tuple[Tensor, str]:

@@ -1,13 +1,17 @@
-"""The table: printed line by line as figures come, and kept in ``docs/measured.md``, a block for each card."""
+"""The table: printed line by line as figures come, and kept in ``docs/measured.md``, a block for each card or CPU."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
@@ -16,28 +20,44 @@ from lib_ipadapter import __version__
 from .measure import Row
 from .run import Section
 
-HEAD = ("| figure | value | spread, or beside it | pairs or runs |", "|---|---|---|---|")
-BEGIN, END = "<!-- cards: begin -->", "<!-- cards: end -->"
-NONE_YET = "No card's figures yet: run `python -m benchmarks.gpu --write` on a machine with a CUDA card."
+HEAD = ("| figure | value | spread, or beside it | pairs or runs | target |", "|---|---|---|---|---|")
+
+
+@dataclass(frozen=True)
+class Area:
+    """A part of the document with blocks of machines of one kind; ``none_yet`` stands there before the first."""
+
+    name: str
+    none_yet: str
+
+    @property
+    def marks(self) -> tuple[str, str]:
+        return f"<!-- {self.name}: begin -->", f"<!-- {self.name}: end -->"
+
+
+CARDS = Area("cards", "No card's figures yet: run `python -m benchmarks.gpu --write` on a machine with a CUDA card.")
+CPUS = Area("cpus", "No figures yet: run `make bench`.")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the figures were taken on. ``card`` and ``version`` name the block that they stand in."""
+    """What the figures were taken on. ``card`` and ``version`` name the block that they stand in, in ``area``."""
 
     card: str
     version: str  # of torch
     details: str
+    area: Area = CARDS
 
     @classmethod
     def here(cls, device: torch.device) -> Machine:
         python = f"Python {platform.python_version()}, {platform.system()}"
         if device.type != "cuda":
-            return cls("CPU", torch.__version__, f"{python}, {torch.get_num_threads()} threads")
+            return cls(_processor(), torch.__version__, f"{_main_memory()}{python}{_packages()}", CPUS)
         found = torch.cuda.get_device_properties(device)
         memory = f"{found.total_memory / 2**30:.0f} GiB, compute capability {found.major}.{found.minor}"
         cudnn = torch.backends.cudnn.version()
-        return cls(found.name, torch.__version__, f"{memory}, CUDA {torch.version.cuda}, cuDNN {cudnn}, {python}")
+        details = f"{memory}, CUDA {torch.version.cuda}, cuDNN {cudnn}, {python}{_packages()}"
+        return cls(found.name, torch.__version__, details)
 
     @property
     def key(self) -> str:
@@ -45,8 +65,37 @@ class Machine:
         return f"{self.card} · torch {self.version}".replace("--", "-")
 
 
+COMPARED = ("diffusers", "transformers", "open_clip_torch", "safetensors")  # beside torch
+
+
+def _packages() -> str:
+    """The versions of what the figures depend on, or are compared with, as far as it is there."""
+    found = []
+    for package in COMPARED:
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f", {package.removesuffix('_torch')} {version(package)}")
+    return "".join(found)
+
+
+def _processor() -> str:
+    """The processor's own name, where the system tells, and how many cores torch computes on."""
+    name = platform.processor() or platform.machine() or "CPU"
+    with contextlib.suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
+        name = found[1].strip() if found else name
+    cores = os.cpu_count() or 1
+    return f"{name}, {cores} core{'s' if cores > 1 else ''}"
+
+
+def _main_memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB, "
+    except (AttributeError, ValueError, OSError):  # on Windows
+        return ""
+
+
 def line(row: Row) -> str:
-    cells = (row.figure, row.value, row.spread, "" if row.count is None else str(row.count))
+    cells = (row.figure, row.value, row.spread, "" if row.count is None else str(row.count), row.target)
     return "| " + " | ".join(re.sub(r"\s+", " ", cell).replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -74,27 +123,35 @@ def _put(text: str, name: str, content: str) -> str:
     return text.replace(f"{begin}{old}{end}", new)
 
 
-def updated(document: str, machine: Machine, found: Mapping[Section, Sequence[Row]]) -> str:
-    """``document`` with these sections in the block of this card and torch. Other cards' blocks stay, and so do this
-    card's sections of which nothing was measured now.
+def updated(document: str, machine: Machine, found: Mapping[Section, Sequence[Row]], command: str) -> str:
+    """``document`` with these sections in the block of this machine and torch. Other machines' blocks stay, and so do
+    this one's sections of which nothing was measured now. ``command``: what measures a section, before its name.
 
-    Raises ValueError for a document without its marks, and for figures of a CPU, which are no measurement.
+    Raises ValueError for a document without its marks.
     """
-    if machine.card == "CPU":
-        raise ValueError("figures of the CPU only test this run, so they are not written: run it on a card.")
-    whole = _inside(document, BEGIN, END)
+    begin_area, end_area = machine.area.marks
+    whole = _inside(document, begin_area, end_area)
     if whole is None:
-        raise ValueError(f"the marks {BEGIN} and {END} are not there, so nothing is written.")
-    cards = whole.replace(NONE_YET, "")
+        raise ValueError(f"the marks {begin_area} and {end_area} are not there, so nothing is written.")
+    blocks = whole.replace(machine.area.none_yet, "")
     begin, end = _marks(machine.key)
-    block = _inside(cards, begin, end) or f"\n### {machine.card}, torch {machine.version}\n\n{machine.details}\n"
+    block = _inside(blocks, begin, end) or f"\n### {machine.card}, torch {machine.version}\n\n{machine.details}\n"
     for section, rows in found.items():
         if any(row.measured for row in rows):
-            said = f"#### {section.about}, {date.today().isoformat()}, version {__version__}\n\n{table(rows)}"
+            when = f"{date.today().isoformat()}, version {__version__}: `{command} {section.name}`"
+            said = f"#### {section.about}\n\n{when}\n\n{table(rows)}"
             block = _put(block.strip(), f"{machine.key} · {section.name}", said)
-    return document.replace(
-        f"{BEGIN}{whole}{END}", f"{BEGIN}\n{_put(cards, machine.key, block.strip()).strip()}\n{END}"
-    )
+    put = _put(blocks, machine.key, block.strip()).strip()
+    return document.replace(f"{begin_area}{whole}{end_area}", f"{begin_area}\n{put}\n{end_area}")
+
+
+def write(path: Path, machine: Machine, found: Mapping[Section, Sequence[Row]], command: str) -> str | None:
+    """Keep ``found`` in the document at ``path``; why that was not possible, in one sentence, or None."""
+    try:
+        path.write_text(updated(path.read_text("utf-8"), machine, found, command), "utf-8")
+    except (OSError, ValueError) as error:
+        return f"{path} was not written: {error}"
+    return None
 
 
 class Printed:

@@ -37,8 +37,15 @@ class Section:
     parts: Callable[[Bench], Generator[Part, None, None]]
 
 
-def run(bench: Bench, sections: Sequence[Section], budget: float, tell: Callable[[Section, Row], None]) -> None:
-    """Run ``sections`` in order. Every row goes to ``tell`` as soon as it is there."""
+def run(
+    bench: Bench,
+    sections: Sequence[Section],
+    budget: float,
+    tell: Callable[[Section, Row], None],
+    finished: Callable[[Section], None] = lambda section: None,
+) -> None:
+    """Run ``sections`` in order. Every row goes to ``tell`` as soon as it is there, every section, when it is over, to
+    ``finished``."""
     total = sum(section.seconds for section in sections)
     for i, section in enumerate(sections):
         reserved = budget * sum(later.seconds for later in sections[i + 1 :]) / total
@@ -48,6 +55,7 @@ def run(bench: Bench, sections: Sequence[Section], budget: float, tell: Callable
             tell(section, row)
         parts.close()  # a section that was cut short takes its files away
         bench.tidy()
+        finished(section)
 
 
 def _rows(bench: Bench, section: Section, parts: Generator[Part, None, None]) -> Iterator[Row]:

@@ -11,7 +11,7 @@ from lib_ipadapter.attend.prompt import ImagePrompt
 
 from . import unets
 from .bench import FULL_FACE, PLUS, Bench, Scene, face_lora, image_prompt, left_half
-from .measure import Row, Spread, effect, ms, nbytes, ratio
+from .measure import AtMost, Row, Spread, effect, ms, nbytes, share
 from .run import Part
 
 Make = Callable[[Scene], list[ImagePrompt]]
@@ -43,6 +43,17 @@ CASES: dict[str, Make] = {
     "1 base unit, weight over the steps": _curved,
     "1 face unit with its LoRA": _face,
 }
+TARGETS = {
+    "1 base unit": AtMost(1.01, share),
+    "4 base units": AtMost(1.04, share),
+    "1 plus unit (16 tokens)": AtMost(1.03, share),
+    "1 full-face unit (257 tokens)": AtMost(1.06, share),
+}
+SDXL_TARGETS = {
+    "1 base unit": AtMost(1.02, share),
+    "1 base unit in a region": AtMost(1.03, share),
+    "1 face unit with its LoRA": AtMost(1.06, share),
+}
 SDXL_CASES = (
     "1 base unit", "4 base units", "1 plus unit (16 tokens)", "1 base unit in a region", "1 face unit with its LoRA",
 )  # fmt: skip
@@ -59,7 +70,8 @@ def _of(bench: Bench, base: str, sizes: unets.Sizes, cases: Sequence[str]) -> Ge
     name = f"{base} {str(bench.half).removeprefix('torch.')}, latent {scene.sizes.latent}²"
     yield Part(f"{name}, plain step", partial(_plain, bench, scene, f"{name}, plain step"))
     for case in cases:
-        yield Part(f"{name}, {case}", partial(_with, bench, scene, f"{name}, {case}", CASES[case]), needs=3)
+        target = (TARGETS if base == "SD1.5" else SDXL_TARGETS).get(case)
+        yield Part(f"{name}, {case}", partial(_with, bench, scene, f"{name}, {case}", CASES[case], target), needs=3)
     if base == "SD1.5" and not bench.small:
         batch, figure = scene.of_pictures(bench, 4), f"{name}, 4 pictures"
         yield Part(f"{figure}, plain step", partial(_plain, bench, batch, f"{figure}, plain step"))
@@ -75,7 +87,7 @@ def _plain(bench: Bench, scene: Scene, figure: str) -> Iterator[Row]:
     yield Row(figure, ms(taken.median), taken.said(ms), taken.count)
 
 
-def _with(bench: Bench, scene: Scene, figure: str, make: Make) -> Iterator[Row]:
+def _with(bench: Bench, scene: Scene, figure: str, make: Make, target: AtMost | None = None) -> Iterator[Row]:
     prompts = make(scene)
     out = scene.with_prompts(prompts)
     if not effect(out, scene.plain()) > 1e-3:
@@ -85,8 +97,8 @@ def _with(bench: Bench, scene: Scene, figure: str, make: Make) -> Iterator[Row]:
     if loras and not effect(out, scene.with_prompts([replace(prompt, lora=None) for prompt in prompts])) > 1e-3:
         yield Row(figure, "failed: NO EFFECT of the LoRA, so there is no cost to measure")
         return
-    found = bench.pairs(scene, prompts, seconds=5)
-    yield Row(f"{figure}: with / without", ratio(found.ratio.median), found.ratio.said(ratio), found.ratio.count)
+    found = bench.pairs(scene, prompts, seconds=8)
+    yield found.compared(f"{figure}: with / without", target)
     kept = f"K and V of {nbytes(sum(prompt.kv.nbytes for prompt in prompts))}"
     if loras:
         kept += f" and a LoRA of {nbytes(sum(lora.nbytes for lora in loras))}"

@@ -79,8 +79,12 @@ class Catalog:
         with self._lock:
             seen: set[str] = set()
             found = [file for folder in self.folders for file in model_files(folder, folder, seen)]
-            with Reading(file.path for file in found if not self._memory.remembers(file)) as reading:
-                entries = [self._memory.recall(file, reading) for file in found]
+            known = [self._memory.recall(file) for file in found]
+            with Reading(file.path for file, entry in zip(found, known, strict=True) if entry is None) as reading:
+                entries = [
+                    self._memory.recognise(file, reading) if entry is None else entry
+                    for file, entry in zip(found, known, strict=True)
+                ]
             groups = [
                 [entry for entry in entries if isinstance(entry, kind)]
                 for kind in (AdapterEntry, EncoderEntry, KeypointsEntry, UnusableEntry)

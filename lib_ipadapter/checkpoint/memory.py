@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,30 +40,28 @@ class Memory:
         self.known = self._read()
         self.used: dict[str, Any] = {}
 
-    def remembers(self, found: FoundFile) -> bool:
-        """Whether the entry of a file is known without a look into it."""
-        return self._remembered(found) is not None
-
-    def _remembered(self, found: FoundFile) -> Entry | None:
+    def recall(self, found: FoundFile) -> Entry | None:
+        """The entry of a file that has not changed, or is plainly of no use, without a look into it; None of others.
+        Its name is yet to come."""
         if found.problem is not None:
             return UnusableEntry("", found.path, found.folder, found.size, found.problem)
+        key = str(found.path)
         try:
-            size, mtime_ns, record = self.known[str(found.path)]
-            return _from_record(found, record) if (size, mtime_ns) == (found.size, found.mtime_ns) else None
+            size, mtime_ns, record = self.known[key]
+            if (size, mtime_ns) != (found.size, found.mtime_ns):
+                return None
+            entry = _from_record(found, record)
         except (TypeError, ValueError, KeyError, AttributeError):  # not there, or written by somebody else
             return None
+        self.used[key] = self.known[key]
+        return entry
 
-    def recall(self, found: FoundFile, reading: Reading) -> Entry:
-        """The entry of a file, from memory if it has not changed, else from its header. Its name is yet to come."""
+    def recognise(self, found: FoundFile, reading: Reading) -> Entry:
+        """The entry of a file, from its header. Its name is yet to come."""
         key = str(found.path)
-        entry = self._remembered(found)
-        if entry is not None:
-            if found.problem is None:
-                self.used[key] = self.known[key]
-            return entry
         try:
             spec = recognise(found.path, reading.table)
-            record: _Record = {"kind": KINDS[type(spec)], "spec": asdict(spec)}
+            record: _Record = {"kind": KINDS[type(spec)], "spec": _facts(spec)}
         except CheckpointError as error:
             record = {"problem": error.detail, "refused": isinstance(error, RefusedAdapter)}
             # Permissions and packages can change without a trace in size or time.
@@ -101,6 +99,12 @@ def rules() -> str:
         for file in sorted(LIBRARY.glob(pattern)):
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _facts(spec: AdapterSpec | EncoderSpec | KeypointsSpec) -> _Record:
+    """A spec's fields by name; its own tuples stay, where ``asdict`` would copy each number."""
+    values = {one.name: getattr(spec, one.name) for one in fields(spec)}
+    return {name: asdict(value) if isinstance(value, TextSpec) else value for name, value in values.items()}
 
 
 def _from_record(found: FoundFile, record: _Record) -> Entry:

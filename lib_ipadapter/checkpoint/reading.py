@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ START = 30.0  # seconds that a process may take to begin
 WORK = 5.0  # seconds that a header may take to be read: a real one takes some thousandths
 WAIT = 30.0  # seconds that it may take with what the disk takes to answer
 LEAST = 0.5  # seconds of work that a file gets after many others have used up theirs
-AHEAD = 8  # files that the process is asked for before their turn
+AHEAD = 16  # files that the process is asked for before their turn
 LOOK = 0.1  # seconds between looks at the process
 ANSWER_LIMIT = 64_000_000  # bytes
 # Libraries for numbers would start a thread, with its memory, for each processor.
@@ -103,10 +103,14 @@ class Reading:
         assert not self._asked or self._asked[0] == path, "files are asked for in their order"
         if not self._asked and (not self._to_come or self._to_come[0] != path):
             self._to_come.appendleft(path)
-        while self._to_come and len(self._asked) < AHEAD:
-            self._asked.append(self._to_come.popleft())
-            log.info("IP-Adapter: reading %s", printable(str(self._asked[-1])))
-            reader.ask(self._asked[-1], max(LEAST, WORK * self._share))
+        if len(self._asked) > AHEAD // 2:  # several are asked for at once: each time, the two processes change places
+            return
+        coming = [self._to_come.popleft() for _ in range(min(AHEAD - len(self._asked), len(self._to_come)))]
+        for one in coming:
+            log.info("IP-Adapter: reading %s", printable(str(one)))
+        if coming:
+            self._asked.extend(coming)
+            reader.ask(coming, max(LEAST, WORK * self._share))
 
     def _reader(self) -> Child | None:
         """The process, started where there is none; None where there can be none."""
@@ -143,12 +147,12 @@ class Child:
             self.end()
             raise
 
-    def ask(self, path: Path, work: float) -> None:
-        """Ask for a file, which may take ``work`` seconds of work. Raises Ended where the process has gone."""
-        question = json.dumps({"path": str(path), "seconds": work}).encode() + b"\n"
+    def ask(self, paths: Sequence[Path], work: float) -> None:
+        """Ask for files, each of which may take ``work`` seconds of work. Raises Ended where the process has gone."""
+        questions = [json.dumps({"path": str(path), "seconds": work}).encode() + b"\n" for path in paths]
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # a process that has gone is seen where its answer is missing
-            self._process.stdin.write(question)
+            self._process.stdin.write(b"".join(questions))
             self._process.stdin.flush()
 
     def answer(self, wait: float) -> Any:

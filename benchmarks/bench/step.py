@@ -1,0 +1,167 @@
+"""What a step costs with units, beside the same step without, and what diffusers' own IP-Adapter costs there; and of
+that what a whole request costs whose reference was seen before."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from lib_ipadapter.attend.inject import Injection
+from lib_ipadapter.attend.layers import cross_attention_layers
+from lib_ipadapter.attend.prompt import ImagePrompt
+from lib_ipadapter.encode.device import Device
+from lib_ipadapter.jobs.generation import prepare_generation
+from lib_ipadapter.unit import parse_units
+
+from ..gpu import unets
+from ..gpu.bench import Bench, Scene
+from ..gpu.job import jobs, picture
+from ..gpu.measure import AtMost, Row, Spread, effect, ms, ratio, share
+from ..gpu.run import Part
+from ..gpu.steps import CASES, SDXL_TARGETS, TARGETS
+from .rotation import Rounds, in_turns
+
+STEPS = 20  # of a request
+REQUEST, BELOW = AtMost(1.01, share), AtMost(1.0, share)
+OURS = ("1 base unit", "1 plus unit (16 tokens)", "4 base units", "1 full-face unit (257 tokens)")
+SDXL_OURS = ("1 base unit", "1 base unit in a region")
+FACE = "1 face unit with its LoRA"
+PLAIN, THEIRS, THEIRS_PLAIN = "plain", "diffusers' IP-Adapter", "diffusers, plain"
+
+
+def sd15(bench: Bench) -> Generator[Part, None, None]:
+    scene = at(bench, bench.scene(unets.SD15, all_layers=True), 32)
+    yield Part("SD1.5, steps", partial(_sd15, bench, scene), needs=60)
+
+
+def sdxl(bench: Bench) -> Generator[Part, None, None]:
+    sizes = unets.SDXL.shallow() if bench.small else unets.SDXL
+    scene = Scene.draw(bench, unets.build_sharing(sizes, bench.device, bench.half))
+    small, large = at(bench, scene, 16), at(bench, scene, 32)
+    yield Part("SDXL, steps", partial(_sdxl, bench, small, SDXL_OURS), needs=30, most=480)
+    yield Part("SDXL, steps of a face unit", partial(_sdxl, bench, large, (FACE,)), needs=30)
+
+
+def at(bench: Bench, scene: Scene, latent: int) -> Scene:
+    """The same UNet on a latent of another size; a small run stays with its own."""
+    return scene if bench.small else Scene.draw(bench, scene.unet, latent=latent)
+
+
+def named(base: str, scene: Scene) -> str:
+    return f"{base} fp32, {8 * scene.x.shape[-1]}², batch {len(scene.x)}"
+
+
+def timed(bench: Bench, scene: Scene, prompts: Sequence[ImagePrompt]) -> float:
+    """Seconds of a step with ``prompts``, whose keys and values are there since one of the same UNet on a latent of
+    8 x 8, which takes a fraction of the time."""
+    first = replace(scene, x=scene.x[..., :8, :8].contiguous())
+    with Injection(scene.unet, cross_attention_layers(scene.unet), prompts) as injection:
+        first.announce(injection)
+        first.plain()
+
+        def step() -> None:
+            scene.announce(injection)
+            scene.plain()
+
+        return bench.seconds(step)
+
+
+def without_effect(scene: Scene, cases: Sequence[str]) -> list[Row]:
+    """A row for each case whose prompts do nothing, so that their cost is none; asked of a small latent."""
+    first = replace(scene, x=scene.x[..., :8, :8].contiguous())
+    plain = first.plain()
+    return [
+        Row(case, "failed: NO EFFECT, so there is no cost to measure")
+        for case in cases
+        if not effect(first.with_prompts(CASES[case](first)), plain) > 1e-3
+    ]
+
+
+def calls_of(bench: Bench, scene: Scene, cases: Sequence[str]) -> dict[str, Callable[[], float]]:
+    prompts = {case: CASES[case](scene) for case in cases}
+    ours = {case: partial(timed, bench, scene, some) for case, some in prompts.items()}
+    return {PLAIN: lambda: bench.seconds(scene.plain), **ours}
+
+
+def _sd15(bench: Bench, scene: Scene) -> Iterator[Row]:
+    name = named("SD1.5", scene)
+    yield from without_effect(scene, OURS)
+    with jobs(bench, scene, small_tower=True) as made:
+        resources = made.resources()
+        made.generation(resources)  # so that the reference has been seen
+        prepared: list[float] = []
+
+        def seen() -> float:
+            """Seconds from the request's units to their keys and values; for this alone no step is made."""
+            text = as_base64()
+            started = time.perf_counter()
+            units = parse_units([{"model": "base", "image": text, "weight": 0.7}])
+            prepare_generation(units, scene.unet, resources, Device(bench.device, bench.half))
+            return time.perf_counter() - started
+
+        for call in calls_of(bench, scene, OURS).values():
+            call()
+        found = in_turns(bench, calls_of(bench, scene, OURS), 0.78 * bench.left, what="SD1.5")
+        prepared += [seen() for _ in found.taken[PLAIN]]
+    yield from _ours(name, found, OURS, TARGETS)
+    yield _request(name, found, prepared)
+    yield from _theirs(bench, scene, name, found)
+
+
+def _ours(name: str, found: Rounds, cases: Sequence[str], targets: Mapping[str, AtMost]) -> Iterator[Row]:
+    plain = found.seconds(PLAIN)
+    yield Row(f"{name}, plain step", ms(plain.median), plain.said(ms), plain.count)
+    for case in cases:
+        yield found.compared(f"{name}, {case}: with / without", case, PLAIN, targets.get(case))
+
+
+def _request(name: str, found: Rounds, prepared: Sequence[float]) -> Row:
+    """Of the rounds' steps: a request of 20 of them, with what comes before the first one, beside 20 plain ones."""
+    pairs = zip(found.taken[OURS[0]], found.taken[PLAIN], prepared, strict=True)
+    whole = Spread.of([(before + STEPS * acting) / (STEPS * plain) for acting, plain, before in pairs])
+    beside = f"{whole.said(ratio)}; before the first step {ms(Spread.of(prepared).median)}"
+    figure = f"{name}, request of {STEPS} steps, reference seen before / plain, of these steps"
+    return Row(figure, ratio(whole.median), beside, whole.count, REQUEST.of_spread(whole))
+
+
+def as_base64() -> str:
+    buffer = io.BytesIO()
+    picture().save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _theirs(bench: Bench, scene: Scene, name: str, ours: Rounds) -> Iterator[Row]:
+    """diffusers' ratio, of as many rounds as there is time for, and ours below it."""
+    from .. import diffusers_unets
+
+    made = diffusers_unets.Theirs(
+        diffusers_unets.build(scene.sizes, bench.device, bench.half), scene.x, scene.t, scene.text, scene.y
+    )
+    calls = {
+        THEIRS_PLAIN: partial(made.timed, bench.seconds, False), THEIRS: partial(made.timed, bench.seconds, True),
+        **calls_of(bench, scene, OURS[:1]),
+    }  # fmt: skip
+    for call in calls.values():
+        call()
+    found = in_turns(bench, calls, bench.left - 5, most=20, what="diffusers")
+    yield found.compared(f"{name}, {THEIRS} (1 base): with / without", THEIRS, THEIRS_PLAIN)
+    pairs = zip(found.ratios(OURS[0], PLAIN), found.ratios(THEIRS, THEIRS_PLAIN), strict=True)
+    below = Spread.of([mine / other for mine, other in pairs])
+    yield Row(
+        f"{name}, our ratio / {THEIRS.replace(chr(39), '’')} ratio", ratio(below.median), below.said(ratio),
+        below.count, BELOW.of_spread(below, enough=20),
+    )  # fmt: skip
+
+
+def _sdxl(bench: Bench, scene: Scene, cases: Sequence[str]) -> Iterator[Row]:
+    name = f"{named('SDXL', scene)}, 70 layers"
+    yield from without_effect(scene, cases)
+    calls = calls_of(bench, scene, cases)
+    for call in calls.values():
+        call()
+    found = in_turns(bench, calls, bench.left - 2, what="SDXL")
+    yield from _ours(name, found, cases, SDXL_TARGETS)

@@ -1,0 +1,184 @@
+"""Whole requests in a WebUI with the extension, in turns with plain ones, and with sd-webui-controlnet's own IP-Adapter
+where it is installed.
+
+An address is of a running WebUI (``--api``); a folder is one that is started for this, so that the first request finds
+no image encoder in memory. Adapter and encoder are files that the WebUI has: both extensions are asked for the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..gpu.bench import Bench
+from ..gpu.job import picture
+from ..gpu.measure import AtMost, Row, Spread, ms, ratio, share
+from ..gpu.run import Part
+from .rotation import Rounds, in_turns
+
+SEEN, THIRD, BELOW = AtMost(1.01, share), AtMost(1 / 3, share), AtMost(1.0, share)
+PLAIN, OURS, CONTROLNET = "plain", "reference seen before", "ControlNet's"
+MODULES = ("ip-adapter-auto", "ip-adapter_clip_h", "ip-adapter_clip_sd15")  # of its preprocessors, the first it has
+STEPS, SIDE, TIMEOUT = 20, 256, 1800
+
+
+class NoWebUI(RuntimeError):
+    """It does not answer, or lacks what is asked of it; the text says what to do."""
+
+
+class WebUI:
+    """What is asked of a WebUI's API; ``send`` is how."""
+
+    def __init__(self, url: str, send: Callable[[str, Any], Any] | None = None) -> None:
+        self.url, self._send = url.rstrip("/"), send or self._by_http
+        self.adapter = self._adapter()
+        self.controlnet = self._controlnet()
+
+    def _by_http(self, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                raise LookupError(path) from None
+            raise NoWebUI(f"the WebUI at {self.url} answers {error.code}: {error.read()[:300]!r}") from None
+        except OSError as error:
+            raise NoWebUI(f"the WebUI at {self.url} does not answer ({error}): start it with --api.") from None
+
+    def _adapter(self) -> str:
+        try:
+            listed = self._send("/ip-adapter/models?refresh=true", None)["adapters"]
+        except LookupError:
+            raise NoWebUI(f"the WebUI at {self.url} has not this extension: install it there.") from None
+        fitting = [one["name"] for one in listed if one["variant"] == "base" and one["base"] == "SD1.5"]
+        if not fitting:
+            raise NoWebUI(f"the WebUI at {self.url} has no base adapter for SD1.5: put one into its models/ipadapter.")
+        return fitting[0]
+
+    def _controlnet(self) -> dict[str, Any] | None:
+        """A unit with the same adapter; None where the extension, the file or a preprocessor for it is not there."""
+        try:
+            labels = self._send("/controlnet/model_list", None)["model_list"]
+            known = self._send("/controlnet/module_list", None)["module_list"]
+        except LookupError:
+            return None
+        stem = self.adapter.rsplit("/", 1)[-1]
+        label = next((one for one in labels if one.partition(" [")[0].casefold() == stem.casefold()), None)
+        module = next((one for one in MODULES if one in known), None)
+        return None if label is None or module is None else {"enabled": True, "module": module, "model": label}
+
+    def seconds(self, whose: str, image: str) -> float:
+        """What a request takes: plain, with our unit, or with ControlNet's."""
+        scripts: dict[str, Any] = {}
+        if whose == OURS:
+            scripts["IP-Adapter"] = {"args": [{"model": self.adapter, "image": image, "weight": 0.7}]}
+        if whose == CONTROLNET:
+            scripts["controlnet"] = {"args": [{**(self.controlnet or {}), "image": image, "weight": 0.7}]}
+        body = {
+            "prompt": "a cat", "seed": 1, "steps": STEPS, "width": SIDE, "height": SIDE, "sampler_name": "Euler",
+            "cfg_scale": 7, "alwayson_scripts": scripts,
+        }  # fmt: skip
+        started = time.perf_counter()
+        self._send("/sdapi/v1/txt2img", body)
+        return time.perf_counter() - started
+
+    @property
+    def who(self) -> list[str]:
+        return [PLAIN, OURS, *([CONTROLNET] if self.controlnet else [])]
+
+
+def shown(side: int) -> str:
+    """A picture that no request has shown before, if ``side`` is another one each time."""
+    buffer = io.BytesIO()
+    picture(side).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def parts(bench: Bench) -> Generator[Part, None, None]:
+    where = bench.webui
+    if where is None:
+        yield Part("whole requests in a WebUI", lambda: [Row("whole requests in a WebUI", "left out: no WEBUI= given")])
+    elif where.startswith(("http://", "https://")):
+        yield Part("whole requests", lambda: seen_before(bench, WebUI(where)), most=900)
+    else:
+        yield Part("first requests", partial(first_requests, bench, Path(where)), most=900)
+
+
+def seen_before(bench: Bench, webui: WebUI) -> Iterator[Row]:
+    """Requests whose reference was seen before, beside plain ones, for at most a quarter of an hour."""
+    image = shown(512)
+    for whose in webui.who:
+        webui.seconds(whose, image)
+    found = in_turns(bench, {w: partial(webui.seconds, w, image) for w in webui.who}, bench.left - 5, what="requests")
+    yield from told(found, webui)
+
+
+def told(found: Rounds, webui: WebUI) -> Iterator[Row]:
+    name, plain = f"request of {STEPS} steps, {SIDE}², in the WebUI", found.seconds(PLAIN)
+    yield Row(f"{name}, plain", ms(plain.median), plain.said(ms), plain.count)
+    yield found.compared(f"{name}, {OURS} / plain", OURS, PLAIN, SEEN)
+    if webui.controlnet is None:
+        yield Row(f"{name}, ControlNet's", "left out: it is not there, or has not the same adapter and a preprocessor")
+        return
+    yield found.compared(f"{name}, {CONTROLNET} / plain", CONTROLNET, PLAIN)
+    yield found.compared(f"{name}, ours / {CONTROLNET}", OURS, CONTROLNET, BELOW)
+
+
+def first_requests(bench: Bench, folder: Path, starts: int = 3) -> Iterator[Row]:
+    """The first request with a reference in a WebUI that has just started, over a plain one; then those after it."""
+    more: dict[str, list[float]] = {OURS: [], CONTROLNET: []}
+    last: list[Row] = []
+    for number in range(starts):
+        with ExitStack() as stack:
+            webui = started(folder, stack)
+            webui.seconds(PLAIN, "")  # loads the checkpoint
+            plain = webui.seconds(PLAIN, "")
+            order = webui.who[1:][:: -1 if number % 2 else 1]
+            for whose in order:
+                more[whose].append(webui.seconds(whose, shown(500 + number)) - plain)
+            if number == starts - 1:
+                last = list(seen_before(bench, webui))
+    yield from first_told(more)
+    yield from last
+
+
+def first_told(more: dict[str, Sequence[float]]) -> Iterator[Row]:
+    for whose, whom in ((OURS, "ours"), (CONTROLNET, "ControlNet's")):
+        if more[whose]:
+            found = Spread.of(more[whose])
+            yield Row(
+                f"first request with a reference, image encoder not in memory, {whom}: longer by", ms(found.median),
+                found.said(ms), found.count,
+            )  # fmt: skip
+    if more[CONTROLNET]:
+        shares = Spread.of([mine / other for mine, other in zip(more[OURS], more[CONTROLNET], strict=True)])
+        yield Row(
+            "first request longer by, ours / ControlNet's", ratio(shares.median), shares.said(ratio), shares.count,
+            THIRD.of_spread(shares, enough=shares.count),
+        )  # fmt: skip
+
+
+def started(folder: Path, stack: ExitStack) -> WebUI:
+    """A WebUI of that folder, with the API, until the stack is closed."""
+    from .. import panel_load
+
+    options = argparse.Namespace(
+        webui=folder, python=str(folder / "venv" / "bin" / "python"), settings=folder / "config.json",
+        extension=panel_load.REPOSITORY.name, port=None, flags=["--api"],
+    )  # fmt: skip
+    running = panel_load.WebUI(options, True, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+    stack.callback(running.stop)
+    return WebUI(running.address)
