@@ -14,7 +14,7 @@ from lib_ipadapter.jobs.resources import Resources
 
 from ..gpu import tower
 from ..gpu.measure import AtMost, Row, nbytes, ratio, share
-from .own_memory import forget_largest, largest, own_memory
+from .own_memory import counted, forget_largest, largest, own_memory
 
 LIMIT = AtMost(1.1, share)
 
@@ -35,10 +35,10 @@ def measure(small: bool) -> Iterator[Row]:
         (folder / "first.safetensors").unlink()
         size = write_encoder(folder / "encoder.safetensors", sizes, torch.float16)
         for dtype, what in ((torch.float16, "in its file's fp16"), (torch.float32, "fp16 in the file, fp32 kept")):
-            before = own_memory()
+            before, everything = own_memory(), counted("VmRSS")
             forget_largest()
             encoder = _kept(folder, dtype)
-            built = largest() - before
+            built = largest() - everything
             encoder.encode(pixels)
             warm = own_memory() - before
             figure = f"a warm {encoder.spec.kind} {what}"
