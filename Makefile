@@ -20,7 +20,7 @@ UV := uv==0.13.9
 install = $(PY) -m uv pip install --quiet --system-certs --python $(PY) $(1) || $(PIP) $(1)
 PYTEST := $(PY) -m pytest -n auto
 
-.PHONY: environment test test-fast lint format browser faces demo panel bench-quality clean
+.PHONY: environment test test-fast lint format browser faces demo panel bench bench-quality clean
 
 environment: $(READY)
 
@@ -47,6 +47,9 @@ faces: $(READY)
 
 demo: $(READY)
 	$(PY) -m demo.make_sheet
+
+bench: $(READY)
+	$(PY) -m benchmarks.bench --write $(if $(WEBUI),--webui "$(WEBUI)")
 
 bench-quality: $(READY)
 	$(PY) -m demo.family.quality

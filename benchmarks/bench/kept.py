@@ -36,4 +36,5 @@ def kept_in_half(scene: Scene, prompts: list[ImagePrompt]) -> int:
         first.announce(injection)
         first.plain()
         held = [one for hooks in injection.layers for one in hooks.gathered.values()]
+        held += [one.brief for one in held if one.brief is not None]
         return sum(tensor.numel() * 2 for one in held for tensor in (one.key, one.value))

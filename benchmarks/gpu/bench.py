@@ -99,6 +99,29 @@ class Bench:
         self.sync()
         return (time.perf_counter() - started) / repeats
 
+    def paired(
+        self,
+        figure: str,
+        plain: Callable[[], object],
+        other: Callable[[], object],
+        target: AtMost | None = None,
+        most: int = 40,
+    ) -> Row:
+        """The ratio of two calls' times, taken in turns, which are reversed in every other pair."""
+        ratios: list[float] = []
+        for call in (plain, other):
+            self.seconds(call)
+        pairs, calls = (2, 1) if self.small else (most if self.is_card else 20, 5 if self.is_card else 1)
+        for i in range(pairs):
+            if i % 2:
+                taken, before = self.seconds(other, calls), self.seconds(plain, calls)
+            else:
+                before, taken = self.seconds(plain, calls), self.seconds(other, calls)
+            ratios.append(taken / before)
+        found = Spread.of(ratios)
+        told = "" if target is None else target.of_spread(found)
+        return Row(figure, ratio(found.median), found.said(ratio), found.count, told)
+
     def scene(self, sizes: unets.Sizes, dtype: torch.dtype | None = None, *, all_layers: bool = False) -> Scene:
         """A UNet of these sizes with inputs of one picture, both its rows; in small runs a shallow UNet, or a narrow
         one with ``all_layers``, which an adapter's file must be for."""

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from . import tower
 from .bench import Bench
-from .measure import Deviation, Row, Spread, ms, nbytes
+from .measure import AtMost, Deviation, Row, Spread, ms, nbytes, share
 from .run import Part
 
 if TYPE_CHECKING:
     from lib_ipadapter.encode.clip_image import ImageEncoder
+
+OWN, HALF = AtMost(1.05, share), AtMost(0.5, share)
 
 
 def make(bench: Bench) -> ImageEncoder:
@@ -69,6 +71,9 @@ def parts(bench: Bench) -> Generator[Part, None, None]:
             break
         figure = f"{name}, fp16: {count} picture{'s' if count > 1 else ''}"
         yield Part(figure, partial(_batch, bench, encoder, count, figure), needs=3)
+    figure = f"{name}, fp16: ours / open_clip's own forward"
+    if bench.is_card:  # the CPU's is among its own figures
+        yield Part(figure, partial(_beside, bench, encoder, figure), needs=3)
     yield Part(f"{name}, fp16: moves", lambda: _moves(bench, encoder, f"{name}, fp16"), needs=5)
     if bench.is_card:
         yield Part(f"{name}, fp16 on the CPU", lambda: _on_cpu(bench, encoder, few, f"{name}, fp16"), needs=15)
@@ -96,12 +101,29 @@ def _batch(bench: Bench, encoder: ImageEncoder, count: int, figure: str) -> Iter
         peak = torch.cuda.max_memory_allocated(bench.device) - before
         yield Row(f"{figure} at once: memory beside the weights", nbytes(peak))
     if count > 1:
-        taken = [
-            bench.seconds(lambda: [encoder.encode(one[None], "penultimate") for one in some])
-            for _ in range(2 if bench.small else 5)
-        ]
+
+        def one_by_one() -> None:
+            for one in some:
+                encoder.encode(one[None], "penultimate")
+
+        taken = [bench.seconds(one_by_one) for _ in range(2 if bench.small else 5)]
         spread = Spread.of(taken)
         yield Row(f"{figure} one by one, as a job does", ms(spread.median), spread.said(ms), spread.count)
+        at_once = f"{figure} at once / one by one"
+        yield bench.paired(
+            at_once, one_by_one, lambda: encoder.encode(some, "penultimate"), HALF if count == 16 else None,
+        )  # fmt: skip
+
+
+def _beside(bench: Bench, encoder: ImageEncoder, figure: str) -> Iterator[Row]:
+    """The library's forward pass beside the tower's own, where the tower has one."""
+    shown = pixels(encoder, 1).to(encoder.device, encoder.dtype)
+    tower = encoder._tower
+    if type(tower).forward is torch.nn.Module.forward:
+        yield Row(figure, "left out: open_clip is not installed")
+        return
+    with torch.no_grad():
+        yield bench.paired(figure, lambda: tower(shown), lambda: encoder.encode(shown, "pooled"), OWN)
 
 
 def _moves(bench: Bench, encoder: ImageEncoder, figure: str) -> Iterator[Row]:

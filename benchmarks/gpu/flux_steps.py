@@ -23,7 +23,7 @@ from lib_ipadapter.attend.rows import Rows, layout
 
 from . import flux
 from .bench import Bench, left_half
-from .measure import Row, Spread, effect, ms, ratio
+from .measure import Row, Spread, effect, ms
 from .run import Part
 
 REDUX, COARSE, XLABS = 27, 9, 4  # sides of Redux' grid, and of a coarser one; tokens of XLabs' adapter
@@ -128,8 +128,7 @@ def _with(bench: Bench, scene: FluxScene, figure: str, make: Callable[[FluxScene
     if not effect(scene.with_prompts(prompts), scene.plain()) > 1e-3:
         yield Row(figure, "failed: NO EFFECT, so there is no cost to measure")
         return
-    found = bench.pairs(scene, prompts, seconds=5)
-    yield Row(f"{figure}: with / without", ratio(found.ratio.median), found.ratio.said(ratio), found.ratio.count)
+    yield bench.pairs(scene, prompts, seconds=5).compared(f"{figure}: with / without")
 
 
 def _biased(bench: Bench, scene: FluxScene, what: str, region: bool) -> Iterator[Row]:
@@ -147,20 +146,4 @@ def _biased(bench: Bench, scene: FluxScene, what: str, region: bool) -> Iterator
     )  # fmt: skip
     mask = bias.mask(length, q)
     figure = f"attention over {length} places, {scene.sizes.heads} heads, bias as {what}: with / without"
-    yield paired(bench, figure, lambda: ATTENTION(q, k, v), lambda: ATTENTION(q, k, v, mask))
-
-
-def paired(bench: Bench, figure: str, plain: Callable[[], object], other: Callable[[], object]) -> Row:
-    """The ratio of two calls' times, taken in turns, which are reversed in every other pair."""
-    ratios: list[float] = []
-    for call in (plain, other):
-        bench.seconds(call)
-    pairs, calls = (2, 1) if bench.small else (20, 5 if bench.is_card else 1)
-    for i in range(pairs):
-        if i % 2:
-            taken, before = bench.seconds(other, calls), bench.seconds(plain, calls)
-        else:
-            before, taken = bench.seconds(plain, calls), bench.seconds(other, calls)
-        ratios.append(taken / before)
-    found = Spread.of(ratios)
-    return Row(figure, ratio(found.median), found.said(ratio), found.count)
+    yield bench.paired(figure, lambda: ATTENTION(q, k, v), lambda: ATTENTION(q, k, v, mask))

@@ -16,7 +16,7 @@ from lib_ipadapter.checkpoint.specs import KeypointsSpec
 
 from . import unets
 from .bench import PLUS, Bench, Scene, image_prompt
-from .measure import Row, effect, ms, nbytes, ratio
+from .measure import Row, effect, ms, nbytes
 from .memory import measured_step
 from .run import Part
 
@@ -84,7 +84,7 @@ def _cost(bench: Bench, scene: Scene, figure: str, network: ControlNetwork) -> I
         yield Row(figure, "failed: NO EFFECT, so there is no cost to measure")
         return
     found = bench.pairs(scene, prompts, seconds=10)
-    yield Row(f"{figure}: with / without", ratio(found.ratio.median), found.ratio.said(ratio), found.ratio.count)
+    yield found.compared(f"{figure}: with / without")
     yield Row(f"{figure}: first step longer by", ms(found.gathering), f"weights of {nbytes(network.nbytes)}")
 
 

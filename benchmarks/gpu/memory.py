@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -33,7 +34,7 @@ def references(scene: Scene, tokens: int) -> list[ImagePrompt]:
         for one in keys:
             own = one[pictures:, :PLUS]
             one[pictures:] = own.repeat(1, -(-tokens // PLUS), 1)[:, :tokens]
-    return [prompt]
+    return [replace(prompt, kv=replace(prompt.kv, copies=max(1, tokens // PLUS)))]
 
 
 # What a unit may keep on the device while a batch is sampled, by base: pictures of a batch, and references.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,8 +11,8 @@ from lib_ipadapter.attend.influence import Influence
 from lib_ipadapter.attend.prompt import ImagePrompt
 
 from . import unets
-from .bench import FULL_FACE, PLUS, Bench, Scene, face_lora, image_prompt, left_half
-from .measure import AtMost, Row, Spread, effect, ms, nbytes, share
+from .bench import BASE, FULL_FACE, PLUS, Bench, Scene, face_lora, image_prompt, left_half
+from .measure import AtMost, Row, Spread, effect, ms, nbytes, ratio, share
 from .run import Part
 
 Make = Callable[[Scene], list[ImagePrompt]]
@@ -38,6 +39,7 @@ CASES: dict[str, Make] = {
     "4 base units": lambda scene: [image_prompt(scene.unet, seed=seed) for seed in range(4)],
     "1 plus unit (16 tokens)": lambda scene: [image_prompt(scene.unet, PLUS)],
     "1 full-face unit (257 tokens)": lambda scene: [image_prompt(scene.unet, FULL_FACE)],
+    "16 references next to each other": lambda scene: [image_prompt(scene.unet, 16 * BASE)],
     "1 base unit in a region": lambda scene: [image_prompt(scene.unet, region=left_half(512))],
     "1 base unit, influence measured": _measured,
     "1 base unit, weight over the steps": _curved,
@@ -72,6 +74,9 @@ def _of(bench: Bench, base: str, sizes: unets.Sizes, cases: Sequence[str]) -> Ge
     for case in cases:
         target = (TARGETS if base == "SD1.5" else SDXL_TARGETS).get(case)
         yield Part(f"{name}, {case}", partial(_with, bench, scene, f"{name}, {case}", CASES[case], target), needs=3)
+    figure = f"{name}, diffusers' IP-Adapter (1 base)"
+    if not bench.small:
+        yield Part(figure, partial(_theirs, bench, scene, figure), needs=10)
     if base == "SD1.5" and not bench.small:
         batch, figure = scene.of_pictures(bench, 4), f"{name}, 4 pictures"
         yield Part(f"{figure}, plain step", partial(_plain, bench, batch, f"{figure}, plain step"))
@@ -85,6 +90,23 @@ def _plain(bench: Bench, scene: Scene, figure: str) -> Iterator[Row]:
         scene.plain()
     taken = Spread.of([bench.seconds(scene.plain) for _ in range(2 if bench.small else 20)])
     yield Row(figure, ms(taken.median), taken.said(ms), taken.count)
+
+
+def _theirs(bench: Bench, scene: Scene, figure: str) -> Iterator[Row]:
+    """diffusers' own, on a UNet of the same sizes, where diffusers is installed."""
+    from ..diffusers_unets import Theirs, build
+
+    if importlib.util.find_spec("diffusers") is None:
+        yield Row(figure, "left out: diffusers is not installed")
+        return
+    made = Theirs(build(scene.sizes, bench.device, bench.half), scene.x, scene.t, scene.text, scene.y)
+    taken: dict[bool, list[float]] = {False: [], True: []}
+    for i in range(42):
+        for acting in (bool(i % 2), not i % 2):
+            taken[acting].append(made.timed(bench.seconds, acting))
+    ratios = [acting / plain for acting, plain in zip(taken[True][2:], taken[False][2:], strict=True)]
+    found = Spread.of(ratios)
+    yield Row(f"{figure}: with / without", ratio(found.median), found.said(ratio), found.count)
 
 
 def _with(bench: Bench, scene: Scene, figure: str, make: Make, target: AtMost | None = None) -> Iterator[Row]:

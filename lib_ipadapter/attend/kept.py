@@ -44,7 +44,7 @@ class KeptLayer:
             if self.injection.keeps:
                 self.gathered[i] = held
         if not prompt.steady:
-            held = Held(held.sides, *prompt.weighted(held.key, held.value, block))
+            held = held.changed(lambda key, value: prompt.weighted(key, value, block))
         return attend_by_side(query, sides, held, attention)
 
     def let_go(self) -> None:

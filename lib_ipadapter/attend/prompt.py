@@ -25,11 +25,13 @@ class KeysValues:
     """K_ip and V_ip of all layers, for every picture's cond and uncond side.
 
     ``keys[i]`` and ``values[i]`` are [2 * pictures, tokens, width of layer i]: the cond sides of all pictures, then
-    the uncond sides. They do not depend on the step or the UNet's weights, so one set serves a whole job.
+    the uncond sides. They do not depend on the step or the UNet's weights, so one set serves a whole job. The uncond
+    sides' keys are ``copies`` times the same ones, one after the other: several references have one side between them.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
+    copies: int = 1
 
     @property
     def pictures(self) -> int:
@@ -41,7 +43,13 @@ class KeysValues:
 
     @classmethod
     def project(
-        cls, key: Sequence[Tensor], value: Sequence[Tensor], cond: Tensor, uncond: Tensor, scale: Tensor | None = None
+        cls,
+        key: Sequence[Tensor],
+        value: Sequence[Tensor],
+        cond: Tensor,
+        uncond: Tensor,
+        scale: Tensor | None = None,
+        copies: int = 1,
     ) -> KeysValues:
         """Project image tokens with an adapter's to_k_ip/to_v_ip weights ([C, D], stored dtype), layer by layer.
 
@@ -53,7 +61,18 @@ class KeysValues:
         factor = 1.0 if scale is None else torch.cat([scale, scale])[..., None].to(tokens)
         keys = tuple(F.linear(tokens, w.to(tokens)).cpu() for w in key)
         values = tuple((F.linear(tokens, w.to(tokens)) * factor).cpu() for w in value)
-        return cls(keys, values)
+        return cls(keys, values, copies)
+
+    def of(self, layer: int, sides: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Keys and values [len(sides), tokens, width] of a layer."""
+        index = [*sides]
+        return self.keys[layer][index], self.values[layer][index]
+
+    def once(self, layer: int, sides: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Those of uncond sides, each token once: equal keys share what they are given, so that their values count by
+        their mean."""
+        key, value = self.of(layer, sides)
+        return key.unflatten(1, (self.copies, -1))[:, 0], value.unflatten(1, (self.copies, -1)).mean(dim=1)
 
 
 @dataclass
@@ -123,10 +142,16 @@ class ImagePrompt:
         """Keys and values of one layer for these ``sides``, on ``like``'s device and in its dtype, with a ``steady``
         weight in them."""
         index = [*sides]
-        key, value = self.kv.keys[layer][index], self.kv.values[layer][index]
+        brief = [side for side in index if side >= self.kv.pictures] if self.kv.copies > 1 else []
+        whole = [side for side in index if side not in brief]
+        held = self._held(layer, block, whole, like)
+        return held if not brief else held._replace(brief=self._held(layer, block, brief, like, once=True))
+
+    def _held(self, layer: int, block: int, sides: Sequence[int], like: Tensor, once: bool = False) -> Held:
+        key, value = self.kv.once(layer, sides) if once else self.kv.of(layer, sides)
         if self.steady:
             key, value = self.weighted(key, value, block)
-        return Held(tuple(index), key.to(like), value.to(like))
+        return Held(tuple(sides), key.to(like), value.to(like))
 
     def weighted(self, key: Tensor, value: Tensor, block: int) -> tuple[Tensor, Tensor]:
         """Keys and values [B, tokens, width] with the weight that the layers of ``block`` have now."""

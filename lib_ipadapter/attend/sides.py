@@ -7,7 +7,7 @@ need no copies of what they share.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
@@ -39,18 +39,31 @@ class Grouped(NamedTuple):
 
 
 class Held(NamedTuple):
-    """Keys and values [len(sides), tokens, width] of these sides, on a device and in a dtype."""
+    """Keys and values [len(sides), tokens, width] of these sides, on a device and in a dtype. ``brief`` are those of
+    sides with fewer tokens."""
 
     sides: tuple[int, ...]
     key: Tensor
     value: Tensor
+    brief: Held | None = None
 
     def serves(self, sides: Sides, query: Tensor) -> bool:
         """Whether they are those that rows of these ``sides`` need for ``query``."""
-        there = set(self.sides)
+        there = {*self.sides, *(() if self.brief is None else self.brief.sides)}
         return (self.key.dtype, self.key.device) == (query.dtype, query.device) and all(
             side is None or side in there for side in sides
         )
+
+    def changed(self, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Held:
+        """Other keys and values for the same sides."""
+        brief = None if self.brief is None else self.brief.changed(change)
+        return Held(self.sides, *change(self.key, self.value), brief)
+
+    def together(self, sides: tuple[int, ...]) -> Iterator[tuple[Held, list[int]]]:
+        """The keys and values of ``sides``, in that order, by who holds them, and their places there."""
+        for in_brief, same in groupby(sides, key=lambda side: side not in self.sides):
+            held = self.brief if in_brief and self.brief is not None else self
+            yield held, [held.sides.index(side) for side in same]
 
 
 @functools.lru_cache(maxsize=256)
@@ -87,16 +100,18 @@ def attend_by_side(
     without a side."""
     order, runs = grouped(sides)
     rows = query if order is None else query[torch.tensor(order, device=query.device)]
-    place = {side: i for i, side in enumerate(held.sides)}
     parts = []
     for run in runs:
-        part = rows[run.first : run.after]
         if run.sides is None:
-            parts.append(torch.zeros_like(part))
+            parts.append(torch.zeros_like(rows[run.first : run.after]))
             continue
-        index = _slice([place[side] for side in run.sides], query.device)
-        folded = part.reshape(len(run.sides), -1, part.shape[-1])
-        parts.append(attention(folded, held.key[index], held.value[index]).reshape(part.shape))
+        first = run.first
+        for holder, places in held.together(run.sides):
+            part = rows[first : first + run.rows_each * len(places)]
+            first += len(part)
+            index = _slice(places, query.device)
+            folded = part.reshape(len(places), -1, part.shape[-1])
+            parts.append(attention(folded, holder.key[index], holder.value[index]).reshape(part.shape))
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     if order is None:
         return out

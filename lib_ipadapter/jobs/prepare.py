@@ -123,11 +123,12 @@ def _projected(
     cond, factor = _tokens(plan, projection, references)
     pictures = max(len(part) for part in uncond)  # of several parts one may be the same for all pictures
     of_uncond = projection(tuple(part.expand(pictures, *part.shape[1:]) for part in uncond))
-    of_uncond = of_uncond.repeat(len(cond) // pictures, cond.shape[1] // of_uncond.shape[1], 1)
+    copies = cond.shape[1] // of_uncond.shape[1]
+    of_uncond = of_uncond.repeat(len(cond) // pictures, copies, 1)
     if plan.spec.base == FLUX:
         kv = flux.keys_values(weights, plan.spec.variant, cond, of_uncond, factor)
     else:
-        kv = KeysValues.project(weights.key, weights.value, cond, of_uncond, factor)
+        kv = KeysValues.project(weights.key, weights.value, cond, of_uncond, factor, copies)
     return Prepared(kv, cond.cpu(), of_uncond.cpu())
 
 

@@ -17,11 +17,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.gpu import compiled, flux, flux_steps, keypoints, memory, modes, report, scarcity, steps, tower, unets
+from benchmarks.gpu import compiled, flux, flux_steps, keypoints, memory, modes, scarcity, steps, tower, unets
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.bench import Bench, Scene, image_prompt
 from benchmarks.gpu.job import Jobs, jobs
-from benchmarks.gpu.measure import Deviation, Row, Spread, nbytes, reason
+from benchmarks.gpu.measure import Deviation, Row, nbytes, reason
 from benchmarks.gpu.run import Part, Section, run
 from lib_ipadapter.attend import inject, lora, residuals
 from lib_ipadapter.attend.injection import detach_all
@@ -33,7 +33,6 @@ from lib_ipadapter.checkpoint.identify import identify
 from lib_ipadapter.encode import clip_image as clip
 from lib_ipadapter.encode.clip_image import ImageEncoder
 from lib_ipadapter.jobs import generation
-from tests.helpers.paths import ROOT
 from tests.helpers.tensors import close, draw
 from tests.helpers.unets import sd_unet, sdxl_unet
 
@@ -437,15 +436,6 @@ def test_a_compiler_that_leaves_hooks_out_is_seen(bench: Bench, monkeypatch) -> 
 # --- numbers and the document ---------------------------------------------------------------------------------------
 
 
-def test_the_medians_interval_is_the_sign_tests() -> None:
-    twenty = Spread.of([float(i) for i in range(20, 0, -1)])
-    assert (twenty.median, twenty.low, twenty.high) == (10.5, 6.0, 15.0)  # the 6th and 15th, as in printed tables
-    six = Spread.of([3.0, 1.0, 2.0, 6.0, 5.0, 4.0])
-    assert (six.low, six.high) == (1.0, 6.0)
-    assert six.said(str).startswith("95 %")
-    assert Spread.of([1.0, 2.0]).said(str) == "extremes: 1.0 to 2.0"
-
-
 def test_a_deviation_is_in_shares_of_the_reference() -> None:
     found = Deviation.of(torch.tensor([1.0, 2.0, 5.0]), torch.tensor([1.0, 2.0, 3.0]))
     assert (round(found.mean, 6), round(found.largest, 6)) == (round(1 / 3, 6), round(2 / 3, 6))
@@ -455,37 +445,3 @@ def test_a_deviation_is_in_shares_of_the_reference() -> None:
 def test_a_missing_package_is_named_with_its_remedy() -> None:
     error = ModuleNotFoundError("No module named 'PIL'", name="PIL.Image")
     assert reason(error).endswith("PIL.Image is not installed: python -m pip install pillow")
-
-
-EMPTY = f"# Head\n\n{report.BEGIN}\n{report.NONE_YET}\n{report.END}\nfoot\n"
-STEPS, MODES = (Section(name, name.title(), 1, lambda _: iter_of()) for name in ("steps", "modes"))
-CARD, OTHER = report.Machine("Card A", "2.11.0", "80 GiB"), report.Machine("Card A", "2.12.0", "80 GiB")
-
-
-def test_the_document_keeps_other_blocks_and_other_sections() -> None:
-    one = report.updated(EMPTY, CARD, {STEPS: [Row("step", "1 ms")], MODES: [Row("fp16", "1e-3")]})
-    assert report.NONE_YET not in one
-    assert "| step | 1 ms |  |  |" in one
-    two = report.updated(one, OTHER, {STEPS: [Row("step", "2 ms")]})
-    three = report.updated(two, CARD, {STEPS: [Row("step", "3 ms")], MODES: [Row("fp16", "failed: no memory")]})
-    assert "1 ms" not in three
-    assert all(text in three for text in ("2 ms", "3 ms", "1e-3", "### Card A, torch 2.11.0", "# Head", "foot"))
-    assert three.count("### Card A") == 2
-    assert three.count("80 GiB") == 2
-    assert report.updated(three, CARD, {STEPS: [Row("step", "3 ms")]}) == three
-
-
-def test_the_document_takes_no_cpus_figures_and_no_broken_marks() -> None:
-    with pytest.raises(ValueError, match="CPU"):
-        report.updated(EMPTY, report.Machine.here(CPU), {STEPS: [Row("step", "1 ms")]})
-    with pytest.raises(ValueError, match="marks"):
-        report.updated("# Head", CARD, {STEPS: [Row("step", "1 ms")]})
-
-
-def test_the_projects_document_has_its_marks() -> None:
-    document = (ROOT / "docs" / "measured.md").read_text("utf-8")
-    assert "| step | 1 ms |" in report.updated(document, CARD, {STEPS: [Row("step", "1 ms")]})
-
-
-def test_a_cell_cannot_break_the_table() -> None:
-    assert report.line(Row("a|b", "c\nd", count=3)) == "| a\\|b | c d |  | 3 |"

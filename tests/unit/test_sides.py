@@ -68,6 +68,38 @@ def test_the_hosts_own_rows_are_one_attention_without_a_copy() -> None:
     assert seen[0].data_ptr() == query.data_ptr() and seen[1].data_ptr() == keys.data_ptr()
 
 
+@pytest.mark.parametrize("scaling", ["V only", "K+V", "K+mean(V) w/ C penalty"])
+@pytest.mark.parametrize("curve", [False, True])
+def test_an_unconditional_side_that_many_references_share_is_there_once(scaling: str, curve: bool) -> None:
+    """The same numbers as with a copy for each of four references, of which each has another weight."""
+    tokens, key, value = draw(1, 3, 16, seed=1).double(), [draw(8, 16, seed=2)], [draw(8, 16, seed=3)]
+    cond, scale = draw(1, 12, 16, seed=4).double(), torch.tensor([0.5, 1.0, -0.3, 2.0]).repeat_interleave(3)[None]
+    weight = ((0.0, 0.7), (1.0, 0.7)) if curve else 0.7
+    prompts = [
+        ImagePrompt(
+            KeysValues.project(key, value, cond, tokens.repeat(1, 4, 1), scale, copies), weight, scaling=scaling
+        )
+        for copies in (1, 4)
+    ]
+    query, sides = draw(5, 6, 8, seed=5).double(), (0, 1, 1, 0, 1)
+
+    def out(prompt: ImagePrompt, query: torch.Tensor, sides: tuple[int, ...]) -> torch.Tensor:
+        prompt.begin(0, 1)
+        held = prompt.gather(0, 0, dict.fromkeys(sides), query)
+        if not prompt.steady:
+            held = held.changed(lambda k, v: prompt.weighted(k, v, 0))
+        return attend_by_side(query, sides, held, lambda q, k, v: image_attention(q, k, v, 2))
+
+    whole, once = (out(prompt, query, sides) for prompt in prompts)
+    assert close(once, whole, 1e-12)
+    assert prompts[0].gather(0, 0, (0, 1), query).brief is None
+    held = prompts[1].gather(0, 0, (1, 0), query)
+    assert held.key.shape == (1, 12, 8) and held.brief is not None and held.brief.key.shape == (1, 3, 8)
+    assert held.serves((0, None, 1), query) and not held.serves((2,), query)
+    lonely = out(prompts[1], query[1:3], (1, 1))  # in a call for the unconditional rows alone
+    assert close(lonely, whole[1:3], 1e-12)
+
+
 # In a UNet
 
 
@@ -112,7 +144,7 @@ def test_what_stands_on_the_device_is_cond_and_uncond_of_each_picture(
     pictures: int, references: int, distinct: int, unet
 ) -> None:
     acting = per_image(unet, references)
-    one = acting.kv.nbytes // references  # cond and uncond of one picture
+    size = acting.kv.nbytes // references  # cond and uncond of one picture
     rows = layout([1] * pictures, 2 * pictures)
     x, t, text = inputs(unet, rows=len(rows))
     with Injection(unet, cross_attention_layers(unet), [acting]) as injection:
@@ -121,7 +153,7 @@ def test_what_stands_on_the_device_is_cond_and_uncond_of_each_picture(
             for i, part in enumerate(parts):
                 unet(x[i * part :][:part], t[:part], context=text[i * part :][:part])
             held = [one for hooks in injection.layers for one in hooks.gathered.values()]
-            assert sum(x.numel() * x.element_size() for _, *both in held for x in both) == distinct * one
+            assert sum(x.numel() * x.element_size() for one in held for x in (one.key, one.value)) == distinct * size
 
 
 # Whatever stands in the place of torch's attention

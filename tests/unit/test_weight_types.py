@@ -122,8 +122,8 @@ def test_scaling_equals_its_formula(scaling: str, width: int) -> None:
     expected = (scores @ split[2]).transpose(1, 2).reshape(2, -1, width) * out
     prompt = ImagePrompt(KeysValues((k,), (v,)), weight, scaling=scaling)
     prompt.begin(0, 1)
-    _, key, value = prompt.gather(0, 0, prompt.sides(0, ROWS), q)
-    ours = image_attention(q, key, value, heads)
+    held = prompt.gather(0, 0, prompt.sides(0, ROWS), q)
+    ours = image_attention(q, held.key, held.value, heads)
     kinds = [0, 1]  # cond and uncond rows of one picture are the two entries
     assert close(ours, expected[kinds], 1e-9)
 
