@@ -21,14 +21,14 @@ def _alone(figure: str, *names: str, most: float = 300.0) -> Callable[[Bench], G
 
 
 SECTIONS = (
-    Section("files", "Files: first use and listing", 40, _alone("files", "first_use", "listing")),
-    Section("start", "The WebUI's start", 50, _alone("start", "imports")),
-    Section("memory", "Memory", 120, _alone("memory", "encoder_memory", "generations", "kept")),
+    Section("files", "Files: first use and listing", 60, _alone("files", "first_use", "listing")),
+    Section("start", "The WebUI's start", 60, _alone("start", "imports")),
+    Section("memory", "Memory", 150, _alone("memory", "encoder_memory", "generations", "kept")),
     Section("encode", "Encoding references", 120, encode.parts),
     Section("references", "Many references", 150, references.parts),
     Section("precision", "Number formats, layouts and attention", 60, precision.parts),
     Section("faults", "Faults, kills, hostile files and requests", 210, _alone("faults", "faults")),
     Section("webui", "Whole requests in a WebUI", 1, webui.parts),
     Section("sdxl", "Cost of a step, SDXL", 450, step.sdxl),
-    Section("step", "Cost of a step, SD1.5", 1199, step.sd15),
+    Section("step", "Cost of a step, SD1.5", 1139, step.sd15),
 )

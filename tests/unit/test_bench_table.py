@@ -88,7 +88,10 @@ def section(name: str) -> Section:
     return Section(name, name.title(), 1, parts)
 
 
-EMPTY = f"# Head\n\n{CPUS.marks[0]}\n{CPUS.none_yet}\n{CPUS.marks[1]}\nmiddle\n{CARDS.marks[0]}\n{CARDS.none_yet}\n{CARDS.marks[1]}\nfoot\n"
+EMPTY = "\n".join((
+    "# Head\n", CPUS.marks[0], CPUS.none_yet, CPUS.marks[1], "middle", CARDS.marks[0], CARDS.none_yet, CARDS.marks[1],
+    "foot\n",
+))  # fmt: skip
 STEPS, MODES = section("steps"), section("modes")
 CARD, OTHER = Machine("Card A", "2.11.0", "80 GiB"), Machine("Card A", "2.12.0", "80 GiB")
 PROCESSOR = Machine("Card A", "2.11.0", "24 GiB", CPUS)  # of the same name, which is no card's
