@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import nn
 
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
@@ -25,10 +26,10 @@ FEW = ("4 base units", "1 base unit in a region", "1 base unit, influence measur
 MB = 10**6
 
 
-def references(scene: Scene, tokens: int) -> list[ImagePrompt]:
+def references(unet: nn.Module, tokens: int) -> list[ImagePrompt]:
     """A unit whose references together have so many image tokens, as a job without negative references has it: the
     unconditional side of each is the same."""
-    (prompt,) = [image_prompt(scene.unet, tokens, 1.0)]
+    (prompt,) = [image_prompt(unet, tokens, 1.0)]
     pictures = prompt.kv.pictures
     for keys in (prompt.kv.keys, prompt.kv.values):
         for one in keys:
@@ -38,13 +39,13 @@ def references(scene: Scene, tokens: int) -> list[ImagePrompt]:
 
 
 # What a unit may keep on the device while a batch is sampled, by base: pictures of a batch, and references.
-KEPT: dict[str, tuple[str, Make, AtMost]] = {
-    "1 base unit": ("SD1.5", lambda scene: references(scene, BASE), AtMost(1 * MB, nbytes)),
+KEPT: dict[str, tuple[str, Callable[[nn.Module], list[ImagePrompt]], AtMost]] = {
+    "1 base unit": ("SD1.5", lambda unet: references(unet, BASE), AtMost(1 * MB, nbytes)),
     "1 plus unit, 16 references, 8 pictures, next to each other": (
-        "SDXL", lambda scene: references(scene, 16 * PLUS), AtMost(100 * MB, nbytes),
+        "SDXL", lambda unet: references(unet, 16 * PLUS), AtMost(100 * MB, nbytes),
     ),
     "1 plus unit, 16 references, 8 pictures, averaged": (
-        "SDXL", lambda scene: references(scene, PLUS), AtMost(12 * MB, nbytes),
+        "SDXL", lambda unet: references(unet, PLUS), AtMost(12 * MB, nbytes),
     ),
 }  # fmt: skip
 
@@ -96,9 +97,11 @@ def measured_step(bench: Bench, scene: Scene, figure: str, prompts: Sequence[Ima
     yield Row(f"{figure}: after detaching", nbytes(after), "it should be 0 B" if after else "as it should be")
 
 
-def _kept(bench: Bench, scene: Scene, figure: str, make: Make, limit: AtMost) -> Iterator[Row]:
+def _kept(
+    bench: Bench, scene: Scene, figure: str, make: Callable[[nn.Module], list[ImagePrompt]], limit: AtMost
+) -> Iterator[Row]:
     """What is allocated while the hooks are there, between steps."""
-    prompts = make(scene)
+    prompts = make(scene.unet)
     scene.plain()  # so that the card's own workspaces are there
     before = bench.allocated()
     with scene.injected(prompts) as step:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from benchmarks.bench.kept import kept
 from benchmarks.bench.rotation import Rounds, in_turns, ordered
 from benchmarks.bench.webui import CONTROLNET, OURS, PLAIN, NoWebUI, WebUI, first_told, told
-from benchmarks.gpu import report, unets
+from benchmarks.gpu import memory, report, unets
 from benchmarks.gpu.bench import Bench, Scene
 from benchmarks.gpu.measure import AtMost, Row, Spread, ms, share
 from benchmarks.gpu.report import CARDS, CPUS, Machine
@@ -169,6 +170,14 @@ def test_shared_weights_leave_all_layers_and_give_the_same_as_copies() -> None:
     assert scene.x.shape == (2, 4, 16, 16)
     assert torch.equal(scene.plain(), scene.on(own, torch.float32).plain())
     assert all(float(p.abs().max()) > 0.01 for p in shared.parameters())
+
+
+def test_what_hooks_keep_is_the_cond_side_and_the_uncond_side_once() -> None:
+    with torch.device("meta"):
+        unet = unets.UNet(unets.SDXL.shallow())
+    token = 2 * 2 * sum(layer.width for layer in cross_attention_layers(unet))  # keys and values, fp16
+    for references, pictures in ((1, 1), (4, 8)):
+        assert kept(unet, memory.references(unet, 16 * references), pictures) == (16 * references + 16) * token
 
 
 # --- a WebUI

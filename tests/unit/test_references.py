@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,18 @@ def test_tiles_of_a_picture_that_repeats_are_the_picture(kind: str, unet, resour
     assert close(denoise(unet, tiled), denoise(unet, one), 1e-4)
     tokens = tiled.prompts[0][1].kv.keys[0].shape[1]
     assert tokens == (4 if kind == "base" else 3 * 16)
+
+
+@pytest.mark.parametrize("kind", ["base", "plus"])
+def test_the_unconditional_side_of_several_references_is_kept_once(kind: str, unet, resources) -> None:
+    """And the picture is the one that a copy for each of them gives."""
+    images = [{"image": base64_of(picture(i)), "weight": weight} for i, weight in enumerate((1.0, 0.4, 0.7))]
+    once = generation(unet, resources, {"model": kind, "images": images})
+    (one,) = once.prompts
+    assert one.prompt.kv.copies == 3
+    found = denoise(unet, once)
+    one.prompt.kv = replace(one.prompt.kv, copies=1)
+    assert close(found, denoise(unet, once), 1e-5)
 
 
 def test_tiles_of_a_square_picture_are_the_centre(unet, resources) -> None:
