@@ -1,6 +1,7 @@
 """What a reference costs in each sampling step: a UNet call with and without hooks, in pairs, on full-size weights.
 
-    .venv/bin/python -m benchmarks.step_cost [--rounds 7] [--latent 32] [--tokens 4 16] [--lora] [--flux] [--busy]
+    .venv/bin/python -m benchmarks.step_cost [--rounds 7] [--latent 32] [--tokens 4 16] [--lora] [--shares] [--flux]
+        [--busy]
 
 Weights are random: they cost what trained ones cost. Pairs are run one after the other and compared within the pair,
 because machines are shared; the order alternates. Prints the median ratio and its quartiles. Of FLUX, whose whole
@@ -28,6 +29,7 @@ from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.rows import layout
+from lib_ipadapter.attend.shares import Shares
 
 
 def full_size_unet() -> torch.nn.Module:
@@ -124,6 +126,7 @@ def main() -> None:
     parser.add_argument("--latent", type=int, default=32, help="side of the latent: 32 is a picture of 256 x 256")
     parser.add_argument("--tokens", type=int, nargs="*", default=[4, 16, 257])
     parser.add_argument("--lora", action="store_true", help="a LoRA inside the adapter, too")
+    parser.add_argument("--shares", action="store_true", help="what telling how much a unit did costs, too")
     parser.add_argument("--flux", action="store_true", help="attention of FLUX, and nothing else")
     parser.add_argument("--busy", action="store_true", help="one thread's own time, where the machine has more to do")
     options = parser.parse_args()
@@ -137,6 +140,12 @@ def main() -> None:
     steps.seconds(None)
     for tokens in options.tokens:
         steps.compare(f"{tokens:4d} tokens, x plain", prompt(steps.unet, tokens), None, options.rounds)
+    if options.shares:
+        for tokens in options.tokens:
+            plain = prompt(steps.unet, tokens)
+            told = replace(plain, shares=Shares())
+            name = f"{tokens:4d} tokens, how much they did, x the same unit without"
+            steps.compare(name, told, plain, options.rounds)
     if options.lora:
         plain = prompt(steps.unet, 4)
         with_lora = replace(plain, lora=face_lora(steps.unet))

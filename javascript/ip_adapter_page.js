@@ -29,8 +29,8 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             // focus among what is drawn with them, or had it until it was drawn anew (a selector).
             this.cards = {look: null, stamp: null, failures: 0, model: null, focus: null};
             // The bars: the strength that they show or are about to show, the timer that runs until a slider rests,
-            // whether a request has not been answered yet, and whether another one has to follow it.
-            this.bars = {strength: null, timer: null, isAwaited: false, isOutdated: false};
+            // and is running, whether a request has not been answered yet, and whether another one has to follow it.
+            this.bars = {strength: null, timer: null, isResting: false, isAwaited: false, isOutdated: false};
             // Pictures on their way to the session: those that wait, whether one is being delivered, and the function
             // that takes the server's receipt for it.
             this.delivery = {queue: [], isRunning: false, onReceipt: null};

@@ -52,6 +52,10 @@ class Base:
         """Where the block stands: "input", "middle" or "output"."""
         return "input" if block < self.middle else "middle" if block == self.middle else "output"
 
+    def carries(self, block: int) -> str:
+        """What the block carries: "style", "composition" or "rest"."""
+        return "style" if block in self.style_blocks else "composition" if block in self.composition_blocks else "rest"
+
 
 @dataclass(frozen=True)
 class Flux:

@@ -13,7 +13,7 @@ from .fields import EXPERT, TRANSFERS, WHEN, WHERE, PanelPlace, declared, settin
 from .kinds import BlockFactors, Choice, EncoderName, Flag, ModelName, Number, PictureKind, Text, Weight, Whole, Wording
 from .reference import WEIGHT, References
 from .reference import Reference as Reference
-from .weighting import INVERTING, SCALINGS, WEIGHT_TYPES, Curve, LayerWeights
+from .weighting import FACTOR_LIMITS, INVERTING, SCALINGS, WEIGHT_TYPES, Curve, LayerWeights
 
 MAX_UNITS = 10
 RESOLUTIONS = (112, 1024)  # sides of what an image encoder may be shown, in pixels, where it is not its own
@@ -77,7 +77,7 @@ class Unit:
         changes_tokens=False, not_for=flux_fields.FLUX,
     ))
     layer_weights: LayerWeights | None = field(default=None, metadata=declared(
-        BlockFactors(-5, 5),
+        BlockFactors(*FACTOR_LIMITS),
         PanelPlace(
             "Layer weights",
             f"A factor for each block ({blocks_of_each()}), or for some, as 5:0.4 6:1; the others get nothing then.",

@@ -171,6 +171,32 @@ def _factors(layer_weights: LayerWeights, blocks: int, called: Callable[[str], s
     return dict(enumerate(layer_weights))
 
 
+# More of one thing that a reference brings, and less of the other
+
+LEANINGS = ("style", "subject")
+FACTOR_LIMITS = (-5.0, 5.0)  # what a block's factor may be
+MORE, LESS, BEGINNING = 1.25, 0.8, 0.25  # factors; what a block without any gets is a share of the strongest
+
+
+def leaned(strengths: Spread, weight: float, base: Base, towards: str) -> LayerWeights:
+    """Layer weights with more of what ``towards`` says, of LEANINGS, and less of the other, for a unit that has
+    ``strengths`` with ``weight``. The style's blocks are those that carry it, the subject's all others; of these, those
+    that carry the composition begin where they had nothing. Blocks in which the reference counts against the picture
+    stay as they are."""
+    factors = {t: strengths.at(t, weight) / weight if weight else strengths.at(t, 1.0) for t in base.all_blocks}
+    strongest = max((abs(factors[t]) for t in base.all_blocks if t not in strengths.inverted), default=0.0)
+    begins = base.style_blocks if towards == "style" else {*base.composition_blocks}
+    for t in {*base.all_blocks} - strengths.inverted:
+        if (t in base.style_blocks) != (towards == "style"):
+            factors[t] *= LESS
+        elif factors[t]:
+            factors[t] *= MORE
+        elif t in begins:
+            factors[t] = BEGINNING * strongest
+    low, high = FACTOR_LIMITS
+    return tuple(min(high, max(low, factors[t])) for t in base.all_blocks)
+
+
 def weight_at(weight: float | Curve, step: int, steps: int) -> float:
     """The weight in step ``step`` of ``steps``: a curve's at the middle of the step, where windows are measured, too.
 

@@ -162,9 +162,11 @@
     }
     function drawBarsAtRest(tab) {
         clearTimeout(tab.bars.timer);
+        tab.bars.isResting = true;
         tab.bars.timer = setTimeout(() => drawBars(tab), 150);
     }
     function drawBars(tab) {
+        tab.bars.isResting = false;
         tab.bars.isOutdated = tab.bars.isAwaited;
         tab.bars.isAwaited = true;
         if (!tab.bars.isOutdated) tab.writeBox("spread", ipAdapter.newKey());
@@ -182,6 +184,25 @@
         if (tab.bars.isOutdated) drawBars(tab);
         await ipAdapter.pause(0);  // the answer is on view
         ipAdapter.truth.showReasons(tab);
+        ipAdapter.shares?.follow(tab);
+        return [];
+    }
+    // Those that are on view are of what the unit is now; false where they do not come.
+    async function awaitBars(tab) {
+        const isThere = () => !tab.bars.isResting && !tab.bars.isAwaited;
+        const isDone = await ipAdapter.waitUntil(isThere, 5000);
+        await ipAdapter.pause(0);
+        return isDone;
+    }
+
+    // A job is done, and the host has told the page of it (last_picture.py).
+    async function answerMade(tab, [text]) {
+        let units = [];
+        try {
+            units = JSON.parse(text).extra_generation_params["IP-Adapter influence"] ?? [];
+        } catch {  // no job of the host's
+        }
+        if (units.length || ipAdapter.shares) (await ipAdapter.loadSubject("shares")).show(tab, units);
         return [];
     }
 
@@ -194,6 +215,6 @@
     onOptionsChanged(onCheckpoint);
     return {
         build, noteLook, noteStrength, followReferences, followStrength, drawCards, showOpened,
-        answerModel, answerList, answerCards, answerStrength, answerBars,
+        answerModel, answerList, answerCards, answerStrength, answerBars, answerMade, drawBarsAtRest, awaitBars,
     };
 })();

@@ -84,6 +84,7 @@
         ipAdapter.drawings.followReferences(tab, state);
         ipAdapter.purpose.draw(tab, unit);
         ipAdapter.undo.draw(tab);
+        ipAdapter.shares?.follow(tab);
         setTimeout(() => {
             const field = (type) => tab.element("weight").querySelector(`input[type=${type}]`);
             field("range").value = field("number").value;

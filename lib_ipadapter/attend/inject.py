@@ -68,6 +68,8 @@ class _LayerHooks:
             prompt.fired = True
             if prompt.influence is not None:
                 prompt.influence.add(added, text, rows if whole else ())
+            if prompt.shares is not None:
+                prompt.shares.add(self.index, self.layer.block, added, text, rows)
         self.injection.fired = True
         return (hidden, *rest)
 
@@ -140,6 +142,10 @@ class Injection(ModelInjection):
     @property
     def blocks_of_layers(self) -> list[int]:
         return [hooks.layer.block for hooks in self.layers]
+
+    @property
+    def sections(self) -> dict[int, str]:
+        return {hooks.layer.block: hooks.layer.section for hooks in self.layers}
 
     def _announce(self, step: Step) -> None:
         if self.lora is not None:

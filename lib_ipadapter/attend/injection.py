@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -38,6 +39,7 @@ class ModelInjection(ABC):
         self.prompts = list(prompts)
         measured = ((i, prompt.influence) for i, prompt in enumerate(self.prompts))
         self.measured = {i: influence for i, influence in measured if influence is not None}
+        self.shares = [(i, prompt.shares) for i, prompt in enumerate(self.prompts) if prompt.shares is not None]
         self.rows_of_call: RowsOfCall | None = None
         self.rows: Rows | None = None
         self.active: tuple[int, ...] = ()
@@ -88,6 +90,8 @@ class ModelInjection(ABC):
     def attach(self: Self) -> Self:
         """Register the hooks (once, however often it is called)."""
         if not self._handles:
+            for i, shares in self.shares:
+                shares.attach(self.blocks_of(self.prompts[i]))
             self._handles += [
                 self.model.register_forward_pre_hook(self._before_call, with_kwargs=True),
                 self.model.register_forward_hook(self._after_call, always_call=self.leaves_on_errors),
@@ -126,6 +130,8 @@ class ModelInjection(ABC):
 
     def _after_call(self, _model: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         self.rows = None
+        for _, shares in self.shares:
+            shares.settle()
         self._leave(output is not None)
 
     # The steps
@@ -147,6 +153,8 @@ class ModelInjection(ABC):
         self._latent = size
         for i, influence in self.measured.items():
             self._rest(i, influence, rows, size)
+        for i, shares in self.shares:
+            shares.begin(step, steps, i in self.active, partial(self._has_weight, i))
         self.rows_of_call, self.rows = rows_of_call, None
         self._announce(Step(rows, step, steps, texts, size, latents, sampler, rows_of_call))
 
@@ -161,10 +169,23 @@ class ModelInjection(ABC):
             blocks = [block for block in blocks if prompt.layer_weight(block) == 0]
         influence.begin(rows, size, prompt.picture_offset, len(blocks))
 
+    def _has_weight(self, i: int, block: int) -> bool:
+        """Whether prompt ``i`` has a weight in the layers of ``block`` in the present step."""
+        return i in self.active and self.prompts[i].layer_weight(block) != 0.0
+
     @property
     def blocks_of_layers(self) -> list[int]:
         """The block of each layer that image prompts are added in."""
         return []
+
+    def blocks_of(self, _prompt: ImagePrompt) -> list[int]:
+        """The block of each layer that this prompt is added in."""
+        return self.blocks_of_layers
+
+    @property
+    @abstractmethod
+    def sections(self) -> Mapping[int, str]:
+        """Where each block stands in the model: "input", "middle" or "output"; of FLUX "double" or "single"."""
 
     @property
     def acts(self) -> bool:

@@ -29,6 +29,11 @@ class CrossAttention:
     self_attention: nn.Module | None = None
 
     @property
+    def section(self) -> str:
+        """Where it stands: "input", "middle" or "output"."""
+        return self.name.split("_", 1)[0]
+
+    @property
     def heads(self) -> int:
         heads: int = self.module.heads
         return heads

@@ -16,6 +16,7 @@ from .keypoints import Keypoints
 from .lora import Lora
 from .regions import Part, Region
 from .rows import Rows
+from .shares import Shares
 from .sides import Held, Sides, sides_of
 from .step import in_window
 
@@ -99,6 +100,7 @@ class ImagePrompt:
     fired: bool = False  # whether it has added anything in any layer
     unserved: bool = False  # whether a step of its own was made by a UNet that it does not fit
     influence: Influence | None = None  # what measures where it acts, if anybody asked
+    shares: Shares | None = None  # what measures how much it does
     now: float = 0.0  # the weight in the present step
     lora: Lora | None = None  # the one inside the unit's checkpoint
     appended: Appended | None = None  # tokens behind the text, in the place of keys and values
@@ -131,6 +133,8 @@ class ImagePrompt:
             self.region.leave_device()
         if self.influence is not None:
             self.influence.leave_device()
+        if self.shares is not None:
+            self.shares.leave_device()
 
     def sides(self, block: int, rows: Rows) -> Sides:
         """The entries of the keys and values that rows attend to in the layers of ``block``. Where the reference counts

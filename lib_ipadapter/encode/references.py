@@ -140,6 +140,10 @@ class References:
         apart = any(self._key(unit, shown) in self.apart for shown in unit.to_encode())
         return str(CPU if apart else self.device.device)
 
+    def is_known(self, unit: UnitInputs) -> bool:
+        """Whether all that the unit's encoder has to be shown is remembered."""
+        return all(self._key(unit, shown) in self.encoders.cache for shown in unit.to_encode())
+
     def embeddings(self, unit: UnitInputs) -> tuple[list[Tensor], Tensor]:
         """[V, E] or [V, N, W] of each reference, V its number of views, and of the unconditional side [1, …], or
         [pictures, …] where pictures see different references, fp32 in main memory."""

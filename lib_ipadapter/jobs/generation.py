@@ -19,6 +19,7 @@ from ..attend.models import injection_into, topology_of
 from ..attend.outcome import Outcome
 from ..attend.prompt import ImagePrompt
 from ..attend.regions import Part
+from ..attend.shares import Shares
 from ..bases import FLUX
 from ..checkpoint.catalog import Catalog
 from ..encode.device import Device
@@ -31,6 +32,7 @@ from .places import parts
 from .plans import Plan, plan_unit
 from .prepare import Prepared, prepare
 from .resources import Progress, Resources
+from .shares import UnitShare, groups_of, unit_share
 
 BEHIND_TEXT = "redux"  # the variant of adapters whose tokens stand behind the text
 
@@ -74,6 +76,7 @@ class Generation:
         self._earlier: Outcome | None = None  # what went wrong before the present attachment
         self._of_pass: list[ImagePrompt] = []
         self._inside = False  # whether it is for a job inside the one that it was prepared for
+        self._groups: dict[int, str] = {}  # of the UNet's blocks
         self._regions = [one.prompt.region for one in self.prompts]  # in the whole picture
 
     def only(self, numbers: Collection[int]) -> Generation:
@@ -92,7 +95,11 @@ class Generation:
         inner.lost, inner._earlier, inner._of_pass, inner._inside = 0, None, [], True
         given: dict[str, Any] = {"lora": None} if prompt_lora else {}
         inner.prompts = [
-            PassPrompt(hires, replace(p, influence=None, acted=False, fired=False, unserved=False, **given), number)
+            PassPrompt(
+                hires,
+                replace(p, influence=None, shares=None, acted=False, fired=False, unserved=False, **given),
+                number,
+            )
             for hires, p, number in self.prompts
         ]
         inner.maps = InfluenceMaps()
@@ -131,6 +138,7 @@ class Generation:
             # A job inside this one paints a face where it has found one: its part is a picture to the keypoints.
             prompt.picture_offset, prompt.part = first_picture, None if self._inside else part
         self.injection = injection_into(unet, prompts).attach()
+        self._groups = groups_of(self.injection.sections)
         self.attached = True
         return self.injection
 
@@ -178,6 +186,15 @@ class Generation:
         """The heat maps of a picture of the job by unit, for the units that are to have some."""
         return self.maps.of(picture)
 
+    def shares(self) -> list[UnitShare]:
+        """How much the units did in the passes until now, those that did something."""
+        measured: dict[int, list[Shares]] = {}
+        for _, prompt, number in self.prompts:
+            if prompt.shares is not None:
+                measured.setdefault(number, []).append(prompt.shares)
+        found = [unit_share(number, of, self._groups) for number, of in measured.items()]
+        return [one for one in found if one is not None]
+
     def __enter__(self) -> Generation:
         return self
 
@@ -199,7 +216,8 @@ def prepare_generation(
     """Check all units, then load, encode and project what they need.
 
     ``unet`` may be the topology of one that is not loaded yet. ``hires_topology``: name and topology of another
-    checkpoint that the hires pass will load. Without ``measure`` there are no influence maps, even for units that ask.
+    checkpoint that the hires pass will load. Without ``measure`` there are no influence maps, even for units that ask,
+    and nobody tells how much the units did.
     ``prompt_lora``: the FaceID LoRA that the prompt names, beside which the one inside a FaceID file would count twice.
 
     Raises IPAdapterError before anything is loaded if any unit cannot be honoured.
@@ -219,6 +237,8 @@ def prepare_generation(
             loaded = None if isinstance(unet, Topology) else unet
             keypoints = keypoints_of(plan, one, resources, loaded, progress)
         prompts.append(_prompt(plan, one, None if prompt_lora else _lora(plan, resources), keypoints))
+        if measure:
+            prompts[-1].prompt.shares = Shares()
     maps = InfluenceMaps(
         [plan.number for plan in plans if measure and _is_measured(plan)],
         [(one.number, one.prompt) for one in prompts],

@@ -8,7 +8,7 @@ from typing import Any
 from modules import script_callbacks
 
 from ..errors import IPAdapterError
-from . import detailing, history, job, sampling
+from . import detailing, history, job, sampling, shares
 from . import influence_pictures as influence
 from .host import current, record
 from .neighbours import adetailer, distributed, xyz_cells, xyz_grids
@@ -81,6 +81,7 @@ def finished(p: Any, processed: Any) -> None:
     try:
         history.keep(own, processed)
         influence.append(own, processed)
+        shares.tell(own, processed)
         detailing.tell(own, processed)
     finally:
         job.end(p)

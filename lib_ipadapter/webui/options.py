@@ -141,11 +141,21 @@ GRID_PICTURES = Option(
     "of the references, looks and presets on an axis, in a corner of the first row or column; the cells' own pictures "
     "stay without",
 )  # fmt: skip
+LOAD_AT_START = Option(
+    "ip_adapter_load_at_start", False, "Load the adapter that was used last when the WebUI has started",
+    "with its image encoder, in the background; the first picture with a reference does not wait for them then",
+)  # fmt: skip
+ENCODE_AHEAD = Option(
+    "ip_adapter_encode_ahead", True, "Encode references as soon as they are dropped into the panel",
+    "never while a picture is made, and only where the image encoder is kept in main memory",
+)  # fmt: skip
 OPTIONS = (
     UNITS,
     CACHE,
     ADAPTERS,
     KEEP_ENCODER,
+    LOAD_AT_START,
+    ENCODE_AHEAD,
     DEFAULT_CROP,
     FOLDER,
     DOWNLOADS,
@@ -183,6 +193,14 @@ def adapter_bytes() -> int:
 
 def keep_encoder() -> bool:
     return bool(KEEP_ENCODER.value)
+
+
+def load_at_start() -> bool:
+    return bool(LOAD_AT_START.value)
+
+
+def encode_ahead() -> bool:
+    return bool(ENCODE_AHEAD.value)
 
 
 def save_generations() -> bool:

@@ -11,10 +11,10 @@ from typing import Any
 
 from modules import script_callbacks
 
-from . import api, downloads, embeddings, face_install, looks, options, preview
+from . import ahead, api, downloads, embeddings, face_install, looks, options, preview
 from . import influence_pictures as influence
 from .neighbours import xyz
-from .panel import picture_pool, send_to
+from .panel import last_picture, picture_pool, send_to
 from .panel.controlnet_bar import ControlNetBar
 from .process import faces, purposes, resources, store, used_models
 from .process import looks as kept_looks
@@ -42,12 +42,15 @@ def on_app_started(_demo: Any, app: Any) -> None:
         looks.add_routes(app, resources, guards)
         downloads.add_routes(app, guards)
     face_install.install_if_told()
+    ahead.at_start()
 
 
 def on_script_unloaded() -> None:
     """The page is reloaded: nothing of ours stays in a model, and files are looked for anew."""
     from . import host, job
 
+    ahead.worker().end()
+    ahead.worker.cache_clear()
     job.clean()
     host.current().unwatch_parts()
     faces().end()
@@ -83,6 +86,7 @@ def _register() -> None:
     script_callbacks.on_app_started(on_app_started)
     script_callbacks.on_after_component(send_to.Buttons().after_component)
     script_callbacks.on_after_component(ControlNetBar.after_component)
+    script_callbacks.on_after_component(last_picture.after_component)
     script_callbacks.on_ui_settings(options.register)
     script_callbacks.on_ui_settings(influence.register)
     script_callbacks.on_before_ui(_register_axes)

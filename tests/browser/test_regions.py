@@ -213,14 +213,6 @@ def test_it_lies_over_the_picture_that_is_meant(page: Page) -> None:
     assert below(page) is None
     page.find("influence_map").locator("input").check()
     page.generate()
-    page.page.evaluate(
-        """() => {
-            const infotexts = ["cat", "cat, Influence of IP-Adapter 1: 1"];
-            const told = {index_of_first_image: 0, all_seeds: [1], infotexts};
-            document.body.insertAdjacentHTML("beforeend", "<div id='generation_info_txt2img' hidden><input></div>");
-            document.querySelector("#generation_info_txt2img input").value = JSON.stringify(told);
-        }"""
-    )
     thumbnails = page.page.locator("#txt2img_gallery .thumbnails .thumbnail-item")
     page.wait(lambda: thumbnails.count() == 2)
     made = thumbnails.nth(0).locator("img").get_attribute("src")

@@ -45,7 +45,7 @@ NOT_SHOWN = frozenset(
         "Imported", "Recent /", "Steps", "Ctrl+Z", "several references", "keep purpose", "forget purpose", "keep look",
         "keep look over", "delete look", "export look", "{} input",
         "{} is no picture", "0 MB", "{} MB", "{} GB", "instantid", "faceid-plus", "faceid-plus-v2",
-        "faceid-portrait-unnorm",
+        "faceid-portrait-unnorm", "IP-Adapter influence",
     )
 )  # fmt: skip
 

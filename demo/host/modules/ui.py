@@ -73,9 +73,10 @@ class _Tab:
                 _send_buttons(tab, gallery, self.runner.paste_field_names)
                 info = gr.HTML(elem_id=f"html_info_{tab}", elem_classes="infotext")
                 log = gr.HTML(elem_id=f"html_log_{tab}")
+                told = gr.Textbox(visible=False, elem_id=f"generation_info_{tab}")
         press = {
-            "fn": wrap_gradio_gpu_call(self._job(), extra_outputs=[None, ""]), "_js": f"submit_{tab}",
-            "inputs": [task, *self.controls.values(), *self.runner.inputs], "outputs": [gallery, info, log],
+            "fn": wrap_gradio_gpu_call(self._job(), extra_outputs=[None, "", ""]), "_js": f"submit_{tab}",
+            "inputs": [task, *self.controls.values(), *self.runner.inputs], "outputs": [gallery, told, info, log],
             "show_progress": False,
         }  # fmt: skip
         generate.click(**press)
@@ -129,7 +130,8 @@ class _Tab:
                 p.user, p.scripts, p.script_args = request.username, runner, values[len(names) :]
                 processed = runner.run(p, *p.script_args) or processing.process_images(p)
             pictures = [getattr(image, "already_saved_as", image) for image in processed.images]
-            return pictures, plaintext_to_html(processed.info), plaintext_to_html(processed.comments)
+            shown = plaintext_to_html(processed.info), plaintext_to_html(processed.comments)
+            return pictures, processed.js(), *shown
 
         return generate
 

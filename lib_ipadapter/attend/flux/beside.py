@@ -103,10 +103,11 @@ class BlockHooks:
         return [
             i
             for i in self.injection.active
-            if self._is_ours(prompt := self.injection.prompts[i]) and prompt.layer_weight(self.index) != 0.0
+            if self.is_ours(prompt := self.injection.prompts[i]) and prompt.layer_weight(self.index) != 0.0
         ]
 
-    def _is_ours(self, prompt: ImagePrompt) -> bool:
+    def is_ours(self, prompt: ImagePrompt) -> bool:
+        """Whether this is one of the prompt's layers."""
         return prompt.appended is None and len(prompt.kv.keys) == self.count
 
     def _keep_query(self, _norm: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
@@ -128,7 +129,7 @@ class BlockHooks:
         (query, self.query), rows = (self.query, None), self.injection.rows
         assert query is not None and rows is not None, "is_for has been asked"
         heads = query.shape[1]
-        query = query.transpose(1, 2).flatten(2)
+        query, own = query.transpose(1, 2).flatten(2), tensor
         for i in self._active():
             prompt = self.injection.prompts[i]
             added = self.kept.added(i, query, rows, lambda q, k, v: image_attention(q, k, v, heads))
@@ -137,6 +138,8 @@ class BlockHooks:
             if placed is not None:
                 tensor = tensor + placed.to(tensor.dtype)
                 prompt.fired = True
+                if prompt.shares is not None:
+                    prompt.shares.add(self.index, self.index, placed, own, rows)
         return tensor
 
     def _in_region(self, prompt: ImagePrompt, added: Tensor, rows: Rows) -> Tensor | None:

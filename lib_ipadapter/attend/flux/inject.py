@@ -92,6 +92,15 @@ class FluxInjection(ModelInjection):
     def rows_of_step(self) -> Rows:
         return self._rows_of_step
 
+    def blocks_of(self, prompt: ImagePrompt) -> list[int]:
+        """None for tokens behind the text: what they do is part of the model's own attention."""
+        return [hooks.index for hooks in self.layers if hooks.is_ours(prompt)]
+
+    @property
+    def sections(self) -> dict[int, str]:
+        double = len(self.model.double_blocks)
+        return {hooks.index: "double" if hooks.index < double else "single" for hooks in self.layers}
+
     def _announce(self, step: Step) -> None:
         self._rows_of_step = step.rows
         strengths = tuple(prompt.now for prompt in self.prompts if prompt.appended is not None)

@@ -39,6 +39,13 @@ class A1111(Host):
     def loaded_model(self) -> Any | None:
         return sd_models.model_data.sd_model
 
+    def is_loading(self) -> bool:
+        lock = getattr(sd_models.model_data, "lock", None)
+        if lock is None or not lock.acquire(blocking=False):
+            return lock is not None
+        lock.release()
+        return False
+
     def recognises(self, model: Any) -> bool:
         return True
 

@@ -47,6 +47,10 @@ class Host(ABC):
         """The checkpoint that is loaded now, None if there is none yet. Loads nothing."""
 
     @abstractmethod
+    def is_loading(self) -> bool:
+        """Whether a checkpoint is being loaded just now, on whatever thread."""
+
+    @abstractmethod
     def recognises(self, model: Any) -> bool:
         """Whether a loaded checkpoint (None: none yet) is this host's, by what it has, not by a product's name."""
 

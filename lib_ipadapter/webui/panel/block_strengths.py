@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,8 @@ from ...errors import IPAdapterError
 from ...fields import meaningless
 from ...kinds import Wording
 from ...unit import Unit
-from ...weighting import Spread, peak, spread
+from ...weighting import LEANINGS, Spread, as_text, leaned, peak, spread
+from . import html_controls
 from .controls import CHECKED
 
 WIDTH, HEIGHT, GAP = 12, 48, 3  # of one bar, in pixels
@@ -76,7 +78,17 @@ def _bars(blocks: int, unit: Unit) -> str:
     if not blocks:
         return ""
     strengths = spread(unit.weight_type, blocks, unit.composition_weight, unit.boost, unit.layer_weights, unit.called)
-    return svg(strengths, blocks, peak(unit.weight))
+    return svg(strengths, blocks, peak(unit.weight)) + _leanings(blocks, strengths, peak(unit.weight))
+
+
+def _leanings(blocks: int, strengths: Spread, weight: float) -> str:
+    """The layer weights with more style, and those with more subject, for the page's script (opened/shares.js); nothing
+    for models of which nobody knows what their blocks carry, as FLUX is."""
+    known = with_blocks(blocks)
+    if known is None:
+        return ""
+    texts = {towards: as_text(leaned(strengths, weight, known, towards)) for towards in LEANINGS}
+    return f"<span hidden{html_controls.attributes(data_leaned=json.dumps(texts))}></span>"
 
 
 def checked(blocks: int, settings: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from ...jobs.resources import Resources
 from ...kinds import Wording
 from ...reference import MAX_REFERENCES
 from ...unit import Unit
-from .. import options
+from .. import ahead, options
 from ..host.folders import EXTENSION
 from ..host.page import LABELLED, listing
 from . import (
@@ -228,6 +228,8 @@ class Editor:
         for one in settled:
             page.units[one.number - 1]["model"] = one.now
         model = page.unit["model"]
+        if (shown := panel_state.shown_object(page, held)) is not None:
+            ahead.encode(shown)
         look = self._look(model, page.unit)
         cards = reference_cards.cards(page.items, pictures, look, stamp)
         encoder = _encoder_name(page.unit)

@@ -197,6 +197,17 @@ def objects(
     return objects
 
 
+def shown_object(state: PanelState, held: HeldPictures | None) -> dict[str, Any] | None:
+    """The unit that is shown as an API object; None where it has no references, or they are not all there yet."""
+    unit = {**state.unit, "enabled": True}
+    values = [unit.get(control.field, control.default) for control in COMPONENTS]
+    try:
+        (shown,) = objects(PanelState(1, [unit]).text(), None, held, *values)
+    except IPAdapterError:
+        return None
+    return shown if shown["images"] and "model" in shown else None
+
+
 def is_ready(text: str, *values: Any) -> bool:
     """Whether a unit is enabled and has something in the place of references. ``values`` as for ``objects``."""
     try:

@@ -1,0 +1,76 @@
+"""What a job would have to wait for, in pieces that are done before it, so that whoever does them can let others in
+between: files are read, references encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..encode.references import ZEROS, References, UnitInputs
+from ..unit import Unit
+from .faces import with_faces
+from .fit import encoder_for
+from .plans import plan_embeddings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..checkpoint.entries import AdapterEntry
+    from ..encode.device import Device
+    from .resources import Resources
+
+Piece = Callable[[], object]  # something to be done in one go
+PIECE = 2**23  # bytes of a file
+
+
+def _silent(_text: str) -> None:
+    """Nobody watches."""
+
+
+def encodings(unit: Unit, resources: Resources, device: Device) -> Iterator[Piece]:
+    """Of the unit's references what is not encoded yet, one encoding each. Raises IPAdapterError as a job would."""
+    pictures = tuple(one for one in unit.references if one.controlnet is None)
+    if not pictures:
+        return
+    planned = plan_embeddings(replace(unit, references=pictures), resources.catalog).expanded()
+    (plan,) = with_faces([planned], resources, _silent)
+    inputs = plan.inputs()
+    for one in [] if inputs is None else _singles(inputs):
+        references = References([one], resources, device, _silent)
+        if not references.is_known(one):
+            yield partial(_encoded, references, one)
+
+
+def _encoded(references: References, one: UnitInputs) -> None:
+    with torch.no_grad():
+        references.embeddings(one)
+
+
+def _singles(inputs: UnitInputs) -> list[UnitInputs]:
+    """Each picture that the encoder is shown as if it were the only one; first of all what goes with each of them."""
+    shown = list(dict.fromkeys(inputs.to_encode()))
+    shown.sort(key=lambda one: one != ZEROS)
+    return [replace(inputs, references=(one,), negatives=(), negative_weights=(), noise=0.0) for one in shown]
+
+
+def loadings(
+    adapter: AdapterEntry, resources: Resources, dtype: torch.dtype, *, keeps_encoder: bool
+) -> list[tuple[Path, Piece]]:
+    """An adapter's file, and its image encoder's, each with what reads it into main memory. Raises IPAdapterError where
+    the encoder is not here."""
+    encoder = encoder_for(adapter, resources.catalog)
+    pieces: list[tuple[Path, Piece]] = [(adapter.path, lambda: resources.adapter(adapter, adapter.spec))]
+    if encoder is not None and keeps_encoder:
+        pieces.append((encoder.path, lambda: resources.encoder(encoder, dtype)))
+    return pieces
+
+
+def read_through(path: Path) -> None:
+    """Let the system have a file in its own memory, from where it is read fast; nobody waits for that."""
+    with path.open("rb") as file:
+        while file.read(PIECE):
+            pass

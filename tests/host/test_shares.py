@@ -1,0 +1,97 @@
+"""How much each unit did, as the API tells it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lib_ipadapter.webui.shares import ENTRY
+from tests.helpers.files import base64_of, half, unit
+from tests.helpers.host import ask, pixels
+
+LONG = "a photo of a cat on a red sofa beside a window, " * 9  # more than 75 tokens
+
+
+def told(answer: Any) -> list[dict[str, Any]]:
+    return answer.info["extra_generation_params"].get(ENTRY, [])
+
+
+def influence(answer: Any) -> dict[int, float]:
+    return {one["unit"]: one["influence"] for one in told(answer)}
+
+
+def test_the_answer_tells_it_and_no_pictures_parameters_do(host) -> None:
+    answer = ask(host, unit(weight=0.6), unit(weight=0), unit(seeds=(2,), weight_type="composition"), batch_size=2)
+    assert [one["unit"] for one in told(answer)] == [1, 3]
+    first, other = told(answer)
+    assert set(first["blocks"]) == {"style", "composition", "rest"}
+    assert sum(first["blocks"].values()) == pytest.approx(first["influence"], rel=1e-2)
+    assert len(first["thirds"]) == 3
+    assert other["blocks"]["style"] == 0
+    assert all(text.count("influence") == 0 for text in answer.info["infotexts"])
+    assert told(ask(host)) == told(ask(host, unit(weight=0))) == []
+    assert influence(ask(host, unit(enabled=False), unit())).keys() == {2}
+
+
+@pytest.mark.both_faces
+def test_two_halves_have_equal_shares(host) -> None:
+    whole, halves = ask(host, unit(weight=0.8)), ask(host, unit(weight=0.4), unit(weight=0.4))
+    first, second = influence(halves).values()
+    assert first == pytest.approx(second, rel=1e-3)
+    assert first + second == pytest.approx(influence(whole)[1], rel=1e-2)
+
+
+PATTERNS: dict[str, dict[str, Any]] = {
+    "batched": {"batch_size": 2, "n_iter": 2},
+    "uneven": {"prompt": LONG},
+    "AND": {"prompt": f"a cat AND {LONG} :0.5"},
+    "CFG 1": {"cfg_scale": 1},
+    "second order": {"sampler_name": "Heun"},
+}
+
+
+@pytest.mark.both_faces
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_they_agree_with_the_influence_maps_whatever_the_calls(pattern: str, host, calls_apart, monkeypatch) -> None:
+    from lib_ipadapter.webui import influence_pictures
+
+    means: dict[int, list[float]] = {}
+    paint = influence_pictures.paint
+
+    def spy(finished: Any, found: Any, number: int) -> Any:
+        means.setdefault(number, []).append(float(found.mean()))
+        return paint(finished, found, number)
+
+    monkeypatch.setattr(influence_pictures, "paint", spy)
+    units = [unit(influence_map=True, weight=0.7), unit(seeds=(1,), weight=0.3, influence_map=True)]
+    answer = ask(host, *units, **PATTERNS[pattern])
+    for number, value in influence(answer).items():
+        assert value == pytest.approx(float(np.mean(means[number])), rel=0.03)
+    with calls_apart():
+        apart = ask(host, *units, **PATTERNS[pattern])
+    assert influence(apart) == pytest.approx(influence(answer), rel=1e-2)
+
+
+@pytest.mark.both_faces
+def test_regions_and_passes(host) -> None:
+    white, left = base64_of(half("left").point(lambda _: 255)), base64_of(half("left"))
+    plain = influence(ask(host, unit()))[1]
+    assert influence(ask(host, unit(region_mask=white)))[1] == pytest.approx(plain, rel=1e-3)
+    assert influence(ask(host, unit(region_mask=left)))[1] < 0.8 * plain
+    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
+    both = influence(ask(host, unit(), unit(hires="base"), unit(hires="hires"), **hires))
+    assert sorted(both) == [1, 2, 3]
+    late = told(ask(host, unit(start=0.67), steps=6))[0]["thirds"]
+    assert late[0] == late[1] == 0 < late[2]
+
+
+def test_the_picture_is_the_same_where_nothing_is_measured(host, monkeypatch) -> None:
+    from lib_ipadapter.jobs import generation
+
+    measured = pixels(ask(host, unit()).images)
+    monkeypatch.setattr(generation, "Shares", lambda: None)
+    answer = ask(host, unit())
+    assert told(answer) == []
+    assert np.array_equal(pixels(answer.images), measured)

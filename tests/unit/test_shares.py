@@ -1,0 +1,269 @@
+"""How much a unit did: of what, when, and that the sums are those of the influence maps."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from lib_ipadapter import bases
+from lib_ipadapter.attend.influence import Influence
+from lib_ipadapter.attend.inject import Injection
+from lib_ipadapter.attend.layers import cross_attention_layers
+from lib_ipadapter.attend.prompt import ImagePrompt
+from lib_ipadapter.attend.regions import Region
+from lib_ipadapter.attend.rows import Row, Rows, layout
+from lib_ipadapter.attend.shares import Shares, third_of
+from lib_ipadapter.jobs.shares import UnitShare, groups_of, unit_share
+from lib_ipadapter.weighting import Spread
+from tests.helpers.files import unit
+from tests.helpers.jobs import generation
+from tests.helpers.prompts import make_prompt
+from tests.helpers.tensors import draw
+from tests.helpers.unets import sdxl_unet
+
+
+def measured(
+    unet, *prompts: ImagePrompt, rows: Rows | None = None, size: int = 16, steps: int = 1, apart: bool = False,
+    seed: int = 50,
+):  # fmt: skip
+    """One pass, whose steps all have the same input. Returns the UNet's last output."""
+    rows = rows or layout([1], 2)
+    x, text = draw(len(rows), 4, size, size, seed=seed), draw(
+        len(rows), 77, cross_attention_layers(unet)[0].context_width, seed=seed + 1
+    )  # fmt: skip
+    t = torch.full((len(rows),), 500.0)
+    for prompt in prompts:
+        prompt.shares = prompt.shares or Shares()
+    with Injection(unet, cross_attention_layers(unet), prompts) as injection:
+        for step in range(steps):
+            injection.begin(rows, step, steps, size=(size, size))
+            parts = range(len(rows)) if apart else [slice(None)]
+            out = [unet(x[i : i + 1], t[:1], context=text[i : i + 1]) if apart else unet(x, t, context=text)
+                   for i in parts]  # fmt: skip
+    return torch.cat(out)
+
+
+def whole(prompt: ImagePrompt) -> float:
+    """The mean over all steps, which are as many in each third, or in one alone."""
+    steps, thirds = prompt.shares.steps, [sum(one.values()) for one in prompt.shares.by_block()]
+    return sum(value * count for value, count in zip(thirds, steps, strict=True)) / sum(steps)
+
+
+def test_equals_an_independent_computation(unet) -> None:
+    """From what goes into the output projections with a prompt and without; only conditional rows count."""
+    rows, prompt, seen = layout([2, 1], 5), make_prompt(unet, 5, 1e-4), []
+    layers = cross_attention_layers(unet)
+    handles = [layer.out_projection.register_forward_hook(lambda m, a, o: seen.append(a[0])) for layer in layers]
+    measured(unet, prompt, rows=rows)
+    with_prompt = seen[:]
+    seen.clear()
+    prompt.weight = 0.0
+    measured(unet, make_prompt(unet, 5, 0.0), rows=rows)
+    for handle in handles:
+        handle.remove()
+    # So weak a prompt changes no query, but what it adds is the difference of all but equal numbers.
+    ratios = [
+        ((one.double() - other.double()).norm(dim=-1) / other.double().norm(dim=-1))[:3].mean()
+        for one, other in zip(with_prompt, seen, strict=True)
+    ]
+    assert len(ratios) == 16
+    assert whole(prompt) == pytest.approx(float(torch.stack(ratios).mean()), rel=0.05)
+
+
+def test_the_sum_is_the_mean_of_the_influence_map(unet) -> None:
+    """Where each block has one layer: with windows, blocks of their own, and rows apart."""
+    for settings in ({}, {"start": 0.5}, {"spread": Spread({4: 1.0, 9: 0.5})}):
+        for apart in (False, True):
+            prompt = make_prompt(unet, 5, 0.7, **settings)
+            prompt.influence = Influence()
+            measured(unet, prompt, steps=6, apart=apart, rows=layout([1, 1], 4))
+            maps = prompt.influence.maps()
+            mean = float(torch.stack([*maps.values()]).mean())
+            assert whole(prompt) == pytest.approx(mean, rel=0.02)  # a map's edges are blended
+
+
+def test_the_picture_is_the_same_with_and_without(unet) -> None:
+    prompt = make_prompt(unet, 5)
+    told = measured(unet, prompt)
+    x, text = draw(2, 4, 16, 16, seed=50), draw(2, 77, 768, seed=51)
+    with Injection(unet, cross_attention_layers(unet), [make_prompt(unet, 5)]) as injection:
+        injection.begin(layout([1], 2), 0, 1)
+        assert torch.equal(unet(x, torch.full((2,), 500.0), context=text), told)
+
+
+def test_two_halves_have_equal_shares_of_one(unet) -> None:
+    one, half, other = make_prompt(unet, 5, 0.8), make_prompt(unet, 5, 0.4), make_prompt(unet, 5, 0.4)
+    measured(unet, one)
+    measured(unet, half, other)
+    assert whole(half) == pytest.approx(whole(other), rel=1e-5)
+    assert whole(half) + whole(other) == pytest.approx(whole(one), rel=1e-4)
+
+
+def test_the_mean_of_a_batch_is_that_of_its_pictures(unet) -> None:
+    alone = []
+    x, text = draw(4, 4, 16, 16, seed=1), draw(4, 77, 768, seed=2)
+    prompts = [make_prompt(unet, 5) for _ in range(3)]
+    for prompt, index in zip(prompts, ([0, 1, 2, 3], [0, 2], [1, 3]), strict=True):
+        prompt.shares = Shares()
+        with Injection(unet, cross_attention_layers(unet), [prompt]) as injection:
+            injection.begin(layout([1] * (len(index) // 2), len(index)), 0, 1)
+            unet(x[index], torch.full((len(index),), 500.0), context=text[index])
+        alone.append(whole(prompt))
+    together, *singles = alone
+    assert together == pytest.approx(sum(singles) / 2, rel=1e-5)
+    assert singles[0] != pytest.approx(singles[1], rel=1e-3)
+
+
+def test_only_conditional_rows_count_wherever_they_stand() -> None:
+    """By hand, as hosts lay them out, and between each other."""
+    for kinds in ((True, False), (False, True), (True, False, True), (True, True), (False, True, False)):
+        shares, rows = Shares(), tuple(Row(kind, 0) for kind in kinds)
+        shares.attach([0])
+        shares.begin(0, 1, True, lambda block: True)
+        added = torch.stack([torch.full((4, 9), 1.0 if kind else 100.0) for kind in kinds])
+        shares.add(0, 0, added, torch.full((len(kinds), 4, 9), 2.0), rows)
+        shares.settle()
+        assert shares.by_block() == [{}, {0: pytest.approx(0.5)}, {}]
+    shares.begin(0, 1, True, lambda block: True)
+    shares.add(0, 0, torch.ones(1, 4, 9), torch.ones(1, 4, 9), (Row(False, 0),))
+    shares.settle()  # a call of unconditional rows alone
+    assert sum(sum(one.values()) for one in shares.by_block()) == pytest.approx(0.5)
+
+
+def test_text_without_length_and_half_precision() -> None:
+    shares, rows = Shares(), (Row(True, 0),)
+    shares.attach([0])
+    shares.begin(0, 1, True, lambda block: True)
+    text = torch.tensor([[[0.0, 0.0], [300.0, 400.0]]], dtype=torch.float16)
+    shares.add(0, 0, torch.full((1, 2, 2), 300.0, dtype=torch.float16), text, rows)
+    shares.settle()
+    assert max(sum(one.values()) for one in shares.by_block()) == pytest.approx(0.3 * 2**0.5, abs=1e-4)
+
+
+def test_a_region_of_white_is_none_and_half_of_it_less(unet) -> None:
+    everywhere, plain = make_prompt(unet, 5, region=Region(torch.ones(8, 8))), make_prompt(unet, 5)
+    mask = torch.zeros(8, 8)
+    mask[:, :4] = 1
+    half = make_prompt(unet, 5, region=Region(mask))
+    for prompt in (everywhere, plain, half):
+        measured(unet, prompt)
+    assert whole(everywhere) == pytest.approx(whole(plain), rel=1e-5)
+    assert whole(half) < 0.75 * whole(plain)
+
+
+def test_thirds_of_the_steps(unet) -> None:
+    assert [third_of(step, 6) for step in range(6)] == [0, 0, 1, 1, 2, 2]
+    assert [third_of(step, 20) for step in (0, 6, 7, 12, 13, 19, 25)] == [0, 0, 1, 1, 2, 2, 2]
+    assert third_of(0, 1) == 1
+    late = make_prompt(unet, 5, start=2 / 3)
+    curve = make_prompt(unet, 5, ((0.0, 0.5), (0.5, 0.5), (0.5, 0.001)))
+    for prompt in (late, curve):
+        measured(unet, prompt, steps=6)
+    first, second, third = (sum(one.values()) for one in late.shares.by_block())
+    assert first == second == 0 < third
+    assert late.shares.steps == [2, 2, 2]
+    first, second, third = (sum(one.values()) for one in curve.shares.by_block())
+    assert first > second > third > 0
+    assert second == pytest.approx(first / 2, rel=0.05)
+
+
+def test_of_many_layers_in_a_block_the_first_stands_for_all() -> None:
+    unet = sdxl_unet()
+    layers = cross_attention_layers(unet)
+    prompt = make_prompt(unet, 5, 0.7)
+    prompt.influence = Influence()
+    measured(unet, prompt, size=8, steps=3)
+    by_block = prompt.shares.by_block()
+    assert sorted(by_block[0]) == list(range(11))
+    assert all(value > 0 for one in by_block for value in one.values())
+    assert Counter(layer.block for layer in layers)[0] == 2
+    assert whole(prompt) == pytest.approx(float(prompt.influence.maps()[0].mean()), rel=0.25)
+
+
+# --- of units -------------------------------------------------------------------------------------------------------
+
+
+def test_groups_are_what_blocks_carry_or_where_they_stand() -> None:
+    groups = groups_of({block: bases.SD15.section(block) for block in bases.SD15.all_blocks})
+    assert {block for block, name in groups.items() if name == "composition"} == {4, 5}
+    assert {block for block, name in groups.items() if name == "style"} == bases.SD15.style_blocks
+    assert groups[6] == "rest"
+    assert groups_of({0: "input", 1: "middle", 2: "output"}) == {0: "input", 1: "middle", 2: "output"}
+
+
+def sample(
+    unet, made, size: int = 16, *, steps: int = 3, pictures: int = 1, first_picture: int = 0, **settings
+) -> None:
+    injection = made.attach(unet, first_picture=first_picture, **settings)
+    rows = 2 * pictures
+    for step in range(steps):
+        if injection is not None:
+            injection.begin(layout([1] * pictures, rows), step, steps, size=(size, size))
+        unet(draw(rows, 4, size, size, seed=step), torch.full((rows,), 500.0), context=draw(rows, 77, 768, seed=2))
+    made.detach()
+
+
+def test_a_jobs_units_are_told(unet, resources) -> None:
+    """Those that did something; by what blocks carry, which add up to the whole; twice the same is no more."""
+    half = unit(weight=0.4)
+    made = generation(unet, resources, half, half, unit(weight=0), unit(seeds=(1,), weight_type="composition"))
+    assert made.shares() == []
+    sample(unet, made)
+    first, second, other = made.shares()
+    assert [one.number for one in made.shares()] == [1, 2, 4]
+    assert first.whole == pytest.approx(second.whole, rel=1e-5)
+    assert sum(first.blocks.values()) == pytest.approx(first.whole)
+    assert list(first.blocks) == ["style", "composition", "rest"]
+    assert all(value > 0 for value in first.blocks.values())
+    assert (
+        other.blocks["style"] == other.blocks["rest"] == 0 < other.blocks["composition"] == pytest.approx(other.whole)
+    )
+    assert sum(first.thirds) / 3 == pytest.approx(first.whole)
+    told = first.told()
+    assert set(told) == {"unit", "influence", "blocks", "thirds"}
+    assert told["influence"] == pytest.approx(first.whole, rel=1e-3)
+    sample(unet, made, first_picture=1)
+    assert [one.whole for one in made.shares()] == pytest.approx([first.whole, second.whole, other.whole])
+    assert generation(unet, resources, half, measure=False).prompts[0].prompt.shares is None
+
+
+def test_the_passes_that_a_unit_takes_part_in_count(unet, resources) -> None:
+    def made():
+        return generation(unet, resources, unit(), unit(hires="base"), unit(hires="hires"))
+
+    job, base, hires = made(), made(), made()
+    sample(unet, base)
+    sample(unet, hires, 32, hires_pass=True)
+    sample(unet, job)
+    sample(unet, job, 32, hires_pass=True)
+    both, of_base, of_hires = job.shares()
+    assert [one.number for one in base.shares()] == [1, 2]
+    assert [one.number for one in hires.shares()] == [1, 3]
+    assert of_base.whole == pytest.approx(base.shares()[1].whole)
+    assert of_hires.whole == pytest.approx(hires.shares()[1].whole)
+    assert both.whole == pytest.approx((base.shares()[0].whole + hires.shares()[0].whole) / 2)
+
+
+def test_a_job_inside_is_not_counted(unet, resources) -> None:
+    made = generation(unet, resources, unit())
+    sample(unet, made)
+    before = made.shares()
+    sample(unet, made.inside(), 32)
+    assert made.shares() == before
+
+
+def test_a_device_that_cannot_measure_makes_the_picture(unet, monkeypatch) -> None:
+    expected = measured(unet, make_prompt(unet, 5))
+
+    def full(*_args, **_kwargs):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    for name in ("linalg.vector_norm", "nan_to_num"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"torch.{name}", full)
+            prompt = make_prompt(unet, 5)
+            assert torch.equal(measured(unet, prompt), expected)
+            assert prompt.shares.unknown
+    assert unit_share(1, [prompt.shares], {}) == UnitShare(1, None)
