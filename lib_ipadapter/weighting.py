@@ -182,7 +182,7 @@ def leaned(strengths: Spread, weight: float, base: Base, towards: str) -> LayerW
     """Layer weights with more of what ``towards`` says, of LEANINGS, and less of the other, for a unit that has
     ``strengths`` with ``weight``. The style's blocks are those that carry it, the subject's all others; of these, those
     that carry the composition begin where they had nothing. Blocks in which the reference counts against the picture
-    stay as they are."""
+    stay as they are. In hundredths, as a person would write them."""
     factors = {t: strengths.at(t, weight) / weight if weight else strengths.at(t, 1.0) for t in base.all_blocks}
     strongest = max((abs(factors[t]) for t in base.all_blocks if t not in strengths.inverted), default=0.0)
     begins = base.style_blocks if towards == "style" else {*base.composition_blocks}
@@ -194,7 +194,7 @@ def leaned(strengths: Spread, weight: float, base: Base, towards: str) -> LayerW
         elif t in begins:
             factors[t] = BEGINNING * strongest
     low, high = FACTOR_LIMITS
-    return tuple(min(high, max(low, factors[t])) for t in base.all_blocks)
+    return tuple(round(min(high, max(low, factors[t])), 2) for t in base.all_blocks)
 
 
 def weight_at(weight: float | Curve, step: int, steps: int) -> float:

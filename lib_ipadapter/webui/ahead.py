@@ -71,6 +71,9 @@ class Ahead:
                 piece()
 
     def _work(self) -> None:
+        import torch
+
+        torch.get_num_threads()  # as in jobs/prepare.py: what is computed here is what a job's thread would compute
         with suppress(OSError, AttributeError):  # other systems give threads no priority of their own
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
         while True:

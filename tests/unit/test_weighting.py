@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lib_ipadapter import bases
 from lib_ipadapter.errors import UnitError
 from lib_ipadapter.unit import Unit
 from lib_ipadapter.weighting import (
@@ -15,6 +16,7 @@ from lib_ipadapter.weighting import (
     WEIGHT_TYPES,
     Spread,
     as_text,
+    leaned,
     peak,
     scaled_sides,
     spread,
@@ -207,3 +209,31 @@ def test_a_spread_that_gives_nothing_is_silent() -> None:
     assert Spread({0: 0.0}, {1: 0.0}).silent
     assert not Spread({}, {1: 0.1}).silent
     assert torch.tensor(strengths("linear", SD)).min() > 0
+
+
+# --- more of one thing, less of the other ---------------------------------------------------------------------------
+
+
+def test_more_style_is_less_of_all_else_and_back() -> None:
+    style = list(leaned(spread("linear", SD), 0.7, bases.SD15, "style"))
+    assert style == on(SD, *STYLE, value=1.25, rest=0.8)
+    back = leaned(spread("linear", SD, layer_weights=tuple(style)), 0.7, bases.SD15, "subject")
+    assert list(back) == [1.0] * SD
+    assert list(leaned(spread("linear", XL), 1.0, bases.SDXL, "style")) == on(XL, 6, value=1.25, rest=0.8)
+
+
+def test_what_had_nothing_begins_with_a_share_of_the_strongest() -> None:
+    style = leaned(spread("composition", XL), W, bases.SDXL, "style")
+    assert list(style) == [0, 0, 0, 0.8, 0, 0, 0.25, 0, 0, 0, 0]
+    subject = leaned(spread("style transfer", XL), W, bases.SDXL, "subject")
+    assert list(subject) == [0, 0, 0, 0.25, 0, 0, 0.8, 0, 0, 0, 0]
+
+
+def test_what_counts_against_the_picture_stays_and_limits_hold() -> None:
+    precise = spread("style transfer precise", SD, boost=0.4)
+    found = leaned(precise, W, bases.SD15, "style")
+    assert [found[t] for t in (4, 5)] == [0.12, 0.5]
+    strong = spread("linear", SD, layer_weights=tuple([4.5] * 8 + [-4.5] * 8))
+    found = leaned(strong, 1.0, bases.SD15, "style")
+    assert (found[0], found[4], found[9], found[7]) == (5.0, 3.6, -5.0, 3.6)
+    assert leaned(spread("linear", SD), 0.0, bases.SD15, "style")[0] == 1.25

@@ -1,0 +1,240 @@
+"""What is done before a job asks for it: never beside one, and no picture is another one for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.helpers.files import base64_of, corner, picture, unit
+from tests.helpers.host import make
+from tests.helpers.panel import held_of
+
+SETTINGS = ("ip_adapter_load_at_start", "ip_adapter_encode_ahead", "ip_adapter_keep_encoder")
+
+
+@pytest.fixture
+def ahead(host, monkeypatch) -> Iterator[Any]:
+    """The module; its worker has nothing to do, and files are read and pictures encoded anew."""
+    from lib_ipadapter.webui import ahead
+
+    make(host)  # a checkpoint is loaded
+    assert ahead.worker().wait(60)
+    ahead.process.resources().unload()
+    monkeypatch.setattr(ahead, "QUIET", 0.0)
+    yield ahead
+    assert ahead.worker().wait(60)
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[int]:
+    """How many pictures each call of an image encoder was shown."""
+    from lib_ipadapter.encode.references import References
+
+    seen: list[int] = []
+    encode = References._encode
+
+    def spy(references: References, unit: Any, missing: Any) -> None:
+        seen.append(len(missing))
+        encode(references, unit, missing)
+
+    monkeypatch.setattr(References, "_encode", spy)
+    return seen
+
+
+def set_option(monkeypatch, name: str, value: bool) -> None:
+    from modules import shared
+
+    monkeypatch.setitem(shared.opts.data, name, value)
+
+
+UNITS = {
+    "pooled": unit("base", seeds=(0, 1)),
+    "hidden states": unit("plus", seeds=(0, 1)),
+    "masks, negatives and noise": unit(
+        "plus", noise=0.3, negative_images=[base64_of(picture(7))],
+        images=[{"image": base64_of(picture(0)), "mask": base64_of(corner())}], crop="top",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_the_picture_is_the_same_and_nothing_is_encoded_twice(name: str, host, ahead, encoded) -> None:
+    cold = make(host, UNITS[name])
+    shown = sum(encoded)
+    ahead.process.resources().unload()
+    encoded.clear()
+    ahead.encode(UNITS[name])
+    assert ahead.worker().wait(60)
+    assert encoded == [1] * shown  # one at a time
+    encoded.clear()
+    assert np.array_equal(make(host, UNITS[name]), cold)
+    assert encoded == []
+    ahead.encode(UNITS[name])
+    assert ahead.worker().wait(60)
+    assert encoded == []
+
+
+def test_img2img_is_the_same(host, ahead) -> None:
+    """Its start picture is encoded with the global generator's numbers, which nothing here may draw."""
+    start = {"path": "img2img", "init_images": [base64_of(picture(5))], "denoising_strength": 0.6}
+    make(host, unit("plus"), **start)
+    cold = make(host, unit("plus"), **start)
+    ahead.process.resources().unload()
+    ahead.encode(unit("plus"))
+    assert ahead.worker().wait(60)
+    assert np.array_equal(make(host, unit("plus"), **start), cold)
+
+
+def test_it_waits_for_jobs_and_lets_them_in_between(host, ahead, encoded) -> None:
+    from lib_ipadapter.webui import host as hosts
+
+    entered, wait = threading.Event(), threading.Event()
+    alone, order = hosts.current().alone, []
+
+    @contextmanager
+    def watched() -> Iterator[None]:
+        with alone():
+            order.append(len(encoded))
+            yield
+
+    host_class = type(hosts.current())
+    original = host_class.alone
+    host_class.alone = lambda self: watched()  # type: ignore[method-assign]
+    try:
+
+        def job() -> None:
+            with alone():
+                entered.set()
+                wait.wait(60)
+
+        running = threading.Thread(target=job)
+        running.start()
+        assert entered.wait(60)
+        ahead.encode(unit("plus", seeds=(0, 1, 2)))
+        time.sleep(0.5)
+        assert encoded == []  # a job is running
+        wait.set()
+        running.join()
+        assert ahead.worker().wait(60)
+    finally:
+        host_class.alone = original  # type: ignore[method-assign]
+    assert encoded == [1] * 4  # what stands for no picture, and three
+    assert order == [0, 1, 2, 3]  # each in a turn of its own
+
+
+@pytest.mark.parametrize("name", ["ip_adapter_encode_ahead", "ip_adapter_keep_encoder"])
+def test_settings_keep_it_from_encoding(name: str, host, ahead, encoded, monkeypatch) -> None:
+    set_option(monkeypatch, name, False)
+    ahead.encode(unit())
+    assert ahead.worker().wait(60)
+    assert encoded == []
+
+
+def test_what_cannot_be_used_is_left_to_the_job(host, ahead, encoded) -> None:
+    for settings in (unit("no such model"), {"model": 3}, unit(images=["bm8gcGljdHVyZQ=="])):
+        ahead.encode(settings)
+    ahead.encode(unit())
+    assert ahead.worker().wait(60)
+    assert encoded == [1]
+
+
+def test_cards_are_drawn_and_what_they_show_is_encoded(host, ahead, encoded) -> None:
+    import json
+
+    import gradio as gr
+
+    from lib_ipadapter.webui import process
+    from lib_ipadapter.webui.panel import editor as editors
+
+    with gr.Blocks():
+        notes = gr.HTML()
+        editor = editors.Editor("txt2img", 2, process.resources, notes)
+        for box in editor.boxes:
+            box.render()
+    images = [{"key": "a"}, {"key": "b"}]
+    state = {"shown": 1, "units": [{"images": images}, {"images": [{"key": "a"}]}]}
+    held = held_of(a=picture(3))
+    editor._drawn("stamp", json.dumps(state), held, "base")
+    assert ahead.worker().wait(60)
+    assert encoded == []  # one is still on its way
+    editor._drawn("stamp", json.dumps(state), {**held, **held_of(b=picture(4))}, "base")
+    assert ahead.worker().wait(60)
+    assert encoded == [1, 1]
+
+
+# --- the start ------------------------------------------------------------------------------------------------------
+
+
+def kept(resources: Any) -> tuple[int, bool]:
+    return len(resources._adapters), resources._encoder is not None
+
+
+def test_the_files_are_there_after_the_start(host, ahead, monkeypatch) -> None:
+    resources = ahead.process.resources()
+    cold = make(host, unit("plus"))
+    resources.unload()
+    ahead.at_start()
+    assert ahead.worker().wait(60)
+    assert kept(resources) == (0, False)  # nobody has asked for it
+    set_option(monkeypatch, "ip_adapter_load_at_start", True)
+    ahead.process.used_models().note("SD1.5", ["plus"])
+    ahead.at_start()
+    assert ahead.worker().wait(60)
+    assert kept(resources) == (1, True)
+    before = {*resources._adapters}, resources._encoder
+    assert np.array_equal(make(host, unit("plus")), cold)
+    assert ({*resources._adapters}, resources._encoder) == before  # used as they are
+    resources.unload()
+    set_option(monkeypatch, "ip_adapter_keep_encoder", False)
+    ahead.at_start()
+    assert ahead.worker().wait(60)
+    assert kept(resources) == (1, False)
+
+
+def test_the_hosts_own_loading_is_waited_for(host, ahead, monkeypatch) -> None:
+    """While it lasts, modules are made in a way of its own."""
+    from modules import sd_models
+
+    set_option(monkeypatch, "ip_adapter_load_at_start", True)
+    resources = ahead.process.resources()
+    with sd_models.model_data.lock:
+        ahead.at_start()
+        time.sleep(1)
+        assert kept(resources) == (0, False)
+    assert ahead.worker().wait(60)
+    assert kept(resources) == (1, True)
+
+
+def test_without_models_nothing_happens(host, ahead, monkeypatch) -> None:
+    from lib_ipadapter.webui.panel.model_choice import ModelChoice
+
+    set_option(monkeypatch, "ip_adapter_load_at_start", True)
+    monkeypatch.setattr(ModelChoice, "chosen", lambda self, **_: None)
+    ahead.at_start()
+    assert ahead.worker().wait(60)
+    assert kept(ahead.process.resources()) == (0, False)
+
+
+def test_the_end_of_the_process_is_not_waited_for(host, ahead) -> None:
+    worker = ahead.Ahead()
+    done: list[int] = []
+    begun = threading.Event()
+
+    def long(own: Any) -> None:
+        begun.set()
+        own.ended.wait(60)
+        own.do([lambda: done.append(1)])
+
+    worker.soon(long)
+    worker.soon(lambda _own: done.append(2))
+    assert begun.wait(60)
+    worker.end()
+    assert worker.wait(60)
+    worker.soon(lambda _own: done.append(3))
+    assert done == []
