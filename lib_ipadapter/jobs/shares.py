@@ -55,9 +55,10 @@ def unit_share(number: int, measured: Sequence[Shares], groups: Mapping[int, str
     for one in measured:
         for third, (of_third, count) in enumerate(zip(one.by_block(), one.steps, strict=True)):
             thirds[third] += sum(of_third.values())
-            whole += sum(of_third.values()) * count / sum(one.steps)
             for block, value in of_third.items():
-                blocks[groups[block]] += value * count / sum(one.steps)
+                part = value * count / sum(one.steps)
+                blocks[groups[block]] += part
+                whole += part
     return UnitShare(number, whole, blocks, tuple(thirds)) if whole > 0 else None
 
 
