@@ -2,7 +2,10 @@
 
 In every cross-attention layer and every call, a place's influence is the length of what the prompt adds there, over the
 length of what the text's attention gave there (L2 over channels, both before the output projection). A map is the mean
-over the calls and layers of a sampling pass, those in which the prompt rests counting as 0, for the conditional rows.
+over the conditional rows, layers and steps of a sampling pass, those in which the prompt rests counting as 0. How many
+rows a step has is known only of calls in which something is added (a host may announce one for each picture, and tell
+several, those of AND prompts, with the calls): so it is the mean over what was added, times the share of steps and
+layers in which it was.
 """
 
 from __future__ import annotations
@@ -44,21 +47,24 @@ class Influence:
         self._offset = 0
         self._placed = False
         self._sums: dict[tuple[int, Size], Tensor] = {}
+        # By picture: what was summed up, and in how many layers the prompt has acted, of how many, step by step.
         self._counts: Counter[int] = Counter()
+        self._acting: Counter[int] = Counter()
+        self._layers: Counter[int] = Counter()
 
-    def begin(self, rows: Rows, size: Size | None, offset: int, resting: int) -> None:
+    def begin(self, rows: Rows, size: Size | None, offset: int, acting: int, layers: int) -> None:
         """A denoising step of ``rows`` on a latent of ``size`` (None: as large as the UNet's first input).
 
-        ``offset`` is the index in the job of the rows' first picture, ``resting`` how many layers the prompt adds
-        nothing to in this step.
+        ``offset`` is the index in the job of the rows' first picture; the prompt adds something to ``acting`` of
+        ``layers`` in this step.
         """
         if size is not None and self.size not in (None, size):
-            self._sums.clear()
-            self._counts.clear()
+            for held in (self._sums, self._counts, self._acting, self._layers):
+                held.clear()
         self.size, self._offset = size or self.size, offset
-        for row in rows:
-            if row.cond:
-                self._counts[offset + row.picture] += resting
+        for picture in {offset + row.picture for row in rows if row.cond}:
+            self._acting[picture] += acting
+            self._layers[picture] += layers
 
     def enter(self, size: Size) -> None:
         """A call of the UNet on an input of ``size``. One that is not the whole latent is a tile of unknown place."""
@@ -93,7 +99,8 @@ class Influence:
         """[height, width] of the latent for each picture, fp32 in main memory; pictures by their index in the job."""
         found: dict[int, Tensor] = {}
         for (picture, size), total in self._sums.items():
-            layer = total.reshape(1, 1, *size) / self._counts[picture]
+            share = self._acting[picture] / self._layers[picture]
+            layer = total.reshape(1, 1, *size) / self._counts[picture] * share
             whole = F.interpolate(layer, self.size, mode="bilinear", align_corners=False)[0, 0].cpu()
             found[picture] = found[picture] + whole if picture in found else whole
         return found

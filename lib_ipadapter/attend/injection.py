@@ -152,7 +152,7 @@ class ModelInjection(ABC):
         self.announced |= bool(self.active)
         self._latent = size
         for i, influence in self.measured.items():
-            self._rest(i, influence, rows, size)
+            self._measure(i, influence, rows, size)
         for i, shares in self.shares:
             shares.begin(step, steps, i in self.active, partial(self._has_weight, i))
         self.rows_of_call, self.rows = rows_of_call, None
@@ -162,12 +162,11 @@ class ModelInjection(ABC):
         """Do nothing until the next ``begin``: another job has the model."""
         self.active, self.rows = (), None
 
-    def _rest(self, i: int, influence: Influence, rows: Rows, size: Size | None) -> None:
-        """Tell what measures prompt ``i`` of a step, and how many of its layers will say nothing."""
-        prompt, blocks = self.prompts[i], self.blocks_of_layers
-        if i in self.active:
-            blocks = [block for block in blocks if prompt.layer_weight(block) == 0]
-        influence.begin(rows, size, prompt.picture_offset, len(blocks))
+    def _measure(self, i: int, influence: Influence, rows: Rows, size: Size | None) -> None:
+        """Tell what measures prompt ``i`` of a step, and in how many of its layers it acts."""
+        blocks = self.blocks_of_layers
+        acting = sum(self._has_weight(i, block) for block in blocks)
+        influence.begin(rows, size, self.prompts[i].picture_offset, acting, len(blocks))
 
     def _has_weight(self, i: int, block: int) -> bool:
         """Whether prompt ``i`` has a weight in the layers of ``block`` in the present step."""

@@ -141,6 +141,26 @@ def test_steps_and_layers_without_a_say_count_as_none(unet) -> None:
     assert silent.influence.maps() == {}
 
 
+def test_steps_whose_calls_tell_their_rows_may_have_more_than_was_announced(unet) -> None:
+    """As on Forge, where a step has one conditional row for each picture, and AND prompts are told with their calls:
+    the same text twice is no stronger, be the unit in all blocks and steps or in few."""
+    once, twice = layout([1], 2), (Row(True, 0), Row(True, 0), Row(False, 0))
+    settings = {}, {"spread": Spread({4: 1.0, 5: 1.0})}, {"end": 0.5}, {"start": 0.5, "spread": Spread({9: 0.5})}
+    x, text = draw(1, 4, 16, 16, seed=50), draw(1, 77, 768, seed=51)
+    for given in settings:
+        means = []
+        for rows in (once, twice):
+            prompt = make_prompt(unet, 5, **given)
+            prompt.influence = Influence()
+            with Injection(unet, cross_attention_layers(unet), [prompt]) as injection:
+                for step in range(4):
+                    injection.begin(once, step, 4, size=(16, 16), rows_of_call=lambda _kwargs, _n, rows=rows: rows)
+                    n = len(rows)
+                    unet(x.expand(n, -1, -1, -1), torch.full((n,), 500.0), context=text.expand(n, -1, -1))
+            means.append(prompt.influence.maps()[0])
+        assert close(*means, 1e-5)
+
+
 def test_calls_together_and_apart(unet) -> None:
     prompt, rows = make_prompt(unet, 5), layout([1, 1], 4)
     measured(unet, [prompt], rows)
@@ -174,7 +194,7 @@ def test_odd_sizes_and_uncond_rows() -> None:
     """By hand: a 5x3 latent, a layer of its size and one of half of it (3x2)."""
     influence = Influence()
     rows = (Row(True, 0), Row(False, 0))
-    influence.begin(rows, (5, 3), 7, 1)
+    influence.begin(rows, (5, 3), 7, 2, 3)
     influence.enter((5, 3))
     added = torch.zeros(2, 15, 4)
     added[0, 4] = 1  # second line, second column
@@ -191,7 +211,7 @@ def test_odd_sizes_and_uncond_rows() -> None:
 
 def test_text_without_length_and_half_precision() -> None:
     influence, rows = Influence(), (Row(True, 0),)
-    influence.begin(rows, (1, 2), 0, 0)
+    influence.begin(rows, (1, 2), 0, 1, 1)
     influence.enter((1, 2))
     text = torch.tensor([[[0.0, 0.0], [300.0, 400.0]]], dtype=torch.float16)
     influence.add(torch.full((1, 2, 2), 300.0, dtype=torch.float16), text, rows)
@@ -200,13 +220,13 @@ def test_text_without_length_and_half_precision() -> None:
 
 def test_tiles_have_no_known_place(unet) -> None:
     influence, rows = Influence(), (Row(True, 0),)
-    influence.begin(rows, (16, 16), 0, 0)
+    influence.begin(rows, (16, 16), 0, 1, 1)
     influence.enter((8, 8))
     influence.add(torch.ones(1, 64, 4), torch.ones(1, 64, 4), rows)
     assert influence.maps() == {}
     assert influence.incomplete
     taken_apart = Influence()
-    taken_apart.begin(rows, (16, 16), 0, 0)
+    taken_apart.begin(rows, (16, 16), 0, 1, 1)
     taken_apart.enter((16, 16))
     taken_apart.add(torch.ones(4, 64, 4), torch.ones(4, 64, 4), rows)
     assert taken_apart.maps() == {}
