@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from demo.forge import flux
+from demo.start import FORGE
 from lib_ipadapter.webui.shares import ENTRY
-from tests.helpers.files import base64_of, half, unit
+from tests.helpers.files import base64_of, half, picture, unit
 from tests.helpers.host import ask, pixels
 
 LONG = "a photo of a cat on a red sofa beside a window, " * 9  # more than 75 tokens
@@ -65,8 +67,13 @@ def test_they_agree_with_the_influence_maps_whatever_the_calls(pattern: str, hos
         return paint(finished, found, number)
 
     monkeypatch.setattr(influence_pictures, "paint", spy)
-    units = [unit(influence_map=True, weight=0.7), unit(seeds=(1,), weight=0.3, influence_map=True)]
+    units = [
+        unit(influence_map=True, weight=0.7),
+        unit(seeds=(1,), weight=0.3, influence_map=True),
+        unit(seeds=(2,), weight_type="composition", influence_map=True, end=0.5),  # in few blocks and steps
+    ]
     answer = ask(host, *units, **PATTERNS[pattern])
+    assert influence(answer).keys() == {1, 2, 3}
     for number, value in influence(answer).items():
         assert value == pytest.approx(float(np.mean(means[number])), rel=0.03)
     with calls_apart():
@@ -95,3 +102,25 @@ def test_the_picture_is_the_same_where_nothing_is_measured(host, monkeypatch) ->
     answer = ask(host, unit())
     assert told(answer) == []
     assert np.array_equal(pixels(answer.images), measured)
+
+
+@pytest.mark.host("flux")
+@pytest.mark.parametrize("face", [FORGE])
+def test_on_flux_it_is_told_where_there_is_something_to_tell(host) -> None:
+    on_flux = {"override_settings": {"sd_model_checkpoint": flux.NAME}, "cfg_scale": 1, "steps": 3}
+    first, second, third = told(ask(host, unit("xlabs"), unit("redux"), unit("xlabs", weight=0.5), **on_flux))
+    assert second == {"unit": 2, "influence": None}
+    assert first["influence"] > third["influence"] > 0
+    assert first["blocks"].keys() == {"double"}
+    assert first["blocks"]["double"] == first["influence"] == pytest.approx(sum(first["thirds"]) / 3, rel=1e-3)
+    assert told(ask(host, unit("redux", weight=0), **on_flux)) == []
+    assert [one["unit"] for one in told(ask(host, unit("redux", start=0.5), unit("xlabs"), **on_flux))] == [1, 2]
+
+
+def test_places_of_one_unit_are_told_as_one(host) -> None:
+    left, right = (base64_of(half(side)) for side in ("left", "right"))
+    items = [{"image": base64_of(picture(seed)), "region": region} for seed, region in ((0, left), (1, right))]
+    answer = ask(host, {"model": "base", "images": items, "influence_map": True})
+    assert influence(answer).keys() == {1}
+    apart = influence(ask(host, unit(region_mask=left), unit(seeds=(1,), region_mask=right)))
+    assert influence(answer)[1] == pytest.approx(sum(apart.values()), rel=1e-3)

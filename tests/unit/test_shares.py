@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from lib_ipadapter import bases
+from lib_ipadapter.attend.flux.inject import FluxInjection
 from lib_ipadapter.attend.influence import Influence
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
@@ -17,7 +21,8 @@ from lib_ipadapter.attend.rows import Row, Rows, layout
 from lib_ipadapter.attend.shares import Shares, third_of
 from lib_ipadapter.jobs.shares import UnitShare, groups_of, unit_share
 from lib_ipadapter.weighting import Spread
-from tests.helpers.files import unit
+from tests.helpers.files import base64_of, half, unit
+from tests.helpers.flux import WIDTH, beside, plain, redux, tiny_flux
 from tests.helpers.jobs import generation
 from tests.helpers.prompts import make_prompt
 from tests.helpers.tensors import draw
@@ -182,6 +187,94 @@ def test_of_many_layers_in_a_block_the_first_stands_for_all() -> None:
     assert whole(prompt) == pytest.approx(float(prompt.influence.maps()[0].mean()), rel=0.25)
 
 
+# --- on FLUX --------------------------------------------------------------------------------------------------------
+
+
+class Watched(NamedTuple):
+    """What is added to in one layer, before and after."""
+
+    before: list[Tensor]
+    after: list[Tensor]
+
+    def hooks(self, layers: int, flux: nn.Module) -> Iterator[Callable[[list[Tensor]], None]]:
+        for i, block in enumerate([*flux.double_blocks, *flux.single_blocks][:layers]):
+            linear = block.linear2 if i >= 2 else block.img_attn.proj
+
+            def watch(seen: list[Tensor], block: nn.Module = block, linear: nn.Module = linear) -> None:
+                if layers == 2:
+                    block.register_forward_hook(lambda _m, _a, out: seen.append(out[0]))
+                else:
+                    linear.register_forward_pre_hook(lambda _m, args: seen.append(args[0][..., :WIDTH]))
+
+            yield watch
+
+
+def flux_measured(flux: nn.Module, *prompts: ImagePrompt, rows: Rows | None = None) -> None:
+    for prompt in prompts:
+        prompt.shares = Shares()
+    with FluxInjection(flux, prompts) as injection:
+        injection.begin(layout([1, 1], 2) if rows is None else rows, 0, 1)
+        plain(flux)
+
+
+@pytest.mark.parametrize("layers", [2, 4])  # XLabs', InstantX'
+def test_on_flux_it_is_a_share_of_what_is_added_to(layers: int) -> None:
+    flux, prompt = tiny_flux(), beside(weight=0.7, layers=layers)
+    watched = Watched([], [])
+    for watch in watched.hooks(layers, flux):
+        watch(watched.before)
+    prompt.shares = Shares()
+    with FluxInjection(flux, [prompt]) as injection:
+        for watch in watched.hooks(layers, flux):
+            watch(watched.after)
+        injection.begin((Row(True, 0), Row(False, 0)), 0, 1)
+        plain(flux)
+        sections = injection.sections
+    pairs = [*zip(watched.before, watched.after, strict=True)]
+    ratios = [float(((b - a).norm(dim=-1) / a.norm(dim=-1))[0].mean()) for a, b in pairs]  # of the conditional row
+    assert len(ratios) == layers
+    assert min(ratios) > 0
+    share = unit_share(3, [prompt.shares], groups_of(sections))
+    assert share is not None
+    assert share.whole == pytest.approx(sum(ratios) / layers, rel=1e-5)
+    expected = {"double": sum(ratios[:2]) / layers, "single": sum(ratios[2:]) / layers}
+    assert share.blocks == pytest.approx(expected if layers == 4 else {"double": expected["double"]}, rel=1e-5)
+
+
+def test_on_flux_each_adapter_has_its_own_layers_and_two_halves_are_one() -> None:
+    flux = tiny_flux()
+    one, other, half, again = beside(), beside(6, layers=4), beside(weight=0.5), beside(weight=0.5)
+    flux_measured(flux, half, again, other)
+    assert [sorted(prompt.shares.blocks) for prompt in (half, other)] == [[0, 1], [0, 1, 2, 3]]
+    assert whole(half) == pytest.approx(whole(again), rel=1e-5)
+    flux_measured(flux, one, other)
+    assert 2 * whole(half) == pytest.approx(whole(one), rel=1e-4)
+
+
+def test_on_flux_a_region_counts_by_its_places() -> None:
+    flux, mask = tiny_flux(), torch.zeros(8, 8)
+    mask[:, :4] = 1
+    everywhere, plainly, left = (
+        beside(layers=4, region=region) for region in (Region(mask * 0 + 1), None, Region(mask))
+    )
+    for prompt in (everywhere, plainly, left):
+        flux_measured(flux, prompt)
+    assert whole(everywhere) == pytest.approx(whole(plainly), rel=1e-5)
+    assert whole(left) < 0.75 * whole(plainly)
+
+
+def test_what_stands_behind_the_text_has_acted_and_nobody_knows_how_much() -> None:
+    flux, prompt, rest = tiny_flux(), redux(), redux(start=0.9)
+    flux_measured(flux, prompt)
+    assert unit_share(2, [prompt.shares], {}) == UnitShare(2, None)
+    assert UnitShare(2, None).told() == {"unit": 2, "influence": None}
+    rest.shares = Shares()
+    with FluxInjection(flux, [rest]) as injection:
+        injection.begin(layout([1, 1], 2), 0, 4)
+        plain(flux)
+    assert unit_share(2, [rest.shares], {}) is None
+
+
 # --- of units -------------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +320,22 @@ def test_a_jobs_units_are_told(unet, resources) -> None:
     sample(unet, made, first_picture=1)
     assert [one.whole for one in made.shares()] == pytest.approx([first.whole, second.whole, other.whole])
     assert generation(unet, resources, half, measure=False).prompts[0].prompt.shares is None
+
+
+def test_places_of_one_unit_add_up(unet, resources) -> None:
+    """As units of their own would do; one of weight 0 takes nothing away."""
+    left, right = (base64_of(half(side)) for side in ("left", "right"))
+    image = unit()["images"][0]
+    items = [{"image": image, "region": left}, {"image": unit(seeds=(1,))["images"][0], "region": right}]
+    together = generation(unet, resources, {"model": "base", "images": items})
+    apart = generation(unet, resources, unit(region_mask=left), unit(seeds=(1,), region_mask=right))
+    for made in (together, apart):
+        sample(unet, made)
+    (one,), (first, second) = together.shares(), apart.shares()
+    assert one.number == 1
+    assert one.whole == pytest.approx(first.whole + second.whole, rel=1e-5)
+    assert one.blocks == pytest.approx({name: first.blocks[name] + second.blocks[name] for name in first.blocks})
+    assert one.thirds == pytest.approx([sum(pair) for pair in zip(first.thirds, second.thirds, strict=True)])
 
 
 def test_the_passes_that_a_unit_takes_part_in_count(unet, resources) -> None:
