@@ -211,13 +211,14 @@ def prepare_generation(
     progress: Progress = lambda text: None,
     hires_topology: tuple[str, Topology] | None = None,
     measure: bool = True,
+    shares: bool = True,
     prompt_lora: str | None = None,
 ) -> Generation:
     """Check all units, then load, encode and project what they need.
 
     ``unet`` may be the topology of one that is not loaded yet. ``hires_topology``: name and topology of another
     checkpoint that the hires pass will load. Without ``measure`` there are no influence maps, even for units that ask,
-    and nobody tells how much the units did.
+    and nothing tells how much the units did, nor without ``shares``.
     ``prompt_lora``: the FaceID LoRA that the prompt names, beside which the one inside a FaceID file would count twice.
 
     Raises IPAdapterError before anything is loaded if any unit cannot be honoured.
@@ -237,7 +238,7 @@ def prepare_generation(
             loaded = None if isinstance(unet, Topology) else unet
             keypoints = keypoints_of(plan, one, resources, loaded, progress)
         prompts.append(_prompt(plan, one, None if prompt_lora else _lora(plan, resources), keypoints))
-        if measure:
+        if measure and shares:
             prompts[-1].prompt.shares = Shares()
     maps = InfluenceMaps(
         [plan.number for plan in plans if measure and _is_measured(plan)],

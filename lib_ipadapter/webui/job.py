@@ -220,10 +220,12 @@ def _prepare_ours(job: Job, units: list[Unit], unet: Any, topology: Topology) ->
         with current.progress_text() as progress:
             generation = prepare_generation(
                 own, unet, stock, current.device(), progress=progress, hires_topology=current.hires_topology(p),
-                measure=unmeasured is None, prompt_lora=lora,
+                measure=unmeasured is None, shares=options.tells_shares(), prompt_lora=lora,
             )  # fmt: skip
             generations = {topology: generation} | {
-                other: prepare_generation(group, other, stock, current.device(), progress=progress, prompt_lora=lora)
+                other: prepare_generation(
+                    group, other, stock, current.device(), progress=progress, shares=False, prompt_lora=lora
+                )
                 for other, group in others.items()
             }
     finally:

@@ -149,6 +149,10 @@ ENCODE_AHEAD = Option(
     "ip_adapter_encode_ahead", True, "Encode references as soon as they are dropped into the panel",
     "never while a picture is made, and only where the image encoder is kept in main memory",
 )  # fmt: skip
+SHARES = Option(
+    "ip_adapter_shares", True, "After each picture, say how much each unit did",
+    "in the panel, and in the answers of the API",
+)  # fmt: skip
 OPTIONS = (
     UNITS,
     CACHE,
@@ -166,6 +170,7 @@ OPTIONS = (
     INSTANTID,
     INNER_PASSES,
     GRID_PICTURES,
+    SHARES,
 )
 
 
@@ -227,6 +232,11 @@ def inner_passes() -> bool:
 def grid_pictures() -> bool:
     """Whether the grids of X/Y/Z plots have small pictures at their axes."""
     return bool(GRID_PICTURES.value)
+
+
+def tells_shares() -> bool:
+    """Whether it is measured, and told, how much each unit did."""
+    return bool(SHARES.value)
 
 
 def instantid_in_controlnet() -> bool:

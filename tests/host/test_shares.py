@@ -94,11 +94,11 @@ def test_regions_and_passes(host) -> None:
     assert late[0] == late[1] == 0 < late[2]
 
 
-def test_the_picture_is_the_same_where_nothing_is_measured(host, monkeypatch) -> None:
-    from lib_ipadapter.jobs import generation
+def test_a_setting_turns_it_off_and_the_picture_is_the_same(host, monkeypatch) -> None:
+    from modules import shared
 
     measured = pixels(ask(host, unit()).images)
-    monkeypatch.setattr(generation, "Shares", lambda: None)
+    monkeypatch.setitem(shared.opts.data, "ip_adapter_shares", False)
     answer = ask(host, unit())
     assert told(answer) == []
     assert np.array_equal(pixels(answer.images), measured)
