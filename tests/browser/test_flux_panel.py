@@ -226,3 +226,25 @@ def test_the_default_of_a_purpose_of_redux_is_kept(page: Page) -> None:
         page.wait(lambda: purposes(page)["Style and mood"])
     finally:
         process.purposes().file.unlink(missing_ok=True)
+
+
+def test_how_much_it_did_is_told_without_a_press_to_more_style(page: Page) -> None:
+    """Of XLabs' adapter; nobody knows which blocks of FLUX carry what, nor how much Redux' tokens did."""
+    line = page.find("shares")
+    page.generate()
+    page.wait(line.is_visible)
+    more = line.locator("button", has_text="More style, less subject")
+    page.wait(more.is_visible)
+    page.checkpoint(flux.NAME)
+    page.wait(lambda: page.model() == "redux")
+    page.settle()
+    page.generate()
+    page.wait(lambda: line.inner_text().startswith("Unit 1 acted; how much cannot be told"))
+    page.wait(lambda: not more.is_visible())
+    take(page, "xlabs")
+    page.generate()
+    page.wait(lambda: line.inner_text().startswith("Unit 1 added "))
+    assert " % to what the model had there · " in line.inner_text()
+    page.settle()
+    assert not more.is_visible()
+    assert "what it was added to is 100 %" in line.locator("[data-unit]").get_attribute("title")

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.browser.test_regions import EDGES
 from tests.helpers.files import picture
 from tests.helpers.page import Page
 
 pytestmark = pytest.mark.host("page")
+
+# Of each element: how its words stand out from what is behind them.
+CONTRASTS = """(elements) => elements.map((element) => {
+    const rgba = (text) => text.match(/[0-9.]+/g).map(Number);
+    const light = (colour) => colour.slice(0, 3)
+        .map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    let ground = element;
+    while (ground.parentElement && (rgba(getComputedStyle(ground).backgroundColor)[3] ?? 1) === 0) {
+        ground = ground.parentElement;
+    }
+    const [ink, paper] = [getComputedStyle(element).color, getComputedStyle(ground).backgroundColor];
+    const lights = [ink, paper].map((one) => light(rgba(one)));
+    return [(Math.max(...lights) + 0.05) / (Math.min(...lights) + 0.05), element.textContent, ink, paper];
+})"""
 
 
 def layer_weights(page: Page, number: int = 1) -> list[float]:
@@ -60,6 +78,30 @@ def test_it_is_told_after_a_picture_and_leads_to_more_style(page: Page) -> None:
     page.tick()
     page.generate()
     page.wait(lambda: not line.is_visible())
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_can_be_read(theme: str, pages: Callable[..., Page]) -> None:
+    """Words stand out from the ground at least 4.5 to 1, the presses' edges 3 to 1, on a narrow page, too."""
+    page = pages(theme=theme, width=760)
+    page.open()
+    page.small()
+    page.add(picture(0))
+    page.unit(2)
+    page.add(picture(1))
+    page.number("weight", 0.3)
+    page.generate()
+    line = page.find("shares")
+    page.wait(line.locator("button").first.is_visible)
+    page.wait(lambda: line.locator("[data-unit]").count() == 2)
+    words = line.locator("[data-unit], button").evaluate_all(CONTRASTS)
+    assert [one for one in words if one[0] < 4.5] == []
+    edges = line.locator("button").evaluate_all(EDGES)
+    assert [one for one in edges if one[1] < 3] == []
+    panel, own = (one.bounding_box() for one in (page.page.locator("#txt2img_ip_adapter"), line))
+    assert panel["x"] <= own["x"] and own["x"] + own["width"] <= panel["x"] + panel["width"]
+    if folder := os.environ.get("IP_ADAPTER_SHOTS"):
+        page.page.locator("#txt2img_ip_adapter").screenshot(path=str(Path(folder) / f"shares-{theme}.png"))
 
 
 def test_other_languages_have_it(pages: Callable[..., Page]) -> None:
