@@ -3,7 +3,7 @@
     python -m benchmarks.ready [--rounds 7]
 
 Each round starts a process with the setting "Load the adapter that was used last" and one without, in turns, with an
-adapter for SD1.5 and a small image encoder. Prints medians of: the start; a plain picture; the first one with a
+adapter for SD1.5 and a small image encoder. Prints medians and quartiles of: the start; a plain picture; the first one with a
 reference, when what was to be loaded is; one with a new reference ("cold"); and one whose new reference was encoded
 ahead ("warm").
 """
@@ -73,20 +73,18 @@ def main() -> None:
         found: dict[str, list[dict[str, float]]] = {"with": [], "without": []}
         for number in range(options.rounds):
             for load in ("with", "without") if number % 2 else ("without", "with"):
-                command = [
-                    sys.executable,
-                    "-m",
-                    "benchmarks.ready",
-                    "--child",
-                    str(folder),
-                    f"{made}/data-{load}",
-                    load,
-                ]
+                given = ["--child", str(folder), f"{made}/data-{load}", load]
+                command = [sys.executable, "-m", "benchmarks.ready", *given]
                 answer = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
                 found[load].append(json.loads(answer.stdout.splitlines()[-1]))
         for name in ("start", "plain", "first", "cold", "warm"):
-            of = {load: statistics.median(one[name] for one in rounds) for load, rounds in found.items()}
-            print(f"{name:6} with {of['with']:.3f} s   without {of['without']:.3f} s", flush=True)
+            of = {load: _spread([one[name] for one in rounds]) for load, rounds in found.items()}
+            print(f"{name:6} with {of['with']}   without {of['without']}", flush=True)
+
+
+def _spread(seconds: list[float]) -> str:
+    low, middle, high = statistics.quantiles(seconds, n=4)
+    return f"{middle:.3f} s ({low:.3f} to {high:.3f})"
 
 
 if __name__ == "__main__":

@@ -144,6 +144,10 @@ class References:
         """Whether all that the unit's encoder has to be shown is remembered."""
         return all(self._key(unit, shown) in self.encoders.cache for shown in unit.to_encode())
 
+    def encode(self, unit: UnitInputs) -> None:
+        """Have all that the unit's encoder has to be shown remembered."""
+        self._each(unit)
+
     def embeddings(self, unit: UnitInputs) -> tuple[list[Tensor], Tensor]:
         """[V, E] or [V, N, W] of each reference, V its number of views, and of the unconditional side [1, …], or
         [pictures, …] where pictures see different references, fp32 in main memory."""

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..encode.references import ZEROS, References, UnitInputs
+from ..encode.references import References, UnitInputs
 from ..unit import Unit
 from .faces import with_faces
 from .fit import encoder_for
@@ -33,10 +33,14 @@ def _silent(_text: str) -> None:
 
 def encodings(unit: Unit, resources: Resources, device: Device) -> Iterator[Piece]:
     """Of the unit's references what is not encoded yet, one encoding each. Raises IPAdapterError as a job would."""
-    pictures = tuple(one for one in unit.references if one.controlnet is None)
-    if not pictures:
+    there, negatives = (
+        tuple(one for one in side if one.image is not None)  # others come with the job
+        for side in (unit.references, unit.negative_references)
+    )
+    if not there:
         return
-    planned = plan_embeddings(replace(unit, references=pictures), resources.catalog).expanded()
+    known = replace(unit, references=there, negative_references=negatives)
+    planned = plan_embeddings(known, resources.catalog).expanded()
     (plan,) = with_faces([planned], resources, _silent)
     inputs = plan.inputs()
     for one in [] if inputs is None else _singles(inputs):
@@ -47,14 +51,15 @@ def encodings(unit: Unit, resources: Resources, device: Device) -> Iterator[Piec
 
 def _encoded(references: References, one: UnitInputs) -> None:
     with torch.no_grad():
-        references.embeddings(one)
+        references.encode(one)
 
 
 def _singles(inputs: UnitInputs) -> list[UnitInputs]:
-    """Each picture that the encoder is shown as if it were the only one; first of all what goes with each of them."""
-    shown = list(dict.fromkeys(inputs.to_encode()))
-    shown.sort(key=lambda one: one != ZEROS)
-    return [replace(inputs, references=(one,), negatives=(), negative_weights=(), noise=0.0) for one in shown]
+    """Each picture that the encoder is shown as if it were the only one."""
+    alone: dict[str, Any] = {"negatives": (), "negative_weights": (), "noise": 0.0, "empty": None}
+    return [
+        replace(inputs, references=(one,), weights=(), seen=(), **alone) for one in dict.fromkeys(inputs.to_encode())
+    ]
 
 
 def loadings(

@@ -63,10 +63,12 @@ class Ahead:
         return self._thread is None
 
     def do(self, pieces: Iterable[Piece]) -> None:
-        """Each while nobody makes a picture."""
-        for piece in pieces:
+        """Each while nobody makes a picture, and so is what finds out which comes next."""
+        left = iter(pieces)
+        while True:
             with host.current().alone():
-                if self.ended.is_set():
+                piece = None if self.ended.is_set() else next(left, None)
+                if piece is None:
                     return
                 piece()
 

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers.files import base64_of, corner, picture, unit
+from demo.forge import flux
+from demo.start import FORGE
+from tests.helpers.files import base64_of, corner, half, picture, unit
 from tests.helpers.host import make
 from tests.helpers.panel import held_of
 
@@ -60,6 +62,12 @@ UNITS = {
         "plus", noise=0.3, negative_images=[base64_of(picture(7))],
         images=[{"image": base64_of(picture(0)), "mask": base64_of(corner())}], crop="top",
     ),
+    "regions and weights": unit(
+        images=[
+            {"image": base64_of(picture(seed)), "weight": weight, "region": base64_of(half(side))}
+            for seed, weight, side in ((0, 0.5, "left"), (1, 1.0, "right"))
+        ],
+    ),
 }  # fmt: skip
 
 
@@ -89,6 +97,43 @@ def test_img2img_is_the_same(host, ahead) -> None:
     ahead.encode(unit("plus"))
     assert ahead.worker().wait(60)
     assert np.array_equal(make(host, unit("plus"), **start), cold)
+
+
+def test_start_pictures_are_left_to_the_job_and_looks_are_known(host, ahead, encoded) -> None:
+    """What a unit with them has beside them is encoded."""
+    kept = ahead.process.looks()
+    response = host.client.put("/ip-adapter/looks/ahead", json={"unit": unit("plus", seeds=(3,))})
+    assert response.status_code < 300, response.text
+    try:
+        encoded.clear()
+        ahead.process.resources().unload()
+        both = {"model": "plus", "images": [{"look": "ahead"}, {"start_picture": True}, base64_of(picture(4))]}
+        ahead.encode(both)
+        ahead.encode({"model": "plus", "images": [{"start_picture": True}]})
+        assert ahead.worker().wait(60)
+        assert encoded == [1, 1]  # the picture, and what stands for none
+        encoded.clear()
+        start = {"path": "img2img", "init_images": [base64_of(picture(5))], "denoising_strength": 0.6}
+        make(host, both, **start)
+        assert sum(encoded) == 1  # the start picture
+    finally:
+        kept.delete("ahead")
+
+
+@pytest.mark.host("flux")
+@pytest.mark.parametrize("face", [FORGE])
+def test_on_flux_it_is_the_same(host, ahead, encoded) -> None:
+    on_flux = {"override_settings": {"sd_model_checkpoint": flux.NAME}, "cfg_scale": 1, "steps": 2}
+    cold = make(host, unit("redux", seeds=(1, 2)), **on_flux)
+    shown = sum(encoded)
+    ahead.process.resources().unload()
+    encoded.clear()
+    ahead.encode(unit("redux", seeds=(1, 2)))
+    assert ahead.worker().wait(60)
+    assert encoded == [1] * shown
+    encoded.clear()
+    assert np.array_equal(make(host, unit("redux", seeds=(1, 2)), **on_flux), cold)
+    assert encoded == []
 
 
 def test_it_waits_for_jobs_and_lets_them_in_between(host, ahead, encoded) -> None:
@@ -125,7 +170,7 @@ def test_it_waits_for_jobs_and_lets_them_in_between(host, ahead, encoded) -> Non
     finally:
         host_class.alone = original  # type: ignore[method-assign]
     assert encoded == [1] * 4  # what stands for no picture, and three
-    assert order == [0, 1, 2, 3]  # each in a turn of its own
+    assert order == [0, 1, 2, 3, 4]  # each in a turn of its own, and one to see that there is no more
 
 
 @pytest.mark.parametrize("name", ["ip_adapter_encode_ahead", "ip_adapter_keep_encoder"])
@@ -195,6 +240,45 @@ def test_the_files_are_there_after_the_start(host, ahead, monkeypatch) -> None:
     ahead.at_start()
     assert ahead.worker().wait(60)
     assert kept(resources) == (1, False)
+
+
+def test_the_start_returns_before_anything_is_loaded(host, ahead, monkeypatch) -> None:
+    """Whatever takes long is done on another thread: here nothing of it comes to an end before the calls return."""
+    from fastapi import FastAPI
+
+    from lib_ipadapter.jobs.resources import Resources
+    from lib_ipadapter.webui import start
+
+    set_option(monkeypatch, "ip_adapter_load_at_start", True)
+    returned, begun, threads = threading.Event(), threading.Event(), set()
+    adapter = Resources.adapter
+
+    def slow(*args: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        begun.set()
+        assert returned.wait(60)
+        return adapter(*args)
+
+    monkeypatch.setattr(Resources, "adapter", slow)
+    start.on_app_started(None, FastAPI())
+    assert kept(ahead.process.resources()) == (0, False)
+    assert begun.wait(60)
+    returned.set()
+    assert ahead.worker().wait(60)
+    assert kept(ahead.process.resources()) == (1, True)
+    assert threads == {"ip-adapter-ahead"}
+
+
+def test_a_picture_that_is_made_is_waited_for(host, ahead, monkeypatch) -> None:
+    from lib_ipadapter.webui import host as hosts
+
+    set_option(monkeypatch, "ip_adapter_load_at_start", True)
+    with hosts.current().alone():
+        ahead.at_start()
+        time.sleep(1)
+        assert kept(ahead.process.resources()) == (0, False)
+    assert ahead.worker().wait(60)
+    assert kept(ahead.process.resources()) == (1, True)
 
 
 def test_the_hosts_own_loading_is_waited_for(host, ahead, monkeypatch) -> None:
