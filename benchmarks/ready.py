@@ -3,9 +3,9 @@
     python -m benchmarks.ready [--rounds 7]
 
 Each round starts a process with the setting "Load the adapter that was used last" and one without, in turns, with an
-adapter for SD1.5 and a small image encoder. Prints medians and quartiles of: the start; a plain picture; the first one with a
-reference, when what was to be loaded is; one with a new reference ("cold"); and one whose new reference was encoded
-ahead ("warm").
+adapter for SD1.5 and a small image encoder. Prints medians and quartiles of: the start; a plain picture; the first one
+with a reference, when what was to be loaded is; one with a new reference ("cold"); and one whose new reference was
+encoded ahead ("warm").
 """
 
 from __future__ import annotations

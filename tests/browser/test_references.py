@@ -18,6 +18,7 @@ pytestmark = pytest.mark.host("page")
 
 def test_a_picture_a_model_a_different_result(page: Page, monkeypatch) -> None:
     from lib_ipadapter.encode.clip_image import ImageEncoder
+    from lib_ipadapter.webui import ahead, process
 
     page.small()
     plain = page.generate()
@@ -31,6 +32,8 @@ def test_a_picture_a_model_a_different_result(page: Page, monkeypatch) -> None:
     details = page.find("details").inner_text()
     assert re.match(r"Base, SD1.5, 4 tokens, .* · ViT-H-14 in demo-vit.safetensors, ", details)
 
+    assert ahead.worker().wait(60)
+    process.resources().unload()  # what was encoded as soon as it was dropped
     encode = ImageEncoder.encode
 
     def slow(self, *args, **kwargs):
