@@ -4,8 +4,9 @@ The measure is that of influence maps (influence.py), without the places: in a l
 conditional rows of |added| / |text's| (L2 over channels, both before the output projection). On FLUX, where text and
 picture share one attention, it is that of what the prompt is added to (flux/beside.py). Of each block only the first
 layer is looked at, with two small kernels, and a call ends with a few more; nothing waits for the device until the
-job has left it. Tokens behind the text (Redux) have no layers to be looked at: what they do is part of the model's
-attention, and to take it apart would mean to compute that twice.
+job has left it. Two steps stand for a third of them, so that most steps cost nothing at all: the first in which a
+block acts, and the middle one. Tokens behind the text (Redux) have no layers to be looked at: what they do is part of
+the model's attention, and to take it apart would mean to compute that twice.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ THIRDS = 3
 def third_of(step: int, steps: int) -> int:
     """In which third of the steps the middle of ``step`` lies: 0, 1 or 2."""
     return min(THIRDS - 1, int((min(step, steps - 1) + 0.5) / steps * THIRDS))
+
+
+def middle_of(third: int, steps: int) -> int:
+    """The step in the middle of a third of the steps."""
+    return int((2 * third + 1) * steps / (2 * THIRDS))
 
 
 class _Lengths(NamedTuple):
@@ -52,6 +58,7 @@ class Shares:
         self._layers: Counter[int] = Counter()  # how many each block has
         self._first: dict[int, int] = {}  # block -> the layer that is looked at
         self._third = 0
+        self._looked: set[int] = set()  # the blocks that are looked at in this step
         self._steps: Counter[int] = Counter()  # by third
         self._acted: Counter[tuple[int, int]] = Counter()  # steps by third and block, in which it had a weight there
         self._rows: Counter[tuple[int, int]] = Counter()  # conditional rows that were looked at, likewise
@@ -71,12 +78,14 @@ class Shares:
         self._third, self._call = third_of(step, steps), []
         self._active |= active
         self._steps[self._third] += 1
+        middle = step == middle_of(self._third, steps)
+        self._looked = {block for block in self._layers if middle or not self._rows[self._third, block]}
         for block in self._layers:
             self._acted[self._third, block] += acts(block)
 
     def add(self, layer: int, block: int, added: Tensor, text: Tensor, rows: Rows) -> None:
         """What ``layer`` of ``block`` adds to ``text`` (both [B, tokens, width], of these B ``rows``)."""
-        if self.lost or self._first.get(block) != layer or len(rows) != len(added):
+        if self.lost or block not in self._looked or self._first[block] != layer or len(rows) != len(added):
             return
         cond = [i for i, row in enumerate(rows) if row.cond]
         if not cond:

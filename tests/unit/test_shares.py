@@ -18,7 +18,7 @@ from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt
 from lib_ipadapter.attend.regions import Region
 from lib_ipadapter.attend.rows import Row, Rows, layout
-from lib_ipadapter.attend.shares import Shares, third_of
+from lib_ipadapter.attend.shares import Shares, middle_of, third_of
 from lib_ipadapter.jobs.shares import UnitShare, groups_of, unit_share
 from lib_ipadapter.weighting import Spread
 from tests.helpers.files import base64_of, half, unit
@@ -135,6 +135,23 @@ def test_only_conditional_rows_count_wherever_they_stand() -> None:
     shares.add(0, 0, torch.ones(1, 4, 9), torch.ones(1, 4, 9), (Row(False, 0),))
     shares.settle()  # a call of unconditional rows alone
     assert sum(sum(one.values()) for one in shares.by_block()) == pytest.approx(0.5)
+
+
+def test_two_steps_stand_for_a_third_of_them() -> None:
+    """The first in which a block acts, and the middle one: others may hold what they like, and are not looked at."""
+    assert [middle_of(third, 30) for third in range(3)] == [5, 15, 25]
+    for steps in range(1, 41):
+        assert all(third_of(middle_of(third, steps), steps) == third for third in range(3) if steps > 2)
+    shares, row = Shares(), (Row(True, 0),)
+    shares.attach([0, 1])
+    for step in range(30):
+        shares.begin(step, 30, True, lambda block: True)
+        for block, looked in ((0, (0, 5, 10, 15, 20, 25)), (1, (8, 10, 15, 20, 25))):
+            if block == 0 or step >= 8:
+                of_text = 0.25 * (1 + third_of(step, 30)) if step in looked else 100.0
+                shares.add(block, block, torch.full((1, 4, 9), of_text), torch.ones(1, 4, 9), row)
+        shares.settle()
+    assert shares.by_block() == [{0: pytest.approx(x / 2), 1: pytest.approx(x / 2)} for x in (0.25, 0.5, 0.75)]
 
 
 def test_text_without_length_and_half_precision() -> None:
