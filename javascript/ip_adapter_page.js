@@ -100,7 +100,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         }
         changeState(change) {
             ipAdapter.undo.settle(this);
-            const state = this.state, had = state.units.map(({images}) => Boolean(images?.length));
+            const state = this.state, had = state.units.map(ipAdapter.purpose.hasReferences);
             change(state);
             ipAdapter.purpose.begin(this, state, had);
             this.writeBox("state", JSON.stringify(state));
@@ -198,7 +198,8 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     }
 
     // What is pressed, chosen or dropped before the panel's scripts are here is done when they are.
-    const EARLY = ".ip-adapter-purposes > button, .ip-adapter-units > button, .ip-adapter-tools button, .ip-adapter-looks-opener";
+    const EARLY = ".ip-adapter-purposes > button, .ip-adapter-units > button, .ip-adapter-tools button, .ip-adapter-looks-opener, "
+        + ".ip-adapter-folder-opener";
     const early = [];
     const isPictures = ({dataTransfer: data}) => ["Files", "text/uri-list"].some((type) => data?.types.includes(type));
     const elementOf = ({target}) => target instanceof Element ? target : target.parentElement;

@@ -21,8 +21,8 @@ TRANSFERS, WHERE, WHEN, EXPERT = GROUPS = ("What transfers", "Where", "When", "E
 @dataclass(frozen=True)
 class PanelPlace:
     """Where and how the panel shows a field: in the row ``place`` ("model", "weight" and "sight" are in sight,
-    "advanced" is folded), there by ``order``. ``key`` is the control's name where it is not the field's: a second
-    control's.
+    "advanced" is folded, "strip" is a strip that the page's script draws), there by ``order``. ``key`` is the control's
+    name where it is not the field's: a second control's.
 
     ``group`` is the heading of a folded one, one of GROUPS; ``needs`` is what it has no effect without: the
     page's script (panel/purpose.js) knows these words, and hides the control meanwhile.

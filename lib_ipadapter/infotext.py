@@ -14,26 +14,27 @@ from typing import Any, NamedTuple, Protocol
 from PIL.Image import Image
 
 from .checkpoint.entries import AdapterEntry
+from .encode.folders import HASH_LENGTH, FolderMark
 from .errors import UnitError
 from .fields import settings_of
-from .reference import MAX_REFERENCES, START, WEIGHT
+from .reference import MAX_REFERENCES, START, WEIGHT, references_at_most
 from .unit import MAX_UNITS, Unit, conflicts
 
 # What the entries call pictures.
 REFERENCES, NEGATIVE, REGION, POSE = "references", "negative_images", "region_mask", "keypoints_image"
 REGIONS, EVERYWHERE = "regions", "-"  # of single references, in their order
 LOOKS, BETWEEN = "looks", " / "  # the names of references that are looks; no name has a slash in it
-MAX_ENTRY = 40_000  # characters of one unit's entry; most of the longest of ours are names of looks
+MAX_ENTRY = 95_000  # characters of one unit's entry; most of the longest of ours are hashes and names of looks
+FOLDERS, BETWEEN_FOLDERS = "folders", " | "  # those of references that are folders, with what of them is used
 REMEDIES = {REGION: "draw it again", POSE: "add the picture again"}
-HASH_LENGTH = 12  # hexadecimal digits of a reference's content hash that are written
 
 
 # Writing
 
 
 class ReferenceAtWork(Protocol):
-    """A reference by its content hash, with its weight, the content hashes of its mask and its region, and its name if
-    it is a look."""
+    """A reference by its content hash, with its weight, the content hashes of its mask and its region, its name if it
+    is a look, and the folder that it lies in if it came with that."""
 
     @property
     def content_hash(self) -> str: ...
@@ -49,6 +50,9 @@ class ReferenceAtWork(Protocol):
 
     @property
     def region_hash(self) -> str | None: ...
+
+    @property
+    def folder(self) -> FolderMark | None: ...
 
 
 class UnitAtWork(Protocol):
@@ -98,9 +102,12 @@ def parameters(units: Sequence[UnitAtWork]) -> dict[str, str]:
             values[POSE] = one.pose_hash[:HASH_LENGTH]
         if looks := _looks([*one.references, *one.negatives]):
             values[LOOKS] = looks
-        if any(reference.region_hash for reference in one.references):
-            own = (reference.region_hash for reference in one.references)
-            values[REGIONS] = " ".join(EVERYWHERE if name is None else name[:HASH_LENGTH] for name in own)
+        if folders := _folders(one.references):
+            values[FOLDERS] = folders
+        own = _one_of_each_folder(one.references)
+        if any(reference.region_hash for reference in own):
+            hashes = (reference.region_hash for reference in own)
+            values[REGIONS] = " ".join(EVERYWHERE if name is None else name[:HASH_LENGTH] for name in hashes)
         values[REFERENCES] = _hashes(one.references)
         entries[entry_name(one.number)] = ", ".join(f"{name}: {_quoted(text)}" for name, text in values.items())
     return entries
@@ -112,12 +119,31 @@ def _quoted(text: str) -> str:
 
 
 def _hashes(references: Sequence[ReferenceAtWork]) -> str:
+    """A folder's references are one, with the hash of its content."""
     return " ".join(
-        (START if one.content_hash == START else one.content_hash[:HASH_LENGTH])
+        (
+            one.folder.content_hash[:HASH_LENGTH]
+            if one.folder is not None
+            else (START if one.content_hash == START else one.content_hash[:HASH_LENGTH])
+        )
         + (f"*{one.weight:g}" if one.weight != 1 else "")
         + (f"@{one.mask_hash[:HASH_LENGTH]}" if one.mask_hash else "")
-        for one in references
+        for one in _one_of_each_folder(references)
     )
+
+
+def _one_of_each_folder(references: Sequence[ReferenceAtWork]) -> list[ReferenceAtWork]:
+    """The references, but of each folder only the first."""
+    return [
+        one
+        for one, before in zip(references, [None, *references], strict=False)
+        if one.folder is None or before is None or before.folder is not one.folder
+    ]
+
+
+def _folders(references: Sequence[ReferenceAtWork]) -> str:
+    """ "0123456789ab styles/oil | cdef01234567~7+12 photos": the marks of folders."""
+    return BETWEEN_FOLDERS.join(dict.fromkeys(one.folder.text for one in references if one.folder is not None))
 
 
 def _looks(references: Sequence[ReferenceAtWork]) -> str:
@@ -158,6 +184,7 @@ class Pasted:
     region_hash: str | None = None
     pose_hash: str | None = None
     looks: dict[str, str] = field(default_factory=dict)
+    folders: dict[str, FolderMark] = field(default_factory=dict)  # by the beginning of their content hashes
     problems: list[str] = field(default_factory=list)
 
 
@@ -186,14 +213,18 @@ def read(params: Mapping[str, Any], unit_class: type[Unit] = Unit) -> list[Paste
         unit = Pasted(int(name.rpartition(" ")[2]), {"model": values.pop("model", None)}, references)
         unit.negatives = _read_hashes(values.pop(NEGATIVE, ""))
         unit.looks = _read_looks(values.pop(LOOKS, ""))
+        unit.folders = _read_folders(values.pop(FOLDERS, ""))
         unit.region_hash, unit.pose_hash = (
             next((one.content_hash for one in _read_hashes(values.pop(name, ""))), None) for name in (REGION, POSE)
         )
-        for kind, found in (("references", unit.references), ("negative references", unit.negatives)):
-            if len(found) > MAX_REFERENCES:
-                unit.problems.append(f"it has {len(found)} {kind}: the first {MAX_REFERENCES} are used.")
-                del found[MAX_REFERENCES:]
         _read_settings(values, unit, unit_class)
+        at_most = references_at_most(unit.settings)
+        for kind, found, most in (
+            ("references", unit.references, at_most), ("negative references", unit.negatives, MAX_REFERENCES),
+        ):  # fmt: skip
+            if len(found) > most:
+                unit.problems.append(f"it has {len(found)} {kind}: the first {most} are used.")
+                del found[most:]
         units.append(unit)
     return sorted(units, key=lambda unit: unit.number)
 
@@ -204,6 +235,9 @@ def _values(text: str) -> dict[str, str]:
     values: dict[str, str] = {}
     at = 0
     while (colon := text.find(":", at)) >= 0:
+        if colon == at or text[colon - 1] in '":':
+            at = colon + 1
+            continue
         name = "".join(text[max(at, colon - 40) : colon].replace(",", " ").split()[-1:])
         at = colon + 1 + text.startswith(" ", colon + 1)
         if not _NAME.fullmatch(name):
@@ -258,6 +292,12 @@ def _read_looks(text: str) -> dict[str, str]:
     return {start.lower(): name for start, _, name in words if name and "/" not in name and _REFERENCE.fullmatch(start)}
 
 
+def _read_folders(text: str) -> dict[str, FolderMark]:
+    """The marks of folders by the beginning of their content hashes."""
+    marks = (FolderMark.of_text(one.strip()) for one in text.split(BETWEEN_FOLDERS))
+    return {mark.content_hash: mark for mark in marks if mark is not None}
+
+
 def _weight(text: str | None) -> float:
     if text is not None:
         with contextlib.suppress(ValueError):
@@ -269,20 +309,21 @@ def restored(
     params: Mapping[str, Any],
     picture: Callable[[str], Image | None],
     look: Callable[[str], tuple[str, Image] | None] = lambda name: None,
+    folder: Callable[[str], tuple[str, str] | None] = lambda name: None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The units of a picture's parameters as API objects, in their places, and sentences on what is missing.
 
     ``picture`` gives a reference by the beginning of its content hash, None where it is not there any more; it is asked
-    once for each. ``look`` gives a look as a picture, with its content hash, by its name. Places between the units are
-    disabled units.
+    once for each. ``look`` gives a look as a picture, with its content hash, by its name. ``folder`` gives the name of
+    a folder, with its content hash, by that name, where it may be read. Places between the units are disabled units.
     """
-    picture, look = functools.cache(picture), functools.cache(look)
+    picture, look, folder = functools.cache(picture), functools.cache(look), functools.cache(folder)
     units: list[dict[str, Any]] = []
     notes = []
     for unit in read(params):
         missing = list(unit.problems)
-        images = _items(unit.references, picture, "reference", missing, unit.looks, look)
-        negatives = _items(unit.negatives, picture, "negative reference", missing, unit.looks, look)
+        images = _items(unit.references, picture, "reference", missing, unit, look, folder)
+        negatives = _items(unit.negatives, picture, "negative reference", missing, unit, look, folder)
         pictures: dict[str, Any] = {"images": images, **({NEGATIVE: negatives} if negatives else {})}
         for name, content_hash, called in ((REGION, unit.region_hash, "region mask"), (POSE, unit.pose_hash, "pose")):
             if content_hash is not None and (found := picture(content_hash)) is not None:
@@ -312,19 +353,28 @@ def _items(
     picture: Callable[[str], Image | None],
     kind: str,
     missing: list[str],
-    looks: Mapping[str, str],
+    unit: Pasted,
     look: Callable[[str], tuple[str, Image] | None],
+    folder: Callable[[str], tuple[str, str] | None],
 ) -> list[dict[str, Any]]:
     """The pictures that are still there as API items; ``missing`` gets sentences on those that are not."""
     items: list[dict[str, Any]] = []
     named = 0
     for reference in references:
-        if reference.content_hash == START:
+        if (mark := unit.folders.get(reference.content_hash)) is not None:
+            there = folder(mark.name)
+            if there is None or not there[1].startswith(reference.content_hash):
+                missing.append(mark.gone(there is not None))
+            if there is None:
+                named += 1
+                continue
+            items.append({**mark.item, "weight": reference.weight})
+        elif reference.content_hash == START:
             items.append({START: True, "weight": reference.weight})
-        elif (image := _picture(reference.content_hash, picture, looks, look)) is not None:
+        elif (image := _picture(reference.content_hash, picture, unit.looks, look)) is not None:
             items.append({"image": image, "weight": reference.weight})
         else:
-            if (name := looks.get(reference.content_hash)) is not None:
+            if (name := unit.looks.get(reference.content_hash)) is not None:
                 named += 1
                 missing.append(f"the look “{name}” is not here as it was: add it, or another one.")
             continue

@@ -7,16 +7,75 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import UnitError
+from .fields import PanelPlace
 from .kinds import Kind, Number, PictureKind, Wording
 
 MAX_REFERENCES = 64  # of one unit: their tokens meet in every attention layer
+MAX_PICTURES = 1000  # of one unit that makes one reference of them, or shows each to a picture of its own
 START = "start_picture"  # the word that stands in the place of the start picture
 WEIGHT = Number(-1, 3)  # what the weight of a unit or of a reference may be
 MASK = PictureKind()
-PARTS = ("image", "controlnet", "embeddings", "look", START)  # what an item has one of
+PARTS = ("image", "controlnet", "embeddings", "look", START, "folder")  # what an item has one of
 OWN = ("weight", "mask", "region")  # and what it may have beside that
+ORDERS = ("name", "shuffle")  # of a folder's pictures
+OF_FOLDER = ("order", "seed", "start")  # what else an item with a folder has
+MAX_PATH = 4096  # characters
+FOLDER = "folder"  # the panel's control
+FOLDER_PLACE = PanelPlace(
+    "Folder of references",
+    "Its pictures are references, too: averaged, or one for each picture.",
+    place="strip",
+    key=FOLDER,
+)
 MAX_LOOK_NAME = 100  # characters
 SAFETENSORS = "AAB7"  # in base64, the end of the length of a header of less than 2**48 bytes, and its first brace
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of references as it was asked for: by its path, or by the name that parameters have for it. ``seed`` is
+    that of the order "shuffle"; ``start`` is the place of the first picture where they are walked. ``only``: the place
+    of the only picture that is meant, as an X/Y/Z plot's cell says it."""
+
+    path: str
+    order: str = ORDERS[0]
+    seed: int = 0
+    start: int = 0
+    only: int | None = None
+
+    @classmethod
+    def parse(cls, item: Mapping[str, Any], where: str) -> Folder:
+        others = [name for name in (*PARTS, "mask") if name != "folder" and item.get(name) is not None]
+        if others:
+            raise UnitError(f"{where}folder is given beside {others[0]}: leave one out.")
+        path, order = item["folder"], item.get("order") or ORDERS[0]
+        if not isinstance(path, str) or not 1 <= len(path.strip()) <= MAX_PATH or "\0" in path:
+            raise UnitError(f"{where}folder is {Wording.API.shown(path)}: give the path of a folder with pictures.")
+        if order not in ORDERS:
+            raise UnitError(f"{where}order is {Wording.API.shown(order)}: choose one of {', '.join(ORDERS)}.")
+        numbers = [_whole(0 if item.get(name) is None else item[name], f"{where}{name}") for name in OF_FOLDER[1:]]
+        return cls(path.strip(), order, *numbers)
+
+    def to_item(self) -> dict[str, Any]:
+        found = {"folder": self.path, "order": self.order, "seed": self.seed, "start": self.start}
+        return {name: value for name, value in found.items() if value not in (ORDERS[0], 0)}
+
+
+def _whole(number: Any, name: str) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**53:
+        raise UnitError(f"{name} is {Wording.API.shown(number)}: give a whole number from 0 on.")
+    return number
+
+
+def references_at_most(settings: Mapping[str, Any]) -> int:
+    """How many references a unit of these settings may have: more where they do not act side by side."""
+    side_by_side = settings.get("combine") in (None, "concat") and settings.get("batch") in (None, "same")
+    return MAX_REFERENCES if side_by_side else MAX_PICTURES
+
+
+def called(place: int, count: int) -> str:
+    """What sentences about one of ``count`` items among images begin with."""
+    return "the reference: " if count == 1 else f"images[{place}]: "
 
 
 @dataclass(frozen=True)
@@ -26,7 +85,8 @@ class Reference:
     ``mask``: None, or a picture that is white where the reference counts. ``region``: None, or one that is white where
     in the unit's region the reference acts. ``controlnet``: the number of the ControlNet
     unit whose picture it takes when a job begins; ``look``: the name of a kept look, whose file it takes then;
-    ``image`` is None then. A file of embeddings is a picture, too.
+    ``image`` is None then. A file of embeddings is a picture, too. With a ``folder``, ``image`` is None until somebody
+    has looked into it, and then what it holds for the job.
     ``start_picture``: it is what img2img begins with, of that the part which is sampled; ``image`` is None until a job
     begins. Where the pictures of a batch begin with different ones, ``picture`` is the one that sees it, and all but
     the first are ``repeats`` of what was asked for.
@@ -41,17 +101,20 @@ class Reference:
     picture: int | None = None
     repeats: bool = False
     region: Any = None
+    folder: Folder | None = None
 
     @classmethod
     def parse(cls, item: object, where: str) -> Reference:
         """``item``: a picture, or ``{"image": …, "weight": 1.0, "mask": …, "region": …}``, or the same with
-        ``"controlnet": 1``, ``"embeddings": …``, ``"look": name`` or ``"start_picture": true`` in the picture's place.
+        ``"controlnet": 1``, ``"embeddings": …``, ``"look": name``, ``"start_picture": true`` or ``"folder": path`` in
+        the picture's place.
 
         ``where`` begins the sentence of an error.
         """
         if not isinstance(item, Mapping):
             item = {"image": item}
-        unknown = sorted(map(str, set(item) - {*PARTS, *OWN}))
+        more = OF_FOLDER if item.get("folder") is not None else ()
+        unknown = sorted(map(str, set(item) - {*PARTS, *OWN, *more}))
         if unknown:
             name = Wording.API.shown(unknown[0])
             raise UnitError(
@@ -63,6 +126,8 @@ class Reference:
         mask, region = (MASK.parse(item.get(name), f"{where}{name}") for name in ("mask", "region"))
         if item.get("embeddings") is not None:
             image = cls._embeddings(item["embeddings"], item, where)
+        if more:
+            return cls(None, weight, folder=Folder.parse(item, where), region=region)
         if item.get(START) is not None:
             return cls(None, weight, None, mask, start_picture=cls._start(item, where), region=region)
         if item.get("look") is not None:
@@ -115,6 +180,8 @@ class Reference:
         if self.start_picture:
             parts = {START: True, "mask": self.mask, "region": self.region}
         given = {name: value for name, value in parts.items() if value is not None}
+        if self.folder is not None:
+            given = self.folder.to_item() | ({} if self.region is None else {"region": self.region})
         if self.weight != 1:
             given["weight"] = self.weight
         return self.image if set(given) == {"image"} else given
@@ -156,8 +223,7 @@ class References(Kind):
             raise UnitError(f"{plural} is {Wording.API.shown(items)}: give a list of pictures{more}.")
         if single and not items and enabled:
             raise UnitError(f"it has no reference picture: add one to {plural}, or disable the unit.")
-        if len(items) > MAX_REFERENCES:
-            raise UnitError(f"{plural} holds {len(items)} pictures: give at most {MAX_REFERENCES}.")
+        self._check_count(len(items), settings)
         if not enabled:
             return ()
         found = tuple(Reference.parse(item, "" if is_lone else f"{plural}[{i}]: ") for i, item in enumerate(items))
@@ -169,10 +235,22 @@ class References(Kind):
         placed = [f"{plural}[{i}]" for i, one in enumerate(found) if one.region is not None]
         if placed and not single:
             raise UnitError(f"{placed[0]}: negative references act as far as the unit does: leave the region out.")
+        if not single and any(one.folder is not None for one in found):
+            raise UnitError(f"{plural} holds a folder, which only images may: give pictures.")
         return found
+
+    def _check_count(self, count: int, settings: Mapping[str, Any]) -> None:
+        """Raises UnitError for too many. More may be given where they do not act side by side."""
+        at_most = references_at_most(settings) if self.single else MAX_REFERENCES
+        if count > at_most:
+            many = f"; up to {MAX_PICTURES} with combine “average”, or batch “per image”" if self.single else ""
+            remedy = f"give at most {at_most}{many if at_most == MAX_REFERENCES else ''}."
+            raise UnitError(f"{self.plural} holds {count} pictures: {remedy}")
 
     @property
     def values(self) -> str:
-        region = ', "region": …' if self.single else ""
+        region, more = "", ""
+        if self.single:
+            region, more = ', "region": …', ', or `{"folder": path, "weight": 1.0}`'
         picture = f'`{{"image": …, "weight": 1.0, "mask": …{region}}}`'
-        return f'base64 pictures, or {picture}, or `{{"look": name, "weight": 1.0}}`'
+        return f'base64 pictures, or {picture}, or `{{"look": name, "weight": 1.0}}`{more}'

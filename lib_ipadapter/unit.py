@@ -11,7 +11,7 @@ from .bases import blocks_of_each
 from .errors import UnitError
 from .fields import EXPERT, TRANSFERS, WHEN, WHERE, PanelPlace, declared, settings_of
 from .kinds import BlockFactors, Choice, EncoderName, Flag, ModelName, Number, PictureKind, Text, Weight, Whole, Wording
-from .reference import WEIGHT, References
+from .reference import FOLDER_PLACE, WEIGHT, References
 from .reference import Reference as Reference
 from .weighting import FACTOR_LIMITS, INVERTING, SCALINGS, WEIGHT_TYPES, Curve, LayerWeights
 
@@ -39,6 +39,7 @@ class Unit:
     ))
     references: tuple[Reference, ...] = field(metadata=declared(
         References("images", "image"),
+        FOLDER_PLACE,
         about='a mask is white where the reference counts, a region where in the picture it acts; `{"controlnet": 1}` '
         "takes the picture of ControlNet's first unit, `{\"start_picture\": true}` what img2img begins with, in tiles "
         "each its own part",
@@ -213,7 +214,7 @@ class Unit:
             "Whether each picture of a batch sees all references, or the first sees the first, and so on.",
             order=12, group=TRANSFERS,
         ),
-        about='`"per image"`: picture i of the job sees reference i, starting over when they run out',
+        about='`"per image"`: picture i of the job, or of img2img\'s batch of files, sees reference i, starting over',
     ))
     influence_map: bool = field(default=False, metadata=declared(
         Flag(),
@@ -280,6 +281,11 @@ class Unit:
         for _, sentence in conflicts(vars(changed), self.wording):
             raise UnitError(sentence)
         return changed
+
+    @property
+    def joins(self) -> bool:
+        """Whether it makes one reference of several."""
+        return self.batch == "same" and self.combine != "concat"
 
     def called(self, name: str) -> str:
         """What a sentence about this unit calls a field: in the words in which its settings were given."""

@@ -71,6 +71,7 @@
 
     // The first reference of a unit that nobody has set begins with what "Everything" sets. `had`: which units had
     // references before the `state` was changed. A unit that was filled otherwise is never touched.
+    const hasReferences = ({images, folder}) => Boolean(images?.length || folder?.trim());
     function begin(tab, state, had) {
         const isUntouched = (unit) => {
             const own = read(tab, "untouched"), is = {...own, ...meant(tab, unit)};
@@ -82,8 +83,7 @@
             if (isUntouched(unit)) applied(tab, unit, isFace ? "face" : first.dataset.purpose);
         };
         state.units.forEach((unit, i) => {
-            const has = Boolean(unit.images?.length);
-            if (unit.begun || !(has || had[i])) return;
+            if (unit.begun || !(hasReferences(unit) || had[i])) return;
             unit.begun = true;
             if (had[i]) return;
             if (i + 1 !== state.shown) start(unit);
@@ -120,11 +120,12 @@
     function hideIdle(tab, unit) {
         const types = read(tab, "types"), type = unit.weight_type;
         const isPositive = ({negative, pose}) => !negative && !pose;
+        const hasFolder = Boolean(unit.folder?.trim());
         const isThere = {
             composition: !unit.layer_weights && types.composition.includes(type),
             boost: !unit.layer_weights && types.boost.includes(type),
             // One reference alone may be turned around by it.
-            "several references": unit.images?.filter(isPositive).length > 1 || (unit.combine ?? "concat") !== "concat",
+            "several references": hasFolder || unit.images?.filter(isPositive).length > 1 || (unit.combine ?? "concat") !== "concat",
             region: Boolean(unit.region || unit.images?.some((reference) => reference.region)),
             // As Settings say is perhaps there, too.
             detailer: unit.acts_in !== "picture" || Boolean(unit.detailer_tab),
@@ -213,5 +214,5 @@
         else if (!isLacking) choose(tab, button.dataset.purpose);
     }
     document.addEventListener("click", onClick);
-    return {begin, build, draw, purposeOf, settingsOf, kindOf, isMeant};
+    return {begin, hasReferences, build, draw, purposeOf, settingsOf, kindOf, isMeant};
 })();

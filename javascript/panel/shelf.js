@@ -28,6 +28,12 @@
         if (button) (await ipAdapter.loadSubject("shelf")).toggle(ipAdapter.tabOf(button), button);
         const opener = event.target.closest?.(".ip-adapter-looks-opener");
         if (opener) (await ipAdapter.loadSubject("looks")).toggle(ipAdapter.tabOf(opener), opener);
+        const folder = event.target.closest?.(".ip-adapter-folder-opener");
+        if (folder) (await ipAdapter.loadSubject("folder")).toggle(ipAdapter.tabOf(folder));
+    }
+    // The strip of a folder is there as long as the shown unit has one, and where somebody has opened it.
+    async function followFolder(tab, unit) {
+        if (unit.folder?.trim() || ipAdapter.folder) (await ipAdapter.loadSubject("folder")).follow(tab);
     }
 
     // Keeping. A panel that has changed is kept once it rests, but not before it is known whether something is to be
@@ -41,7 +47,7 @@
             return false;  // the browser keeps nothing for us
         }
     };
-    const hasPictures = ({units}) => units.some(({images, region}) => images?.length || region);
+    const hasPictures = ({units}) => units.some((unit) => ipAdapter.purpose.hasReferences(unit) || unit.region);
     let isDecided = false;
     function noteChange(tab) {
         clearTimeout(tab.keep.timer);
@@ -87,5 +93,5 @@
         if (window.requestIdleCallback) await new Promise((resolve) => requestIdleCallback(resolve, {timeout: 3000}));
         await restore();
     }
-    return {begin, ask, stored, noteChange, hasPictures, answerAsked};
+    return {begin, ask, stored, noteChange, followFolder, hasPictures, answerAsked};
 })();

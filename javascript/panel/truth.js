@@ -31,14 +31,15 @@
         if (unit.curve?.trim() ? isAllZero(unit.curve) : weight === 0) return true;
         if (isAllZero(unit.layer_weights) && ipAdapter.purpose.isMeant(tab, "layer_weights", model)) return true;
         const hasMore = /^(faceid|instantid)/.test(tab.variants[model] ?? "");  // a LoRA or keypoints beside its tokens
-        return !hasMore && unit.images.filter(isPositive).every((reference) => reference.weight === 0);
+        if (unit.folder?.trim()) return false;
+        return !hasMore && (unit.images ?? []).filter(isPositive).every((reference) => reference.weight === 0);
     }
     // Why it takes no part, one of TITLES; "part" where it does.
     function part(tab, unit, values) {
-        const references = unit.images ?? [];
+        const references = unit.images ?? [], hasFolder = Boolean(unit.folder?.trim());
         if (!values.enabled) return "disabled";
-        if (!references.length) return "empty";
-        if (!references.some(isPositive)) return references.some(({negative}) => negative) ? "negative" : "pose";
+        if (!references.length && !hasFolder) return "empty";
+        if (!hasFolder && !references.some(isPositive)) return references.some(({negative}) => negative) ? "negative" : "pose";
         if (!values.model || values.model === "None") return "model";
         if (tab.emptyMasks.has(unit.region)) return "region";
         return isSilent(tab, unit, values) ? "weight" : "part";

@@ -85,6 +85,7 @@
         ipAdapter.purpose.draw(tab, unit);
         ipAdapter.undo.draw(tab);
         ipAdapter.shares?.follow(tab);
+        ipAdapter.shelf.followFolder(tab, unit);
         setTimeout(() => {
             const field = (type) => tab.element("weight").querySelector(`input[type=${type}]`);
             field("range").value = field("number").value;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,8 +39,16 @@ class KeysValues:
         return len(self.keys[0]) // 2
 
     @property
+    def layers(self) -> int:
+        return len(self.keys)
+
+    @property
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+    def of(self, layer: int, index: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [len(index), tokens, width] of one layer; where they are, or on ``like``'s device."""
+        return self.keys[layer][[*index]], self.values[layer][[*index]]
 
     @classmethod
     def project(
@@ -64,16 +72,43 @@ class KeysValues:
         values = tuple((F.linear(tokens, w.to(tokens)) * factor).cpu() for w in value)
         return cls(keys, values, copies)
 
-    def of(self, layer: int, sides: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Keys and values [len(sides), tokens, width] of a layer."""
-        index = [*sides]
-        return self.keys[layer][index], self.values[layer][index]
-
     def once(self, layer: int, sides: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Those of uncond sides, each token once: equal keys share what they are given, so that their values count by
         their mean."""
-        key, value = self.of(layer, sides)
+        key, value = self.keys[layer][[*sides]], self.values[layer][[*sides]]
         return key.unflatten(1, (self.copies, -1))[:, 0], value.unflatten(1, (self.copies, -1)).mean(dim=1)
+
+
+@dataclass(frozen=True)
+class KeysValuesLater:
+    """As ``KeysValues``, of so many pictures that all of them together take too much: those that a batch sees are made,
+    layer by layer, when it asks for them.
+
+    ``cond`` [pictures, T, D] and ``uncond`` [pictures or 1, T, D] are image tokens, fp32 in main memory, ``factor``
+    [pictures, T] is what multiplies the values of single tokens. ``make`` gives keys and values of a layer, of tokens
+    [B, T, D] and factors [B, T, 1].
+    """
+
+    cond: Tensor
+    uncond: Tensor
+    factor: Tensor
+    layers: int
+    make: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+    @property
+    def pictures(self) -> int:
+        return len(self.cond)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.cond, self.uncond, self.factor))
+
+    def of(self, layer: int, index: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [len(index), tokens, width] of one layer, fp32 on ``like``'s device."""
+        n = self.pictures
+        tokens = torch.stack([self.cond[i] if i < n else self.uncond[(i - n) % len(self.uncond)] for i in index])
+        factor = torch.stack([self.factor[i % n] for i in index])[..., None]
+        return self.make(layer, tokens.to(like.device), factor.to(like.device))
 
 
 @dataclass
@@ -86,7 +121,7 @@ class ImagePrompt:
     act in the same region, by a strength and in steps of their own.
     """
 
-    kv: KeysValues
+    kv: KeysValues | KeysValuesLater
     weight: float | Curve = 1.0
     start: float = 0.0
     end: float = 1.0
@@ -146,13 +181,15 @@ class ImagePrompt:
         """Keys and values of one layer for these ``sides``, on ``like``'s device and in its dtype, with a ``steady``
         weight in them."""
         index = [*sides]
-        brief = [side for side in index if side >= self.kv.pictures] if self.kv.copies > 1 else []
+        spare = isinstance(self.kv, KeysValues) and self.kv.copies > 1
+        brief = [side for side in index if spare and side >= self.kv.pictures]
         whole = [side for side in index if side not in brief]
         held = self._held(layer, block, whole, like)
         return held if not brief else held._replace(brief=self._held(layer, block, brief, like, once=True))
 
     def _held(self, layer: int, block: int, sides: Sequence[int], like: Tensor, once: bool = False) -> Held:
-        key, value = self.kv.once(layer, sides) if once else self.kv.of(layer, sides)
+        kv = self.kv
+        key, value = kv.once(layer, sides) if once and isinstance(kv, KeysValues) else kv.of(layer, sides, like)
         if self.steady:
             key, value = self.weighted(key, value, block)
         return Held(tuple(sides), key.to(like), value.to(like))

@@ -66,10 +66,52 @@ def _check(embeddings: Sequence[Tensor], mode: str, weights: Sequence[float]) ->
         raise UnitError(f"a reference's weight is not a finite number ({list(weights)}); use numbers such as 1.0.")
     first = embeddings[0]
     for other in embeddings[1:]:
-        if other.shape != first.shape:
-            raise MismatchError(
-                f"the references' embeddings differ in shape ({list(first.shape)} and {list(other.shape)}), so they "
-                "cannot be combined; encode all of them with the same image encoder."
-            )
+        _check_shape(first, other)
     if mode == "average" and not any(weights):
         raise UnitError("all references have weight 0, which has no average; give one of them another weight.")
+
+
+def _check_shape(first: Tensor, other: Tensor) -> None:
+    if other.shape != first.shape:
+        raise MismatchError(
+            f"the references' embeddings differ in shape ({list(first.shape)} and {list(other.shape)}), so they "
+            "cannot be combined; encode all of them with the same image encoder."
+        )
+
+
+class Fold:
+    """What ``combine`` does, of embeddings that come one after the other: it holds as much as two of them take, however
+    many there are. Sums are in fp64, so that equal embeddings average to themselves."""
+
+    def __init__(self, mode: str, weights: Sequence[float]) -> None:
+        if mode not in COMBINE_MODES:
+            raise UnitError(f"combine “{mode}” is unknown; choose one of {', '.join(COMBINE_MODES)}.")
+        self.mode, self.weights, self.count = mode, weights, 0
+        self._first = self._total = self._squares = torch.empty(0)
+
+    def add(self, embedding: Tensor) -> None:
+        """The next one. Raises MismatchError for one of another shape than the first."""
+        e = embedding.double() * self.weights[self.count]
+        if not self.count:
+            self._first, self._total, self._squares = e, e, e**2 if self.mode == "norm average" else e
+        else:
+            _check_shape(self._first, e)
+            if self.mode == "norm average":
+                self._squares = self._squares + e**2
+            pick = {"max": torch.maximum, "min": torch.minimum}.get(self.mode, torch.add)
+            self._total = pick(self._total, e)
+        self.count += 1
+
+    def result(self) -> Tensor:
+        """One embedding, fp32, of all that have come: as many as there are weights, which are not all 0."""
+        result = self._total
+        if self.mode == "average":
+            result = result / sum(abs(weight) for weight in self.weights)
+        elif self.count == 1:
+            pass
+        elif self.mode == "subtract":
+            result = self._first - (self._total - self._first) / (self.count - 1)
+        elif self.mode == "norm average":
+            norm = self._squares.sqrt()
+            result = result / norm.where(norm > 0, torch.ones_like(norm)) / self.count
+        return result.float()

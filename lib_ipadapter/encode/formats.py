@@ -11,6 +11,7 @@ from ..errors import PictureError
 from .sizes import check_size, too_large
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+HEAD = 1024  # bytes of a file that tell its format
 COMMON_PASSES = 12
 MAX_PASSED_PIXELS = 1_000_000_000  # pixels times passes of a JPEG in more passes than is common
 MAX_TILE = 4_000_000  # pixels of a TIFF's tile, in pictures that are smaller
@@ -24,7 +25,7 @@ def open_file(data: bytes) -> Image.Image:
 
     if not data:
         raise PictureError("The picture is empty; choose a picture, or remove this reference.")
-    kind = _kind(data)
+    kind = kind_of(data)
     if kind not in FORMATS:
         raise PictureError(f"The picture is {kind}; {SAVE_AS}.")
     # libwebp sets aside memory for the whole canvas when a file is opened; the others wait until it is decoded.
@@ -54,9 +55,10 @@ def file_of(image: Image.Image, file_format: str = "PNG", **settings: Any) -> by
     return buffer.getvalue()
 
 
-def _kind(data: bytes) -> str:
-    """The format's name if this module reads it, else what the file seems to be, in words."""
-    head = data[:1024]
+def kind_of(data: bytes) -> str:
+    """Of a file, or of its first ``HEAD`` bytes: the format's name if this module reads it, else what the file seems to
+    be, in words."""
+    head = data[:HEAD]
     for kind, starts in (
         ("PNG", (b"\x89PNG\r\n\x1a\n",)),
         ("JPEG", (b"\xff\xd8\xff",)),

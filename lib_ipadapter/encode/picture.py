@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,30 +32,46 @@ KEPT_PIXELS = 4_000_000  # a larger picture is decoded again when it is needed, 
 class Picture:
     """A picture that is known to be usable: ``image`` is what ``decode`` gives, a plain RGB image.
 
-    Of a large one only the file is kept, and ``image`` is decoded each time that it is asked for, so that one of many
-    large pictures is in memory at a time. Two pictures are equal if their content hashes are.
+    Of a large one only the file is kept, or what reads it, and ``image`` is decoded each time that it is asked for, so
+    that one of many large pictures is in memory at a time. Two pictures are equal if their content hashes are.
     """
 
-    given: Image.Image | bytes
+    given: Image.Image | bytes | Callable[[], bytes]
 
     @classmethod
     def of(
-        cls, data: Any, budget: Budget | None = None, look: Callable[[Self, Image.Image], None] | None = None
+        cls,
+        data: Any,
+        budget: Budget | None = None,
+        look: Callable[[Self, Image.Image], None] | None = None,
+        kept_pixels: int = KEPT_PIXELS,
     ) -> Self:
         """The picture in ``data``, whatever ``decode`` takes; one that is known already is returned as it is.
 
         ``budget`` is asked before the pixels are decoded. ``look`` is shown the new picture while its image is at hand.
-        Raises PictureError.
+        Of one with more than ``kept_pixels`` only the file is kept. Raises PictureError.
         """
         if isinstance(data, cls):
             return data
         image = cls._decode(data, budget)
-        file = _file_in(data) if image.width * image.height > KEPT_PIXELS else None
+        file = _file_in(data) if image.width * image.height > kept_pixels else None
         picture = cls(image if file is None else file)
         if file is not None:
             picture.__dict__.update(cls._facts(image))  # known while there is an image to tell them
         if look is not None:
             look(picture, image)
+        return picture
+
+    @classmethod
+    def facts_of(cls, file: bytes) -> dict[str, Any]:
+        """What ``known`` wants to know of a picture's file. Raises PictureError."""
+        return cls._facts(cls._decode(file))
+
+    @classmethod
+    def known(cls, read: Callable[[], bytes], facts: Mapping[str, Any]) -> Self:
+        """The picture in the file that ``read`` gives, with what ``facts_of`` said of that."""
+        picture = cls(read)
+        picture.__dict__.update(facts)
         return picture
 
     @staticmethod
@@ -73,7 +89,9 @@ class Picture:
 
     @property
     def image(self) -> Image.Image:
-        return self.given if isinstance(self.given, Image.Image) else self._decode(self.given)
+        if isinstance(self.given, Image.Image):
+            return self.given
+        return self._decode(self.given() if callable(self.given) else self.given)
 
     @cached_property
     def size(self) -> tuple[int, int]:
@@ -133,13 +151,14 @@ class Pictures:
         self.check = check
         self._known: dict[tuple[type[Picture], Any], Picture] = {}
 
-    def of(self, kind: type[_P], data: Any) -> _P:
-        """The Picture or Mask in ``data``. Raises PictureError, and BudgetError where all are too large together."""
+    def of(self, kind: type[_P], data: Any, kept_pixels: int = KEPT_PIXELS) -> _P:
+        """The Picture or Mask in ``data``; of one with more than ``kept_pixels`` only the file is kept. Raises
+        PictureError, and BudgetError where all are too large together."""
         name = (kind, data if isinstance(data, (str, bytes)) else id(data))
         known = self._known.get(name)
         if not isinstance(known, kind):
             self.check()
-            known = self._known[name] = kind.of(data, self.budget)
+            known = self._known[name] = kind.of(data, self.budget, kept_pixels=kept_pixels)
         return known
 
 

@@ -7,7 +7,8 @@ a black one. Negative references come in its place, and noise goes into it: the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, UnitError
 from .cache import ByteCache
-from .combine import combine
+from .combine import Fold, combine
 from .device import CPU, Device, Fallback
 from .faces.align import aligned
 from .faces.photo import photo
@@ -153,22 +154,42 @@ class References:
         [pictures, …] where pictures see different references, fp32 in main memory."""
         of = self._each(unit)
         references = [of(reference) for reference in unit.references]
+        return references, self.uncond(unit, of, references[0])
+
+    def combined(self, unit: UnitInputs, mode: str, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """As ``embeddings``, with what ``combine`` makes of all references, each changed by ``change``, in the place of
+        their list: one picture and one embedding are in memory at a time, beside what the cache holds."""
+        fold = Fold(mode, unit.weights)
+        with self.one_by_one(unit) as of:
+            first = of(unit.references[0])
+            fold.add(change(first))
+            for reference in unit.references[1:]:
+                fold.add(change(of(reference)))
+            return fold.result(), self.uncond(unit, of, first)
+
+    def uncond(self, unit: UnitInputs, of: Callable[[EncoderInput], Tensor], first: Tensor) -> Tensor:
+        """[1, …] of the unconditional side, or [pictures, …] where pictures see different references; ``first`` is what
+        the first reference is encoded to."""
         own = [reference.uncond for reference in unit.references]
         start = None
         if unit.empty is None:
-            start = torch.zeros_like(references[0][:1])
-        elif unit.empty in unit.to_encode():
+            start = torch.zeros_like(first[:1])
+        elif not all(uncond is not None for uncond in own):
             start = of(unit.empty)
         negatives = [mean(of(negative)) for negative in unit.negatives]
-        noise = [mean(of(reference.shuffled())) for reference in unit.references] if unit.noise else []
 
         def side(seen: Sequence[int]) -> Tensor:
             found = unconditional(start, [own[i] for i in seen], [unit.weights[i] for i in seen])
             if negatives:
                 found = towards(found, negatives, unit.negative_weights)
-            return torch.lerp(found, mean(torch.cat([noise[i] for i in seen])), unit.noise) if noise else found
+            if not unit.noise:
+                return found
+            noise = Fold("average", [1.0] * len(seen))
+            for i in seen:
+                noise.add(mean(of(unit.references[i].shuffled())))
+            return torch.lerp(found, noise.result(), unit.noise)
 
-        return references, of_pictures(side, unit.seen or [range(len(references))])
+        return of_pictures(side, unit.seen or [range(len(unit.references))])
 
     def of_negatives(self, unit: UnitInputs) -> list[Tensor]:
         """[V, E] or [V, N, W] of each negative reference, fp32 in main memory."""
@@ -188,18 +209,52 @@ class References:
 
     def _encode(self, unit: UnitInputs, missing: Sequence[EncoderInput]) -> None:
         """Encode what is ``missing``; the encoder stays where it works until all is done."""
+        with self._at_work(unit) as encode:
+            for shown in missing:
+                self.encoded[self._key(unit, shown)] = encode(shown)
+
+    @contextmanager
+    def one_by_one(self, unit: UnitInputs) -> Iterator[Callable[[EncoderInput], Tensor]]:
+        """What gives the embedding of everything that the unit shows its encoder, when it is asked for, and keeps none
+        but in the cache."""
+        with ExitStack() as stack:
+            encode: Callable[[EncoderInput], Tensor] | None = None
+
+            def of(shown: EncoderInput) -> Tensor:
+                nonlocal encode
+                if shown.embedding is not None:
+                    return shown.embedding
+                key = self._key(unit, shown)
+                known: Tensor | None = self.encoded.get(key)
+                if known is None and key not in self.apart:
+                    known = self.encoders.cache.get(key)
+                if known is None:
+                    encode = encode or stack.enter_context(self._at_work(unit))
+                    known = encode(shown)
+                return known
+
+            yield of
+
+    @contextmanager
+    def _at_work(self, unit: UnitInputs) -> Iterator[Callable[[EncoderInput], Tensor]]:
+        """The unit's encoder, in memory; in the end it leaves the device."""
         entry = _needed(unit)
         self.progress(f"loading image encoder {entry.name}")
         encoder = self.encoders.encoder(entry, self.device.dtype)
         self.device.make_room(encoder.nbytes)
+
+        def encode(shown: EncoderInput) -> Tensor:
+            if shown.image is not None:
+                self.done += 1
+                self.total = max(self.done, self.total)  # more than once, where the cache holds few
+                self.progress(f"encoding reference {self.done} of {self.total}")
+            embedding = self._encode_one(unit, shown, encoder)
+            if self.work.full:
+                self.apart.add(self._key(unit, shown))
+            return embedding
+
         try:
-            for shown in missing:
-                if shown.image is not None:
-                    self.done += 1
-                    self.progress(f"encoding reference {self.done} of {self.total}")
-                self.encoded[self._key(unit, shown)] = self._encode_one(unit, shown, encoder)
-                if self.work.full:
-                    self.apart.add(self._key(unit, shown))
+            yield encode
         finally:
             encoder.to("cpu")
 

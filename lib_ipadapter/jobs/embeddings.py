@@ -12,7 +12,7 @@ from ..encode.faces.align import aligned
 from ..encode.faces.photo import photo
 from ..encode.look_files import as_look
 from ..encode.references import References, mean
-from ..errors import errors_name_unit
+from ..errors import UnitError, errors_name_unit
 from ..unit import Unit
 from .faces import face_embedding, with_faces
 from .fit import UNNORMALISED, kind_of, recogniser
@@ -42,6 +42,11 @@ def embeddings_of(unit: Unit, resources: Resources, device: Device, progress: Pr
     with errors_name_unit(unit.number or 1):
         planned = plan_embeddings(unit, resources.catalog)
         (plan,) = with_faces([planned.expanded()], resources, progress)
+        if (count := len(plan.references)) > stored.MAX_STORED:
+            raise UnitError(
+                f"a file of embeddings holds at most {stored.MAX_STORED} references, and these are {count}: give "
+                "fewer, or keep them as a look with combine “average”."
+            )
         plan = replace(plan, negatives=(), unit=replace(unit, noise=0.0, combine="concat"))
         return _file(planned, plan, resources, device, progress)
 
@@ -86,26 +91,26 @@ def _file(planned: Plan, plan: Plan, resources: Resources, device: Device, progr
     references were opened."""
     inputs = plan.inputs()
     references = References([] if inputs is None else [inputs], resources, device, progress)
-    embeddings, of_uncond = encoded(plan, references, resources, progress)
+    embeddings, weights, of_uncond = encoded(plan, references, resources, progress)
     names = [*(["face"] if plan.takes_faces else []), *([] if inputs is None else [inputs.source])]
-    parts, weights = _combined(plan, embeddings, names)
+    parts, weights = _combined(plan, embeddings, weights, names)
     has_own = plan.negatives or plan.unit.noise or any(one.uncond is not None for one in plan.references)
     uncond = {str(part): one for part, one in zip(names, of_uncond, strict=True)} if has_own else None
     return stored.write(parts, weights, _made_by(planned), uncond)
 
 
 def _combined(
-    plan: Plan, embeddings: list[tuple[Tensor, ...]], names: Sequence[str]
+    plan: Plan, embeddings: list[tuple[Tensor, ...]], weights: list[float], names: Sequence[str]
 ) -> tuple[list[Parts], list[float]]:
     """The references that the unit makes of its own, by their parts' names, and their weights. Faces are as long as
     recognition makes them: not all adapters take them at length 1."""
-    weights, unit = [reference.weight for reference in plan.references], plan.unit
+    unit = plan.unit
     faces = [face_embedding(one) for one in plan.references] if plan.takes_faces else []
-    is_joined = len(embeddings) > 1 and unit.combine != "concat" and unit.batch == "same"
-    if is_joined:
+    if len(plan.references) > 1 and unit.joins:
         if plan.spec.source == "pooled":
             embeddings = [(mean(pooled),) for (pooled,) in embeddings]
-        embeddings, weights = joined(plan, embeddings, weights)
+        if len(embeddings) > 1:
+            embeddings, weights = joined(plan, embeddings, weights)
         faces = [_as_long_as(faces, face, plan) for face, *_ in embeddings] if faces else []
     parts: list[Parts] = [{str(part): one for part, one in zip(names, of, strict=True)} for of in embeddings]
     for one, face in zip(parts, faces, strict=bool(faces)):

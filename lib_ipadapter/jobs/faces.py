@@ -16,6 +16,7 @@ from ..encode.faces.drawn import WHOLE, DrawnFace
 from ..encode.faces.face import PACKS, Found
 from ..encode.faces.photo import in_whole, photo
 from ..errors import CheckpointError, IPAdapterError, PictureError, errors_name_unit
+from ..reference import MAX_REFERENCES
 from .fit import recogniser
 
 if TYPE_CHECKING:
@@ -140,12 +141,11 @@ def _drawn(reference: PlannedReference, plan: Plan) -> DrawnFace:
 def _notes(plan: Plan, references: Sequence[PlannedReference]) -> list[str]:
     references = [one for one in references if not one.repeats]
     notes = [f"{one.name}the face was found {one.how}." for one in references if one.how]
-    count = len(references)
     if plan.unit.batch == "same":
-        units = [F.normalize(face_embedding(one)) for one in references]
+        units = [F.normalize(face_embedding(one)) for one in references[:MAX_REFERENCES]]
         apart = [
             (i, j, cosine)
-            for i, j in combinations(range(count), 2)
+            for i, j in combinations(range(len(units)), 2)
             if references[i].region_hash == references[j].region_hash  # others are two persons in two places
             and (cosine := float((units[i] * units[j]).sum())) < ALIKE
         ]

@@ -75,18 +75,24 @@ def keys_values(weights: AdapterWeights, variant: str, cond: Tensor, uncond: Ten
     InstantX' have: to a mean square of 1, without weights (its IPAFluxAttnProcessor2_0)."""
     tokens = torch.cat([cond, uncond])
     factor = torch.cat([scale, scale])[..., None].to(tokens)
+    keys, values = [], []
+    for i in range(len(weights.key)):  # one layer's at a time where they are made
+        key, value = of_layer(weights, variant, i, tokens, factor)
+        keys.append(key.cpu())
+        values.append(value.cpu())
+    return KeysValues(tuple(keys), tuple(values))
+
+
+def of_layer(weights: AdapterWeights, variant: str, i: int, tokens: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of layer ``i``, of tokens [B, T, D], the values multiplied by ``factor`` [B, T, 1]."""
 
     def project(weight: Tensor, bias: Tensor | None) -> Tensor:
         made = F.linear(tokens, weight.to(tokens))
         return made if bias is None else made + bias.to(made)
 
-    keys, values = [], []
-    for i in range(len(weights.key)):  # one layer's at a time where they are made
-        key = project(weights.key[i], weights.key_bias[i] if weights.key_bias else None)
-        keys.append((_normed(key) if variant == "instantx" else key).cpu())
-        value = project(weights.value[i], weights.value_bias[i] if weights.value_bias else None)
-        values.append((value * factor).cpu())
-    return KeysValues(tuple(keys), tuple(values))
+    key = project(weights.key[i], weights.key_bias[i] if weights.key_bias else None)
+    value = project(weights.value[i], weights.value_bias[i] if weights.value_bias else None)
+    return _normed(key) if variant == "instantx" else key, value * factor
 
 
 def _normed(key: Tensor) -> Tensor:

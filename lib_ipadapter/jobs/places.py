@@ -16,6 +16,7 @@ import torch
 from ..attend.regions import Region, feathered
 from ..encode.picture import Mask
 from ..errors import IPAdapterError, PictureError, UnitError
+from ..reference import called
 from .planned import BLACK, PlannedReference
 
 if TYPE_CHECKING:
@@ -30,15 +31,20 @@ def with_regions(plan: Plan) -> Plan:
     mask = _mask(unit.region_mask, where, "unit", "mask")
     region = _region(mask, unit.region_feather)
     references, places = [], {}
-    for one, given in zip(plan.references, unit.references, strict=True):
-        own = _mask(given.region, f"{one.name}region: ", "reference", "region")
+    names = [called(i, len(unit.references)) for i in range(len(unit.references))]
+    owns = [
+        _mask(given.region, f"{name}region: ", "reference", "region")
+        for name, given in zip(names, unit.references, strict=True)
+    ]
+    for one in plan.references:
+        own = owns[one.item]
         if own is not None and own.content_hash not in places:
             places[own.content_hash] = _region(own, unit.region_feather)
         found = None if own is None else places[own.content_hash]
         if region is not None and found is not None and region.overlap(found).nowhere:
             raise PictureError(
-                f"{one.name}its region lies outside of the unit's, so it acts nowhere: change one of them, or leave "
-                "one out."
+                f"{names[one.item]}its region lies outside of the unit's, so it acts nowhere: change one of them, or "
+                "leave one out."
             )
         references.append(one if found is None or own is None else replace(one, region_hash=own.content_hash))
     placed = replace(
@@ -53,7 +59,8 @@ def _check_joined(plan: Plan) -> None:
     unit = plan.unit
     if len({one.region_hash for one in plan.references}) == 1:
         return
-    first = next(one.name for one in plan.references if one.region_hash is not None)
+    item = next(one.item for one in plan.references if one.region_hash is not None)
+    first = called(item, len(unit.references))
     for name, kept, why in (
         ("combine", "concat", "makes one of all references"),
         ("batch", "same", "gives each picture one of them"),

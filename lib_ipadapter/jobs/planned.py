@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from ..checkpoint.names import shown
 from ..encode.crops import tile_count
+from ..encode.folders import FolderMark, FolderPictures
 from ..encode.picture import Mask, Picture
 from ..encode.references import EncoderInput
 from ..encode.stored import Stored
 from ..errors import IPAdapterError, PictureError, UnitError
-from ..reference import MAX_REFERENCES, START
+from ..reference import MAX_PICTURES, MAX_REFERENCES, START
 from ..unit import Reference, Unit
 from .fit import encoder_kind, image_source, kind_of, recogniser
 
@@ -39,6 +40,8 @@ class PlannedReference:
     unconditional side, and ``look`` the look's name, "" for what is none.
     ``face`` is there once it was found, where the adapter wants one, and ``how`` says what had to be done for it.
     ``name`` is what sentences call the reference. ``start_picture``, ``picture`` and ``repeats`` are as in Reference.
+    ``folder`` is the one that the picture lies in, if it came with that. ``item`` is the place among the unit's items
+    that it came with.
     """
 
     content_hash: str
@@ -57,6 +60,8 @@ class PlannedReference:
     start_picture: bool = False
     picture: int | None = None
     repeats: bool = False
+    folder: FolderMark | None = None
+    item: int = 0
 
     @property
     def key(self) -> tuple[str, str | None, float, int | None]:
@@ -84,7 +89,7 @@ class PlannedReference:
         return [
             PlannedReference(
                 f"{self.content_hash}.{i}", self.weight * weight, parts=parts, uncond=self.stored.uncond,
-                look=self.look, region_hash=self.region_hash, name=self.name,
+                look=self.look, region_hash=self.region_hash, name=self.name, folder=self.folder, item=self.item,
             )
             for i, (parts, weight) in enumerate(zip(self.stored.references, self.stored.weights, strict=True))
         ]  # fmt: skip
@@ -99,58 +104,101 @@ def decoded_references(
     references: Sequence[Reference], name: str, single: str | None = None
 ) -> tuple[tuple[PlannedReference, ...], list[str]]:
     """The decoded references, and notes. ``single`` is what a lone one is called instead of ``name[0]``."""
-    planned, notes = [], []
+    planned: list[PlannedReference] = []
+    notes: list[str] = []
     for i, reference in enumerate(references):
         where = single if single is not None and len(references) == 1 else f"{name}[{i}]: "
+        found, more = (_decoded if reference.folder is None else _in_folder)(reference, where)
+        notes += more
+        planned += [
+            replace(
+                one, item=i, start_picture=reference.start_picture, picture=reference.picture, repeats=reference.repeats
+            )
+            for one in found
+        ]
+    return tuple(planned), notes
+
+
+def _decoded(reference: Reference, where: str) -> tuple[list[PlannedReference], list[str]]:
+    """One picture, or what a file of embeddings holds, and notes on it."""
+    try:
+        picture = Picture.of(reference.image)
+        mask = None if reference.mask is None else Mask.of(reference.mask)
+        stored = Stored.of(picture)
+    except IPAdapterError as error:
+        raise type(error)(where + error.detail) from None
+    if stored is not None:
+        if mask is not None:
+            raise UnitError(f"{where}a mask changes nothing of embeddings, which are made already: leave it out.")
+        return [
+            PlannedReference(picture.content_hash, reference.weight, stored=stored, look=stored.look, name=where)
+        ], []
+    if mask is not None and mask.extrema == BLACK:
+        raise PictureError(
+            f"{where}the mask is black all over, so nothing of the picture counts: paint white what counts, or "
+            "leave the mask out."
+        )
+    if mask is None or mask.extrema == WHITE:
+        return [PlannedReference(picture.content_hash, reference.weight, None, picture, name=where)], []
+    notes = []
+    if differ_in_form(mask.size, picture.size):
+        notes.append(
+            f"{where}the mask ({mask.size[0]} x {mask.size[1]}) is stretched over a picture of another form "
+            f"({picture.size[0]} x {picture.size[1]})."
+        )
+    return [
+        PlannedReference(picture.content_hash, reference.weight, mask.content_hash, picture, mask, name=where)
+    ], notes
+
+
+def _in_folder(reference: Reference, where: str) -> tuple[list[PlannedReference], list[str]]:
+    """The pictures of a folder, and notes on it."""
+    found = reference.image
+    if not isinstance(found, FolderPictures):
+        raise UnitError(f"{where}a folder of references can only be read while a picture is made: give its pictures.")
+    planned = []
+    for picture, file in zip(found.pictures, found.names, strict=True):
         try:
-            picture = Picture.of(reference.image)
-            mask = None if reference.mask is None else Mask.of(reference.mask)
-            stored = Stored.of(picture)
+            stored, name = Stored.of(picture), f"{where}{file}: "
         except IPAdapterError as error:
-            raise type(error)(where + error.detail) from None
-        if stored is not None:
-            if mask is not None:
-                raise UnitError(f"{where}a mask changes nothing of embeddings, which are made already: leave it out.")
-            whole = PlannedReference(
-                picture.content_hash, reference.weight, stored=stored, look=stored.look, name=where
+            raise type(error)(f"{where}{file}: {error.detail}") from None
+        planned.append(
+            PlannedReference(
+                picture.content_hash, reference.weight, None, None if stored else picture, stored=stored,
+                look=stored.look if stored else "", name=name, folder=found.mark,
             )
-            planned.append(whole)
-            continue
-        if mask is not None and mask.extrema == BLACK:
-            raise PictureError(
-                f"{where}the mask is black all over, so nothing of the picture counts: paint white what counts, or "
-                "leave the mask out."
-            )
-        if mask is None or mask.extrema == WHITE:
-            planned.append(PlannedReference(picture.content_hash, reference.weight, None, picture, name=where))
-            continue
-        if differ_in_form(mask.size, picture.size):
-            notes.append(
-                f"{where}the mask ({mask.size[0]} x {mask.size[1]}) is stretched over a picture of another form "
-                f"({picture.size[0]} x {picture.size[1]})."
-            )
-        masked = PlannedReference(picture.content_hash, reference.weight, mask.content_hash, picture, mask, name=where)
-        planned.append(masked)
-    marked = tuple(
-        replace(one, start_picture=given.start_picture, picture=given.picture, repeats=given.repeats)
-        for one, given in zip(planned, references, strict=True)
-    )
-    _check_count(marked, name)
-    return marked, notes
+        )  # fmt: skip
+    return planned, [f"{where}{note}" for note in found.notes]
 
 
-def _check_count(references: Sequence[PlannedReference], name: str) -> None:
-    """Raises UnitError for too many references, of which repeats are none that anybody gave."""
-    given, turns = (
-        sum(len(one.singles()) for one in some) for some in ([one for one in references if not one.repeats], references)
-    )
-    if given > MAX_REFERENCES:
-        raise UnitError(f"{name} holds {given} references, stored ones among them: give at most {MAX_REFERENCES}.")
-    if turns > MAX_TURNS:
+def check_count(unit: Unit, references: Sequence[PlannedReference], negatives: Sequence[PlannedReference]) -> None:
+    """Raises UnitError for more references than there may be, those in files and folders counted. Repeats are none that
+    anybody gave."""
+    turns, negative = (_count(side) for side in (references, negatives))
+    given = _count([one for one in references if not one.repeats])
+    if negative > MAX_REFERENCES:
         raise UnitError(
-            f"{name} becomes {turns} references, because the start picture among them is another one in each picture "
+            f"negative_images holds {negative} references, stored ones among them: give at most {MAX_REFERENCES}."
+        )
+    if given > MAX_PICTURES and unit.batch != "same":
+        raise UnitError(
+            f"the pictures of this job see {given:,} references in turn, and {MAX_PICTURES:,} is the most: make fewer "
+            "pictures in one job."
+        )
+    if given > MAX_REFERENCES and unit.batch == "same" and not unit.joins:
+        raise UnitError(
+            f"images holds {given} references, those in files and folders counted, and side by side act at most "
+            f"{MAX_REFERENCES}: set {unit.called('combine')} to “average”, or {unit.called('batch')} to “per image”."
+        )
+    if turns > MAX_TURNS and any(one.start_picture for one in references):
+        raise UnitError(
+            f"images becomes {turns} references, because the start picture among them is another one in each picture "
             f"of the batch, and at most {MAX_TURNS} are possible: give fewer, or make the batch smaller."
         )
+
+
+def _count(references: Sequence[PlannedReference]) -> int:
+    return sum(len(one.singles()) for one in references)
 
 
 def differ_in_form(one: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -14,12 +14,13 @@ from ..checkpoint.names import few
 from ..encode.references import UnitInputs
 from ..errors import CheckpointError, UnitError, errors_name_unit
 from ..fields import settings_of
+from ..reference import MAX_REFERENCES
 from ..unit import Reference, Unit
 from ..weighting import Spread, peak, spread
 from . import flux
 from .fit import FLUX, check_fit, empty_side, encoder_for, encoder_kind, image_source, seen_size, with_variant
 from .places import with_regions
-from .planned import HIDDEN_STATES, PlannedReference, check_stored, decoded_references
+from .planned import HIDDEN_STATES, PlannedReference, check_count, check_stored, decoded_references
 
 if TYPE_CHECKING:
     from ..checkpoint.catalog import Catalog
@@ -82,6 +83,19 @@ class Plan:
         return None if found is None else found[0]
 
     @property
+    def streams(self) -> bool:
+        """Whether the references are made one as they come: those of folders, and more than can act side by side."""
+        several = len(self.references) > 1 and self.unit.joins and len(self.seen()) == 1
+        return several and (
+            len(self.references) > MAX_REFERENCES or any(one.folder is not None for one in self.references)
+        )
+
+    @property
+    def is_long_walk(self) -> bool:
+        """Whether each picture sees a reference of its own, of more than what all can be made of at once."""
+        return self.unit.batch == "per image" and len(self.references) > MAX_REFERENCES
+
+    @property
     def acts(self) -> bool:
         """Whether it adds anything anywhere."""
         nowhere = self.region is not None and self.region.nowhere
@@ -103,7 +117,7 @@ class Plan:
             self.unit.noise,
             empty_side(self.spec),
             tuple(reference.weight for reference in self.references),
-            tuple(map(tuple, self.seen())),
+            tuple(map(tuple, self.sides())),
         )
 
     def expanded(self) -> Plan:
@@ -119,6 +133,12 @@ class Plan:
         numbers = sorted({one.picture for one in self.references if one.picture is not None}) or [0]
         places = range(len(self.references))
         return [[i for i in places if self.references[i].picture in (None, number)] for number in numbers]
+
+    def sides(self) -> list[list[int]]:
+        """The places of the references that count for each picture's unconditional side. Of a list of which each
+        picture sees one, they are all of these; of a folder, its own, as if it were made alone."""
+        walked = self.unit.batch == "per image" and any(one.folder is not None for one in self.references)
+        return [[i] for i in range(len(self.references))] if walked else self.seen()
 
     def without_pictures(self) -> Plan:
         """The plan without its decoded pictures, which are large, as it was asked for."""
@@ -163,6 +183,7 @@ def plan_embeddings(unit: Unit, catalog: Catalog, topology: Topology | None = No
         check_fit(adapter, topology, catalog)
     references, notes = decoded_references(unit.references, "images", "the reference: ")
     negatives, more = decoded_references(unit.negative_references, "negative_images")
+    check_count(unit, references, negatives)
     encoder, size = None, 0
     known = _all_known(adapter, (*references, *negatives), bool(unit.subtract_prompt))
     if not known or (unit.encoder != AUTO and adapter.spec.source != "face"):

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attend.prompt import KeysValues
-from ..encode.combine import combine
+from ..attend.prompt import KeysValues, KeysValuesLater
+from ..encode.combine import Fold, combine
 from ..encode.device import Device, Fallback
 from ..encode.references import References, mean, noise_like, of_pictures, towards, unconditional
-from ..errors import errors_name_unit
+from ..errors import UnitError, errors_name_unit
 from ..projections import build
 from . import flux
 from .faces import face_embedding
@@ -26,6 +28,7 @@ from .resources import Progress, Resources
 if TYPE_CHECKING:
     from ..checkpoint.load import AdapterWeights
 
+MAX_WALK = 4 * 2**30  # bytes of the image tokens of a long walk
 Parts = tuple[Tensor, ...]  # what a projection is called with, each [V, …]: pooled, penultimate, face, or the last two
 
 
@@ -35,7 +38,7 @@ class Prepared(NamedTuple):
     Tokens that stand for themselves, behind the text, have no keys and values, but factors [pictures, T].
     """
 
-    kv: KeysValues
+    kv: KeysValues | KeysValuesLater
     cond: Tensor
     uncond: Tensor
     factor: Tensor | None = None
@@ -62,7 +65,8 @@ def prepare(plans: Sequence[Plan], resources: Resources, device: Device, progres
     for plan, key in zip(plans, keys, strict=True):
         if ready[key] is None:
             with errors_name_unit(plan.number):
-                ready[key] = _prepared(plan, references, resources, device, progress)
+                make = _long_walk if plan.is_long_walk else _prepared
+                ready[key] = make(plan, references, resources, device, progress)
     return [ready[key] for key in keys]
 
 
@@ -75,12 +79,13 @@ def _key(plan: Plan, resources: Resources, device: Device, encoded: str, project
     pictures = tuple(tuple(one.key for one in side) for side in (plan.references, plan.negatives))
     places = (device.dtype, encoded, projected)
     pack = resources.faces_identity(recogniser(plan.spec)) if plan.takes_faces else None
-    return ("keys and values", *files, pack, plan.spec, *places, *plan.unit.token_settings(), pictures)
+    summed = ("summed one by one",) if plan.streams else ()
+    return ("keys and values", *files, pack, plan.spec, *places, *plan.unit.token_settings(), pictures, *summed)
 
 
 def _prepared(plan: Plan, references: References, resources: Resources, device: Device, progress: Progress) -> Prepared:
     inputs, work = plan.inputs(), Fallback(device)
-    embeddings, uncond = encoded(plan, references, resources, progress)
+    embeddings, weights_of, uncond = encoded(plan, references, resources, progress)
     progress(f"loading adapter {plan.adapter.name}")
     weights = resources.adapter(plan.adapter, plan.spec)
     projection = _projection(plan, build(plan.spec.projection, weights.image_proj, plan.spec.context_width))
@@ -91,7 +96,8 @@ def _prepared(plan: Plan, references: References, resources: Resources, device: 
             return known
         with torch.no_grad():
             moved = [tuple(part.to(where) for part in parts) for parts in embeddings]
-            return _projected(plan, weights, projection, moved, tuple(part.to(where) for part in uncond))
+            of_uncond = tuple(part.to(where) for part in uncond)
+            return _projected(plan, weights, projection, moved, weights_of, of_uncond)
 
     def key(where: torch.device) -> tuple[Hashable, ...]:
         encoded = str(device.device) if inputs is None else references.place(inputs)
@@ -102,25 +108,145 @@ def _prepared(plan: Plan, references: References, resources: Resources, device: 
     return prepared
 
 
-def encoded(plan: Plan, references: References, resources: Resources, progress: Progress) -> tuple[list[Parts], Parts]:
-    """The embeddings of each reference without the words that are taken out, and of the unconditional side, fp32 in
-    main memory."""
+def _long_walk(
+    plan: Plan, references: References, resources: Resources, device: Device, progress: Progress
+) -> Prepared:
+    """The image tokens of each reference, made as it comes. All keys and values of so many would take too much: those
+    that a batch sees are made when it begins. Raises UnitError where even the tokens take too much."""
+    progress(f"loading adapter {plan.adapter.name}")
+    weights = resources.adapter(plan.adapter, plan.spec)
+    projection = _projection(plan, build(plan.spec.projection, weights.image_proj, plan.spec.context_width))
+    work = Fallback(device)
+
+    def tokens(parts: Parts) -> Tensor:
+        def project(where: torch.device) -> Tensor:
+            with torch.no_grad():
+                return projection(tuple(part.to(where) for part in parts)).cpu()
+
+        return work.run("projection", project)
+
+    conds: list[Tensor] = []
+    with _each_encoded(plan, references, resources, progress) as (each, of_uncond):
+        for parts in each:
+            conds.append(tokens(parts).flatten(0, 1))
+            _check_walk(conds[0].nbytes * len(plan.references), len(plan.references))
+        uncond = of_uncond()
+    cond = torch.stack(conds)
+    factor = torch.tensor([one.weight for one in plan.references])[:, None].expand(cond.shape[:2])
+    if plan.spec.variant == "redux":
+        negative, of_negative = flux.negative_tokens(plan, tokens, uncond, cond)
+        return Prepared(KeysValues((), ()), cond, negative, factor, of_negative)
+    pictures = max(len(part) for part in uncond)
+    sides = [tokens(tuple(part[i % len(part)][None] for part in uncond)) for i in range(pictures)]
+    of_sides = torch.cat([one.repeat(1, cond.shape[1] // one.shape[1], 1) for one in sides])
+    make = partial(flux.of_layer, weights, plan.spec.variant)  # biases are there where these have some
+    return Prepared(KeysValuesLater(cond, of_sides, factor, len(weights.key), make), cond, of_sides.expand_as(cond))
+
+
+def _check_walk(nbytes: int, count: int) -> None:
+    if nbytes > MAX_WALK:
+        raise UnitError(
+            f"the pictures of this job see {count} references in turn, whose image tokens take {nbytes / 2**30:.1f} "
+            f"GB, and {MAX_WALK >> 30} GB is the most: make fewer pictures in one job."
+        )
+
+
+@contextmanager
+def _each_encoded(
+    plan: Plan, references: References, resources: Resources, progress: Progress
+) -> Iterator[tuple[Iterator[Parts], Callable[[], Parts]]]:
+    """The embeddings of each reference as ``encoded`` has them, one after the other, and what gives those of the
+    unconditional side once the first is there."""
+    change, inputs = _without_words(plan, resources, progress), plan.inputs()
+    faces, of_faces = _faces(plan) if plan.takes_faces else ([], torch.empty(0))
+    shown = inputs if plan.spec.variant == "redux" else None  # whose negative references stand for themselves
+    negatives = [] if shown is None else references.of_negatives(replace(shown, references=()))
+    with ExitStack() as stack:
+        of = None if inputs is None else stack.enter_context(references.one_by_one(inputs))
+        first: list[Tensor] = []
+
+        def each() -> Iterator[Parts]:
+            for i in range(len(plan.references)):
+                face = faces[i : i + 1]
+                found = [of(inputs.references[i])] if of is not None and inputs is not None else []
+                first[:] = first or found
+                parts = (*face, *map(change, found))
+                yield tuple(mean(part) for part in parts) if plan.spec.source == "pooled" else parts
+
+        def of_uncond() -> Parts:
+            if shown is not None:
+                return tuple(negatives)
+            found = [of_faces] if faces else []
+            if of is not None and inputs is not None:
+                found.append(references.uncond(inputs, of, first[0]))
+            return tuple(found)
+
+        yield each(), of_uncond
+
+
+def encoded(
+    plan: Plan, references: References, resources: Resources, progress: Progress
+) -> tuple[list[Parts], list[float], Parts]:
+    """The embeddings of each reference without the words that are taken out, the references' weights, and the
+    embeddings of the unconditional side, fp32 in main memory. Many references that become one are so already."""
+
+    change = _without_words(plan, resources, progress)
+    weights = [reference.weight for reference in plan.references]
+    if plan.streams and any(weights):
+        return _summed(plan, references, change)
     embeddings, uncond = _embeddings(plan, references)
     if plan.text_encoder is not None:
-        text = resources.text_embedding(plan.text_encoder, plan.unit.subtract_prompt, progress)
-        embeddings = [(_without_text(pooled, text),) for (pooled,) in embeddings]
-    return embeddings, uncond
+        embeddings = [(change(pooled),) for (pooled,) in embeddings]
+    return embeddings, weights, uncond
+
+
+def _without_words(plan: Plan, resources: Resources, progress: Progress) -> Callable[[Tensor], Tensor]:
+    """What takes out of an embedding the words that the unit leaves out."""
+    if plan.text_encoder is None:
+        return lambda embedding: embedding
+    text = resources.text_embedding(plan.text_encoder, plan.unit.subtract_prompt, progress)
+    return lambda embedding: _without_text(embedding, text)
+
+
+def _summed(
+    plan: Plan, references: References, change: Callable[[Tensor], Tensor]
+) -> tuple[list[Parts], list[float], Parts]:
+    """As ``encoded``, where the references become one as they come."""
+    mode, weights = plan.unit.combine, [reference.weight for reference in plan.references]
+    parts: list[Tensor] = []
+    of_uncond: list[Tensor] = []
+    if plan.takes_faces:
+        faces, uncond = _faces(plan)
+        fold = Fold(mode, weights)
+        for face in faces:
+            fold.add(face)
+        parts.append(_measured(plan, fold.result()))
+        of_uncond.append(uncond)
+    if (inputs := plan.inputs()) is not None and plan.spec.variant == "redux":
+        negative = references.of_negatives(replace(inputs, references=()))
+        whole, _ = references.combined(replace(inputs, negatives=(), negative_weights=()), mode, change)
+        parts, of_uncond = [whole], negative
+    elif inputs is not None:
+        is_pooled = plan.spec.source == "pooled"
+        whole, uncond = references.combined(inputs, mode, lambda one: mean(change(one)) if is_pooled else one)
+        parts.append(whole)
+        of_uncond.append(uncond)
+    return [tuple(parts)], [_strength(mode, weights)], tuple(of_uncond)
 
 
 def _projected(
-    plan: Plan, weights: AdapterWeights, projection: Callable[[Parts], Tensor], references: list[Parts], uncond: Parts
+    plan: Plan,
+    weights: AdapterWeights,
+    projection: Callable[[Parts], Tensor],
+    references: list[Parts],
+    weights_of: list[float],
+    uncond: Parts,
 ) -> Prepared:
     """What is made of the embeddings where they lie, in main memory."""
+    cond, factor = _tokens(plan, projection, references, weights_of)
     if plan.spec.variant == "redux":
-        cond, factor = _tokens(plan, projection, references)
         negative, of_negative = flux.negative_tokens(plan, projection, uncond, cond)
         return Prepared(KeysValues((), ()), cond.cpu(), negative.cpu(), factor.cpu(), of_negative.cpu())
-    cond, factor = _tokens(plan, projection, references)
     pictures = max(len(part) for part in uncond)  # of several parts one may be the same for all pictures
     of_uncond = projection(tuple(part.expand(pictures, *part.shape[1:]) for part in uncond))
     copies = cond.shape[1] // of_uncond.shape[1]
@@ -166,7 +292,7 @@ def _faces(plan: Plan) -> tuple[list[Tensor], Tensor]:
             uncond = torch.lerp(uncond, mean(torch.cat([noise[i] for i in seen])), plan.unit.noise)
         return uncond
 
-    return faces, of_pictures(side, plan.seen())
+    return faces, of_pictures(side, plan.sides())
 
 
 def _face(plan: Plan, reference: PlannedReference) -> Tensor:
@@ -195,16 +321,19 @@ def _without_text(pooled: Tensor, text: Tensor) -> Tensor:
     return subtract(pooled, text.to(pooled))
 
 
-def _tokens(plan: Plan, projection: Callable[[Parts], Tensor], references: list[Parts]) -> tuple[Tensor, Tensor]:
+def _tokens(
+    plan: Plan, projection: Callable[[Parts], Tensor], references: list[Parts], weights: list[float]
+) -> tuple[Tensor, Tensor]:
     """Image tokens of the cond side [pictures, T, D], and each token's factor [pictures, T].
 
     The views of a reference are averaged where the adapter takes a pooled embedding, else each brings its tokens.
     """
     if plan.spec.source == "pooled":
         references = [(mean(pooled),) for (pooled,) in references]
-    weights = [reference.weight for reference in plan.references]
     if plan.unit.batch == "per image":
         shown = [([parts], [weight]) for parts, weight in zip(references, weights, strict=True)]
+    elif len(references) < len(plan.references):  # they are one already
+        shown = [(references, weights)]
     else:
         shown = [joined(plan, [references[i] for i in seen], [weights[i] for i in seen]) for seen in plan.seen()]
     conds, factors = [], []  # of each picture
@@ -224,9 +353,14 @@ def joined(plan: Plan, references: list[Parts], weights: list[float]) -> tuple[l
         # Tokens of weight 0 would still take their part of the attention.
         kept = [(parts, weight) for parts, weight in zip(references, weights, strict=True) if weight]
         return [parts for parts, _ in kept], [weight for _, weight in kept]
-    # A reference's weight is its share of the mean; what all shares lack to 1 weakens the unit as a whole.
-    strength = sum(map(abs, weights)) / len(weights) if mode == "average" else 1.0
+    strength = _strength(mode, weights)
     parts = tuple(combine(part, mode, weights) for part in zip(*references, strict=True))
     if plan.takes_faces:  # the mean of several is shorter than any face that the adapter was trained with
         parts = (_measured(plan, parts[0]), *parts[1:])
     return [parts], [strength]
+
+
+def _strength(mode: str, weights: Sequence[float]) -> float:
+    """The factor of the tokens of several references that have become one. A reference's weight is its share of the
+    mean; what all shares lack to 1 weakens the unit as a whole."""
+    return sum(map(abs, weights)) / len(weights) if mode == "average" else 1.0

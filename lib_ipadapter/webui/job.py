@@ -13,14 +13,14 @@ from ..attend.layers import Topology
 from ..attend.lora import names_face_lora
 from ..attend.models import topology_of
 from ..attend.regions import Region
-from ..encode.picture import Mask, Picture, Pictures
+from ..encode.picture import KEPT_PIXELS, Mask, Picture, Pictures
 from ..errors import BudgetError, PictureError, UnitError, errors_name_unit
 from ..jobs.fit import made_for
 from ..jobs.generation import prepare_generation
 from ..jobs.planned import differ_in_form
 from ..jobs.plans import Plan
 from ..kinds import Wording
-from ..reference import Reference
+from ..reference import MAX_REFERENCES, Reference
 from ..unit import Unit, parse_units
 from . import detailing, host, options, start_pictures
 from .host import record
@@ -31,6 +31,7 @@ from .neighbours.controlnet import overlaps
 from .panel import accordion as panel
 from .panel import model_choice
 from .process import resources
+from .reference_folders import EVERY, Walk, with_folders
 from .refusal import refusing, take_refusal
 
 log = logging.getLogger("ip-adapter")
@@ -112,6 +113,7 @@ def units_of(p: Any, objects: Sequence[object], wording: Wording) -> list[Unit]:
         units = decoded(
             start_pictures.with_pictures(p, controlnet.with_pictures(p, units)),
             lambda: progress("reading the references"),
+            Walk(host.current().pictures(p).start, len(host.current().pictures(p))),
         )
     distributed.check(p, units)
     _check_places(p, units)
@@ -135,30 +137,33 @@ def _check_places(p: Any, units: Sequence[Unit]) -> None:
             ).in_unit(unit.number)
 
 
-def decoded(units: Sequence[Unit], progress: Callable[[], None] = lambda: None) -> list[Unit]:
+def decoded(units: Sequence[Unit], progress: Callable[[], None] = lambda: None, walk: Walk = EVERY) -> list[Unit]:
     """The units with their pictures decoded, so that nobody has to do it again in this job. What is no usable picture
-    stays as it is: the unit's plan says so in its turn. Looks come in the place of their names.
+    stays as it is: the unit's plan says so in its turn. Looks come in the place of their names, and folders with what
+    the job takes of them; of the pictures of a unit that has very many, only the files are kept.
 
-    ``progress`` is called before each and may raise. Raises BudgetError with the unit's number where all pictures
-    together are too large.
+    ``progress`` is called before each and may raise. ``walk`` says which pictures see the references that are for one
+    picture each. Raises BudgetError with the unit's number where all pictures together are too large.
     """
-    units, pictures = with_looks(units), Pictures(check=progress)
+    units, pictures = with_folders(with_looks(units), walk, progress), Pictures(check=progress)
 
-    def of(kind: type[Picture], data: Any) -> Any:
+    def of(kind: type[Picture], data: Any, kept_pixels: int = KEPT_PIXELS) -> Any:
         try:
-            return None if data is None else pictures.of(kind, data)
+            return None if data is None else pictures.of(kind, data, kept_pixels)
         except BudgetError:
             raise
         except PictureError:
             return data
 
-    def reference(one: Reference) -> Reference:
-        return replace(one, image=of(Picture, one.image), mask=of(Mask, one.mask), region=of(Mask, one.region))
+    def reference(one: Reference, kept_pixels: int = KEPT_PIXELS) -> Reference:
+        image = one.image if one.folder is not None else of(Picture, one.image, kept_pixels)
+        return replace(one, image=image, mask=of(Mask, one.mask, kept_pixels), region=of(Mask, one.region))
 
     done = []
     for unit in units:
         with errors_name_unit(unit.number):
-            references = tuple(map(reference, unit.references))
+            kept = KEPT_PIXELS if len(unit.references) <= MAX_REFERENCES else 0
+            references = tuple(reference(one, kept) for one in unit.references)
             negatives = tuple(map(reference, unit.negative_references))
             region, pose = of(Mask, unit.region_mask), of(Picture, unit.keypoints_image)
         done.append(
@@ -265,9 +270,8 @@ def _regions(plan: Plan) -> Iterator[tuple[str, Region]]:
     """Where a unit acts, and its references, with what that is called."""
     if plan.region is not None:
         yield "the region mask", plan.region
-    for i, one in enumerate(plan.references, 1):
-        if one.region_hash is not None:
-            yield f"the region of reference {i}", plan.places[one.region_hash]
+    for item, name in sorted({(one.item, one.region_hash) for one in plan.references if one.region_hash is not None}):
+        yield f"the region of reference {item + 1}", plan.places[name]
 
 
 def idle_negative_side(unit: Unit, scale: float, second: float | None) -> list[str]:

@@ -26,6 +26,7 @@ from ..presets.looks import found
 from ..unit import Reference, Unit
 from . import host, options, process
 from .guards import answered, wants
+from .reference_folders import opened
 from .start_pictures import check_is_known
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def _board(references: Sequence[Reference], seen: Sequence[Image]) -> bytes:
 
 def small(references: Sequence[Reference]) -> bytes:
     """A small JPEG file of decoded references, b"" where there is nothing to be seen. A look shows its own."""
+    references = opened(references, thumbnails.ON_BOARD)
     seen = [one for one in references if isinstance(one.image, Picture) and not one.image.carries_embeddings]
     if seen:
         return thumbnails.board([_as_it_counts(one) for one in seen[: thumbnails.ON_BOARD]])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from modules import shared
@@ -42,6 +44,7 @@ class Option:
     reloads: bool = False
     button: tuple[str, str] | None = None  # its text, and the page's function
     infotext: str | None = None
+    in_page_only: bool = False  # whether no client of the API may set it
 
     @property
     def value(self) -> Any:
@@ -59,6 +62,7 @@ class Option:
         option = shared.OptionInfo(
             self.default, self.label, component, limits, section=SECTION, infotext=self.infotext
         )  # fmt: skip
+        option.restrict_api = self.in_page_only
         if self.info:
             option = option.info(self.info)
         if self.button:
@@ -136,6 +140,12 @@ INNER_PASSES = Option(
     "scripts can say the same, with ip_adapter",
     infotext="IP-Adapter in ADetailer",
 )  # fmt: skip
+REFERENCE_FOLDERS = Option(
+    "ip_adapter_reference_folders", "", "Folders for references",
+    "one in each line, with its whole path; units read pictures in these and below them, and nowhere else; the API "
+    "cannot change this",
+    "Textbox", {"lines": 2}, in_page_only=True,
+)  # fmt: skip
 GRID_PICTURES = Option(
     "ip_adapter_grid_pictures", True, "Small pictures in the grids of X/Y/Z plots",
     "of the references, looks and presets on an axis, in a corner of the first row or column; the cells' own pictures "
@@ -169,6 +179,7 @@ OPTIONS = (
     SAME,
     INSTANTID,
     INNER_PASSES,
+    REFERENCE_FOLDERS,
     GRID_PICTURES,
     SHARES,
 )
@@ -227,6 +238,14 @@ def downloads() -> str:
 
 def inner_passes() -> bool:
     return bool(INNER_PASSES.value)
+
+
+def reference_folders() -> list[Path]:
+    """The folders below which units may read references."""
+    given = (
+        Path(line.strip()).expanduser() for line in str(REFERENCE_FOLDERS.value or "").splitlines() if line.strip()
+    )
+    return [Path(os.path.normpath(path)) for path in given if path.is_absolute()]
 
 
 def grid_pictures() -> bool:

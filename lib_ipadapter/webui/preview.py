@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import Body, FastAPI, HTTPException
@@ -15,8 +16,10 @@ from .guards import wants
 from .panel.face_cards import face_look
 from .panel.reference_cards import seen
 from .picture_text import base64_of
+from .reference_folders import opened
 from .start_pictures import check_is_known
 
+MAX_SHOWN = 16  # pictures of a folder
 SHOWN = 1024  # pixels of the longer side of a photo in an answer
 
 
@@ -28,6 +31,7 @@ def preview(settings: object, resources: Resources) -> dict[str, list[Any]]:
     unit = Unit.parse(settings, 1)
     check_is_known(unit)
     (unit,) = decoded([unit])
+    unit = replace(unit, references=opened(unit.references, MAX_SHOWN))
     pictures = [Picture.of(reference.image) for reference in unit.references]
     if any(picture.carries_embeddings for picture in pictures):
         raise UnitError("embeddings are nothing to look at: give pictures.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoint.catalog import Catalog
 from ..encode.faces import packages
+from ..encode.folders import KnownFiles
 from ..jobs.resources import Resources
 from ..presets.looks import Looks
 from ..presets.purpose_defaults import PurposeDefaults
@@ -83,6 +84,12 @@ def store() -> Store:
 def looks() -> Looks:
     """The looks of this WebUI, in its data folder."""
     return Looks(folders.looks())
+
+
+@functools.cache
+def known_files() -> KnownFiles:
+    """What the files in folders of references were found to be."""
+    return KnownFiles()
 
 
 @functools.cache

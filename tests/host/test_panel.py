@@ -67,10 +67,10 @@ def test_every_value_goes_through_the_panel_and_back(host: Host, store) -> None:
         "negative_images": [{"image": picture(2), "weight": 0.75, "mask": MASK}], "region_mask": MASK,
     }  # fmt: skip
     unit["images"][0]["mask"] = MASK
-    without = BY_FIELD.keys() - unit.keys() - {"curve"}
+    without = BY_FIELD.keys() - unit.keys() - {"curve", "folder"}
     assert not without, f"give a value other than the default, in this test, to: {', '.join(without)}"
-    assert set(unit) == {*BY_FIELD, "images", "negative_images", "region_mask"} - {"curve"}
-    parsed, told = Unit.parse(unit), set(BY_FIELD) - {"enabled", "curve"}
+    assert set(unit) == {*BY_FIELD, "images", "negative_images", "region_mask"} - {"curve", "folder"}
+    parsed, told = Unit.parse(unit), set(BY_FIELD) - {"enabled", "curve", "folder"}
     assert all(getattr(parsed, name) != getattr(Unit, name, None) for name in told)
     for units in ([unit], [{}, unit]):
         (*_, once) = panel.presets_units(tuple(put_in(panel_of(host), units)[0]))

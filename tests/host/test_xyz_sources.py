@@ -301,3 +301,24 @@ def test_a_plot_s_cells_say_what_stands_for_them(host: Host, monkeypatch: Any) -
     monkeypatch.setitem(shared.opts.data, "ip_adapter_grid_pictures", False)
     plotted(host, {"Look 1": ["Oil"]}, unit())
     assert marks == [{}]
+
+
+def test_a_folder_s_pictures_are_its_references(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their places in its order; other axes take it as it is."""
+    from modules import shared
+
+    from tests.helpers.folders import fill
+
+    folder = fill(tmp_path / "refs", 1, 2, 3)
+    monkeypatch.setitem(shared.opts.data, "ip_adapter_reference_folders", str(folder))
+    of_folder = {"model": "base", "images": [{"folder": "refs", "weight": 0.7}], "batch": "per image"}
+    cells = pictures(plotted(host, {"Reference 1": ["2", "1", "3"]}, of_folder))
+    weighed = [[{"image": unit(seeds=(seed,))["images"][0], "weight": 0.7}] for seed in (2, 1, 3)]
+    singles = [{"model": "base", "images": images} for images in weighed]
+    assert all_same(cells, *(single(host, one) for one in singles))
+    axes = {"Combine 1": ["average", "concat"], "Weight 1": ["0.5", "0.5"]}
+    cells = pictures(plotted(host, axes, {**of_folder, "batch": "same"}))
+    own = [{**of_folder, "batch": "same", "combine": mode, "weight": 0.5} for mode in ("average", "concat")]
+    assert all_same(cells, *(single(host, one) for one in own))
+    answer = plotted(host, {"Reference 1": ["4"]}, of_folder)
+    assert answer.status_code == 422 and "wants its reference 4, and it has 1 to 3" in answer.text

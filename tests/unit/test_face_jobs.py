@@ -18,11 +18,13 @@ from lib_ipadapter.encode.picture import Picture
 from lib_ipadapter.encode.stored import Stored
 from lib_ipadapter.errors import IPAdapterError, PictureError
 from lib_ipadapter.jobs.embeddings import embeddings_of, look_of
+from lib_ipadapter.jobs.generation import prepare_generation
 from lib_ipadapter.jobs.resources import Resources
 from lib_ipadapter.presets.store import Store
 from lib_ipadapter.unit import Unit
 from tests.helpers.faces import LENGTH, Finder, face, similar
 from tests.helpers.files import base64_of, half, picture, unit, write_adapter, write_encoder
+from tests.helpers.folders import fill, of_folder
 from tests.helpers.jobs import DEVICE, denoise, far, generation
 from tests.helpers.tensors import close
 
@@ -545,3 +547,25 @@ def test_a_job_inside_whose_prompt_names_a_face_lora_goes_without_the_files_own(
     with_its_own = denoise(unet, job)
     assert torch.equal(denoise(unet, job.inside("ip-adapter-faceid_sd15_lora")), without)
     assert torch.equal(denoise(unet, job.inside()), with_its_own) and far(with_its_own, without)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_of_photos_is_these_photos(kind: str, unet, resources, finder, tmp_path, monkeypatch) -> None:
+    """Averaged as they are, and walked one for each picture, however many."""
+    folder = fill(tmp_path / "refs", 0, 1, 2)
+    more = {"keypoints_weight": 0} if kind == "instantid" else {}
+    average = {"model": kind, "combine": "average", "noise": 0.2, **more}
+    job = prepare_generation([of_folder(folder, **average)], unet, resources, DEVICE)
+    assert close(denoise(unet, job), denoise(unet, generation(unet, resources, unit(seeds=(0, 1, 2), **average))), 1e-4)
+    singles = [generation(unet, resources, settings(kind, (seed,), noise=0.2)) for seed in range(3)]
+    for bound in (64, 2):
+        monkeypatch.setattr("lib_ipadapter.jobs.plans.MAX_REFERENCES", bound)
+        fresh = Resources(resources.catalog, faces=finder)
+        walk = of_folder(folder, model=kind, batch="per image", noise=0.2, **more)
+        job = prepare_generation([walk], unet, fresh, DEVICE)
+        for i, one in enumerate(singles):
+            assert close(denoise(unet, job, first_picture=i), denoise(unet, one), 1e-4), (bound, i)
+    finder.faces = lambda image: []
+    fill(tmp_path / "other", 7, 8)
+    with pytest.raises(PictureError, match=r"the reference: '0\.png': "):
+        prepare_generation([of_folder(tmp_path / "other", **average)], unet, resources, DEVICE)

@@ -65,7 +65,9 @@ def test_a_field_more_is_in_the_parameters_both_ways() -> None:
         number=1, unit=unit, adapter=SimpleNamespace(name="ip-adapter_sd15"), negatives=(), region_hash=None,
         pose_hash=None,
         references=[
-            SimpleNamespace(content_hash="0123456789abcdef", weight=1.0, mask_hash=None, look="", region_hash=None)
+            SimpleNamespace(
+                content_hash="0123456789abcdef", weight=1.0, mask_hash=None, look="", region_hash=None, folder=None
+            )
         ],
     )  # fmt: skip
     entries = infotext.parameters([at_work])

@@ -28,6 +28,7 @@ from lib_ipadapter.unit import parse_units
 from tests.helpers.checkpoint_shapes import instantx, xlabs
 from tests.helpers.files import base64_of, encoder_state, half, picture, unit
 from tests.helpers.flux_reference import FILE
+from tests.helpers.folders import fill, of_folder
 from tests.helpers.jobs import DEVICE
 from tests.helpers.projections import tensors
 from tests.helpers.tensors import close, draw
@@ -312,3 +313,42 @@ def test_the_panels_words_are_used_for_the_panels_units(resources: Resources) ->
 def test_the_folder_holds_nothing_else(resources: Resources, tmp_path: Path) -> None:
     assert [one.name for one in resources.catalog.adapters] == ["instantx", "redux", "xlabs"]
     assert [one.name for one in resources.catalog.encoders] == ["clip", "siglip"]
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def in_folder(resources: Resources, folder: Path, **settings) -> Prepared:
+    made = plan_unit(of_folder(folder, **settings), TINY, TINY.blocks, resources.catalog).expanded()
+    (one,) = prepare([made], resources, DEVICE, lambda text: None)
+    return one
+
+
+def alike(one: Prepared, other: Prepared, picture: int = 0) -> bool:
+    """Whether two are the same in all that a picture sees: ``picture`` of the first, and the only one of the other."""
+    layers = range(other.kv.layers)
+    if one.kv.layers != other.kv.layers:
+        return False
+    like, sides = torch.empty(0), [picture, len(one.cond) + picture]
+    kept = [one.kv.of(i, sides, like) for i in layers], [other.kv.of(i, [0, 1], like) for i in layers]
+    tokens = all(close(a[picture], b[0], 1e-5) for a, b in ((one.cond, other.cond), (one.uncond, other.uncond)))
+    return tokens and all(close(a, b, 1e-5) for of, to in zip(*kept, strict=True) for a, b in zip(of, to, strict=True))
+
+
+@pytest.mark.parametrize("model", ["redux", "xlabs", "instantx"])
+def test_a_folder_goes_with_adapters_for_flux(model: str, resources: Resources, tmp_path: Path, monkeypatch) -> None:
+    """Averaged, with negative references, it is its pictures averaged; walked, each picture's own, however many."""
+    negative = {"negative_images": [base64_of(picture(9)), {"image": base64_of(picture(8)), "weight": 0.5}]}
+    folder = fill(tmp_path / "refs", 1, 2, 3)
+    average = {"model": model, "combine": "average", **negative}
+    assert alike(in_folder(resources, folder, **average), prepared(resources, unit(seeds=(1, 2, 3), **average)))
+    equal = fill(tmp_path / "equal", *[4] * 66)
+    single = prepared(resources, unit(seeds=(4,), model=model, **negative))
+    assert alike(in_folder(resources, equal, **average), single)
+    singles = [prepared(resources, unit(seeds=(seed,), model=model, **negative)) for seed in (1, 2, 3)]
+    for bound in (64, 2):
+        monkeypatch.setattr("lib_ipadapter.jobs.plans.MAX_REFERENCES", bound)
+        walked = in_folder(Resources(resources.catalog), folder, model=model, batch="per image", **negative)
+        assert len(walked.cond) == 3
+        for i, one in enumerate(singles):
+            assert alike(walked, one, i), (bound, i)

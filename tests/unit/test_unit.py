@@ -64,7 +64,7 @@ def test_a_reference_may_have_a_weight() -> None:
         ({"model": None}, "model is missing"),
         ({"model": 3}, "model is 3"),
         ({"images": []}, "no reference picture"),
-        ({"images": ["a"] * 65}, "images holds 65 pictures: give at most 64."),
+        ({"images": ["a"] * 65}, "images holds 65 pictures: give at most 64; up to 1000 with combine “average”"),
         ({"images": "abc"}, "images is 'abc': give a list"),
         ({"images": [None]}, "images[0]: the picture is missing"),
         ({"images": [{"weight": 1}]}, "images[0]: the picture is missing"),

@@ -108,7 +108,7 @@ class BlockHooks:
 
     def is_ours(self, prompt: ImagePrompt) -> bool:
         """Whether this is one of the prompt's layers."""
-        return prompt.appended is None and len(prompt.kv.keys) == self.count
+        return prompt.appended is None and prompt.kv.layers == self.count
 
     def _keep_query(self, _norm: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         rows = self.injection.rows

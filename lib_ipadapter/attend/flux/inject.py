@@ -44,7 +44,7 @@ class FluxInjection(ModelInjection):
             raise MismatchError("this host's FLUX leaves no way to its attention: use Forge or Forge Neo.")
         self.steady = all(prompt.steady for prompt in behind)
         self.attention = None if place is None else BiasedAttention(place, self)
-        counts = {len(prompt.kv.keys) for prompt in self.prompts if prompt.appended is None}
+        counts = {prompt.kv.layers for prompt in self.prompts if prompt.appended is None}
         self.layers: list[BlockHooks] = [
             BlockHooks(self, count, index, layer)
             for count in sorted(counts)

@@ -160,6 +160,11 @@ class Host(ABC):
     # Its pictures
 
     @abstractmethod
+    def pictures(self, p: Any) -> range:
+        """The indices of the pictures that the job makes: from 0 on, or, for a file of img2img's batch, from the number
+        of pictures that the files before it have."""
+
+    @abstractmethod
     def finished_picture(self, p: Any) -> int:
         """The index in the job of the picture that was finished last."""
 

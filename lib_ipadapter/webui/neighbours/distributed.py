@@ -57,6 +57,11 @@ def check(p: Any, units: Sequence[Unit]) -> None:
     pictures are its own."""
     if spreads(p):
         for unit in units:
+            if any(one.folder is not None for one in unit.references):
+                raise UnitError(
+                    "a folder of references does not work while sd-webui-distributed spreads the pictures over several "
+                    "machines, which do not have it: switch Distribute off, or keep the folder as a look."
+                ).in_unit(unit.number)
             if unit.batch == "per image":
                 raise UnitError(
                     'batch "per image" does not work while sd-webui-distributed spreads the pictures over several '

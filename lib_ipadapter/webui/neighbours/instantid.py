@@ -139,6 +139,7 @@ def _checked_weight(unit: Unit, title: str) -> float:
             "the batch size to 1, give a photo, or let InstantID run by itself (Settings, IP-Adapter)."
         )
     foreign = [name for name in unit.changed() if name not in (*APPLIED, "combine")]
+    foreign += ["folder of references"] * (unit.references[0].folder is not None)
     foreign += ["keypoints image"] * (unit.keypoints_image is not None)
     foreign += ["region mask"] * (unit.region_mask is not None) + ["negative images"] * bool(unit.negative_references)
     foreign += ["mask of a reference"] * (unit.references[0].mask is not None)

@@ -15,8 +15,9 @@ from ...flux_fields import FLUX
 from ...jobs import choose
 from ...presets.looks import found
 from ...purposes import PURPOSES, Purpose
+from ...reference import Folder
 from ...unit import Reference, Unit
-from .. import process
+from .. import process, reference_folders
 from ..host import record
 
 REFERENCE, LOOK, PURPOSE, PRESET = SOURCES = ("reference", "look", "purpose", "preset")
@@ -63,15 +64,27 @@ def check_unit(unit: Mapping[str, Any], field: str, value: Any) -> None:
     if field == REFERENCE:
         images = unit.get("images", [unit["image"]] if unit.get("image") is not None else [])
         if isinstance(images, (list, tuple)):
-            _numbered(images, value)
+            folder = _only_folder([Reference.parse(one, "") for one in images]) if len(images) == 1 else None
+            _check_number(len(images) if folder is None else reference_folders.first(folder, 0, False)[0], value)
 
 
-def _numbered(references: Sequence[Any], number: int) -> Any:
-    """The reference of that number."""
-    if not 1 <= number <= len(references):
-        there = f"1 to {len(references)}" if len(references) > 1 else "1 alone"
-        raise UnitError(f"the X/Y/Z plot wants its reference {number}, and it has {there}: take the number out.")
+def _numbered(references: Sequence[Reference], number: int) -> Reference:
+    """The reference of that number, or the picture of that number in a folder that is all there is."""
+    if (folder := _only_folder(references)) is not None:
+        _check_number(reference_folders.first(folder, 0, False)[0], number)
+        return replace(references[0], folder=replace(folder, only=number - 1))
+    _check_number(len(references), number)
     return references[number - 1]
+
+
+def _only_folder(references: Sequence[Reference]) -> Folder | None:
+    return references[0].folder if len(references) == 1 else None
+
+
+def _check_number(count: int, number: int) -> None:
+    if not 1 <= number <= count:
+        there = f"1 to {count}" if count > 1 else "1 alone"
+        raise UnitError(f"the X/Y/Z plot wants its reference {number}, and it has {there}: take the number out.")
 
 
 def _purpose(value: Any) -> Purpose:

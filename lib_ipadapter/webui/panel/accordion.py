@@ -18,7 +18,7 @@ from ...jobs.resources import Resources
 from ...kinds import Wording
 from ...presets.store import Store
 from ...unit import MAX_UNITS
-from .. import face_install, looks, options, process
+from .. import face_install, looks, options, process, reference_folders
 from . import download_card, model_choice, panel_state
 from .controlnet_bar import ControlNetBar
 from .editor import QUIET, UNTICKED, Editor, hidden, in_page, note
@@ -117,7 +117,9 @@ def _from_parameters(pasted: str, store: Store) -> tuple[list[dict[str, Any]], l
         except IPAdapterError:
             return None
 
-    return infotext.restored(json.loads(pasted)["entries"] if pasted else {}, picture, looks.as_picture)
+    return infotext.restored(
+        json.loads(pasted)["entries"] if pasted else {}, picture, looks.as_picture, reference_folders.pasted
+    )
 
 
 # The panel

@@ -7,6 +7,7 @@ does. In the page, and in the text that keeps all units (panel_state.py), values
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import gradio as gr
 
 from ...fields import PanelPlace, Setting, settings_of
 from ...kinds import Among, BlockFactors, Choice, EncoderName, FaceNumber, Flag, Kind, ModelName, Number, Text, Weight
-from ...reference import WEIGHT
+from ...reference import FOLDER, WEIGHT
 from ...unit import Unit
 from ...weighting import as_text
 from . import html_controls
@@ -25,7 +26,7 @@ CURVE = "curve"  # a weight that changes over the steps, where there is one; it 
 # What is written there is checked while somebody types: each with its field of a unit.
 CHECKED = {CURVE: "weight", "layer_weights": "layer_weights"}
 NARROW, WIDE = (0, 1), (WEIGHT.low, WEIGHT.high)  # ranges of the weight's slider
-PLACES = ("model", "weight", "sight", "advanced")
+PLACES = ("model", "weight", "sight", "strip", "advanced")
 # Gradio's settings of the components in sight, beside those that follow from a field's kind.
 LAYOUT: Mapping[str, Mapping[str, Any]] = {
     "model": {"choices": [NO_MODEL], "scale": 4, "min_width": 160},
@@ -50,6 +51,36 @@ def _stripped(text: str | None) -> str | None:
 
 def _line(value: Any) -> str:
     return "" if value is None else as_text(value)
+
+
+# Behind the path of a folder stands what else its item has, where that is not the usual.
+_FOLDER = re.compile(r"(.*?)((?:\s+(?:shuffle|start|weight):\S+)*)", re.DOTALL)
+
+
+def folder_item(text: str | None) -> dict[str, Any] | None:
+    """ "/a/b shuffle:7 start:2 weight:0.5" -> the item of that folder, None for nothing. What is no number stays text,
+    to be refused by the unit."""
+    found = _FOLDER.fullmatch((text or "").strip())
+    if found is None or not found[1]:
+        return None
+    item: dict[str, Any] = {"folder": found[1]}
+    for word in found[2].split():
+        name, _, value = word.partition(":")
+        number = Number(WEIGHT.low, WEIGHT.high).from_text(value) if name == "weight" else value
+        if name == "shuffle":
+            item["order"] = "shuffle"
+        item[{"shuffle": "seed"}.get(name, name)] = int(value) if name != "weight" and value.isdecimal() else number
+    return item
+
+
+def folder_text(item: Mapping[str, Any] | None) -> str:
+    """What ``folder_item`` makes the item of."""
+    if not item:
+        return ""
+    words = [f"shuffle:{item.get('seed') or 0}"] if item.get("order") == "shuffle" else []
+    words += [f"start:{item['start']}"] if item.get("start") else []
+    words += [f"weight:{item['weight']:g}"] if item.get("weight", 1) != 1 else []
+    return " ".join((str(item["folder"]), *words))
 
 
 @dataclass(frozen=True)
@@ -99,12 +130,15 @@ FORMS: Mapping[type[Kind], Form] = {
         None, gr.Dropdown, lambda kind, place: {}, lambda kind, name: model_name(name), lambda name: name or NO_MODEL
     ),
 }
+FOLDER_LINE = Form(html_controls.text, None, _placeholder, lambda kind, text: folder_item(text), folder_text)
 OPTIONAL_NUMBER = Form(html_controls.text, None, _placeholder, _number, _line)
 
 
 def _form(setting: Setting, key: str) -> Form:
     if key == CURVE:
         return LINE
+    if key == FOLDER:
+        return FOLDER_LINE
     if isinstance(setting.kind, Number) and setting.kind.empty is not None:
         return OPTIONAL_NUMBER
     return FORMS[type(setting.kind)]
@@ -126,12 +160,12 @@ class Control:
     @property
     def is_html(self) -> bool:
         """Whether it is HTML of ours and no component of gradio's, with which the page would open more slowly."""
-        return self.place in ("sight", "advanced")
+        return self.place in ("sight", "strip", "advanced")
 
     @property
     def default(self) -> Any:
         """As the page shows it."""
-        return self.show(None if self.field == CURVE else self.setting.default)
+        return self.show(None if self.field in (CURVE, FOLDER) else self.setting.default)
 
     def read(self, value: Any) -> Any:
         """What the page has of the field -> what a unit is parsed from, None for nothing."""

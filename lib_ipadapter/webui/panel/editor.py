@@ -22,7 +22,7 @@ from ...fields import meaningless
 from ...flux_fields import NOT_NEGATIVE
 from ...jobs.resources import Resources
 from ...kinds import Wording
-from ...reference import MAX_REFERENCES
+from ...reference import FOLDER, MAX_REFERENCES
 from ...unit import Unit
 from .. import ahead, options
 from ..host.folders import EXTENSION
@@ -31,6 +31,7 @@ from . import (
     advanced,
     block_strengths,
     download_card,
+    folder_row,
     html_controls,
     look_row,
     model_line,
@@ -304,7 +305,8 @@ class Editor:
                 state.units[number - 1] = given
             all_pictures |= pictures
             notes += [f"Unit {number}: {sentence}" for sentence in more]
-        state.shown = next((number for number, unit in enumerate(state.units, 1) if unit.get("images")), 1)
+        has = [bool(unit.get("images") or unit.get(FOLDER)) for unit in state.units]
+        state.shown = has.index(True) + 1 if any(has) else 1
         return self._values(state, state.kept(all_pictures)), notes
 
     def refilled(self, unit: Mapping[str, Any], text: str, held: HeldPictures | None) -> tuple[list[Any], list[str]]:
@@ -363,7 +365,7 @@ def _drop_area(tab: str) -> str:
         "<span>Add references</span><small>drop, paste or click</small>"
         "<input type='file' accept='image/*,.safetensors' multiple hidden tabindex='-1'></div>"
         f"<button type='button' class='ip-adapter-looks-opener' aria-expanded='false' title='{look_row.OPENER}'>Looks"
-        "</button>"
+        f"</button>{folder_row.opener()}"
         + (START_BUTTON if tab == "img2img" else "")
         + "<button type='button' class='ip-adapter-clear' title='Remove all of them' hidden>Remove all</button>"
     )

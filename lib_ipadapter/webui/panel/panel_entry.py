@@ -7,7 +7,7 @@ from typing import Any
 
 from ...checkpoint.catalog import Catalog
 from ...errors import IPAdapterError, UnitError
-from ...reference import START, as_picture
+from ...reference import FOLDER, START, as_picture
 from ...unit import KEYPOINTS_WINDOW, WINDOW, conflicts
 from ...weighting import peak
 from . import reference_cards
@@ -33,8 +33,9 @@ def entry(
     be shown. Its pictures are PIL images or anything else that ``decode`` takes; ``intake`` takes them."""
     if not unit or set(unit) <= {"enabled"}:
         return {}, {}, []
-    items, pictures, notes = _items(unit, intake)
+    items, pictures, notes, folder = _items(unit, intake)
     shown = _shown_values(unit, notes)
+    shown[FOLDER] = BY_FIELD[FOLDER].show(folder)
     shown["enabled"] = unit.get("enabled", True) is not False
     shown["model"] = BY_FIELD["model"].show(_listed(unit.get("model"), catalog))
     shown["images"] = items
@@ -57,7 +58,7 @@ def _shown_values(unit: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     for name, value in unit.items():
         if name in ELSEWHERE or name == "enabled":
             continue
-        if name == CURVE or name not in BY_FIELD:
+        if name in (CURVE, FOLDER) or name not in BY_FIELD:
             notes.append(f"{name} has no place in this panel and was left out.")
             continue
         try:
@@ -86,14 +87,21 @@ def _listed(model: Any, catalog: Catalog) -> str | None:
         return model
 
 
-def _items(unit: Mapping[str, Any], intake: Intake) -> tuple[list[Item], HeldPictures, list[str]]:
-    """A unit's references and negative references, their pictures and masks by keys, and sentences on what cannot be
-    shown."""
+def _items(
+    unit: Mapping[str, Any], intake: Intake
+) -> tuple[list[Item], HeldPictures, list[str], Mapping[str, Any] | None]:
+    """A unit's references and negative references, their pictures and masks by keys, sentences on what cannot be
+    shown, and the item of its folder."""
     given = unit.get("images")
     given = [unit["image"]] if given is None and unit.get("image") is not None else given or []
     items: list[Item] = []
     pictures: HeldPictures = {}
     notes = []
+    folders = [one for one in given if isinstance(one, Mapping) and isinstance(one.get(FOLDER), str)]
+    notes += ["a unit has one folder in this panel: the others were left out."] * (len(folders) > 1)
+    if folders and folders[0].get("region") is not None:
+        notes.append("the region of its folder has no place in this panel and was left out: draw the unit's instead.")
+    given = [one for one in given if one not in folders] if folders else given
     pose = unit.get("keypoints_image")
     both = [(one, "") for one in given] + [(one, "negative") for one in unit.get("negative_images") or ()]
     both += [] if pose is None else [(pose, "pose")]
@@ -116,4 +124,4 @@ def _items(unit: Mapping[str, Any], intake: Intake) -> tuple[list[Item], HeldPic
             items.append(item)
         except (IPAdapterError, ValueError, TypeError) as error:
             notes.append(f"a reference was left out. {error}")
-    return items, pictures, notes
+    return items, pictures, notes, folders[0] if folders else None

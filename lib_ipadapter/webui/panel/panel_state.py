@@ -21,7 +21,7 @@ from ...encode.picture import Picture
 from ...errors import IPAdapterError, UnitError
 from ...kinds import is_number
 from ...presets.document import HASH_PREFIX
-from ...reference import MAX_REFERENCES, START, WEIGHT
+from ...reference import FOLDER, MAX_REFERENCES, START, WEIGHT
 from ...unit import MAX_UNITS
 from . import look_row
 from .controls import COMPONENTS, CONTROLS, CURVE
@@ -187,12 +187,15 @@ def objects(
         settings = {name: value for name, value in values_read.items() if value is not None}
         if CURVE in settings:
             settings["weight"] = settings.pop(CURVE)
+        folder = settings.pop(FOLDER, None)
         try:
             settings |= _pictures(unit, _Session(PagePictures(held), arriving))
         except IPAdapterError as error:
             if settings["enabled"] or complete:
                 raise error.in_unit(number) from None
             settings["images"] = []
+        if folder is not None:
+            settings["images"] = [*settings["images"], folder]
         objects.append(settings)
     return objects
 
@@ -215,7 +218,7 @@ def is_ready(text: str, *values: Any) -> bool:
     except UnitError:
         return False
     state.unit.update(zip((control.field for control in COMPONENTS), values, strict=True))
-    return any(unit.get("enabled", True) and unit["images"] for unit in state.units)
+    return any(unit.get("enabled", True) and (unit["images"] or unit.get(FOLDER)) for unit in state.units)
 
 
 @dataclass(frozen=True)

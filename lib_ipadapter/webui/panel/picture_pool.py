@@ -29,7 +29,9 @@ HeldPictures = dict[str, str]  # what a session keeps: the page's keys -> conten
 def _nbytes(picture: Picture) -> int:
     """What a picture takes in memory."""
     given = picture.given
-    return len(given) if isinstance(given, bytes) else given.width * given.height * len(given.getbands())
+    if isinstance(given, bytes):
+        return len(given)
+    return 0 if callable(given) else given.width * given.height * len(given.getbands())
 
 
 class PicturePool:

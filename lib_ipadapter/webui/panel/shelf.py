@@ -9,6 +9,7 @@ with a stamp into a hidden box, and the answer comes back in the same box:
     {"ask": "small", "names": [content hash, …]}        small pictures that an answer before has not held yet
     {"ask": "kept", "keys": [key, …]}                   the session's pictures, so that the page can bring them again
     {"ask": "looks"}                                    all looks (look_row.py)
+    {"ask": "folder", "text": …, "walks": true}         what is in a folder of references (folder_row.py)
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import IPAdapterError
 from ...presets.document import HASH_PREFIX
 from ..picture_text import data_url
-from . import look_row
+from . import folder_row, look_row
 from .editor import QUIET, hidden, in_page
 from .picture_pool import HeldPictures, PagePictures
 
@@ -62,6 +63,8 @@ class ShelfBox:
 
         if asked["ask"] == "looks":
             return look_row.told()
+        if asked["ask"] == "folder":
+            return folder_row.told(asked)
         shelf, what = Shelf(self.store()), asked["ask"]
         if what == "open":
             return _opened(shelf)

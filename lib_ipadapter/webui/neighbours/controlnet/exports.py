@@ -33,6 +33,8 @@ def exported(unit: Unit, spec: AdapterSpec, file: Path) -> Translated:
     model, preprocessor = _names(home, spec, file)
     notes: list[str] = []
     weight = _weight(home, unit, notes)
+    if any(reference.folder is not None for reference in unit.references):
+        raise UnitError("a folder of references cannot go to ControlNet: give its pictures.")
     pictures = [decode(reference.image) for reference in unit.references]
     if any(map(carries, pictures)):
         raise UnitError("embeddings cannot go to ControlNet: give the pictures that they were made of.")

@@ -1,0 +1,275 @@
+"""Folders of references in a WebUI: which may be read, averages, walks through batches and files, and what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from demo.start import Host
+from tests.helpers.files import base64_of, picture, unit
+from tests.helpers.host import ask, make, ours, pixels
+
+SEEDS = (3, 4, 5)
+
+
+@pytest.fixture
+def references(tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An allowed folder with a folder of three pictures in it, which is returned."""
+    from modules import shared
+
+    allowed = tmp_path / "allowed"
+    (allowed / "three").mkdir(parents=True)
+    for place, seed in enumerate(SEEDS):
+        picture(seed).save(allowed / "three" / f"{place + 9}.png")
+    monkeypatch.setitem(shared.opts.data, "ip_adapter_reference_folders", f"\n{allowed}\n{tmp_path / 'another'}")
+    return allowed / "three"
+
+
+def of(folder: Path | str, kind: str = "base", **settings: Any) -> dict:
+    walk = {name: settings.pop(name) for name in ("order", "seed", "start") if name in settings}
+    return {"model": kind, "images": [{"folder": str(folder), **walk}], **settings}
+
+
+def refused(host: Host, settings: dict, **payload: Any) -> str:
+    answer = host.post("txt2img", {"steps": 1, "alwayson_scripts": ours(settings), **payload})
+    assert answer.status_code == 422, answer.text
+    detail: str = answer.json()["detail"]
+    return detail
+
+
+def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    return len(one) == len(other) and all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+# --- which may be read -----------------------------------------------------------------------------------------------
+
+
+def test_no_folder_is_read_before_the_setting_allows_it(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "0").mkdir()
+    assert refused(host, of(tmp_path / "0")) == (
+        "IP-Adapter unit 1: the reference: no folder of references may be read: name the folders that may in the "
+        "setting “Folders for references” (Settings > IP-Adapter)."
+    )
+
+
+def test_only_what_is_below_an_allowed_folder_is_read(host: Host, references: Path) -> None:
+    outside = references.parents[1] / "outside"
+    outside.mkdir()
+    picture(1).save(outside / "0.png")
+    (references.parent / "link").symlink_to(outside)
+    for path in (
+        outside, references.parent / ".." / "outside", references.parent / "link", references / "none", "outside",
+        "three", "allowed/../outside", "allowed/link", references / "9.png", f"{references.parent}x", "~", "/",
+    ):  # fmt: skip
+        said = refused(host, of(path))
+        assert "is not there, or not below one that the setting “Folders for references”" in said, path
+
+
+def test_no_client_can_allow_itself_a_folder(host: Host, references: Path) -> None:
+    from modules import shared
+
+    outside = references.parents[1]
+    override = {"ip_adapter_reference_folders": str(outside)}
+    assert "is not there, or not below" in refused(host, of(outside), override_settings=override)
+    assert shared.opts.data_labels["ip_adapter_reference_folders"].restrict_api
+
+
+def test_a_folder_without_a_picture_says_so(host: Host, references: Path) -> None:
+    (references.parent / "empty").mkdir()
+    assert "the folder 'allowed/empty' has no picture in it" in refused(host, of(references.parent / "empty"))
+
+
+# --- averaging and walking -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.both_faces
+def test_a_folder_counts_as_its_pictures(host: Host, references: Path) -> None:
+    """Side by side, and one picture of it as that picture; by its path and by its name."""
+    assert same(make(host, of(references)), make(host, unit(seeds=SEEDS)))
+    assert same(make(host, of("allowed/three")), make(host, unit(seeds=SEEDS)))
+    average = make(host, of(references, combine="average"))
+    assert np.abs(average[0] - make(host, unit(seeds=SEEDS, combine="average"))[0]).max() <= 1
+    (references.parent / "one").mkdir()
+    picture(7).save(references.parent / "one" / "any name", "PNG")
+    assert same(make(host, of("allowed/one", combine="average")), make(host, unit(seeds=(7,))))
+
+
+def test_what_is_passed_over_is_told(host: Host, references: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modules import processing
+
+    told: list[str] = []
+    monkeypatch.setattr(processing.StableDiffusionProcessing, "comment", lambda p, text: told.append(text))
+    (references / "notes.txt").write_text("none")
+    make(host, of(references))
+    assert told == [
+        "IP-Adapter unit 1: the reference: passed over 1 of its files, in which there is no picture to be read here."
+    ]
+
+
+@pytest.mark.both_faces
+def test_a_walk_through_batches_is_one_request_after_the_other(host: Host, references: Path) -> None:
+    batch = {"batch_size": 2, "n_iter": 2, "seed": 5}
+    walked = make(host, of(references, batch="per image"), **batch)[-4:]
+    again = make(host, unit(seeds=SEEDS, batch="per image"), **batch)[-4:]
+    assert same(walked, again)
+    for i, one in enumerate(walked):
+        (single,) = make(host, unit(seeds=(SEEDS[i % 3],)), seed=5 + i)
+        assert np.abs(single - one).mean() < 0.2
+    (begun,) = make(host, of(references, batch="per image", start=4), seed=6)
+    assert np.abs(begun - walked[1]).mean() < 0.2
+
+
+def test_one_job_walks_through_more_than_act_side_by_side(host: Host, references: Path, monkeypatch) -> None:
+    """And a file of a batch, far behind, meets its own of as many."""
+    from tests.helpers.folders import fill
+
+    monkeypatch.setattr("lib_ipadapter.jobs.plans.MAX_REFERENCES", 3)
+    many = fill(references.parent / "many", *range(100, 108))
+    walked = make(host, of(many, batch="per image"), batch_size=4, n_iter=2, steps=1, seed=5)[-8:]
+    for i in (0, 3, 4, 7):
+        (single,) = make(host, unit(seeds=(100 + i,)), steps=1, seed=5 + i)
+        assert np.abs(single - walked[i]).mean() < 0.2, i
+    (last,) = files_through(host, 1, of(many, batch="per image"), first=7)
+    (single,) = img2img(host, unit(seeds=(107,)))
+    assert np.abs(last[0] - single).max() <= 3
+
+
+def test_a_walk_reads_what_its_pictures_see(host: Host, references: Path) -> None:
+    (references / "broken.png").write_bytes((references / "9.png").read_bytes()[:100])
+    assert len(make(host, of(references, batch="per image"), n_iter=2)) >= 2
+    assert "'broken.png': The picture file is damaged" in refused(host, of(references))
+    beside = of(references, batch="per image")
+    beside["images"].append(base64_of(picture(1)))
+    assert "a folder stands beside other references, and batch is “per image”" in refused(host, beside)
+
+
+def files_through(host: Host, count: int, *units: dict, first: int = 0, **fields: Any) -> list[list[np.ndarray]]:
+    """The pictures of each of ``count`` equal files that img2img's batch of files makes pictures of, ``first`` being
+    the place of the first of them."""
+    from modules import processing, scripts, shared
+
+    from tests.helpers.panel import panel_args
+
+    runner = scripts.scripts_img2img
+    script = next(s for s in runner.alwayson_scripts if s.title() == "IP-Adapter")
+    args = [0, *[None] * (len(runner.inputs) - 1)]
+    values = panel_args(host, {}, {}, {}, tick=False)
+    values[: len(units)] = units
+    args[script.args_from : script.args_to] = values
+    p = processing.StableDiffusionProcessingImg2Img(
+        sd_model=shared.sd_model, prompt="a cat", negative_prompt="blurry", seed=5, steps=3, width=64, height=64,
+        denoising_strength=0.9, sampler_name="Euler", do_not_save_samples=True, do_not_save_grid=True, **fields,
+    )  # fmt: skip
+    p.is_api, p.scripts, p.script_args = True, runner, args
+    made = []
+    shared.state.begin("test")
+    try:
+        for i in range(count):
+            shared.state.job = f"{first + i + 1} out of {first + count}"
+            p.init_images = [picture(50, (64, 64))] * p.batch_size
+            made.append(pixels(processing.process_images(p))[-p.batch_size * p.n_iter :])
+    finally:
+        p.close()
+        shared.state.end()
+    return made
+
+
+def img2img(host: Host, settings: dict, **payload: Any) -> list[np.ndarray]:
+    start = base64_of(picture(50, (64, 64)))
+    return make(host, settings, path="img2img", init_images=[start], denoising_strength=0.9, seed=5, **payload)
+
+
+@pytest.mark.both_faces
+@pytest.mark.parametrize("has_folder", [True, False])
+def test_each_file_of_img2imgs_batch_meets_its_own_reference(has_folder: bool, host: Host, references: Path) -> None:
+    walk = of(references, batch="per image") if has_folder else unit(seeds=SEEDS, batch="per image")
+    made = files_through(host, 4, walk)
+    for i, (one,) in enumerate(made):
+        (single,) = img2img(host, unit(seeds=(SEEDS[i % 3],)))
+        assert np.abs(one - single).max() <= 3, i  # rounding
+        assert np.abs(one - made[(i + 1) % 3][0]).mean() > 1
+    two = files_through(host, 2, walk, n_iter=2)  # the second file begins with the third
+    assert np.abs(two[0][0] - made[0][0]).mean() < 0.2 and np.abs(two[1][0] - made[2][0]).mean() < 0.2
+    first, second = files_through(host, 2, unit(seeds=SEEDS))  # who sees all, sees them for every file
+    assert np.abs(first[0] - second[0]).max() <= 3
+
+
+def test_a_plots_cells_are_no_files(host: Host) -> None:
+    from types import SimpleNamespace
+
+    from modules import shared
+
+    from lib_ipadapter.webui.host import current
+
+    p = SimpleNamespace(n_iter=2, batch_size=3, init_images=["x"], script_args=[0])
+    shared.state.begin("2 out of 9")
+    try:
+        assert current().pictures(p) == range(6, 12)
+        p.script_args = [1]
+        assert current().pictures(p) == range(6)
+        p.script_args, p.init_images = [0], []
+        assert current().pictures(p) == range(6)
+    finally:
+        shared.state.end()
+
+
+def test_a_shuffle_walks_through_all_of_them(host: Host, references: Path) -> None:
+    def walked(**more: Any) -> list[str]:
+        answer = ask(host, of(references, batch="per image", order="shuffle", **more), n_iter=3, subseed_strength=0)
+        return [one.tobytes().hex() for one in pixels(answer)[-3:]]
+
+    singles = {make(host, unit(seeds=(seed,)), seed=1 + i)[0].tobytes().hex() for i in range(3) for seed in SEEDS}
+    assert walked(seed=7) == walked(seed=7)
+    assert len({*walked(seed=7)}) == 3 and {*walked(seed=7)} <= singles
+    assert any(walked(seed=seed) != walked(seed=7) for seed in range(4))
+
+
+# --- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def test_parameters_presets_and_kept_generations_have_the_folder_itself(host: Host, references: Path, store) -> None:
+    settings = of(references, batch="per image", start=1, weight=0.8)
+    answer = ask(host, settings, n_iter=2)
+    assert "allowed/three" in answer.infotext and str(references.parent) not in answer.infotext
+    again = ask(host, n_iter=2, infotext=answer.infotext)
+    assert same(pixels(again), pixels(answer))
+    kept = store.load(store.recent()[-1])[0]
+    assert kept["images"] == [{"folder": str(references), "start": 1}]
+    store.save("p", [settings])
+    assert store.load("p")[0]["images"] == settings["images"]
+    picture(9).save(references / "12.png")
+    answer = host.post("txt2img", {"steps": 1, "infotext": answer.infotext})
+    assert answer.status_code == 422 and "holds other pictures than it did" in answer.json()["detail"]
+
+
+def test_a_look_and_a_preview_of_a_folder(host: Host, references: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib_ipadapter.presets.looks import Looks
+    from lib_ipadapter.webui import process
+
+    looks = Looks(references.parents[1] / "looks")
+    monkeypatch.setattr(process, "looks", lambda: looks)
+    settings = of(references, combine="average")
+    answer = host.client.put("/ip-adapter/looks/three", json={"unit": settings})
+    assert answer.status_code == 200, answer.text
+    assert same(make(host, {"model": "base", "images": [{"look": "three"}]}), make(host, settings))
+    shown = host.client.post("/ip-adapter/preview", json=settings).json()["images"]
+    pictures = unit(seeds=SEEDS)
+    assert shown == host.client.post("/ip-adapter/preview", json=pictures).json()["images"]
+
+
+def test_the_panel_takes_a_folder_where_the_setting_allows_it(host: Host, references: Path) -> None:
+    from lib_ipadapter.webui.panel.accordion import presets_units
+    from tests.helpers.panel import from_panel, panel_of, put_in
+
+    tab = {"model": "base", "folder": str(references), "combine": "average"}
+    assert same(from_panel(host, tab), make(host, of(references, combine="average"), seed=1))
+    with pytest.raises(Exception, match="is not there, or not below one that the setting"):
+        from_panel(host, {**tab, "folder": str(references.parents[1])})
+    item = {"folder": "allowed/three", "order": "shuffle", "seed": 7, "weight": 0.5}
+    made = {"model": "base", "images": [base64_of(picture(1)), item]}
+    values, notes = put_in(panel_of(host), [made])
+    (back, *_) = presets_units(tuple(values))
+    assert back["images"][1] == item and not notes
