@@ -17,12 +17,13 @@ from .checkpoint.entries import AdapterEntry
 from .encode.folders import HASH_LENGTH, FolderMark
 from .errors import UnitError
 from .fields import settings_of
-from .reference import MAX_REFERENCES, START, WEIGHT, references_at_most
+from .reference import AT, MAX_REFERENCES, START, WEIGHT, references_at_most
 from .unit import MAX_UNITS, Unit, conflicts
 
 # What the entries call pictures.
 REFERENCES, NEGATIVE, REGION, POSE = "references", "negative_images", "region_mask", "keypoints_image"
 REGIONS, EVERYWHERE = "regions", "-"  # of single references, in their order
+TIMES = "at"  # where each stands over time
 LOOKS, BETWEEN = "looks", " / "  # the names of references that are looks; no name has a slash in it
 MAX_ENTRY = 95_000  # characters of one unit's entry; most of the longest of ours are hashes and names of looks
 FOLDERS, BETWEEN_FOLDERS = "folders", " | "  # those of references that are folders, with what of them is used
@@ -34,7 +35,7 @@ REMEDIES = {REGION: "draw it again", POSE: "add the picture again"}
 
 class ReferenceAtWork(Protocol):
     """A reference by its content hash, with its weight, the content hashes of its mask and its region, its name if it
-    is a look, and the folder that it lies in if it came with that."""
+    is a look, the folder that it lies in if it came with that, and where it stands over time if it is a keyframe."""
 
     @property
     def content_hash(self) -> str: ...
@@ -53,6 +54,9 @@ class ReferenceAtWork(Protocol):
 
     @property
     def folder(self) -> FolderMark | None: ...
+
+    @property
+    def at(self) -> float | None: ...
 
 
 class UnitAtWork(Protocol):
@@ -108,6 +112,9 @@ def parameters(units: Sequence[UnitAtWork]) -> dict[str, str]:
         if any(reference.region_hash for reference in own):
             hashes = (reference.region_hash for reference in own)
             values[REGIONS] = " ".join(EVERYWHERE if name is None else name[:HASH_LENGTH] for name in hashes)
+        times = [reference.at for reference in one.references if reference.at is not None]
+        if times and len(times) == len(one.references):
+            values[TIMES] = " ".join(repr(at).removesuffix(".0") for at in times)
         values[REFERENCES] = _hashes(one.references)
         entries[entry_name(one.number)] = ", ".join(f"{name}: {_quoted(text)}" for name, text in values.items())
     return entries
@@ -163,13 +170,14 @@ _REFERENCE = re.compile(
 
 
 class HashedReference(NamedTuple):
-    """A picture by its content hash (START: the start picture), its weight, and its mask and its region by their
-    content hashes."""
+    """A picture by its content hash (START: the start picture), its weight, its mask and its region by their content
+    hashes, and where it stands over time."""
 
     content_hash: str
     weight: float
     mask_hash: str | None
     region_hash: str | None = None
+    at: float | None = None
 
 
 @dataclass
@@ -209,7 +217,7 @@ def read(params: Mapping[str, Any], unit_class: type[Unit] = Unit) -> list[Paste
         references = _read_hashes(values.pop(REFERENCES, ""))
         if not references:
             continue
-        references = _with_regions(references, values.pop(REGIONS, ""))
+        references = _with_times(_with_regions(references, values.pop(REGIONS, "")), values.pop(TIMES, ""))
         unit = Pasted(int(name.rpartition(" ")[2]), {"model": values.pop("model", None)}, references)
         unit.negatives = _read_hashes(values.pop(NEGATIVE, ""))
         unit.looks = _read_looks(values.pop(LOOKS, ""))
@@ -284,6 +292,17 @@ def _with_regions(references: list[HashedReference], text: str) -> list[HashedRe
     found = [_REFERENCE.fullmatch(word) for word in text.split()]
     regions = [None if one is None else one[1].lower() for one in found]
     return [one._replace(region_hash=region) for one, region in zip_longest(references, regions) if one is not None]
+
+
+def _with_times(references: list[HashedReference], text: str) -> list[HashedReference]:
+    """As many as there are references, or nobody's."""
+    try:
+        times = [AT.parse(float(word), TIMES) for word in text.split()]
+    except (ValueError, UnitError):
+        return references
+    if len(times) != len(references):
+        return references
+    return [one._replace(at=at) for one, at in zip(references, times, strict=True)]
 
 
 def _read_looks(text: str) -> dict[str, str]:
@@ -378,6 +397,8 @@ def _items(
                 named += 1
                 missing.append(f"the look “{name}” is not here as it was: add it, or another one.")
             continue
+        if reference.at is not None:
+            items[-1]["at"] = reference.at
         for part, content_hash in (("mask", reference.mask_hash), ("region", reference.region_hash)):
             if content_hash is not None and (found_part := picture(content_hash)) is not None:
                 items[-1][part] = found_part

@@ -14,9 +14,10 @@ MAX_REFERENCES = 64  # of one unit: their tokens meet in every attention layer
 MAX_PICTURES = 1000  # of one unit that makes one reference of them, or shows each to a picture of its own
 START = "start_picture"  # the word that stands in the place of the start picture
 WEIGHT = Number(-1, 3)  # what the weight of a unit or of a reference may be
+AT = Number(0, 1)
 MASK = PictureKind()
 PARTS = ("image", "controlnet", "embeddings", "look", START, "folder")  # what an item has one of
-OWN = ("weight", "mask", "region")  # and what it may have beside that
+OWN = ("weight", "mask", "region", "at")  # and what it may have beside that
 ORDERS = ("name", "shuffle")  # of a folder's pictures
 OF_FOLDER = ("order", "seed", "start")  # what else an item with a folder has
 MAX_PATH = 4096  # characters
@@ -48,6 +49,8 @@ class Folder:
         others = [name for name in (*PARTS, "mask") if name != "folder" and item.get(name) is not None]
         if others:
             raise UnitError(f"{where}folder is given beside {others[0]}: leave one out.")
+        if item.get("at") is not None:
+            raise UnitError(f"{where}a folder is no keyframe: give its pictures one by one, each with its at.")
         path, order = item["folder"], item.get("order") or ORDERS[0]
         if not isinstance(path, str) or not 1 <= len(path.strip()) <= MAX_PATH or "\0" in path:
             raise UnitError(f"{where}folder is {Wording.API.shown(path)}: give the path of a folder with pictures.")
@@ -90,6 +93,7 @@ class Reference:
     ``start_picture``: it is what img2img begins with, of that the part which is sampled; ``image`` is None until a job
     begins. Where the pictures of a batch begin with different ones, ``picture`` is the one that sees it, and all but
     the first are ``repeats`` of what was asked for.
+    ``at``: None, or where it stands as a keyframe, from 0, the first picture or frame, to 1, the last.
     """
 
     image: Any
@@ -102,10 +106,11 @@ class Reference:
     repeats: bool = False
     region: Any = None
     folder: Folder | None = None
+    at: float | None = None
 
     @classmethod
     def parse(cls, item: object, where: str) -> Reference:
-        """``item``: a picture, or ``{"image": …, "weight": 1.0, "mask": …, "region": …}``, or the same with
+        """``item``: a picture, or ``{"image": …, "weight": 1.0, "mask": …, "region": …, "at": 0.5}``, or the same with
         ``"controlnet": 1``, ``"embeddings": …``, ``"look": name``, ``"start_picture": true`` or ``"folder": path`` in
         the picture's place.
 
@@ -124,19 +129,20 @@ class Reference:
         image, weight = item.get("image"), WEIGHT.parse(item.get("weight", 1.0), f"{where}weight")
         assert weight is not None
         mask, region = (MASK.parse(item.get(name), f"{where}{name}") for name in ("mask", "region"))
+        own = {"region": region, "at": None if item.get("at") is None else AT.parse(item["at"], f"{where}at")}
         if item.get("embeddings") is not None:
             image = cls._embeddings(item["embeddings"], item, where)
         if more:
             return cls(None, weight, folder=Folder.parse(item, where), region=region)
         if item.get(START) is not None:
-            return cls(None, weight, None, mask, start_picture=cls._start(item, where), region=region)
+            return cls(None, weight, None, mask, start_picture=cls._start(item, where), **own)
         if item.get("look") is not None:
-            return cls(None, weight, look=cls._look(item, where), region=region)
+            return cls(None, weight, look=cls._look(item, where), **own)
         if item.get("controlnet") is not None:
-            return cls(None, weight, cls._controlnet(item["controlnet"], image, where), mask, region=region)
+            return cls(None, weight, cls._controlnet(item["controlnet"], image, where), mask, **own)
         if image is None or (isinstance(image, str) and not image.strip()):
             raise UnitError(f"{where}the picture is missing: give a PNG, JPEG or WebP as base64.")
-        return cls(image, weight, None, mask, region=region)
+        return cls(image, weight, None, mask, **own)
 
     @staticmethod
     def _embeddings(file: Any, item: Mapping[str, Any], where: str) -> Any:
@@ -176,9 +182,9 @@ class Reference:
 
     def to_item(self) -> Any:
         """What ``parse`` makes this reference of."""
-        parts = {name: getattr(self, name) for name in ("image", "controlnet", "look", "mask", "region")}
+        parts = {name: getattr(self, name) for name in ("image", "controlnet", "look", *OWN[1:])}
         if self.start_picture:
-            parts = {START: True, "mask": self.mask, "region": self.region}
+            parts = {START: True, **{name: getattr(self, name) for name in OWN[1:]}}
         given = {name: value for name, value in parts.items() if value is not None}
         if self.folder is not None:
             given = self.folder.to_item() | ({} if self.region is None else {"region": self.region})
@@ -237,6 +243,9 @@ class References(Kind):
             raise UnitError(f"{placed[0]}: negative references act as far as the unit does: leave the region out.")
         if not single and any(one.folder is not None for one in found):
             raise UnitError(f"{plural} holds a folder, which only images may: give pictures.")
+        timed = [f"{plural}[{i}]" for i, one in enumerate(found) if one.at is not None]
+        if timed and not single:
+            raise UnitError(f"{timed[0]}: negative references are the same in every picture: leave at out.")
         return found
 
     def _check_count(self, count: int, settings: Mapping[str, Any]) -> None:
@@ -251,6 +260,6 @@ class References(Kind):
     def values(self) -> str:
         region, more = "", ""
         if self.single:
-            region, more = ', "region": …', ', or `{"folder": path, "weight": 1.0}`'
+            region, more = ', "region": …, "at": 0.5', ', or `{"folder": path, "weight": 1.0}`'
         picture = f'`{{"image": …, "weight": 1.0, "mask": …{region}}}`'
         return f'base64 pictures, or {picture}, or `{{"look": name, "weight": 1.0}}`{more}'

@@ -40,7 +40,8 @@ class Unit:
     references: tuple[Reference, ...] = field(metadata=declared(
         References("images", "image"),
         FOLDER_PLACE,
-        about='a mask is white where the reference counts, a region where in the picture it acts; `{"controlnet": 1}` '
+        about='a mask is white where the reference counts, a region where in the picture it acts; `at` makes it a '
+        'keyframe, from 0, the first picture or frame, to 1, the last; `{"controlnet": 1}` '
         "takes the picture of ControlNet's first unit, `{\"start_picture\": true}` what img2img begins with, in tiles "
         "each its own part",
     ))

@@ -1,5 +1,5 @@
-// What a card's ⋯ offers: to enlarge its picture, to move it, and to give it a weight and a region of its own; and what
-// its region may be.
+// What a card's ⋯ offers: to enlarge its picture, to move it, to give it a weight and a region of its own, and to spread
+// the unit's references over time; and what its region may be.
 ipAdapter.card_menu = (() => {
     function button(textContent, onclick) {
         return Object.assign(document.createElement("button"), {type: "button", textContent, onclick});
@@ -57,6 +57,7 @@ ipAdapter.card_menu = (() => {
         if (!negative && !pose && !card.querySelector(".ip-adapter-place")) {
             add("Region", "Where in the picture it acts", () => show(tab, card, ".ip-adapter-more", fillRegions));
         }
+        if (!negative && !pose) addTime(tab, images, add);
         if (images.length > 1) {
             add("Earlier", "One place to the front: Alt+←", () => ipAdapter.moves.step(tab, key, -1));
             add("Later", "One place to the back: Alt+→", () => ipAdapter.moves.step(tab, key, 1));
@@ -65,6 +66,22 @@ ipAdapter.card_menu = (() => {
             if (i + 1 === state.shown) return;
             add(`Unit ${i + 1}`, "Move it into this unit", () => ipAdapter.moves.move(tab, key, Infinity, i + 1));
         });
+    }
+    // The unit's references become keyframes, evenly spread in their order, or none.
+    function addTime(tab, images, add) {
+        const isPositive = (one) => !one.negative && !one.pose, count = images.filter(isPositive).length;
+        const setAll = (label, at) => ipAdapter.undo.act(tab, label, (state) => {
+            ipAdapter.shownUnit(state).images.filter(isPositive).forEach((one, i) => { one.at = at(i); });
+        });
+        if (images.some((one) => isPositive(one) && one.at !== undefined)) {
+            add("Not over time", "All references act together in every picture again", () => {
+                setAll("took the references together again", () => undefined);
+            });
+        } else if (count > 1) {
+            add("Over time", "Each stands at a picture of the batch or film; those between have some of both", () => {
+                setAll("spread the references over time", (i) => Number((i / (count - 1)).toFixed(3)));
+            });
+        }
     }
     // As the line of the unit's region has them (region_line.py).
     function fillRegions(tab, card, add) {

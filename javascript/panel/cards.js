@@ -61,10 +61,10 @@
         return card;
     }
 
-    // What a card hangs on, apart from its weight.
-    function lookOf(unit, {key, waiting, negative, pose, mask, region}) {
+    // What a card hangs on, apart from its numbers.
+    function lookOf(unit, {key, waiting, negative, pose, mask, region, at}) {
         const {crop, resolution, variant, face_index: face} = unit;
-        return JSON.stringify([waiting, negative, pose, mask, region, crop, resolution, variant, face]);
+        return JSON.stringify([waiting, negative, pose, mask, region, at === undefined, crop, resolution, variant, face]);
     }
 
     // The server's drawing, if it has come.

@@ -7,7 +7,8 @@
     function lookOf(state) {
         const {images, crop, encoder, resolution, variant, face_index: face} = ipAdapter.shownUnit(state);
         const references = (images ?? []).map(
-            ({key, waiting, negative, pose, mask, region}) => [key, waiting, negative, pose, mask, region],
+            ({key, waiting, negative, pose, mask, region, at}) =>
+                [key, waiting, negative, pose, mask, region, at === undefined],
         );
         const seen = references.length ? [crop, resolution, variant, face] : null;
         const regions = state.units.map(({region}) => region);
@@ -56,7 +57,7 @@
             ipAdapter.units.showVariantsControls(tab);
             ipAdapter.truth.noteMasks(tab);
             ipAdapter.purpose.draw(tab);
-            fillWeights(tab, column);
+            fillNumbers(tab, column);
             followDownloads(tab);
             return [models?.settle(tab, model) ?? {__type__: "update"}];
         }
@@ -103,11 +104,12 @@
     function showOpened(tab) {
         if (tab.cards.stamp === null) drawCards(tab);
     }
-    function fillWeights(tab, column) {
-        const weights = Object.fromEntries((tab.shownUnit.images ?? []).map(({key, weight}) => [key, weight]));
-        for (const card of column.querySelectorAll(".ip-adapter-card")) {
-            const field = card.querySelector("input");
-            if (field && field !== document.activeElement) field.value = weights[card.dataset.key] ?? field.value;
+    function fillNumbers(tab, column) {
+        const references = Object.fromEntries((tab.shownUnit.images ?? []).map((one) => [one.key, one]));
+        for (const field of column.querySelectorAll(".ip-adapter-card input")) {
+            const {weight, at} = references[field.closest(".ip-adapter-card").dataset.key] ?? {};
+            const number = field.closest(".ip-adapter-at") ? at : weight;
+            if (field !== document.activeElement) field.value = number ?? field.value;
         }
     }
 

@@ -24,9 +24,10 @@
     function onWeight(event) {
         const card = event.target.matches?.(`${CARD} input`) && event.target.closest(CARD);
         if (!card) return;
-        const {value: text, min, max} = event.target;
-        const weight = text === "" ? 1 : Math.min(max, Math.max(min, text));
-        change(ipAdapter.tabOf(card), card.dataset.key, (reference) => ({...reference, weight}));
+        const {value: text, min, max} = event.target, isAt = event.target.closest(".ip-adapter-at");
+        const value = text === "" ? 1 : Math.min(max, Math.max(min, text));
+        const set = isAt ? {at: value} : {weight: value};
+        change(ipAdapter.tabOf(card), card.dataset.key, (reference) => ({...reference, ...set}));
     }
     // "Use its picture": the picture of a unit of ControlNet becomes a reference.
     function answerControlNet(tab, [name]) {

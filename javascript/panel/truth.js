@@ -13,8 +13,13 @@
         weight: "This unit takes no part: its weight is 0 everywhere.",
         region: "This unit takes no part: its region is empty.",
     };
+    const isOverTime = (references) => {
+        const shown = references.filter((one) => !one.negative && !one.pose);
+        return shown.length > 1 && shown.some(({at}) => at !== undefined);
+    };
     const SIGNS = [
         ["▣", "It acts in a region.", (unit) => Boolean(unit.region || unit.images?.some(({region}) => region))],
+        ["◷", "Its references stand over time.", (unit) => isOverTime(unit.images ?? [])],
         ["∿", "Its weight changes over the steps.", (unit) => Boolean(unit.curve?.trim())],
         ["−", "It has negative references.", (unit) => Boolean(unit.images?.some(({negative}) => negative))],
     ];

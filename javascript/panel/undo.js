@@ -4,7 +4,7 @@
     const SETTLED = 5000;  // milliseconds: what is about to be put into the units has come by then, or never comes
     // A tab's acts, the last one at the end: {label, text, values, isTicked, time, changed}. `text` is the state and
     // `values` those of gradio's components for the unit that was shown; `changed`, of an act on references only, are
-    // the references whose masks or regions, and the units whose regions it has changed.
+    // the references whose masks, regions or places over time, and the units whose regions it has changed.
     const histories = {txt2img: [], img2img: []};
     const undone = {};  // a tab's name -> what the units were before the last undo of all that they were
 
@@ -40,7 +40,7 @@
         const differs = (one, part) => now.has(one.key) && now.get(one.key)[part] !== one[part];
         const changed = (part) => new Set(was.filter((one) => differs(one, part)).map(({key}) => key));
         return {
-            masks: changed("mask"), places: changed("region"),
+            masks: changed("mask"), places: changed("region"), times: changed("at"),
             regions: new Set(before.units.flatMap(({region}, i) => region !== after.units[i]?.region ? [i] : [])),
         };
     }
@@ -52,12 +52,13 @@
 
     // References as they were, in their places; what was set on those that are still there stays, as do those that have
     // been added since.
-    function putBack(state, earlier, {masks, places, regions}) {
+    function putBack(state, earlier, {masks, places, times, regions}) {
         const now = referencesOf(state), was = referencesOf(earlier);
         const merged = (one) => {
             const later = now.get(one.key), mask = later && !masks.has(one.key) ? later.mask : one.mask;
             const region = later && !places.has(one.key) ? later.region : one.region;
-            return {...one, waiting: undefined, ...later, mask, region};
+            const at = later && !times.has(one.key) ? later.at : one.at;
+            return {...one, waiting: undefined, ...later, mask, region, at};
         };
         state.units.forEach((unit, i) => {
             const {images = [], region} = earlier.units[i] ?? {};

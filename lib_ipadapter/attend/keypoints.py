@@ -6,6 +6,7 @@ the text has no say in it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,13 +48,10 @@ class Keypoints:
         """Whether the network acts in step ``step`` of ``steps``."""
         return self.strength != 0.0 and in_window(self.start, self.end, step, steps)
 
-    def context(self, rows: Rows, offset: int) -> Tensor:
-        """[rows, tokens, width]: the tokens of each row's side; the batch's first picture is the job's ``offset``."""
-        n = len(self.cond)
-        return torch.stack([
-            (self.cond if row.cond else self.uncond)[(offset + row.picture) % n] for row in rows
-        ])  # fmt: skip
+    def context(self, rows: Rows, of: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """[rows, tokens, width]: the tokens of each row's side; ``of`` gives of one side's those of a picture."""
+        return torch.stack([of(self.cond if row.cond else self.uncond, row.picture) for row in rows])
 
     def drawing(self, picture: int) -> Drawing:
-        """That of the job's picture ``picture``."""
+        """That of the job's picture ``picture``, or of the keyframe of that number."""
         return self.drawings[picture % len(self.drawings)]

@@ -12,10 +12,11 @@ from torch import Tensor
 from ..weighting import Curve, Spread, scaled_sides, weight_at
 from .flux.appended import Appended
 from .influence import Influence
+from .keyframes import Fade, FadedRegion, Moments, Run, mixed
 from .keypoints import Keypoints
 from .lora import Lora
 from .regions import Part, Region
-from .rows import Rows
+from .rows import Row, Rows
 from .shares import Shares
 from .sides import Held, Sides, sides_of
 from .step import in_window
@@ -28,11 +29,14 @@ class KeysValues:
     ``keys[i]`` and ``values[i]`` are [2 * pictures, tokens, width of layer i]: the cond sides of all pictures, then
     the uncond sides. They do not depend on the step or the UNet's weights, so one set serves a whole job. The uncond
     sides' keys are ``copies`` times the same ones, one after the other: several references have one side between them.
+    Of keyframes they are those of each reference in the place of each picture, and ``norm`` is what still has to be
+    done to the keys that are mixed of theirs.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     copies: int = 1
+    norm: Callable[[Tensor], Tensor] | None = None
 
     @property
     def pictures(self) -> int:
@@ -139,6 +143,15 @@ class ImagePrompt:
     now: float = 0.0  # the weight in the present step
     lora: Lora | None = None  # the one inside the unit's checkpoint
     appended: Appended | None = None  # tokens behind the text, in the place of keys and values
+    fade: Fade | None = None  # where its keyframes stand, if its references are some
+    moments: Moments | None = None  # what of them the pictures of the present pass have
+
+    def during(self, run: Run) -> None:
+        """The coming pass's pictures are those of ``run``."""
+        if self.fade is not None and (self.moments is None or self.moments.run != run):
+            self.moments = Moments(self.fade, run)
+        if isinstance(self.region, FadedRegion):
+            self.region = self.region.during(self.moments)
 
     def acts_in(self, step: int, steps: int) -> bool:
         """Whether the unit acts in step ``step`` of ``steps``, be it by its keypoints alone."""
@@ -175,13 +188,17 @@ class ImagePrompt:
         """The entries of the keys and values that rows attend to in the layers of ``block``. Where the reference counts
         against the picture, the conditional rows have none, and the unconditional ones the reference's."""
         inverted = self.spread is not None and block in self.spread.inverted
-        return sides_of(rows, self.kv.pictures, self.picture_offset, inverted)
+        if (moments := self.moments) is None:
+            return sides_of(rows, self.kv.pictures, self.picture_offset, inverted)
+        shared = moments.fade.one_uncond and not inverted  # then one entry serves all unconditional rows
+        rows = tuple(Row(row.cond, 0 if shared and not row.cond else moments.number(row.picture)) for row in rows)
+        return sides_of(rows, len(moments.blends), 0, inverted)
 
     def gather(self, layer: int, block: int, sides: Iterable[int], like: Tensor) -> Held:
         """Keys and values of one layer for these ``sides``, on ``like``'s device and in its dtype, with a ``steady``
         weight in them."""
         index = [*sides]
-        spare = isinstance(self.kv, KeysValues) and self.kv.copies > 1
+        spare = isinstance(self.kv, KeysValues) and self.kv.copies > 1 and self.moments is None
         brief = [side for side in index if spare and side >= self.kv.pictures]
         whole = [side for side in index if side not in brief]
         held = self._held(layer, block, whole, like)
@@ -189,10 +206,33 @@ class ImagePrompt:
 
     def _held(self, layer: int, block: int, sides: Sequence[int], like: Tensor, once: bool = False) -> Held:
         kv = self.kv
-        key, value = kv.once(layer, sides) if once and isinstance(kv, KeysValues) else kv.of(layer, sides, like)
+        if isinstance(kv, KeysValuesLater):
+            key, value = kv.of(layer, sides, like)
+        elif self.moments is not None:
+            key, value = self.moments.keys_values(kv.keys[layer], kv.values[layer], sides)
+            key = key if kv.norm is None else kv.norm(key)
+        else:
+            key, value = kv.once(layer, sides) if once else kv.of(layer, sides, like)
         if self.steady:
             key, value = self.weighted(key, value, block)
         return Held(tuple(sides), key.to(like), value.to(like))
+
+    def tokens_of(self, tokens: Tensor, picture: int) -> Tensor:
+        """Of tokens [n, T, D] those of the batch's picture ``picture``; with keyframes n is their number, else the
+        pictures take the entries in turn."""
+        if self.moments is None:
+            return tokens[(self.picture_offset + picture) % len(tokens)]
+        return mixed(tokens, self.moments.blend(picture).keys)
+
+    def factors_of(self, factors: Tensor, picture: int) -> Tensor:
+        """The same of what the weight of each token is multiplied with, [n, T]."""
+        if self.moments is None:
+            return factors[(self.picture_offset + picture) % len(factors)]
+        return mixed(factors, self.moments.blend(picture).values)
+
+    def nearest(self, picture: int) -> int:
+        """What cannot be mixed, as a face's points, is that of this entry for the batch's picture ``picture``."""
+        return self.picture_offset + picture if self.moments is None else self.moments.nearest(picture)
 
     def weighted(self, key: Tensor, value: Tensor, block: int) -> tuple[Tensor, Tensor]:
         """Keys and values [B, tokens, width] with the weight that the layers of ``block`` have now."""

@@ -141,7 +141,7 @@ class Residuals:
         for in_turn in (False, True):
             try:
                 _place(network, call, like, in_turn=in_turn)
-                context = keypoints.context(call.rows, prompt.picture_offset)
+                context = keypoints.context(call.rows, prompt.tokens_of)
                 return network(call.x, call.timesteps, context, call.y, self._hint(i, call))
             except RuntimeError as raised:
                 if not is_device_full(raised):
@@ -164,7 +164,7 @@ class Residuals:
                 whole, box = (height, width), (0, 0, width, height)
                 if prompt.part is not None:
                     whole, box = prompt.part.picture, prompt.part.of(picture)
-                drawn = keypoints.drawing(prompt.picture_offset + picture)(whole, box, (height, width))
+                drawn = keypoints.drawing(prompt.nearest(picture))(whole, box, (height, width))
                 self._hints[i, picture, size] = keypoints.network.embed(drawn[None])[0]
         return torch.stack([self._hints[i, row.picture, size] for row in call.rows])
 

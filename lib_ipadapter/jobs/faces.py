@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 
+from ..attend.keyframes import FadedRegion
 from ..attend.keypoints import Keypoints
 from ..encode.faces.choice import chosen
 from ..encode.faces.drawn import WHOLE, DrawnFace
@@ -123,8 +124,10 @@ def keypoints_of(
         shown = shown[:1] if plan.pose is not None else tuple(shown[seen[0]] for seen in plan.seen())
     unit = plan.unit
     place = plan if plan.pose is None else _as_pose(plan)
+    of_each = plan.region.regions if isinstance(plan.region, FadedRegion) else (plan.region,) * len(shown)
+    drawn = tuple(_drawn(one, replace(place, region=region)) for one, region in zip(shown, of_each, strict=False))
     return Keypoints(
-        network, tuple(_drawn(one, place) for one in shown), prepared.cond, prepared.uncond, unit.keypoints_weight,
+        network, drawn, prepared.cond, prepared.uncond, unit.keypoints_weight,
         unit.keypoints_start, unit.keypoints_end,
     )  # fmt: skip
 
@@ -141,7 +144,7 @@ def _drawn(reference: PlannedReference, plan: Plan) -> DrawnFace:
 def _notes(plan: Plan, references: Sequence[PlannedReference]) -> list[str]:
     references = [one for one in references if not one.repeats]
     notes = [f"{one.name}the face was found {one.how}." for one in references if one.how]
-    if plan.unit.batch == "same":
+    if plan.unit.batch == "same" and not plan.fades:
         units = [F.normalize(face_embedding(one)) for one in references[:MAX_REFERENCES]]
         apart = [
             (i, j, cosine)

@@ -70,21 +70,28 @@ def _check_weights(unit: Unit, references: Sequence[PlannedReference]) -> None:
         )
 
 
-def keys_values(weights: AdapterWeights, variant: str, cond: Tensor, uncond: Tensor, scale: Tensor) -> KeysValues:
+def keys_values(
+    weights: AdapterWeights, variant: str, cond: Tensor, uncond: Tensor, scale: Tensor, *, fades: bool = False
+) -> KeysValues:
     """As ``KeysValues.project``, with the biases that XLabs' layers have, and the norm of each head's keys that
-    InstantX' have: to a mean square of 1, without weights (its IPAFluxAttnProcessor2_0)."""
+    InstantX' have: to a mean square of 1, without weights (its IPAFluxAttnProcessor2_0). Where the tokens are keyframes
+    that fade, mixed keys get it."""
     tokens = torch.cat([cond, uncond])
     factor = torch.cat([scale, scale])[..., None].to(tokens)
     keys, values = [], []
     for i in range(len(weights.key)):  # one layer's at a time where they are made
-        key, value = of_layer(weights, variant, i, tokens, factor)
+        key, value = of_layer(weights, variant, i, tokens, factor, fades=fades)
         keys.append(key.cpu())
         values.append(value.cpu())
-    return KeysValues(tuple(keys), tuple(values))
+    mixed = _normed if variant == "instantx" and fades else None
+    return KeysValues(tuple(keys), tuple(values), norm=mixed)
 
 
-def of_layer(weights: AdapterWeights, variant: str, i: int, tokens: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of layer ``i``, of tokens [B, T, D], the values multiplied by ``factor`` [B, T, 1]."""
+def of_layer(
+    weights: AdapterWeights, variant: str, i: int, tokens: Tensor, factor: Tensor, *, fades: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Keys and values of layer ``i``, of tokens [B, T, D], the values multiplied by ``factor`` [B, T, 1]; ``fades`` as
+    above."""
 
     def project(weight: Tensor, bias: Tensor | None) -> Tensor:
         made = F.linear(tokens, weight.to(tokens))
@@ -92,7 +99,7 @@ def of_layer(weights: AdapterWeights, variant: str, i: int, tokens: Tensor, fact
 
     key = project(weights.key[i], weights.key_bias[i] if weights.key_bias else None)
     value = project(weights.value[i], weights.value_bias[i] if weights.value_bias else None)
-    return _normed(key) if variant == "instantx" else key, value * factor
+    return _normed(key) if variant == "instantx" and not fades else key, value * factor
 
 
 def _normed(key: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..attend.flux.appended import Appended
 from ..attend.influence import Influence
 from ..attend.injection import ModelInjection
+from ..attend.keyframes import Run
 from ..attend.keypoints import Keypoints
 from ..attend.layers import Topology
 from ..attend.lora import Lora
@@ -28,6 +29,7 @@ from ..unit import Unit
 from .faces import keypoints_of, with_faces
 from .fit import check_fit
 from .influence import InfluenceMaps
+from .keyframes import fade_of
 from .places import parts
 from .plans import Plan, plan_unit
 from .prepare import Prepared, prepare
@@ -113,13 +115,14 @@ class Generation:
         first_picture: int = 0,
         same_pass: bool = False,
         part: Part | None = None,
+        run: Run | None = None,
     ) -> ModelInjection | None:
         """Put the prompts of this pass into ``unet``; None if there are none.
 
         ``first_picture`` is the index in the job of the coming batch's first picture; ``same_pass`` says that another
         UNet goes on with the pass that has begun; ``part`` is what of the picture is sampled, where that is not all
-        of it. Raises MismatchError for a UNet of another topology than the one that the units were checked against
-        (SDXL's refiner, say).
+        of it; ``run`` says which pictures keyframes are spread over, by default this one alone. Raises MismatchError
+        for a UNet of another topology than the one that the units were checked against (SDXL's refiner, say).
         """
         self._earlier = self._take_out()
         for (_, prompt, _), region in zip(self.prompts, self._regions, strict=True):
@@ -137,6 +140,7 @@ class Generation:
         for prompt in prompts:
             # A job inside this one paints a face where it has found one: its part is a picture to the keypoints.
             prompt.picture_offset, prompt.part = first_picture, None if self._inside else part
+            prompt.during(run or Run())
         self.injection = injection_into(unet, prompts).attach()
         self._groups = groups_of(self.injection.sections)
         self.attached = True
@@ -312,6 +316,7 @@ def _prompt(plan: Plan, prepared: Prepared, lora: Lora | None, keypoints: Keypoi
             lora=lora,
             keypoints=keypoints,
             appended=_appended(plan, prepared),
+            fade=fade_of(plan, prepared),
         ),
         plan.number,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..attend.keyframes import FadedRegion
 from ..attend.regions import Region, feathered
 from ..encode.picture import Mask
 from ..errors import IPAdapterError, PictureError, UnitError
@@ -73,8 +74,23 @@ def _check_joined(plan: Plan) -> None:
 
 
 def parts(plan: Plan) -> list[Plan]:
-    """The plan as one for each of its places, with the references that act there, in the order of the first of each."""
-    return list(_parts(plan)) if plan.places else [plan]
+    """The plan as one for each of its places, with the references that act there, in the order of the first of each.
+    Keyframes are one, whose place fades from theirs to theirs."""
+    if not plan.places:
+        return [plan]
+    return [replace(plan, region=_faded(plan))] if plan.fades else list(_parts(plan))
+
+
+def _faded(plan: Plan) -> Region:
+    everywhere = Region(torch.ones(1, 1))
+    regions = [_within(plan, one.region_hash) or everywhere for one in plan.references]
+    return regions[0] if len({one.region_hash for one in plan.references}) == 1 else FadedRegion(regions)
+
+
+def _within(plan: Plan, region_hash: str | None) -> Region | None:
+    """The region of a reference, as far as the unit acts there."""
+    own = None if region_hash is None else plan.places[region_hash]
+    return own if plan.region is None else plan.region if own is None else plan.region.overlap(own)
 
 
 def _parts(plan: Plan) -> Iterator[Plan]:
@@ -82,9 +98,7 @@ def _parts(plan: Plan) -> Iterator[Plan]:
     for one in plan.references:
         groups.setdefault(one.region_hash, []).append(one)
     for content_hash, group in groups.items():
-        own = None if content_hash is None else plan.places[content_hash]
-        both = own if plan.region is None else plan.region if own is None else plan.region.overlap(own)
-        yield replace(plan, references=tuple(group), region=both)
+        yield replace(plan, references=tuple(group), region=_within(plan, content_hash))
 
 
 def _mask(data: Any, where: str, of: str, called: str) -> Mask | None:

@@ -39,9 +39,9 @@ class PlannedReference:
     several references, and ``parts`` are the embeddings of one of these. ``uncond`` is what a look has on the
     unconditional side, and ``look`` the look's name, "" for what is none.
     ``face`` is there once it was found, where the adapter wants one, and ``how`` says what had to be done for it.
-    ``name`` is what sentences call the reference. ``start_picture``, ``picture`` and ``repeats`` are as in Reference.
-    ``folder`` is the one that the picture lies in, if it came with that. ``item`` is the place among the unit's items
-    that it came with.
+    ``name`` is what sentences call the reference. ``start_picture``, ``picture``, ``repeats`` and ``at`` are as in
+    Reference. ``folder`` is the one that the picture lies in, if it came with that. ``item`` is the place among the
+    unit's items that it came with.
     """
 
     content_hash: str
@@ -62,6 +62,7 @@ class PlannedReference:
     repeats: bool = False
     folder: FolderMark | None = None
     item: int = 0
+    at: float | None = None
 
     @property
     def key(self) -> tuple[str, str | None, float, int | None]:
@@ -90,6 +91,7 @@ class PlannedReference:
             PlannedReference(
                 f"{self.content_hash}.{i}", self.weight * weight, parts=parts, uncond=self.stored.uncond,
                 look=self.look, region_hash=self.region_hash, name=self.name, folder=self.folder, item=self.item,
+                at=self.at,
             )
             for i, (parts, weight) in enumerate(zip(self.stored.references, self.stored.weights, strict=True))
         ]  # fmt: skip
@@ -110,12 +112,8 @@ def decoded_references(
         where = single if single is not None and len(references) == 1 else f"{name}[{i}]: "
         found, more = (_decoded if reference.folder is None else _in_folder)(reference, where)
         notes += more
-        planned += [
-            replace(
-                one, item=i, start_picture=reference.start_picture, picture=reference.picture, repeats=reference.repeats
-            )
-            for one in found
-        ]
+        marks = {name: getattr(reference, name) for name in ("start_picture", "picture", "repeats", "at")}
+        planned += [replace(one, item=i, **marks) for one in found]
     return tuple(planned), notes
 
 

@@ -17,7 +17,7 @@ from ..fields import settings_of
 from ..reference import MAX_REFERENCES
 from ..unit import Reference, Unit
 from ..weighting import Spread, peak, spread
-from . import flux
+from . import flux, keyframes
 from .fit import FLUX, check_fit, empty_side, encoder_for, encoder_kind, image_source, seen_size, with_variant
 from .places import with_regions
 from .planned import HIDDEN_STATES, PlannedReference, check_count, check_stored, decoded_references
@@ -101,6 +101,11 @@ class Plan:
         nowhere = self.region is not None and self.region.nowhere
         return peak(self.unit.weight) != 0 and not nowhere and not (self.spread is not None and self.spread.silent)
 
+    @property
+    def fades(self) -> bool:
+        """Whether its references are keyframes, which ``keyframes.checked`` leaves all of them, or none."""
+        return self.references[0].at is not None
+
     def inputs(self) -> UnitInputs | None:
         """What its image encoder is shown; None for an adapter that sees faces alone."""
         source = self.image_source
@@ -129,7 +134,10 @@ class Plan:
 
     def seen(self) -> list[list[int]]:
         """The places of the references that each picture sees where they are the ``same`` for all, which start pictures
-        are not: one list, or as many as the job has start pictures."""
+        are not: one list, or as many as the job has start pictures. Each keyframe is seen by itself, as by a picture
+        that lies there."""
+        if self.fades:
+            return [[i] for i in range(len(self.references))]
         numbers = sorted({one.picture for one in self.references if one.picture is not None}) or [0]
         places = range(len(self.references))
         return [[i for i in places if self.references[i].picture in (None, number)] for number in numbers]
@@ -158,7 +166,7 @@ def plan_unit(unit: Unit, topology: Topology, blocks: int, catalog: Catalog) -> 
     that do not go together, and for references that are no usable pictures.
     """
     with errors_name_unit(unit.number):
-        planned = with_regions(plan_embeddings(unit, catalog, topology))
+        planned = with_regions(keyframes.checked(plan_embeddings(unit, catalog, topology)))
         flux.check_fields(planned)
         if planned.spec.base == FLUX:  # InstantX' adapter has layers in the single blocks, too
             blocks = len(planned.spec.layer_widths) or blocks
@@ -289,6 +297,9 @@ def _text_encoder(
 def _check_tiles(planned: Plan) -> None:
     """Tiles of hidden states become more tokens, whose number must be one and the same where references meet."""
     unit, references = planned.unit, planned.references
+    if planned.fades:
+        keyframes.check_tokens(planned)
+        return
     if (
         planned.spec.source not in HIDDEN_STATES
         or len([one for reference in references for one in reference.singles()]) == 1

@@ -80,7 +80,8 @@ def _key(plan: Plan, resources: Resources, device: Device, encoded: str, project
     places = (device.dtype, encoded, projected)
     pack = resources.faces_identity(recogniser(plan.spec)) if plan.takes_faces else None
     summed = ("summed one by one",) if plan.streams else ()
-    return ("keys and values", *files, pack, plan.spec, *places, *plan.unit.token_settings(), pictures, *summed)
+    settings = (*plan.unit.token_settings(), pictures, plan.fades, *summed)
+    return ("keys and values", *files, pack, plan.spec, *places, *settings)
 
 
 def _prepared(plan: Plan, references: References, resources: Resources, device: Device, progress: Progress) -> Prepared:
@@ -252,7 +253,7 @@ def _projected(
     copies = cond.shape[1] // of_uncond.shape[1]
     of_uncond = of_uncond.repeat(len(cond) // pictures, copies, 1)
     if plan.spec.base == FLUX:
-        kv = flux.keys_values(weights, plan.spec.variant, cond, of_uncond, factor)
+        kv = flux.keys_values(weights, plan.spec.variant, cond, of_uncond, factor, fades=plan.fades)
     else:
         kv = KeysValues.project(weights.key, weights.value, cond, of_uncond, factor, copies)
     return Prepared(kv, cond.cpu(), of_uncond.cpu())

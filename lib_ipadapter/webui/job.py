@@ -65,6 +65,7 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
                 _prepare(p, left)
                 job = record.opened(p)
                 job.arguments, job.units, job.places = arguments, units, len(objects)
+                job.file = host.current().file_of_batch(p)
                 if wording is Wording.PANEL:
                     _remember(job, objects)
 

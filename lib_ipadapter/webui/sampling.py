@@ -16,6 +16,7 @@ from .host import record
 from .job import end
 from .neighbours import adetailer
 from .refusal import NOT_USED, fail, tell_inactions
+from .runs import run_of
 
 if TYPE_CHECKING:
     from .host.record import Job
@@ -91,8 +92,9 @@ def _attach(job: Job, unet: nn.Module, same_pass: bool = False) -> ModelInjectio
     current, outer = host.current(), job.outer
     coming = current.sampling_pass(job.owner) if outer is None else current.pass_inside(job.owner, outer.owner)
     return job.generation.attach(
-        unet, hires_pass=coming.hires, first_picture=coming.first_picture, same_pass=same_pass, part=coming.part
-    )
+        unet, hires_pass=coming.hires, first_picture=coming.first_picture, same_pass=same_pass, part=coming.part,
+        run=run_of(outer or job, coming.first_picture),
+    )  # fmt: skip
 
 
 def _follow(job: Job, unet: nn.Module) -> ModelInjection | None:

@@ -18,13 +18,15 @@ def generation(unet, resources: Resources, *units: dict, **kwargs) -> Generation
     return prepare_generation(parse_units(list(units)), unet, resources, DEVICE, **kwargs)
 
 
-def denoise(unet, job: Generation | None, *, hires_pass: bool = False, first_picture: int = 0, pictures: int = 1):
+def denoise(
+    unet, job: Generation | None, *, hires_pass: bool = False, first_picture: int = 0, pictures: int = 1, **given
+):
     rows = 2 * pictures
     x, t, text = draw(rows, 4, 8, 8, seed=1), torch.full((rows,), 500.0), draw(rows, 77, 768, seed=2)
     if job is None:
         return unet(x, t, context=text)
     try:
-        injection = job.attach(unet, hires_pass=hires_pass, first_picture=first_picture)
+        injection = job.attach(unet, hires_pass=hires_pass, first_picture=first_picture, **given)
         if injection is not None:
             injection.begin(layout([1] * pictures, rows), 0, 4)
         return unet(x, t, context=text)

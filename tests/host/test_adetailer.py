@@ -15,7 +15,7 @@ from demo.start import Answer, Host
 from lib_ipadapter.attend.layers import Topology, cross_attention_layers
 from lib_ipadapter.encode import stored
 from tests.helpers.files import base64_of, picture, unit
-from tests.helpers.host import FAR, difference, hooks, ours, pixels
+from tests.helpers.host import FAR, SAME, difference, hooks, ours, pixels
 from tests.helpers.unets import sd_unet, sdxl_unet
 
 pytestmark = pytest.mark.host("neighbours")
@@ -199,6 +199,17 @@ def test_a_unit_for_the_detailer_leaves_the_picture_alone(
         assert (outside(pixels(answer)[i], recorded[1]) == outside(bare[i], recorded[1])).all()
     assert "acts_in: detailer" in answer.infotext
     assert "IP-Adapter in ADetailer" not in answer.infotext  # which is the setting's
+
+
+def test_passes_of_a_batch_are_spread_over_its_pictures(host: Host, near, passes) -> None:
+    over_time = unit(seeds=(0, 3), acts_in="detailer")
+    over_time["images"] = [{"image": image, "at": at} for at, image in enumerate(over_time["images"])]
+    ask(host, over_time, batch_size=1, n_iter=3)
+    assert len(passes) == 3
+    for i, seed in ((0, 0), (2, 3)):
+        assert difference(again(host, passes[i], unit(seeds=(seed,))), pixels([passes[i][3]])) < SAME
+    assert difference(again(host, passes[1], unit(seeds=(0,))), pixels([passes[1][3]])) > SAME
+    assert difference(again(host, passes[1], unit(seeds=(3,))), pixels([passes[1][3]])) > SAME
 
 
 def test_a_unit_for_the_picture_stays_out_whatever_is_set(host: Host, near, passes) -> None:

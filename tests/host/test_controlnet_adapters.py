@@ -85,6 +85,10 @@ def test_an_exported_unit_comes_back(host: Host) -> None:
     assert np.array_equal(there.settings["image"][0]["mask"][:, :, 0], 255 - np.asarray(half("left")))
     assert np.array_equal(there.settings["effective_region_mask"][:, :, 0], np.asarray(half("left")))
     assert any("noise is left out" in note for note in there.notes)
+    over_time = Unit.parse(ours(None, images=[{"image": text(i), "at": i} for i in (0, 1)]))
+    assert any(
+        "where references stand over time is left out" in note for note in exported(over_time, spec, entry.path).notes
+    )
     made = exported(unit, spec, entry.path)
     again = imported(slot(host, stand_in(host).ControlNetUnit(**made.settings)), catalog)
     parsed = Unit.parse(again.settings)

@@ -141,8 +141,13 @@ def test_a_plots_sources_are_used_once(
 def test_what_other_machines_could_not_do_right_is_refused(host: Host, machines) -> None:
     with pytest.raises(RuntimeError, match="IP-Adapter unit 1: batch .*per image.* does not work while"):
         make(host, unit(seeds=(0, 3), batch="per image"), batch_size=2)
+    over_time = unit(seeds=(0, 3))
+    over_time["images"] = [{"image": image, "at": at} for at, image in enumerate(over_time["images"])]
+    with pytest.raises(RuntimeError, match="IP-Adapter unit 1: references over time .* do not work while"):
+        make(host, over_time, batch_size=2)
     machines.world.enabled = False
     assert len(make(host, unit(seeds=(0, 3), batch="per image"), batch_size=2)) == 2
+    assert len(make(host, over_time, batch_size=2)) == 2
 
 
 def test_a_panels_sentences_and_models_stay_the_panels(host: Host, near, tmp_path, monkeypatch) -> None:

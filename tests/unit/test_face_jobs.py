@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from lib_ipadapter.attend.keyframes import Run
 from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.encode import stored
 from lib_ipadapter.encode.faces.align import aligned
@@ -223,6 +224,20 @@ def test_two_people_may_stand_in_two_places(kind: str, unet, resources) -> None:
     job = generation(unet, resources, one)
     assert not any("hardly show one person" in note for note in job.plans[0].notes)
     assert close(denoise(unet, job), denoise(unet, generation(unet, resources, *several)), 1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_person_may_become_another_over_time(kind: str, unet, resources) -> None:
+    """Nobody is told that they are two; the files' LoRA is there once."""
+    two = settings(kind, (0, 5), noise=0.3)
+    two["images"] = [{"image": image, "at": at} for image, at in zip(two["images"], (0, 1), strict=True)]
+    job = generation(unet, resources, two)
+    assert job.plans[0].notes == () or kind == "faceid-plus"
+    made = denoise(unet, job, pictures=3, run=Run(0, 3))
+    for frame, seed in ((0, 0), (2, 5)):
+        alone = denoise(unet, generation(unet, resources, settings(kind, (seed,), noise=0.3)), pictures=3)
+        assert close(made[[frame, frame + 3]], alone[[frame, frame + 3]], 1e-5)
+        assert far(made[[1, 4]], alone[[1, 4]])
 
 
 def test_what_had_to_be_done_for_a_face_is_a_note(unet, resources, finder) -> None:

@@ -66,7 +66,8 @@ def test_a_field_more_is_in_the_parameters_both_ways() -> None:
         pose_hash=None,
         references=[
             SimpleNamespace(
-                content_hash="0123456789abcdef", weight=1.0, mask_hash=None, look="", region_hash=None, folder=None
+                content_hash="0123456789abcdef", weight=1.0, mask_hash=None, look="", region_hash=None, folder=None,
+                at=None,
             )
         ],
     )  # fmt: skip

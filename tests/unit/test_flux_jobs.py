@@ -12,7 +12,10 @@ from diffusers.models.normalization import RMSNorm
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from lib_ipadapter.attend.keyframes import Run
 from lib_ipadapter.attend.layers import Topology
+from lib_ipadapter.attend.prompt import ImagePrompt
+from lib_ipadapter.attend.rows import Row
 from lib_ipadapter.checkpoint import load
 from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.checkpoint.specs import SIGLIP
@@ -20,6 +23,7 @@ from lib_ipadapter.encode.pixels import to_pixels
 from lib_ipadapter.errors import IPAdapterError, UnitError
 from lib_ipadapter.jobs import flux
 from lib_ipadapter.jobs.embeddings import embeddings_of
+from lib_ipadapter.jobs.keyframes import fade_of
 from lib_ipadapter.jobs.plans import Plan, plan_unit
 from lib_ipadapter.jobs.prepare import Prepared, prepare
 from lib_ipadapter.jobs.resources import Resources
@@ -284,6 +288,38 @@ def test_weight_types_mean_nothing_to_them(model: str, settings: dict, instead: 
         UnitError, match=f"{name} means nothing here: adapter {model} is for FLUX, .*default{instead}\\.$"
     ):
         planned(resources, unit(model, **settings))
+
+
+@pytest.mark.parametrize("model", ["xlabs", "instantx"])
+def test_between_keyframes_the_keys_are_those_of_the_tokens_mean(model: str, resources: Resources) -> None:
+    """InstantX' are of one length after that, too."""
+    items = [{"image": base64_of(picture(seed)), "at": seed, "weight": weight} for seed, weight in ((0, 0.5), (1, 1))]
+    (plan,) = planned(resources, {"model": model, "images": items})
+    made, weights = prepared(resources, {"model": model, "images": items}), resources.adapter(plan.adapter, plan.spec)
+    prompt = ImagePrompt(made.kv, fade=fade_of(plan, made))
+    prompt.during(Run(0, 5))
+    prompt.begin(0, 1)
+    for picture_, share in ((0, 0.0), (1, 0.25), (2, 0.5), (4, 1.0)):
+        total = (1 - share) * 0.5 + share
+        mean = ((1 - share) * 0.5 * made.cond[:1] + share * made.cond[1:]) / total
+        want = flux.keys_values(weights, model, mean, made.uncond[:1], torch.full((1, mean.shape[1]), total))
+        sides = prompt.sides(0, (Row(True, picture_),))
+        for layer in range(len(made.kv.keys)):
+            held = prompt.gather(layer, layer, sides, mean)
+            assert close(held.key[0], want.keys[layer][0], 1e-5) and close(held.value[0], want.values[layer][0], 1e-5)
+
+
+def test_between_keyframes_redux_has_the_mean_of_their_tokens(resources: Resources) -> None:
+    items = [{"image": base64_of(picture(seed)), "at": seed, "weight": weight} for seed, weight in ((0, 0.5), (1, 1))]
+    made = prepared(resources, {"model": "redux", "images": items, "negative_images": [base64_of(picture(2))]})
+    (plan,) = planned(resources, {"model": "redux", "images": items})
+    prompt = ImagePrompt(made.kv, fade=fade_of(plan, made))
+    prompt.during(Run(0, 3))
+    first, second = (tokens(resources, features(resources, seed))[0] for seed in (0, 1))
+    assert close(prompt.tokens_of(made.cond, 0), first, 1e-5) and close(prompt.tokens_of(made.cond, 2), second, 1e-5)
+    assert close(prompt.tokens_of(made.cond, 1), (0.5 * first + second) / 1.5, 1e-5)
+    assert prompt.factors_of(made.factor, 1).tolist() == [0.75] * GRID**2
+    assert torch.equal(prompt.tokens_of(made.uncond, 1), made.uncond[0])
 
 
 @pytest.mark.parametrize(("model", "count"), [("xlabs", 2), ("instantx", 5)])

@@ -100,7 +100,7 @@ def looked(name: str, *, content_hash: str = "0123456789abcdef"):
     from types import SimpleNamespace
 
     return SimpleNamespace(
-        content_hash=content_hash, weight=0.5, mask_hash=None, look=name, region_hash=None, folder=None
+        content_hash=content_hash, weight=0.5, mask_hash=None, look=name, region_hash=None, folder=None, at=None
     )
 
 
@@ -165,7 +165,7 @@ def test_the_longest_entry_of_ours_is_read(letter: str) -> None:
         numbered = [(f"{i:064x}"[::-1], f"{i:04}") for i in range(start, start + count)]
         return [
             SimpleNamespace(
-                content_hash=one, weight=-0.123456789, mask_hash="f" * 64, region_hash="e" * 64,
+                content_hash=one, weight=-0.123456789, mask_hash="f" * 64, region_hash="e" * 64, at=None,
                 look=(letter * (MAX_LOOK_NAME - len(number)) + number) * (i < MAX_REFERENCES), folder=None,
             )
             for i, (one, number) in enumerate(numbered)
@@ -185,3 +185,12 @@ def test_the_longest_entry_of_ours_is_read(letter: str) -> None:
     assert len({*read.looks.values()}) == 2 * MAX_REFERENCES
     assert [mark.name for mark in read.folders.values()] == [folder.name]
     assert read.settings["layer_weights"]
+
+
+@pytest.mark.parametrize("text", ["0", "0 1 0.5", "0 x", "0 1.5", "nan 0", "- -", "0 -0.1", "1_0 0"])
+def test_times_that_are_none_are_nobodys(text: str) -> None:
+    entry = "model: m, at: {}, references: 0123456789ab 111111111111"
+    (unit,) = infotext.read({"IP-Adapter 1": entry.format(text)})
+    assert [one.at for one in unit.references] == [None, None] and not unit.problems
+    (unit,) = infotext.read({"IP-Adapter 1": entry.format("0 0.25")})
+    assert [one.at for one in unit.references] == [0, 0.25]

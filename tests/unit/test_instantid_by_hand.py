@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,47 @@ def test_a_job_puts_instantid_together(resources: Resources) -> None:
     resources.unload()
     assert not close(run(keypoints_image=base64_of(picture(2, (500, 600)))), want, 1e-4)
     assert torch.equal(unet(x, t, context=text, y=y), plain)
+
+
+@pytest.mark.parametrize("pose", [False, True])
+def test_tokens_fade_and_the_nearest_keyframes_points_are_drawn(pose: bool, resources: Resources) -> None:
+    from lib_ipadapter.attend.keyframes import Run
+
+    ones = [Face((0.0, 0.0, 9.0, 9.0), POINTS, 0.9, draw(512, seed=70))]
+    ones.append(Face((0.0, 0.0, 9.0, 9.0), tuple((x / 2, y / 2) for x, y in POINTS), 0.9, draw(512, seed=71)))
+    resources.faces = Finder(lambda image: [ones[int(image.size == (500, 601))]])
+    photos = [base64_of(picture(1 + i, (500, 600 + i))) for i in (0, 1)]
+    unet, (x, t, text, y) = xl_unet(SDXL), inputs(16, 24)
+    settings = {"model": "ip-adapter", "weight": 0.6, "keypoints_weight": 0.8}
+    settings |= {"keypoints_image": photos[1]} if pose else {}
+
+    def run(images: list, first: int) -> torch.Tensor:
+        job = generation(unet, resources, {**settings, "images": images})
+        told = [note for note in job.plans[0].notes if "keyframe" in note]
+        assert len(told) == (len(images) > 1 and not pose)
+        with job:
+            injection = job.attach(unet, first_picture=first, run=Run(first, 5))
+            injection.begin(layout([1], 2), 0, 4, size=(16, 24))
+            return unet(x, t, context=text, y=y)
+
+    both = [{"image": photo, "at": at} for photo, at in zip(photos, (0, 1), strict=True)]
+    for first, photo in ((0, photos[0]), (4, photos[1])):
+        assert close(run(both, first), run([photo], 0), 1e-5)
+    for first, share in ((1, 0.25), (2, 0.5), (3, 0.75)):
+        near = 1 if pose or first > 2 else 0
+        by_hand = [made(resources, one.embedding[None], DrawnFace(ones[near].landmarks, (500, 600 + near)))
+                   for one in ones]  # fmt: skip
+        prompt, other = by_hand
+        for mine, its in (("keys", other.kv.keys), ("values", other.kv.values)):
+            mixed = tuple(torch.lerp(a, b, share) for a, b in zip(getattr(prompt.kv, mine), its, strict=True))
+            prompt.kv = replace(prompt.kv, **{mine: mixed})
+        tokens = {name: torch.lerp(getattr(prompt.keypoints, name), getattr(other.keypoints, name), share)
+                  for name in ("cond", "uncond")}  # fmt: skip
+        prompt.keypoints = replace(prompt.keypoints, **tokens)
+        with Injection(unet, cross_attention_layers(unet), [prompt]) as injection:
+            injection.begin(layout([1], 2), 0, 4, size=(16, 24))
+            want = unet(x, t, context=text, y=y)
+        assert close(run(both, first), want, 1e-5)
 
 
 def test_embeddings_without_a_place_for_the_face_are_refused(resources: Resources) -> None:

@@ -82,6 +82,40 @@ def test_a_references_region_is_one_of_its_pictures() -> None:
     assert reference_cards.EMPTY_REGION in reference_cards.cards(state.items[:1], black, reference_cards.Look())
 
 
+def test_a_references_place_over_time_is_on_its_card() -> None:
+    """One that comes later is at the end; negative ones have none, and one alone is no keyframe."""
+    from lib_ipadapter.webui.panel import panel_state, reference_cards
+    from lib_ipadapter.webui.panel.controls import COMPONENTS
+
+    values = [control.default for control in COMPONENTS]
+    items = [
+        {"key": "a", "weight": 1, "at": 0}, {"key": "b", "weight": 1}, {"key": "c", "weight": 1, "negative": True},
+        {"key": "d", "weight": 1, "at": 0.25},
+    ]  # fmt: skip
+    pictures = held_of(**{key: picture(i) for i, key in enumerate("abcd")})
+    text = json.dumps({"shown": 1, "units": [{"images": items}, {"images": items[2:3]}]})
+    unit, _ = panel_state.objects(text, None, pictures, *values)
+    assert [one["at"] for one in unit["images"]] == [0, 1, 0.25] and "at" not in unit["negative_images"][0]
+    state, decoded = panel_state.PanelState.parse(text), panel_state.PagePictures(pictures)
+    drawn = reference_cards.cards(state.items, decoded, reference_cards.Look())
+    assert drawn.count("class='ip-adapter-at'") == 3 and "value='0.25' aria-label='Reference 4 over time'" in drawn
+    assert "ip-adapter-at" not in reference_cards.cards(state.items[:1], decoded, reference_cards.Look())
+    for wrong in ("x", None, 2, True):
+        text = json.dumps({"shown": 1, "units": [{"images": [{"key": "a", "weight": 1, "at": wrong}]}]})
+        assert "at" not in panel_state.PanelState.parse(text).items[0]
+
+
+def test_an_api_objects_keyframes_come_into_the_panel() -> None:
+    from lib_ipadapter.checkpoint.catalog import Catalog
+    from lib_ipadapter.webui.panel import panel_entry
+    from lib_ipadapter.webui.panel.picture_pool import Intake
+
+    given = [{"image": picture(i), "at": at} for i, at in enumerate((0, 0.5, "x"))]
+    shown, _, notes = panel_entry.entry({"model": "m", "images": given}, Catalog([], []), Intake())
+    assert [one["at"] for one in shown["images"]] == [0, 0.5]
+    assert len(notes) == 1 and notes[0].startswith("a reference was left out. at is 'x'")
+
+
 def test_an_api_objects_regions_come_into_the_panel() -> None:
     from lib_ipadapter.checkpoint.catalog import Catalog
     from lib_ipadapter.webui.panel import panel_entry

@@ -62,8 +62,9 @@ def test_a_newer_preset_says_why_it_cannot_be_used(change: dict, store: Store) -
 
 def test_the_region_of_a_reference_is_one_of_the_pictures() -> None:
     region = base64_of(half("left"))
-    unit = {"model": "base", "images": [{"image": base64_of(picture(0)), "region": region}]}
+    unit = {"model": "base", "images": [{"image": base64_of(picture(0)), "region": region, "at": 0.25}]}
     document, pictures = document_of("a", [unit])
     (item,) = document["units"][0]["images"]
+    assert item["at"] == 0.25
     assert item["region"].startswith(HASH_PREFIX) and content_hashes(document) == set(pictures) and len(pictures) == 2
     assert reference_hashes(document) == [item["image"][len(HASH_PREFIX) :]]  # where it acts is nothing to look at

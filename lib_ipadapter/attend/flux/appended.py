@@ -108,7 +108,7 @@ def _tokens(prompt: ImagePrompt, row: Row) -> Tensor:
     side, _ = prompt.appended.side(row.cond)
     if side is None:
         return prompt.appended.cond.new_zeros(0, prompt.appended.cond.shape[-1])
-    return side[(prompt.picture_offset + row.picture) % len(side)]
+    return prompt.tokens_of(side, row.picture)
 
 
 def _weights(prompt: ImagePrompt, row: Row) -> Tensor:
@@ -117,7 +117,7 @@ def _weights(prompt: ImagePrompt, row: Row) -> Tensor:
     _, factor = prompt.appended.side(row.cond) if prompt.appended is not None else (None, None)
     weights = tokens.new_ones(len(tokens))
     if factor is not None:
-        weights = factor[(prompt.picture_offset + row.picture) % len(factor)].to(tokens)
+        weights = prompt.factors_of(factor, row.picture).to(tokens)
     return (weights * prompt.now).clamp_min(0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -24,7 +23,7 @@ from ...checkpoint.identify import identify
 from ...checkpoint.specs import UNetSpec
 from ...encode.device import Device
 from ...errors import IPAdapterError, MismatchError
-from . import controlnets, prompts, tiles
+from . import controlnets, films, prompts, tiles
 from .controlnet import ControlNet
 from .interface import Host, Interrupted, SamplingPass
 from .replaced import Before
@@ -33,7 +32,6 @@ from .webui_controlnet import WebUIControlNet
 # Methods of a processing object. ``setup_prompts`` is called once for each job, when its checkpoint and options are in
 # force, and before any script's ``process``: a job that is refused there leaves other extensions alone (ControlNet,
 # which hooks the model in its ``process``, takes harm from jobs that end later). ``close`` is the last one.
-FILE_OF_BATCH = re.compile(r"(\d{1,9}) out of \d{1,9}")
 START, LATENTS, END = "setup_prompts", "init", "close"
 
 
@@ -190,14 +188,11 @@ class A1111(Host):
 
     # Its pictures
 
-    def pictures(self, p: Any) -> range:
-        """img2img makes each file a run of the same ``p``, and says which one it is in the state's text alone, in words
-        that chosen scripts use for their own."""
-        count = p.n_iter * p.batch_size
-        found = None if self.script_chosen(p) else FILE_OF_BATCH.fullmatch(str(shared.state.job))
-        is_file = found is not None and bool(getattr(p, "init_images", None))
-        first = (int(found[1]) - 1) * count if found is not None and is_file else 0
-        return range(first, first + count)
+    def frames(self, p: Any) -> int | None:
+        return films.frames(p, self.script(p, films.FILM))
+
+    def file_of_batch(self, p: Any) -> tuple[int, int]:
+        return (0, 1) if self.script_chosen(p) else films.file_of_batch(p)  # scripts have such texts of their own
 
     def finished_picture(self, p: Any) -> int:
         index: int = p.iteration * p.batch_size + p.batch_index

@@ -160,9 +160,20 @@ class Host(ABC):
     # Its pictures
 
     @abstractmethod
+    def frames(self, p: Any) -> int | None:
+        """How many frames each of p's batches has as a film, None where its pictures are none."""
+
+    @abstractmethod
+    def file_of_batch(self, p: Any) -> tuple[int, int]:
+        """When p begins: which of img2img's files, from 0 on, it makes, and how many there are; (0, 1) where it is no
+        batch of files."""
+
     def pictures(self, p: Any) -> range:
-        """The indices of the pictures that the job makes: from 0 on, or, for a file of img2img's batch, from the number
-        of pictures that the files before it have."""
+        """When p begins: the indices of the pictures that it makes, from 0 on, or, for a file of img2img's batch, from
+        the number of pictures that the files before it have."""
+        count: int = p.n_iter * p.batch_size
+        first = self.file_of_batch(p)[0] * count
+        return range(first, first + count)
 
     @abstractmethod
     def finished_picture(self, p: Any) -> int:

@@ -43,6 +43,7 @@ class Job(Private):
     axis_values: dict[str, Any] = field(default_factory=dict)
     arguments: tuple[Any, ...] | None = None  # the script's, once the job has begun with units
     units: list[Unit] = field(default_factory=list)  # as they were asked for, before overlaps were settled
+    file: tuple[int, int] = (0, 1)  # of img2img's batch of files: which one it is, and how many there are
     places: int = 0  # how many were given, those that are not enabled among them
     plans: list[Plan] = field(default_factory=list)  # of all units that act in any pass
     generation: Generation | None = None  # what those have become that act in the job's own passes

@@ -67,6 +67,11 @@ def check(p: Any, units: Sequence[Unit]) -> None:
                     'batch "per image" does not work while sd-webui-distributed spreads the pictures over several '
                     'machines: switch Distribute off, or set batch to "same".'
                 ).in_unit(unit.number)
+            if len(unit.references) > 1 and any(one.at is not None for one in unit.references):
+                raise UnitError(
+                    "references over time (“at”) do not work while sd-webui-distributed spreads the pictures over "
+                    "several machines: switch Distribute off, or leave “at” out."
+                ).in_unit(unit.number)
 
 
 def local(objects: Sequence[object]) -> list[object]:

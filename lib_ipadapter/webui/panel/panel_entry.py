@@ -7,14 +7,14 @@ from typing import Any
 
 from ...checkpoint.catalog import Catalog
 from ...errors import IPAdapterError, UnitError
-from ...reference import FOLDER, START, as_picture
+from ...reference import AT, FOLDER, START, as_picture
 from ...unit import KEYPOINTS_WINDOW, WINDOW, conflicts
 from ...weighting import peak
 from . import reference_cards
 from .controls import BY_FIELD, CONTROLS, CURVE, NARROW, model_name
 from .panel_state import REGION, reference_weight
 from .picture_pool import HeldPictures, Intake
-from .reference_cards import Item
+from .reference_cards import AT_KEY, Item
 
 ELSEWHERE = (
     "model",
@@ -115,6 +115,8 @@ def _items(
                 mask = intake.mask(one[part])
                 item[part] = reference_cards.new_key()
                 pictures[item[part]] = mask
+            if one.get(AT_KEY) is not None and not role:
+                item[AT_KEY] = AT.parse(one[AT_KEY], AT_KEY)
             if one.get("controlnet") is not None:
                 item["controlnet"] = int(one["controlnet"])
             elif one.get(START) is True:

@@ -21,12 +21,12 @@ from ...encode.picture import Picture
 from ...errors import IPAdapterError, UnitError
 from ...kinds import is_number
 from ...presets.document import HASH_PREFIX
-from ...reference import FOLDER, MAX_REFERENCES, START, WEIGHT
+from ...reference import AT, FOLDER, MAX_REFERENCES, START, WEIGHT
 from ...unit import MAX_UNITS
 from . import look_row
 from .controls import COMPONENTS, CONTROLS, CURVE
 from .picture_pool import HeldPictures, Intake, PagePictures
-from .reference_cards import Item, Look, remember
+from .reference_cards import AT_KEY, Item, Look, remember
 
 REGION = "region"  # a unit's entry: the key of its region mask
 DAMAGED = "IP-Adapter: the panel's settings have not arrived as they should: reload the page."
@@ -66,7 +66,7 @@ class PanelState:
         """Raises UnitError for what no page of ours has written."""
         try:
             state = json.loads(text)
-            units = [{**unit, "images": [_item(one) for one in unit.get("images", ())]} for unit in state["units"]]
+            units = [{**unit, "images": _items(unit.get("images", ()))} for unit in state["units"]]
             if not (isinstance(state["shown"], int) and 1 <= state["shown"] <= len(units) <= MAX_UNITS):
                 raise ValueError(state["shown"])
         except (ValueError, TypeError, KeyError, AttributeError):
@@ -116,6 +116,8 @@ def _item(one: Any) -> Item:
         item["mask"] = str(one["mask"])
     if one.get(REGION):
         item[REGION] = str(one[REGION])
+    if is_number(one.get(AT_KEY), AT.low, AT.high):
+        item[AT_KEY] = float(one[AT_KEY])
     if one.get("negative"):
         item["negative"] = True
     if one.get("pose"):
@@ -127,6 +129,14 @@ def _item(one: Any) -> Item:
     if one.get("waiting"):
         item["waiting"] = True
     return item
+
+
+def _items(given: Sequence[Any]) -> list[Item]:
+    """A unit's references. Beside those with a place over time others, which have been added since, are at the end."""
+    items = [_item(one) for one in given]
+    if not any(AT_KEY in item for item in items if is_positive(item)):
+        return items
+    return [{AT_KEY: AT.high, **item} if is_positive(item) else item for item in items]
 
 
 def is_positive(item: Item) -> bool:
@@ -276,6 +286,8 @@ def _images(items: Sequence[Item], session: _Session) -> list[dict[str, Any]]:
             settings["mask"] = session.mask(item["mask"], "a reference")
         if REGION in item and is_positive(item):
             settings["region"] = session.mask(item[REGION], "a reference's region")
+        if AT_KEY in item and is_positive(item):
+            settings[AT_KEY] = item[AT_KEY]
         if "controlnet" in item:
             images.append({"controlnet": item["controlnet"], **settings})
         elif START in item:

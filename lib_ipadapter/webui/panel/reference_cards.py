@@ -2,8 +2,8 @@
 
 An item is ``{"key": …, "weight": …}``, and its picture is the page's under that key (picture_pool.py); or it has
 ``"controlnet": n`` or ``"start_picture"`` instead of a picture. ``"mask"`` is the key of its mask, ``"region"`` that of
-the mask of where in the picture it acts, ``"negative"`` makes it a negative reference, ``"pose"`` one of whose face
-only the place counts, ``"waiting"`` says that the page is about to send the picture.
+the mask of where in the picture it acts, ``"at"`` its place over time, ``"negative"`` makes it a negative reference,
+``"pose"`` one of whose face only the place counts, ``"waiting"`` says that the page is about to send the picture.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ...encode.look_files import small_picture_of
 from ...encode.picture import Mask, Picture, decode, decode_mask
 from ...encode.stored import Stored
 from ...errors import IPAdapterError
-from ...reference import START, WEIGHT
+from ...reference import AT, START, WEIGHT
 from ...unit import Unit
 from ..picture_text import data_url, jpeg_url
 from . import face_cards, picture_pool
@@ -36,6 +36,8 @@ CARD = 224  # height of a shown reference, in pixels
 ENLARGED = 2048  # longest side of a picture that is looked at, or painted over, in pixels
 SEEN = "What the encoder sees"
 START_TIP = "What img2img begins with; in tiled upscaling each tile sees itself"
+AT_KEY = "at"  # an item's place over time
+AT_TIP = "Where it stands among the pictures of a batch or a film: 0 is the first, 1 the last"
 EMPTY_REGION = "its region is empty, so it acts nowhere: paint where it acts."
 EMPTY_MASK = "its mask is empty, so nothing of it counts: paint what counts."
 
@@ -300,7 +302,18 @@ def _card(number: int, item: Item, pictures: Pictures, look: Look, is_alone: boo
         f"<li class='ip-adapter-card{' ip-adapter-negative' if item.get('negative') else ''}' "
         f"data-key='{html.escape(item['key'])}'>{_face(number, item, pictures, look)}"
         f"<span class='ip-adapter-card-tools'><label title='Weight of this reference'{unseen}>"
-        f"<span>Weight</span>{number_field}</label>{_buttons(number, item, pictures)}</span></li>"
+        f"<span>Weight</span>{number_field}</label>{'' if is_alone else _at(number, item)}"
+        f"{_buttons(number, item, pictures)}</span></li>"
+    )
+
+
+def _at(number: int, item: Item) -> str:
+    """HTML: the field of a reference over time."""
+    if AT_KEY not in item or item.get("negative") or item.get("pose"):
+        return ""
+    return (
+        f"<label class='ip-adapter-at' title='{AT_TIP}'><span>At</span><input type='number' min='{AT.low:g}' "
+        f"max='{AT.high:g}' step='0.05' value='{item[AT_KEY]:.4g}' aria-label='Reference {number} over time'></label>"
     )
 
 

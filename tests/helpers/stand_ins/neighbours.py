@@ -342,13 +342,26 @@ def tiles(denoiser, forward):
 
 class Film(scripts.Script):
     """The pictures of a batch are a film's frames: the sampler's model is asked for ``window`` of them at a time, the
-    windows overlapping, the last ones going on with the first frames. ``travel``: every frame has a text of its own."""
+    windows overlapping, the last ones going on with the first frames. ``travel``: every frame has a text of its own.
+    ``length``: the film's, as the extension is asked for it; the batch has at least as many frames as a window."""
 
     def title(self):
         return "AnimateDiff"
 
     def show(self, is_img2img):
         return scripts.AlwaysVisible
+
+    def ui(self, is_img2img):
+        return [gr.State(None)]
+
+    def before_process(self, p, *args):
+        """Its settings become an object in the job's arguments, and the batch's size that of the film."""
+        length = settings.get("film", {}).get("length")
+        if length is not None:
+            window, arguments = settings["film"]["window"], list(p.script_args)
+            p.batch_size = max(window, length) if length else window
+            arguments[self.args_from] = types.SimpleNamespace(enable=True, video_length=length or p.batch_size)
+            p.script_args = arguments
 
     def process(self, p, *args):
         self.postprocess(p, None)

@@ -104,6 +104,8 @@ def _picture_notes(home: ControlNet, unit: Unit, pictures: list[Image.Image]) ->
         notes.append(f"masks of references are left out: in {home.title} a mask is where the adapter acts.")
     if any(reference.region is not None for reference in unit.references):
         notes.append(f"regions of single references are left out: {home.title} has none.")
+    if len(unit.references) > 1 and any(reference.at is not None for reference in unit.references):
+        notes.append(f"where references stand over time is left out: {home.title} has no keyframes.")
     if unit.crop != habits.crop and any(picture.width != picture.height for picture in pictures):
         notes.append(f"{home.title} {CROPS[habits.crop]}; here its crop is “{unit.crop}”.")
     return notes
