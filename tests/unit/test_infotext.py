@@ -173,7 +173,7 @@ def test_the_longest_entry_of_ours_is_read(letter: str) -> None:
 
     folder = FolderMark("d" * 64, letter * (4096 // len(letter.encode())), "shuffle", 2**53 - 1, 4999)
     in_folder = SimpleNamespace(
-        content_hash="c" * 64, weight=0.5, mask_hash=None, region_hash=None, look="", folder=folder
+        content_hash="c" * 64, weight=0.5, mask_hash=None, region_hash=None, look="", folder=folder, at=None
     )
 
     at_work = SimpleNamespace(

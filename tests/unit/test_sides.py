@@ -277,7 +277,7 @@ def test_nothing_stays_on_the_device(fails: bool, monkeypatch) -> None:
 
 def test_sums_that_cannot_leave_a_broken_device_are_let_go(monkeypatch) -> None:
     influence = Influence()
-    influence.begin((Row(True, 0),), (4, 4), 0, 0)
+    influence.begin((Row(True, 0),), (4, 4), 0, 1, 1)
     influence.enter((4, 4))
     influence.add(draw(1, 16, 8, seed=1), draw(1, 16, 8, seed=2), (Row(True, 0),))
 
