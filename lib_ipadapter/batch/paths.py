@@ -1,0 +1,103 @@
+"""Files that a jobs file names: below its own folder, unless the command says otherwise, and of bounded size."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import printable
+from .problems import RowError
+
+MAX_FILE = 64 << 20  # bytes of a picture, a mask, or a file of embeddings
+MAX_FOUND = 64  # files that one pattern may find: as many references as a unit may have
+MAX_LOOKED_AT = 100_000  # names that one pattern may look at
+REMEMBERED = 4096  # files whose hash is not computed again
+WILD = "*?["
+
+
+class Files:
+    """The files of a jobs file in ``folder``. ``outside``: whether they may lie elsewhere."""
+
+    def __init__(self, folder: Path, outside: bool = False) -> None:
+        self.folder, self._outside = folder.resolve(), outside
+        self._hashes: OrderedDict[tuple[str, int, int], str] = OrderedDict()
+
+    def find(self, text: str) -> list[str]:
+        """What a path or pattern names, sorted, as paths that ``read`` takes. Raises RowError."""
+        if not text.strip() or "\0" in text:
+            raise RowError("a path is empty: name a file below the jobs file's folder.")
+        if not any(mark in text for mark in WILD) or (self.folder / text).is_file():
+            return [self._placed(self.folder / text, text)]
+        if Path(text).is_absolute() and not self._outside:
+            raise self._elsewhere(text)
+        found: list[str] = []
+        for looked_at, path in enumerate(self._matching(text)):
+            if looked_at >= MAX_LOOKED_AT:
+                raise RowError(f"{_shown(text)} looks at more than {MAX_LOOKED_AT} names: name a smaller folder.")
+            if path.is_file():
+                found.append(self._placed(path, text))
+            if len(found) > MAX_FOUND:
+                raise RowError(f"{_shown(text)} finds more than {MAX_FOUND} files: name fewer.")
+        if not found:
+            raise RowError(f"{_shown(text)} finds no file: correct the pattern, or put the pictures there.")
+        return sorted(found)
+
+    def read(self, path: str) -> bytes:
+        """The content of a file that ``find`` has found. Raises RowError."""
+        try:
+            with open(self.folder / path, "rb") as file:
+                data = file.read(MAX_FILE + 1)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+            raise RowError(f"the file {_shown(path)} cannot be read ({why}): put it there again.") from None
+        if len(data) > MAX_FILE:
+            raise RowError(f"the file {_shown(path)} is larger than {MAX_FILE >> 20} MiB: make it smaller.")
+        return data
+
+    def sha256(self, path: str) -> str:
+        """A file's hash, computed once as long as its size and time stay. Raises RowError."""
+        try:
+            told = os.stat(self.folder / path)
+        except OSError:
+            return hashlib.sha256(self.read(path)).hexdigest()  # says what is wrong
+        key = (path, told.st_size, told.st_mtime_ns)
+        if key not in self._hashes:
+            self._hashes[key] = hashlib.sha256(self.read(path)).hexdigest()
+            if len(self._hashes) > REMEMBERED:
+                self._hashes.popitem(last=False)
+        return self._hashes[key]
+
+    def _matching(self, text: str) -> Iterator[Path]:
+        base = Path(text)
+        try:
+            if base.is_absolute():
+                return Path(base.anchor).glob(str(base.relative_to(base.anchor)))
+            return self.folder.glob(text)
+        except (ValueError, NotImplementedError, OSError):
+            raise RowError(f"{_shown(text)} is no pattern: write it as photos/*.png.") from None
+
+    def _placed(self, path: Path, text: str) -> str:
+        try:
+            real = path.resolve()
+        except (OSError, RuntimeError, ValueError):
+            raise RowError(f"the path {_shown(text)} leads nowhere: correct it.") from None
+        inside = real == self.folder or self.folder in real.parents
+        if not inside and not self._outside:
+            raise self._elsewhere(text)
+        if not real.is_file():
+            raise RowError(f"there is no file {_shown(text)}: correct the path, or put the file there.")
+        return str(real.relative_to(self.folder)) if inside else str(real)
+
+    @staticmethod
+    def _elsewhere(text: str) -> RowError:
+        return RowError(
+            f"{_shown(text)} lies outside of the jobs file's folder: put it below that, or add --allow-outside."
+        )
+
+
+def _shown(text: str) -> str:
+    text = printable(text)
+    return text if len(text) <= 200 else f"{text[:199]}…"

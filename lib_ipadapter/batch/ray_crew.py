@@ -1,0 +1,237 @@
+"""The crew on Ray: an actor for each WebUI, which Ray starts again where it ends, and an object store in which each
+reference lies once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .crew import FAILED, LOST, Down, Event, Gone, Landed, Outcome, Up, Work
+from .problems import BatchError, RowError
+from .schedule import SLOTS
+from .webui import Start
+from .worker import Config, Worker
+
+ROOT = Path(__file__).parents[2]
+LOOK = 0.25  # seconds that a wait takes at most
+AGAIN = 0.5  # seconds before a worker that is being started again is asked again
+NEW_NODES = 15.0  # seconds between looks for nodes that have joined
+ABSENT = 60.0  # seconds after which a worker that does not come back is given up
+AT_ONCE = 128  # answers that are taken together
+STORE = 300_000_000  # bytes of a local object store
+SHARED = 100_000_000  # bytes of references that the driver keeps there
+
+Find = Callable[[str], bytes]  # a reference's key -> its file
+
+
+class RayWorker(Worker):
+    """The same, with references out of the object store."""
+
+    def do_with(self, work: Work, keys: Sequence[str], held: Sequence[Any]) -> Outcome:
+        import ray
+
+        return self.do(work, dict(zip(keys, ray.get(list(held)), strict=True)))
+
+
+def begin(address: str | None, dashboard: bool) -> str:
+    """Connect to a cluster, or start a local Ray; the dashboard's address, "" for none. Raises BatchError."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when it is imported
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError:
+        raise BatchError(
+            "Ray is not installed: pip install -r requirements-batch.txt, in an environment of its own."
+        ) from None
+    places = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "ip-adapter-batch"}
+    try:
+        if address is None:
+            context = ray.init(
+                address="local", include_dashboard=dashboard, dashboard_host="127.0.0.1", object_store_memory=STORE,
+                runtime_env={"env_vars": {"PYTHONPATH": places}}, **common,
+            )  # fmt: skip
+        else:
+            context = ray.init(address=address, runtime_env={"py_modules": [str(ROOT / "lib_ipadapter")]}, **common)
+    except Exception as error:
+        where = "a local Ray" if address is None else f"the cluster at {address}"
+        raise BatchError(f"{where} does not answer ({type(error).__name__}: {error}): look at ray status.") from None
+    return str(context.dashboard_url or "")
+
+
+class RayCrew:
+    """``configs``: a WebUI each, with what its actor asks of Ray; ``find`` reads a reference's file. With ``own`` each
+    GPU of the cluster gets a WebUI started so, those of nodes that join later, too."""
+
+    def __init__(
+        self, configs: Sequence[tuple[Config, dict[str, Any]]], find: Find, own: tuple[Config, Start] | None = None
+    ) -> None:
+        self._find, self._own = find, own
+        self._actors: dict[str, Any] = {}
+        self._calls: dict[Any, tuple[str, Work | None]] = {}  # an answer to come -> whose; None: until it is up
+        self._later: list[tuple[float, str]] = []
+        self._lost: list[tuple[str, Work, str]] = []
+        self._absent: dict[str, float] = {}  # since when
+        self._given_up: set[str] = set()
+        self._held: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._looked = 0.0
+        for config, options in configs:
+            self._hire(config, options)
+        self._look_for_nodes()
+
+    def names(self) -> list[str]:
+        return list(self._actors)
+
+    def pids(self) -> dict[str, int]:
+        """The workers' processes, of those that answer."""
+        import ray
+
+        found = {}
+        for name, actor in self._actors.items():
+            try:
+                found[name] = ray.get(actor.pid.remote(), timeout=10)
+            except ray.exceptions.RayError:
+                continue
+        return found
+
+    def ask(self, name: str, route: str) -> Any:
+        """A route's JSON. Raises RowError with the WebUI's sentence."""
+        import ray
+
+        try:
+            is_answer, told = ray.get(self._actors[name].ask.remote(route), timeout=120)
+        except ray.exceptions.RayError as error:
+            raise RowError(f"its worker does not answer ({type(error).__name__}): try again.") from None
+        if not is_answer:
+            raise RowError(str(told))
+        return told
+
+    def send(self, endpoint: str, work: Work) -> None:
+        held = [self._reference(key) for key in work.references]
+        try:
+            self._calls[self._actors[endpoint].do_with.remote(work, list(work.references), held)] = (endpoint, work)
+        except Exception as error:  # what an actor that has ended for good says at once
+            self._lost.append((endpoint, work, type(error).__name__))
+
+    def wait(self) -> list[Event]:
+        import ray
+
+        now = time.monotonic()
+        if self._own is not None and now - self._looked > NEW_NODES:
+            self._look_for_nodes()
+        for due, name in self._later:
+            if due <= now and name in self._actors:
+                self._watch(name)
+        self._later = [one for one in self._later if one[0] > now]
+        if not self._calls and not self._lost:
+            time.sleep(LOOK / 5)
+            return []
+        calls = list(self._calls)
+        ready, _ = ray.wait(calls, num_returns=1, timeout=LOOK, fetch_local=False) if calls else ([], [])
+        if ready and len(calls) > 1:
+            ready, _ = ray.wait(calls, num_returns=min(len(calls), AT_ONCE), timeout=0, fetch_local=False)
+        lost, self._lost = self._lost, []
+        events = [one for name, work, why in lost for one in self._told(name, work, Outcome(LOST, f"{why}."))]
+        for call in ready:
+            name, work = self._calls.pop(call)
+            events += self._up(call, name) if work is None else self._landed(call, name, work)
+        return events
+
+    def close(self) -> None:
+        """End the workers, and what they have started."""
+        import ray
+
+        for actor in self._actors.values():
+            ray.kill(actor)
+        ray.shutdown()
+
+    # actors
+
+    def _hire(self, config: Config, options: dict[str, Any]) -> None:
+        import ray
+
+        wanted = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0, "max_concurrency": SLOTS + 3, **options}
+        self._actors[config.name] = ray.remote(**wanted)(RayWorker).remote(config)
+        self._watch(config.name)
+
+    def _watch(self, name: str) -> None:
+        self._calls[self._actors[name].until_up.remote()] = (name, None)
+
+    def _is_watched(self, name: str) -> bool:
+        waited = (one for one, work in self._calls.values() if work is None)
+        return name in waited or any(name == later for _, later in self._later)
+
+    def _up(self, call: Any, name: str) -> list[Event]:
+        import ray
+
+        try:
+            is_up, sentence = ray.get(call)
+        except ray.exceptions.RayError as error:  # it is being started again, as a rule
+            since = self._absent.setdefault(name, time.monotonic())
+            if time.monotonic() - since < ABSENT:
+                self._later.append((time.monotonic() + AGAIN, name))
+                return []
+            is_up, sentence = False, f"its worker does not come back ({type(error).__name__}): look at its node."
+        self._absent.pop(name, None)
+        if is_up:
+            return [Up(name)]
+        ray.kill(self._actors.pop(name))
+        self._given_up.add(name)
+        return [Gone(name, sentence)]
+
+    def _landed(self, call: Any, name: str, work: Work) -> list[Event]:
+        import ray
+
+        try:
+            outcome = ray.get(call)
+        except (ray.exceptions.RayTaskError, ray.exceptions.ObjectStoreFullError) as error:
+            first = str(error).strip().splitlines()
+            outcome = Outcome(FAILED, f"its worker failed ({first[-1][:300] if first else error}): look at Ray's logs.")
+        except ray.exceptions.RayError as error:
+            outcome = Outcome(LOST, f"its worker ended ({type(error).__name__}).")
+        return self._told(name, work, outcome)
+
+    def _told(self, name: str, work: Work, outcome: Outcome) -> list[Event]:
+        """An outcome; a WebUI that has gone is waited for from now on."""
+        events: list[Event] = []
+        if outcome.kind == LOST and name in self._actors and not self._is_watched(name):
+            events.append(Down(name, outcome.sentence))
+            self._later.append((time.monotonic() + AGAIN / 5, name))
+        return [Landed(name, work, outcome), *events]
+
+    # nodes and references
+
+    def _look_for_nodes(self) -> None:
+        self._looked = time.monotonic()
+        if self._own is None:
+            return
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        config, start = self._own
+        for node in ray.nodes():
+            for gpu in range(int(node["Resources"].get("GPU", 0)) if node["Alive"] else 0):
+                name = f"{node['NodeManagerAddress']} {node['NodeID'][:8]} gpu {gpu}"
+                if name not in self._actors and name not in self._given_up:
+                    place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                    options = {"num_gpus": 1, "scheduling_strategy": place}
+                    self._hire(replace(config, name=name, start=start), options)
+
+    def _reference(self, key: str) -> Any:
+        """Where a reference lies in the object store; the ones that were used last stay there."""
+        import ray
+
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key][0]
+        data = self._find(key)
+        self._held[key] = ray.put(data), len(data)
+        while len(self._held) > 1 and sum(size for _, size in self._held.values()) > SHARED:
+            self._held.popitem(last=False)
+        return self._held[key][0]

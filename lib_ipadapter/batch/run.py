@@ -1,0 +1,245 @@
+"""One command from begin to end: the folder, the WebUIs, the plan, the references, the rows, the manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..replace_file import replace_file
+from .check import Check
+from .client import auth_of, checked_url
+from .crew import Gone, Landed, Outcome, Up, Work
+from .drive import Drive
+from .facts import Facts
+from .given import Sources
+from .jobs_file import rows
+from .keep import Keep
+from .ledger import DONE, FINAL, REFERENCES, ROWS, Ledger, Result
+from .manifest import write_manifest
+from .paths import Files
+from .plan import plan, prepare
+from .problems import BatchError
+from .progress import Progress
+from .ray_crew import RayCrew, begin
+from .request import Reader
+from .shards import Packer
+from .sheet import write_sheet
+from .status import LEDGER
+from .tasks import ReferenceTasks, RowTasks
+from .webui import Start
+from .worker import RUN_ID, Config
+
+FOUND = "http://127.0.0.1:7860"  # where a WebUI is looked for if nothing is said
+SHEET_EVERY = 5.0  # seconds
+PACK_EVERY = 2.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command line. ``webuis``: folders of WebUIs that are started here, or on a cluster's nodes."""
+
+    jobs: Path
+    out: Path
+    endpoints: tuple[str, ...] = ()
+    webuis: tuple[str, ...] = ()
+    webui_python: str = ""
+    webui_args: tuple[str, ...] = ()
+    address: str | None = None
+    dashboard: bool = True
+    outside: bool = False
+    seed: str | None = None
+    shards: int | None = None
+    references: Path | None = None
+    timeout: float = 1800.0
+    patience: float = 600.0
+    dry_run: bool = False
+
+
+class Run:
+    """Raises BatchError from every method where a person has to put something right."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self._folder = asked.out
+        self._files = Files(asked.jobs.resolve().parent, asked.outside)
+        self._sources = Sources(self._files, self._folder / "given")
+
+    def run(self) -> int:
+        """How many rows could not be done."""
+        with self._alone(), contextlib.closing(Ledger(self._folder / LEDGER)) as ledger:
+            prepare(ledger, self._asked.jobs, self._asked.seed)
+            keep = Keep(self._folder, ledger, references=self._asked.references)
+            keep.clear()
+            with self._crew(keep) as crew:
+                up: list[str] = []
+                if not ledger.is_planned:
+                    up = first_up(crew)
+                    reader = Reader(Facts(lambda route: crew.ask(up[0], route)), self._sources)
+                    plan(ledger, self._asked.jobs, reader, self._asked.shards)
+                ledger.reopen()
+                self._drive(ledger, keep, crew, up)
+            return self._end(ledger)
+
+    def check(self) -> list[str]:
+        """All that is wrong with the jobs file, a line each."""
+        with self._alone(), contextlib.closing(Ledger(self._folder / LEDGER)) as ledger:
+            keep = Keep(self._folder, ledger, references=self._asked.references)
+            keep.clear()
+            with self._crew(keep) as crew:
+                (name, *_) = first_up(crew)
+                check = Check(Reader(Facts(lambda route: crew.ask(name, route)), self._sources))
+                for number, row in rows(self._asked.jobs):
+                    check.read(number, row)
+                check.probe(lambda work: made_by(crew, name, work), self._sources.read)
+            keep.clear()
+            lines = check.complaints.lines()
+            verdict = f"{check.complaints.rows:,} cannot be done as they are" if lines else "nothing is wrong"
+            return [*lines, f"{check.rows:,} rows: {verdict}."] if lines else []
+
+    # what they consist of
+
+    def _drive(self, ledger: Ledger, keep: Keep, crew: RayCrew, up: list[str]) -> None:
+        kept = (position for position, key in ledger.open_references() if keep.reference_file(key).is_file())
+        ledger.record([Result(position, DONE) for position in kept], REFERENCES)
+        drive = None
+        for table, tasks in (
+            (REFERENCES, ReferenceTasks(ledger, keep, self._sources)),
+            (ROWS, RowTasks(ledger, keep, self._sources)),
+        ):
+            counts = ledger.counts(table)
+            progress = Progress(table, sum(counts.values()), sum(counts.get(state, 0) for state in FINAL))
+            drive = Drive(ledger, keep, crew, tasks, progress, up if drive is None else sorted(drive.up))
+            after = self._after_commits(ledger, progress) if table == ROWS else lambda: None
+            drive.run(after)
+            progress.close()
+
+    def _after_commits(self, ledger: Ledger, progress: Progress) -> Any:
+        packer = Packer(ledger, self._folder, int(ledger.get("shards") or 0))
+        due = {"sheet": 0.0, "pack": 0.0}
+
+        def after() -> None:
+            now = time.monotonic()
+            if now >= due["sheet"]:
+                write_sheet(ledger, self._folder, progress.line())
+                due["sheet"] = time.monotonic() + SHEET_EVERY
+            if now >= due["pack"]:
+                packer.pack()
+                due["pack"] = time.monotonic() + PACK_EVERY
+
+        return after
+
+    def _end(self, ledger: Ledger) -> int:
+        Packer(ledger, self._folder, int(ledger.get("shards") or 0)).pack(sys.maxsize)
+        counts = ledger.counts()
+        line = ", ".join(f"{count:,} {state}" for state, count in sorted(counts.items()))
+        write_sheet(ledger, self._folder, line)
+        print(f"{line}; {write_manifest(ledger, self._folder)}", file=sys.stderr)
+        return sum(count for state, count in counts.items() if state != DONE)
+
+    @contextlib.contextmanager
+    def _crew(self, keep: Keep) -> Iterator[RayCrew]:
+        dashboard = begin(self._asked.address, self._asked.dashboard)
+        if dashboard:
+            print(f"Ray's dashboard: http://{dashboard}", file=sys.stderr)
+        crew = None
+        try:
+            configs, own = self._configs()
+            crew = RayCrew(configs, lambda key: keep.reference_file(key).read_bytes(), own)
+            if not crew.names():
+                raise BatchError("the cluster has no node with a GPU: name WebUIs with --endpoint.")
+            yield crew
+        finally:
+            if crew is not None:
+                crew.close()
+
+    def _configs(self) -> tuple[list[tuple[Config, dict[str, Any]]], tuple[Config, Start] | None]:
+        asked = self._asked
+        common: dict[str, Any] = {
+            "folder": str(self._folder.resolve()), "run_id": _run_id(self._folder), "timeout": asked.timeout,
+            "patience": asked.patience,
+        }  # fmt: skip
+        urls = [checked_url(url) for url in asked.endpoints]
+        if not urls and not asked.webuis:
+            urls = [FOUND]
+        if len(set(urls)) < len(urls):
+            raise BatchError("an --endpoint is named twice: name each once.")
+        configs: list[tuple[Config, dict[str, Any]]] = [
+            (Config(url, url, auth_of(url), **common), {}) for url in urls
+        ]  # fmt: skip
+        starts = [Start(str(Path(path).resolve()), asked.webui_python, asked.webui_args) for path in asked.webuis]
+        if asked.address is not None and starts:
+            return configs, (Config("", **common), starts[0])
+        for number, start in enumerate(starts, 1):
+            if not (Path(start.folder) / "launch.py").is_file():
+                raise BatchError(f"--webui {start.folder} has no launch.py: name a WebUI's folder.")
+            configs.append((Config(f"WebUI {number}", start=start, **common), _gpu_of(len(starts))))
+        return configs, None
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else's run in this folder. The lock goes with the process, however it ends."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "run.lock").open("a+") as lock:
+            if not _locked(lock):
+                raise BatchError(f"a run is at work in {self._folder}: wait for it, or name another folder with --out.")
+            lock.truncate(0)
+            lock.write(f"{socket.gethostname()} {os.getpid()}\n")
+            lock.flush()
+            yield
+
+
+def first_up(crew: RayCrew) -> list[str]:
+    """Waits for the first WebUI. Raises BatchError when there is none."""
+    while True:
+        for event in crew.wait():
+            if isinstance(event, Up):
+                return [event.endpoint]
+            if isinstance(event, Gone) and not crew.names():
+                raise BatchError(f"no WebUI is there ({event.endpoint}: {event.sentence})")
+
+
+def made_by(crew: RayCrew, name: str, work: Work) -> Outcome:
+    """One piece of work, by itself."""
+    crew.send(name, work)
+    while True:
+        for event in crew.wait():
+            if isinstance(event, Landed) and event.work is work:
+                return event.outcome
+
+
+def _run_id(folder: Path) -> str:
+    path = folder / RUN_ID
+    if not path.is_file():
+        replace_file(path, secrets.token_hex(16))
+    return path.read_text(encoding="utf8")
+
+
+def _gpu_of(webuis: int) -> dict[str, Any]:
+    """What of this computer's GPUs a WebUI that is started here is given: without asking for one, Ray hides them."""
+    import ray
+
+    gpus = ray.cluster_resources().get("GPU", 0)
+    return {"num_gpus": min(1.0, gpus / webuis)} if gpus else {}
+
+
+def _locked(file: Any) -> bool:
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

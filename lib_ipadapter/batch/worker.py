@@ -1,0 +1,190 @@
+"""Drives one WebUI: waits for it or starts it, sends it requests, and makes files of its answers."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .client import Answer, Away, Client, Late, Rejected
+from .crew import DONE, ENCODE, FAILED, LACKING, LOST, REFUSED, Outcome, Part, Work
+from .facts import adapter_keys, checkpoint_names, has_all
+from .keep import COMING, write_whole
+from .pictures import ending, with_parameters
+from .request import FILE, REFERENCE
+from .webui import OwnWebUI, Start
+
+RUN_ID = "run.id"
+QUESTION = 60.0  # seconds for an answer that needs no picture
+PAUSE = 0.25  # seconds between looks for a WebUI that is not there
+STARTS = 5  # of a WebUI that ends before it answers, one after the other
+MAX_PICTURES = 1000  # of one answer
+
+
+@dataclass(frozen=True)
+class Config:
+    """``url``, or ``start`` for a WebUI of the worker's own. ``folder``: the run's, as the driver calls it, and
+    ``run_id`` what stands in it. Times are in seconds. The password is not shown."""
+
+    name: str
+    url: str = ""
+    auth: str = ""
+    start: Start | None = None
+    folder: str = ""
+    run_id: str = ""
+    timeout: float = 1800.0
+    patience: float = 600.0
+
+    def __repr__(self) -> str:
+        return f"Config({self.name!r})"
+
+
+class Worker:
+    """May be asked from several threads."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        folder = Path(config.folder)
+        self._folder = folder if config.run_id and _read(folder / RUN_ID) == config.run_id else None
+        own = self._folder or Path(tempfile.mkdtemp(prefix="ip-adapter-batch-"))
+        self._own: OwnWebUI | None = None
+        if config.start is not None:
+            self._own = OwnWebUI(config.start, own / "logs" / f"{config.name.replace(' ', '-')}.log")
+        self._client = Client(config.url, config.auth, config.timeout)
+        self._adapters: set[str] = set()
+        self._checkpoints: set[str] = set()
+        self._starting = threading.Lock()
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def until_up(self) -> tuple[bool, str]:
+        """Waits for the WebUI, and starts it where it is the worker's own. False with a sentence where it is given
+        up."""
+        end, starts, why = time.monotonic() + self._config.patience, 0, "it does not answer"
+        while time.monotonic() < end:
+            with self._starting:
+                if self._own is not None and not self._own.is_running:
+                    if starts == STARTS:
+                        return False, f"it ends before it answers ({self._own.last_words()}): look into its log."
+                    starts += 1
+                    try:
+                        self._own.start()
+                    except OSError as error:
+                        return False, f"it cannot be started ({error}): correct --webui."
+                    self._client = Client(self._own.url, "", self._config.timeout)
+            try:
+                self._look_around()
+                return True, ""
+            except Rejected as error:
+                return False, str(error)
+            except (Away, Late) as error:
+                why = str(error)
+            except ValueError as error:
+                why = f"it is no WebUI with --api ({error})"
+            time.sleep(PAUSE)
+        return False, f"{why}, for {self._config.patience:.0f} s: start it, or leave it out."
+
+    def _look_around(self) -> None:
+        checkpoints = self._client.get("/sdapi/v1/sd-models", QUESTION)
+        if checkpoints.status != 200:
+            raise ValueError(f"/sdapi/v1/sd-models answers {checkpoints.status}")
+        adapters = self._client.get("/ip-adapter/models", QUESTION)
+        self._checkpoints = checkpoint_names(checkpoints.json())
+        self._adapters = adapter_keys(adapters.json()) if adapters.status == 200 else set()
+
+    def ask(self, route: str) -> tuple[bool, Any]:
+        """The JSON that a route answers with; False with a sentence where there is none."""
+        try:
+            answer = self._client.get(route, QUESTION)
+            return (True, answer.json()) if answer.status == 200 else (False, answer.sentence)
+        except (Away, Late, Rejected, ValueError) as error:
+            return False, f"{error}."
+
+    def do(self, work: Work, references: Mapping[str, bytes]) -> Outcome:
+        """Send a request, and keep what comes. Raises nothing that is the WebUI's doing."""
+        if not has_all(work.needs, work.checkpoint, self._adapters, self._checkpoints):
+            return Outcome(LACKING)
+        begun = time.monotonic()
+        try:
+            body = filled(work.body, work.files, references)
+            answer = self._client.post(work.route, body)
+            outcome = self._outcome(work, answer)
+        except (Away, Rejected) as error:
+            outcome = Outcome(LOST, f"{error}.")
+        except Late as error:
+            outcome = Outcome(FAILED, f"{error}.")
+        except (OSError, ValueError) as error:
+            outcome = Outcome(FAILED, f"what came could not be kept ({error}): look at the disk and the WebUI.")
+        return replace(outcome, seconds=round(time.monotonic() - begun, 3))
+
+    def _outcome(self, work: Work, answer: Answer) -> Outcome:
+        if answer.status != 200:
+            is_own_fault = 400 <= answer.status < 500 and answer.status not in (408, 425, 429)
+            return Outcome(REFUSED if is_own_fault else FAILED, answer.sentence)
+        if work.kind == ENCODE:
+            if answer.data[8:9] != b"{":
+                return Outcome(FAILED, "the WebUI has answered with no file of embeddings: look into its console.")
+            return Outcome(DONE, parts=[self._part(work, answer.data, "safetensors", "")])
+        told = answer.json()
+        pictures = told.get("images") if isinstance(told, dict) else None
+        if not isinstance(pictures, list) or not 1 <= len(pictures) <= MAX_PICTURES:
+            return Outcome(FAILED, "the WebUI has answered without a picture: look into its console.")
+        texts = _infotexts(told)
+        return Outcome(DONE, parts=[self._picture(work, one, texts, i) for i, one in enumerate(pictures)])
+
+    def _picture(self, work: Work, text: Any, texts: list[str], index: int) -> Part:
+        try:
+            data = base64.b64decode(str(text).rpartition("base64,")[2], validate=True)
+        except binascii.Error:
+            raise ValueError("a picture is no base64") from None
+        kind = ending(data)
+        if kind is None:
+            raise ValueError("a picture is not whole")
+        infotext = texts[index] if index < len(texts) else ""
+        return self._part(work, with_parameters(data, infotext), kind, infotext)
+
+    def _part(self, work: Work, data: bytes, kind: str, infotext: str) -> Part:
+        part = Part(kind, hashlib.sha256(data).hexdigest(), len(data), infotext)
+        if self._folder is None:
+            return replace(part, data=data)
+        coming = f"{work.name}.{secrets.token_hex(8)}"
+        write_whole(self._folder / COMING / coming, data)
+        return replace(part, coming=coming)
+
+
+def filled(value: Any, files: Mapping[str, bytes], references: Mapping[str, bytes]) -> Any:
+    """A body with base64 in the place of what stands for files and references."""
+    if isinstance(value, Mapping):
+        if FILE in value:
+            return base64.b64encode(files[value[FILE]]).decode()
+        if REFERENCE in value:
+            return base64.b64encode(references[value[REFERENCE]]).decode()
+        return {name: filled(one, files, references) for name, one in value.items()}
+    return [filled(one, files, references) for one in value] if isinstance(value, list) else value
+
+
+def _infotexts(told: dict[str, Any]) -> list[str]:
+    try:
+        info = json.loads(told.get("info") or "{}")
+        texts = info.get("infotexts", [])
+        return [str(text) for text in texts[:MAX_PICTURES]]
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return []
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf8")
+    except (OSError, ValueError):
+        return ""
