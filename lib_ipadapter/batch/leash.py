@@ -31,7 +31,7 @@ def main() -> int:
             process.kill()
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
-    return process.wait() & 0xFF
+    return int(process.wait()) & 0xFF
 
 
 if __name__ == "__main__":
