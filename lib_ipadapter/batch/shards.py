@@ -40,9 +40,9 @@ class Packer:
         if not self._per_shard:
             return 0
         packed = 0
-        total = -(-self._last // self._per_shard)
+        total, begin = -(-self._last // self._per_shard), self._next
         for step in range(total):
-            number = (self._next + step) % total
+            number = (begin + step) % total
             if packed == count:
                 break
             if number in self._written or not self._is_ready(number):

@@ -30,7 +30,7 @@ FLOORS = (
     {"checkpoint", "downloads", "encode", "projections", "attend"},
     {"jobs"},
     {"presets", "infotext"},
-    {"webui"},
+    {"webui", "batch"},
 )
 WEBUI_FLOORS = ({"host"}, {"panel", "neighbours"}, {"job"}, {"callbacks", "start"})
 # Recognition asks each architecture for its layout, and everybody may ask what a file is.
@@ -63,6 +63,7 @@ def wrong(file: Path, root: Path = ROOT) -> list[str]:
         if there is None or here is None:
             continue
         mixes = here == there == 1 and name[0] not in (own[0], "checkpoint") and (own[0], name[0]) not in MIX
+        mixes = mixes or (here == there == len(FLOORS) - 1 and name[0] != own[0])  # neither knows the other
         if there > here or mixes:
             found.append(shown)
         elif own[0] == name[0] == "webui" and len(name) > 1:
@@ -101,6 +102,8 @@ def test_only_the_top_floor_knows_the_webui() -> None:
         ("presets/one.py", "from ..webui import options"),
         ("webui/host/one.py", "from ..panel import editor"),
         ("webui/job.py", "from . import callbacks"),
+        ("webui/one.py", "from ..batch.ledger import Ledger"),
+        ("batch/one.py", "from ..webui import options"),
     ],
 )
 def test_a_wrong_import_is_seen(tmp_path: Path, place: str, line: str) -> None:

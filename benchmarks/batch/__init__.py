@@ -1,0 +1,1 @@
+"""Catalogues under load and under ``kill -9``: ``python -m benchmarks.batch``."""

@@ -1,0 +1,116 @@
+"""``kill -9`` of the driver, of workers and of WebUIs at random moments, and what is there in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+from lib_ipadapter.batch.manifest import read_manifest
+
+from .cluster import Cluster, Command, webui_folder, webuis
+
+SECONDS = 0.05  # of a WebUI for a row
+SEEDS = "the same"  # what the seeds of rows without one come from
+
+
+def write_jobs(path: Path, rows: int) -> None:
+    """Two checkpoints, three references, rows with and without a seed, and one of 40 that is refused."""
+    for name in "abc":
+        (path.parent / f"{name}.png").write_bytes(f"reference {name}".encode())
+    with path.open("w") as file:
+        for number in range(1, rows + 1):
+            what = "refuse" if number % 40 == 9 else "cat"
+            row: dict[str, str | int] = {"prompt": f"{what} {number}", "checkpoint": ("one", "two")[number % 2]}
+            if number % 3:
+                row["seed"] = number
+            if number % 4 == 0:
+                row |= {"unit.model": "adapter", "unit.image": f"{'abc'[number % 3]}.png"}
+            file.write(json.dumps(row) + "\n")
+
+
+def result(out: Path) -> dict[int, tuple[str, int, tuple[str, ...]]]:
+    """State, seed and contents of each row. Raises AssertionError where files and manifest differ."""
+    found: dict[int, tuple[str, int, tuple[str, ...]]] = {}
+    files = set()
+    for line in read_manifest(out):
+        assert line["row"] not in found, f"row {line['row']} is there twice"
+        contents = []
+        for picture in line["pictures"]:
+            contents.append(hashlib.sha256((out / picture["file"]).read_bytes()).hexdigest())
+            assert contents[-1] == picture["sha256"], f"row {line['row']}: its file is not the one of the manifest"
+            files.add(picture["file"])
+        found[line["row"]] = line["state"], line["seed"], tuple(contents)
+    on_disk = {str(path.relative_to(out)) for path in (out / "pictures").rglob("*") if path.is_file()}
+    assert on_disk == files, f"{len(on_disk ^ files)} files are not the manifest's"
+    return found
+
+
+class Kills:
+    """Runs with kills, each compared with one without."""
+
+    def __init__(self, folder: Path, rows: int, seed: int = 1) -> None:
+        self.folder, self.random = folder, random.Random(seed)
+        self.webui, self.log = webui_folder(folder, SECONDS)
+        self.jobs, self.rows = folder / "jobs.jsonl", rows
+        write_jobs(self.jobs, rows)
+        self.cluster = Cluster(folder, gpus=2)
+        started = time.monotonic()
+        self._start("calm").wait()
+        self.calm = time.monotonic() - started
+        self.want = result(folder / "calm")
+        assert sorted(self.want) == list(range(1, rows + 1))
+
+    def _start(self, name: str) -> Command:
+        more = ["--webui", str(self.webui), "--seed", SEEDS, "--patience", "120"]
+        return Command(self.cluster, self.jobs, self.folder / name, more)
+
+    def _same(self, name: str) -> None:
+        got = result(self.folder / name)
+        differs = [number for number in self.want if self.want[number] != got.get(number)]
+        assert got.keys() == self.want.keys() and not differs, f"{name}: {len(differs)} rows differ: {differs[:5]}"
+
+    def drivers(self, count: int) -> int:
+        """The command is killed and given again."""
+        done, runs = 0, 0
+        while done < count:
+            name = f"drivers-{runs}"
+            runs += 1
+            while (command := self._start(name)).is_running and done < count:
+                if self.random.random() < 0.7:  # else while it begins
+                    command.wait_for_rows()
+                time.sleep(self.random.random() * 0.6)
+                if not command.is_running:
+                    break
+                command.kill()
+                done += 1
+            command.wait()
+            self._same(name)
+        return done
+
+    def others(self, count: int, what: str) -> int:
+        """Workers, or WebUIs, are killed while one command goes on."""
+        done, runs = 0, 0
+        while done < count:
+            name = f"{what}-{runs}"
+            runs += 1
+            command = self._start(name)
+            command.wait_for_rows()
+            while command.is_running and done < count:
+                time.sleep(self.random.random() * 0.5)
+                pids = self.cluster.workers() if what == "workers" else webuis(self.log)
+                if pids and command.is_running:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(self.random.choice(pids), signal.SIGKILL)
+                        done += 1
+            command.wait()
+            self._same(name)
+        return done
+
+    def close(self) -> None:
+        self.cluster.close()

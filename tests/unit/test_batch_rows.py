@@ -1,0 +1,316 @@
+"""From a line of a jobs file to a request, its complaints, and what is written down of it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib_ipadapter.batch.client import AUTH, auth_of, checked_url, is_loopback, variable
+from lib_ipadapter.batch.facts import Facts
+from lib_ipadapter.batch.given import Sources
+from lib_ipadapter.batch.jobs_file import rows
+from lib_ipadapter.batch.ledger import DONE, FAILED, REFUSED, Ledger, Made, Result
+from lib_ipadapter.batch.paths import MAX_FOUND, Files
+from lib_ipadapter.batch.pictures import ending, with_parameters
+from lib_ipadapter.batch.plan import plan, prepare, seed_of
+from lib_ipadapter.batch.problems import BatchError, RowError
+from lib_ipadapter.batch.request import FILE, REFERENCE, SCRIPT, Reader
+from lib_ipadapter.batch.shards import Packer
+from lib_ipadapter.batch.sheet import write_sheet
+from lib_ipadapter.batch.status import LEDGER, lines, status
+from lib_ipadapter.batch.worker import Config, filled
+from tests.helpers.fixed_host import PRESET, png
+
+ANSWERS = {
+    "/ip-adapter/models": {
+        "adapters": [{"name": "Plus", "variant": "plus"}, {"name": "instant", "variant": "instantid"}]
+    },
+    "/sdapi/v1/sd-models": [
+        {"title": "sd15.safetensors [ab12]", "model_name": "sd15"},
+        {"title": "xl", "model_name": "xl"},
+    ],
+    "/sdapi/v1/options": {"sd_model_checkpoint": "sd15.safetensors [ab12]"},
+    "/ip-adapter/presets/kept": {"units": [{**PRESET[0], "model": "Plus"}]},
+}
+
+
+def ask(route: str) -> Any:
+    if route not in ANSWERS:
+        raise RowError("there is no such thing.")
+    return ANSWERS[route]
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Reader:
+    folder = tmp_path / "jobs"
+    (folder / "photos").mkdir(parents=True)
+    for name in ("one", "two"):
+        (folder / "photos" / f"{name}.png").write_bytes(png(b"abc", {"name": name}))
+    return Reader(Facts(ask), Sources(Files(folder), tmp_path / "given"))
+
+
+def units_of(request: Any) -> list[dict[str, Any]]:
+    return request.body["alwayson_scripts"][SCRIPT]["args"]
+
+
+def test_csv_json_lines_say_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        'prompt,seed,enable_hr,cfg_scale,unit.images,override_settings\n"12, cats",3,true,6.5,,"{""a"": 1}"\n'
+        '007,,,,"[""x""]",\n'
+    )
+    want = [
+        {"prompt": "12, cats", "seed": 3, "enable_hr": True, "cfg_scale": 6.5, "override_settings": {"a": 1}},
+        {"prompt": "007", "unit.images": ["x"]},
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({**row, "eta": None}) for row in want) + "\n\n")
+    assert list(rows(tmp_path / "a.csv")) == list(rows(tmp_path / "a.jsonl")) == list(enumerate(want, 1))
+
+
+def test_a_line_that_is_no_row_is_told_and_the_others_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n[1]\n{"prompt": NaN}\n{"prompt": "b"}\n')
+    found = dict(rows(tmp_path / "a.jsonl"))
+    assert found[1] == {"prompt": "a"} and found[4] == {"prompt": "b"}
+    assert isinstance(found[2], str) and isinstance(found[3], str)
+    (tmp_path / "a.csv").write_text("prompt,prompt\n1,2\n")
+    with pytest.raises(BatchError, match="does not name its columns"):
+        list(rows(tmp_path / "a.csv"))
+    with pytest.raises(BatchError, match="no jobs file"):
+        list(rows(tmp_path / "a.txt"))
+
+
+def test_references_become_embeddings_that_are_asked_for_once(reader: Reader) -> None:
+    one, problems = reader.read({"prompt": "a", "unit.model": "plus.safetensors", "unit.images": "photos/*.png"})
+    assert problems == []
+    other, _ = reader.read({"units": [{"model": "plus.safetensors", "image": "photos/one.png", "weight": 0.5}]})
+    first = units_of(one)[0]["images"][0]["embeddings"][REFERENCE]
+    assert len(one.references) == 2 and first in one.references
+    assert list(other.references) == [first] and units_of(other)[0]["weight"] == 0.5
+    cropped, _ = reader.read({"units": [{"model": "plus.safetensors", "image": "photos/one.png", "crop": "top"}]})
+    assert list(cropped.references) != [first]
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [{"model": "Plus", "noise": 0.2}, {"model": "instant"}, {"model": "Plus", "crop": "tile", "batch": "per image"}],
+)
+def test_what_embeddings_cannot_do_keeps_its_pictures(reader: Reader, unit: dict[str, Any]) -> None:
+    request, problems = reader.read({"units": [{**unit, "images": ["photos/one.png"]}]})
+    assert problems == [] and request.references == {}
+    assert units_of(request)[0]["images"] == [{"image": {FILE: "photos/one.png"}}]
+
+
+def test_a_preset_with_what_differs(reader: Reader) -> None:
+    request, problems = reader.read({"preset": "kept", "unit.weight": 0.2})
+    assert problems == []
+    (unit,) = units_of(request)
+    assert unit["weight"] == 0.2 and unit["model"] == "Plus" and len(request.references) == 1
+    (asked,) = request.references.values()
+    assert asked["sources"]["image"].startswith("given:")
+    changed, _ = reader.read({"preset": "kept", "unit.image": "photos/one.png"})
+    (asked,) = changed.references.values()
+    assert asked["sources"] == {"image": "photos/one.png"}
+    _, problems = reader.read({"preset": "kept", "unit2.weight": 1})
+    assert "has 1 units" in problems[0]
+    _, problems = reader.read({"preset": "other"})
+    assert "preset 'other'" in problems[0]
+
+
+def test_everything_that_is_wrong_with_a_row_is_told(reader: Reader) -> None:
+    _, problems = reader.read({
+        "promt": "a", "seed": "x", "mask_blur": 3, "save_images": True, "checkpoint": "sd9", "width": 10**9,
+        "units": [{"model": "nobody", "image": "photos/one.png"}, {"model": "Plus", "image": "photos/three.png"},
+                  {"model": "Plus", "image": "photos/one.png", "weigth": 1}],
+    })  # fmt: skip
+    text = "\n".join(problems)
+    for part in (
+        "unknown field 'promt'", "seed is no whole number", "mask_blur belongs to img2img", "save_images", "'sd9'",
+        "width is 1000000000", "unit 1: there is no adapter 'nobody'", "unit 2: there is no file photos/three.png",
+        "unit 3: unknown field",
+    ):  # fmt: skip
+        assert part in text, (part, text)
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret.png", "/etc/hostname", "photos/../../secret.png", "out/secret.png", "../*.png"]
+)
+def test_no_path_leads_out_of_the_folder_unless_it_is_allowed(reader: Reader, tmp_path: Path, path: str) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (tmp_path / "jobs" / "out").symlink_to(tmp_path)
+    _, problems = reader.read({"units": [{"model": "Plus", "image": path}]})
+    assert problems and "outside of the jobs file's folder" in problems[0]
+    _, problems = reader.read({"init_images": [path]})
+    assert problems and "outside" in problems[0]
+    open_to_all = Files(tmp_path / "jobs", outside=True)
+    assert open_to_all.find(path)
+
+
+def test_a_row_cannot_name_a_file_in_the_runs_own_words(reader: Reader) -> None:
+    for row in (
+        {"override_settings": {"a": {FILE: "/etc/passwd"}}},
+        {"units": [{"model": "Plus", "images": [{"image": {FILE: "/etc/passwd"}}]}]},
+        {"script_args": [{REFERENCE: "../../x"}]},
+    ):
+        assert "run's own words" in reader.read(row)[1][0]
+
+
+def test_patterns_are_bounded(tmp_path: Path) -> None:
+    for number in range(MAX_FOUND + 1):
+        (tmp_path / f"{number}.png").touch()
+    with pytest.raises(RowError, match="more than 64"):
+        Files(tmp_path).find("*.png")
+    with pytest.raises(RowError, match="finds no file"):
+        Files(tmp_path).find("*.jpg")
+
+
+def test_every_row_names_its_checkpoint_also_the_one_that_is_loaded(reader: Reader) -> None:
+    for row, want in (({}, "sd15"), ({"checkpoint": "XL"}, "xl"), ({"checkpoint": "sd15.safetensors"}, "sd15")):
+        request, problems = reader.read(row)
+        assert problems == [] and request.checkpoint == want
+        assert request.body["override_settings"] == {"sd_model_checkpoint": want}
+
+
+def make_plan(tmp_path: Path, reader: Reader, lines: list[dict[str, Any]], seed: str | None = "s") -> Ledger:
+    jobs = tmp_path / "jobs" / "jobs.jsonl"
+    jobs.write_text("\n".join(map(json.dumps, lines)))
+    ledger = Ledger(tmp_path / "out" / LEDGER, sure=False)
+    prepare(ledger, jobs, seed)
+    plan(ledger, jobs, reader, None)
+    return ledger
+
+
+def test_rows_that_go_together_stand_together_and_seeds_are_written_down(tmp_path: Path, reader: Reader) -> None:
+    unit = {"model": "Plus", "image": "photos/one.png"}
+    asked = [
+        {"checkpoint": "xl", "seed": 5},
+        {},
+        {"units": [unit]},
+        {"seed": -1},
+        {"checkpoint": "xl"},
+        {"units": [unit]},
+    ]
+    ledger = make_plan(tmp_path, reader, asked)
+    (first, last, count), (_, end, of_xl) = ledger.sections()
+    assert (first, last, count, end, of_xl) == (1, 4, 4, 6, 2)
+    order = [ledger.row(position) for position in range(1, 7)]
+    assert [number for number, _, _ in order] == [3, 6, 2, 4, 1, 5]
+    seeds = {number: seed for number, seed, _ in order}
+    assert seeds[1] == 5 and seeds[2] == seed_of("s", 2) and len(set(seeds.values())) == 6
+    with pytest.raises(BatchError, match="another --seed"):
+        prepare(ledger, tmp_path / "jobs" / "jobs.jsonl", "t")
+    (tmp_path / "jobs" / "jobs.jsonl").write_text("{}")
+    with pytest.raises(BatchError, match="another jobs file"):
+        prepare(ledger, tmp_path / "jobs" / "jobs.jsonl", None)
+
+
+def test_a_plan_that_breaks_off_leaves_nothing_of_it(tmp_path: Path, reader: Reader) -> None:
+    ledger = make_plan(tmp_path, reader, [{}, {}])
+
+    def broken() -> Any:
+        yield from ()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ledger.plan(broken())
+    assert ledger.counts() == {"open": 2}
+
+
+def finished(tmp_path: Path, reader: Reader) -> Ledger:
+    """Four rows: done, refused, failed, done with a name that is markup."""
+    ledger = make_plan(tmp_path, reader, [{}, {}, {}, {"id": "<b>"}])
+    results = []
+    for position, state in enumerate((DONE, REFUSED, FAILED, DONE), 1):
+        made = []
+        if state == DONE:
+            file = tmp_path / "out" / f"pictures/{position:09}.png"
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(png(bytes([position] * 3), {}))
+            made = [Made(f"pictures/{position:09}.png", "", file.stat().st_size, "a <cat>")]
+        results.append(Result(position, state, "http://host", 1, f"{state}.", 1.0, 100.0 + position, made))
+    ledger.record(results)
+    return ledger
+
+
+def test_status_and_contact_sheet_tell_what_is_written_down(tmp_path: Path, reader: Reader) -> None:
+    ledger = finished(tmp_path, reader)
+    told = status(tmp_path / "out")
+    assert told["rows"] == {DONE: 2, REFUSED: 1, FAILED: 1} and told["by_endpoint"] == {"http://host": [2, 2.0]}
+    assert "row 2 refused: refused." in lines(told) and "row 3 failed: failed." in lines(told)
+    page = write_sheet(ledger, tmp_path / "out", "4 of 4").read_text()
+    assert page.count("<img") == 2 and "pictures/000000004.png" in page
+    assert "&lt;b&gt;" in page and "<b>" not in page and "a <cat>" not in page
+    with pytest.raises(BatchError, match="folder of no run"):
+        status(tmp_path)
+
+
+def test_shards_hold_what_ended_and_a_run_that_broke_off_is_taken_up(tmp_path: Path, reader: Reader) -> None:
+    import tarfile
+
+    ledger, out = finished(tmp_path, reader), tmp_path / "out"
+    packer = Packer(ledger, out, 2)
+    packer._ledger.clean_shard = lambda number: None  # type: ignore[method-assign]  # the end comes before that
+    kept = {path.name: path.read_bytes() for path in (out / "pictures").iterdir()}
+    assert packer.pack(5) == 2
+    with tarfile.open(out / "shards" / "000000.tar") as shard:
+        assert shard.getnames() == ["000000001.png", "000000001.json"]
+        assert shard.extractfile("000000001.png").read() == kept["000000001.png"]  # type: ignore[union-attr]
+    (out / "pictures" / "000000001.png").write_bytes(kept["000000001.png"])
+    del packer._ledger.clean_shard
+    assert Packer(ledger, out, 2).pack(5) == 0
+    assert not list((out / "pictures").iterdir()) and ledger.shards() == {0: True, 1: True}
+    assert "data:image/png;base64," in write_sheet(ledger, out, "").read_text()
+
+
+def test_failed_rows_are_open_again_and_refused_ones_are_not(tmp_path: Path, reader: Reader) -> None:
+    ledger = finished(tmp_path, reader)
+    ledger.reopen()
+    assert ledger.counts() == {"open": 1, DONE: 2, REFUSED: 1}
+
+
+def test_half_a_picture_is_none_and_parameters_are_put_where_they_lack() -> None:
+    whole = png(b"abc", {})
+    assert ending(whole) == "png" and ending(whole[:-1]) is None and ending(b"<html>") is None
+    broken = bytearray(whole)
+    broken[-20] ^= 1
+    assert ending(bytes(broken)) is None
+    told = with_parameters(whole, "a cat, ünïcode")
+    assert ending(told) == "png" and b"iTXtparameters" in told and with_parameters(told, "other") == told
+    from io import BytesIO
+
+    from PIL import Image
+
+    assert Image.open(BytesIO(told)).info["parameters"] == "a cat, ünïcode"
+
+
+def test_a_body_is_filled_where_it_stands_for_files() -> None:
+    body = {"a": [{FILE: "x"}], "b": {"embeddings": {REFERENCE: "k"}}, "c": 1}
+    assert filled(body, {"x": b"1"}, {"k": b"2"}) == {
+        "a": [base64.b64encode(b"1").decode()], "b": {"embeddings": base64.b64encode(b"2").decode()}, "c": 1,
+    }  # fmt: skip
+
+
+def test_passwords_come_from_the_environment_and_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BatchError, match="holds a password") as caught:
+        checked_url("http://anna:secret@host:7860")
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv(AUTH, "anna:all")
+    monkeypatch.setenv(variable("http://host:7860"), "anna:one")
+    assert variable("http://host:7860") == f"{AUTH}_HOST_7860"
+    assert auth_of("http://host:7860") == "anna:one" and auth_of("http://other:7860") == "anna:all"
+    assert "one" not in repr(Config("http://host:7860", auth="anna:one"))
+
+
+@pytest.mark.parametrize("text", ["ftp://host", "http://", "http://host:99999999", "http://host?x=1"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(BatchError, match="no address"):
+        checked_url(text)
+
+
+def test_addresses_are_told_apart() -> None:
+    assert checked_url("127.0.0.1:7860/") == "http://127.0.0.1:7860"
+    assert checked_url("http://[::1]:7860") == "http://[::1]:7860"
+    assert is_loopback("http://127.0.0.1:1") and is_loopback("http://localhost:1") and is_loopback("http://[::1]:1")
+    assert not is_loopback("http://192.168.0.1:1")
