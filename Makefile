@@ -20,11 +20,11 @@ UV := uv==0.13.9
 install = $(PY) -m uv pip install --quiet --system-certs --python $(PY) $(1) || $(PIP) $(1)
 PYTEST := $(PY) -m pytest -n auto
 
-.PHONY: environment test test-fast lint format browser faces demo panel bench bench-quality clean
+.PHONY: environment test test-fast lint format browser faces batch demo panel bench bench-quality clean
 
 environment: $(READY)
 
-test: lint browser faces
+test: lint browser faces batch
 	$(PYTEST)
 
 test-fast: $(READY)
@@ -44,6 +44,9 @@ browser: $(READY)
 
 faces: $(READY)
 	$(PY) -m tests.setup.faces
+
+batch: $(READY)
+	$(PY) -m tests.setup.batch
 
 demo: $(READY)
 	$(PY) -m demo.make_sheet

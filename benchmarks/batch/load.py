@@ -70,7 +70,8 @@ def memory(folder: Path, rows: int, seconds: float, repeats: int) -> None:
                 if done >= step * (len(held) + 1):
                     workers = [_resident(pid) for pid in cluster.workers()]
                     held.append((done, _resident(command.process.pid), max(workers, default=0)))
-                    print("%d rows: driver %d MiB, largest worker %d MiB" % held[-1], flush=True)
+                    rows_done, driver, worker = held[-1]
+                    print(f"{rows_done:,} rows: driver {driver} MiB, largest worker {worker} MiB", flush=True)
             command.wait()
             took = time.monotonic() - begun
     finally:

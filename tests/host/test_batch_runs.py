@@ -1,0 +1,150 @@
+"""Catalogues as users run them: the command in its own environment, on Ray, over two miniature WebUIs, and killed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.helpers.files import base64_of, picture
+from tests.helpers.host import SAME, Hosts
+from tests.helpers.paths import ROOT
+from tests.setup.batch import ready
+
+LIMIT = 300
+SMALL = {"width": 128, "height": 128, "steps": 4, "sampler_name": "Euler"}
+SERVE = """
+import sys, time
+from demo.start import host_start
+host_start([sys.argv[1]], {"sd_model_checkpoint": "demo-sd15", "live_previews_enable": False},
+           ["--ip-adapter-dir", sys.argv[2], "--api-auth", "anna:secret"], data_dir=sys.argv[3], port=int(sys.argv[4]))
+print("ready", flush=True)
+time.sleep(3600)
+"""
+
+
+@pytest.fixture(scope="module")
+def endpoints(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Two miniature WebUIs in processes of their own, with a password."""
+    started = []
+    for number in range(2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        places = [str(ROOT), str(hosts.adapters()), str(tmp_path_factory.mktemp(f"host-{number}")), str(port)]
+        command = [sys.executable, "-c", SERVE, *places]
+        started.append((port, subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)))
+    try:
+        for _, process in started:
+            assert process.stdout is not None
+            assert any(line.strip() == "ready" for line in process.stdout)
+        yield [f"http://127.0.0.1:{port}" for port, _ in started]
+    finally:
+        for _, process in started:
+            process.kill()
+            process.wait()
+
+
+def batch(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [str(ready()), "-m", "lib_ipadapter.batch", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=LIMIT
+    )
+
+
+def manifest(out: Path) -> list[dict[str, Any]]:
+    code = (
+        "import json, sys; from pathlib import Path; from lib_ipadapter.batch.manifest import read_manifest; "
+        "print(json.dumps(list(read_manifest(Path(sys.argv[1]))), default=str))"
+    )
+    done = subprocess.run([str(ready()), "-c", code, str(out)], cwd=ROOT, capture_output=True, text=True, check=True)
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def ask(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    import requests
+
+    answer = requests.post(url + path, json=body, auth=("anna", "secret"), timeout=LIMIT)
+    assert answer.status_code == 200, answer.text
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+def test_a_catalogue_over_two_webuis(endpoints: list[str], tmp_path: Path) -> None:
+    jobs, out = tmp_path / "jobs.jsonl", tmp_path / "out"
+    for name, seed in (("a", 1), ("b", 2)):
+        picture(seed).save(tmp_path / f"{name}.png")
+    rows: list[dict[str, Any]] = [
+        {**SMALL, "prompt": "cat", "seed": number, "unit.model": "base", "unit.image": f"{'ab'[number % 2]}.png"}
+        for number in range(6)
+    ]
+    rows.append({**SMALL, "prompt": "cat"})
+    rows.append({**rows[0], "unit.acts_in": "detailer"})
+    rows.append({**SMALL, "prompt": "cat", "seed": 3, "init_images": "a.png", "denoising_strength": 0.5})
+    jobs.write_text("\n".join(map(json.dumps, rows)))
+    places = [part for url in endpoints for part in ("--endpoint", url)]
+
+    done = batch("run", jobs, "--out", out, *places, "--seed", "x", IP_ADAPTER_BATCH_AUTH="anna:secret")
+    assert done.returncode == 3, done.stdout + done.stderr  # one row cannot be done
+    found = manifest(out)
+
+    assert [line["row"] for line in found] == list(range(1, 10))
+    assert [line["state"] for line in found] == ["done"] * 7 + ["refused", "done"]
+    assert "ADetailer" in found[7]["sentence"] and "unit 1" in found[7]["sentence"]
+    assert {line["endpoint"] for line in found if line["endpoint"]} == set(endpoints)
+    assert "secret" not in json.dumps(found) + done.stdout + done.stderr
+    assert len(list((out / "references").rglob("*.safetensors"))) == 2
+    for line in found[:6]:
+        (one,) = line["pictures"]
+        made = Image.open(out / one["file"])
+        assert made.info["parameters"] == one["parameters"] and "IP-Adapter 1" in one["parameters"]
+    unit = {"model": "base", "images": [base64_of(picture(1))]}
+    want = ask(
+        endpoints[0], "/sdapi/v1/txt2img",
+        {**SMALL, "prompt": "cat", "seed": 2, "alwayson_scripts": {"IP-Adapter": {"args": [unit]}}},
+    )  # fmt: skip
+    pictures = (base64.b64decode(want["images"][0]), (out / found[2]["pictures"][0]["file"]).read_bytes())
+    expected, got = (np.asarray(Image.open(io.BytesIO(data)), float) for data in pictures)
+    assert np.abs(expected - got).mean() <= SAME
+    assert "8 done" in batch("status", out).stdout
+
+
+def test_a_dry_run_says_all_that_is_wrong_and_makes_nothing(endpoints: list[str], tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "a.png")
+    jobs = tmp_path / "jobs.jsonl"
+    rows = [
+        {"promt": "x"},
+        {"unit.model": "wide", "unit.image": "a.png"},
+        {"unit.model": "base", "unit.image": "b.png"},
+    ]
+    jobs.write_text("\n".join(map(json.dumps, rows)))
+    arguments = ("--dry-run", "--no-dashboard", "--endpoint", endpoints[0])
+    done = batch("run", jobs, "--out", tmp_path / "out", *arguments, IP_ADAPTER_BATCH_AUTH="anna:secret")
+    assert done.returncode == 3, done.stdout + done.stderr
+    unit = "IP-Adapter unit 1:"
+    for part in ("row 1: unknown field 'promt'", f"row 2: {unit} ", f"row 3: {unit} there is no file"):
+        assert part in done.stdout
+    assert "SDXL" in done.stdout
+    assert not (tmp_path / "out" / "pictures").exists()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are found in Linux' table of them")
+def test_runs_that_are_killed_end_as_one_that_is_not() -> None:
+    """The benchmark with five real kills of each kind: it exits with 1 where a row is lost, twice or another."""
+    command = [str(ready()), "-m", "benchmarks.batch", "kills", "--each", "5", "--rows", "60"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for what in ("drivers", "workers", "WebUIs"):
+        assert f"{what}: 5 kills, all as without" in done.stdout
