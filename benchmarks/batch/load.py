@@ -6,6 +6,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from lib_ipadapter.batch.manifest import read_manifest
@@ -22,34 +23,50 @@ def _write_jobs(path: Path, rows: int) -> None:
 def scaling(folder: Path, rows: int, seconds: float, repeats: int) -> None:
     """1, 2 and 4 hosts, in turn: the share of the hosts' time that they are at work, and the rest for each row."""
     cluster = Cluster(folder, gpus=0)
-    found: dict[int, list[tuple[float, float]]] = {1: [], 2: [], 4: []}
+    found: dict[int, list[tuple[float, float, float]]] = {1: [], 2: [], 4: []}
     try:
         for repeat in range(repeats):
             for count, values in found.items():
                 jobs, out = folder / f"{count}-{repeat}.jsonl", folder / f"out-{count}-{repeat}"
-                many = (rows or 40) * count
+                many = (rows or 60) * count
                 _write_jobs(jobs, many)
                 with hosts(count, seconds) as urls:
                     Command(cluster, jobs, out, [part for url in urls for part in ("--endpoint", url)]).wait()
                 values.append(_cost(out, count, seconds))
-                print(f"{count} hosts, {many} rows: efficiency {values[-1][0]:.3f}, {values[-1][1]:.1f} ms", flush=True)
+                whole, wait, steady = values[-1]
+                print(f"{count} hosts, {many} rows: {wait:.1f} ms, {steady:.3f}; whole run {whole:.3f}", flush=True)
     finally:
         cluster.close()
     for count, values in found.items():
-        shares, costs = zip(*values, strict=True)
+        wholes, waits, steadies = zip(*values, strict=True)
         print(
-            f"{count} hosts: efficiency {statistics.median(shares):.3f} ({min(shares):.3f} to {max(shares):.3f}), "
-            f"{statistics.median(costs):.1f} ms a row ({min(costs):.1f} to {max(costs):.1f})"
+            f"{count} hosts: {_spread(waits, 1)} ms a row, efficiency {_spread(steadies, 3)}, "
+            f"start and end included {_spread(wholes, 3)}"
         )
 
 
-def _cost(out: Path, count: int, seconds: float) -> tuple[float, float]:
-    """Efficiency; and the hosts' idle time for each row, in milliseconds."""
-    lines = list(read_manifest(out))
-    ends = [line["finished"].timestamp() for line in lines]
-    begun = min(end - line["seconds"] for end, line in zip(ends, lines, strict=True))
-    wall = max(ends) - begun
-    return len(lines) * seconds / (count * wall), (wall * count / len(lines) - seconds) * 1000
+def _spread(values: Sequence[float], digits: int) -> str:
+    shown = [f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values))]
+    return f"{shown[0]} ({shown[1]} to {shown[2]})"
+
+
+def _cost(out: Path, count: int, seconds: float) -> tuple[float, float, float]:
+    """Of the whole run, start and end included, the share of the hosts' time that they are at work; and how long a host
+    that has work waits for each row, in milliseconds: from its first row to its last, in the mean over all hosts. Last,
+    the share that follows from that."""
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for line in read_manifest(out):
+        end = line["finished"].timestamp()
+        spans.setdefault(line["endpoint"], []).append((end - line["seconds"], end))
+    begun, ended = _ends([one for rows_of in spans.values() for one in rows_of])
+    rows = sum(map(len, spans.values()))
+    waits = [(last - first) / len(rows_of) - seconds for rows_of in spans.values() for first, last in [_ends(rows_of)]]
+    wait = statistics.mean(waits)
+    return rows * seconds / (count * (ended - begun)), wait * 1000, seconds / (seconds + wait)
+
+
+def _ends(spans: list[tuple[float, float]]) -> tuple[float, float]:
+    return min(begin for begin, _ in spans), max(end for _, end in spans)
 
 
 def memory(folder: Path, rows: int, seconds: float, repeats: int) -> None:
