@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(given)
     except BatchError as error:
         print(error.detail, file=sys.stderr)
+        return 1
+    except (OSError, sqlite3.Error) as error:
+        print(f"the disk does not play along ({error}): see to it, and give the same command again.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped: the same command goes on with it.", file=sys.stderr)

@@ -33,6 +33,9 @@ Find = Callable[[str], bytes]  # a reference's key -> its file
 class RayWorker(Worker):
     """The same, with references out of the object store."""
 
+    def __repr__(self) -> str:
+        return self._config.name  # what the dashboard calls it
+
     def do_with(self, work: Work, keys: Sequence[str], held: Sequence[Any]) -> Outcome:
         import ray
 

@@ -85,7 +85,12 @@ class Run:
                     reader = Reader(Facts(lambda route: crew.ask(up[0], route)), self._sources)
                     plan(ledger, self._asked.jobs, reader, self._asked.shards)
                 ledger.reopen()
-                self._drive(ledger, keep, crew, up)
+                try:
+                    self._drive(ledger, keep, crew, up)
+                except (BatchError, KeyboardInterrupt):
+                    write_manifest(ledger, self._folder)
+                    raise
+            keep.clear()
             return self._end(ledger)
 
     def check(self) -> list[str]:
