@@ -41,6 +41,7 @@ class Endpoint:
     name: str
     slots: int = SLOTS
     is_up: bool = False
+    is_blamed: bool = False  # whether a row is suspected for its last end
     section: Section | None = None
     stretch: deque[int] = field(default_factory=deque)
     flying: list[int] = field(default_factory=list)
@@ -87,7 +88,8 @@ class Schedule:
         self.endpoints.setdefault(name, Endpoint(name, slots))
 
     def up(self, name: str) -> None:
-        self.endpoints[name].is_up = True
+        endpoint = self.endpoints[name]
+        endpoint.is_up, endpoint.is_blamed = True, False
 
     def down(self, name: str) -> None:
         """It takes nothing for now. What it is working on is told one by one."""
@@ -118,11 +120,12 @@ class Schedule:
     def lost(self, name: str, position: int) -> bool:
         """Its WebUI went away. Whether the row is given up: it may have been the reason, if it was being worked on."""
         endpoint = self.endpoints[name]
-        was_first = endpoint.flying[:1] == [position]
+        was_first = endpoint.flying[:1] == [position] and not endpoint.is_blamed
         self._landed(name, position)
         if not was_first:
             self._returned.append(position)
             return False
+        endpoint.is_blamed = True
         troubles = self._troubles.setdefault(position, Troubles())
         troubles.deaths += 1
         return self._again(position, troubles)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.batch.simulated import KINDS, compare
-from lib_ipadapter.batch.schedule import DEATHS, LAST_DEATHS, SLOTS, STRETCH, TRIES, Schedule
+from lib_ipadapter.batch.schedule import DEATHS, SLOTS, STRETCH, TRIES, Schedule
 
 
 def schedule(*sections: tuple[int, int], names: str = "ab") -> Schedule:
@@ -72,21 +72,32 @@ def test_a_row_that_fails_is_tried_elsewhere_three_times() -> None:
     assert is_over and made.is_finished
 
 
-def test_a_row_that_waits_in_line_is_not_blamed_for_the_end_of_its_webui() -> None:
+@pytest.mark.parametrize("told", [(0, 1), (1, 0)])
+def test_a_row_that_waits_in_line_is_not_blamed_for_the_end_of_its_webui(told: tuple[int, int]) -> None:
     made = schedule((1, 2), names="a")
-    for _ in range(LAST_DEATHS - 1):
-        (first, second) = (position for _, position in made.next())
-        made.down("a")
-        made.lost("a", first)
-        made.lost("a", second)
-        made.up("a")
-        if len([one for _, one in made.next()]) == 1:  # the suspect waits until the other is done
-            break
-        made.down("a")
-        for position in tuple(made.endpoints["a"].flying):
-            made.lost("a", position)
-        made.up("a")
-    assert made.tries(1) + made.tries(2) >= 2 + DEATHS - 1
+    flying = [position for _, position in made.next()]
+    made.down("a")
+    for place in told:
+        made.lost("a", flying[place])
+    assert (made.tries(flying[0]), made.tries(flying[1])) == (2, 1)
+    made.up("a")
+    assert sorted(position for _, position in made.next()) == [1, 2]
+
+
+def test_a_row_over_which_webuis_end_waits_until_all_others_are_done() -> None:
+    made, order = schedule((1, 10), names="a"), []
+    while not made.is_finished:
+        made.next()
+        position = made.endpoints["a"].flying[0]
+        if position == 1 and made.tries(1) <= DEATHS:
+            made.down("a")
+            for lost in tuple(made.endpoints["a"].flying):
+                made.lost("a", lost)
+            made.up("a")
+        else:
+            made.done("a", position)
+            order.append(position)
+    assert order[-1] == 1 and sorted(order) == list(range(1, 11))
 
 
 def test_a_row_that_ends_every_webui_is_given_up_and_all_others_are_made() -> None:
