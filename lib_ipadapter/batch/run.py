@@ -24,6 +24,7 @@ from .jobs_file import rows
 from .keep import Keep
 from .ledger import DONE, FINAL, REFERENCES, ROWS, Ledger, Result
 from .manifest import write_manifest
+from .packing import packing
 from .paths import Files
 from .plan import plan, prepare
 from .problems import BatchError
@@ -39,7 +40,6 @@ from .worker import RUN_ID, Config
 
 FOUND = "http://127.0.0.1:7860"  # where a WebUI is looked for if nothing is said
 SHEET_EVERY = 5.0  # seconds
-PACK_EVERY = 2.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ class Run:
                     plan(ledger, self._asked.jobs, reader, self._asked.shards)
                 ledger.reopen()
                 try:
-                    self._drive(ledger, keep, crew, up)
+                    with packing(self._folder / LEDGER, int(ledger.get("shards") or 0)):
+                        self._drive(ledger, keep, crew, up)
                 except (BatchError, KeyboardInterrupt):
                     write_manifest(ledger, self._folder)
                     raise
@@ -127,17 +128,13 @@ class Run:
             progress.close()
 
     def _after_commits(self, ledger: Ledger, progress: Progress) -> Any:
-        packer = Packer(ledger, self._folder, int(ledger.get("shards") or 0))
-        due = {"sheet": 0.0, "pack": 0.0}
+        due = 0.0
 
         def after() -> None:
-            now = time.monotonic()
-            if now >= due["sheet"]:
+            nonlocal due
+            if time.monotonic() >= due:
                 write_sheet(ledger, self._folder, progress.line())
-                due["sheet"] = time.monotonic() + SHEET_EVERY
-            if now >= due["pack"]:
-                packer.pack()
-                due["pack"] = time.monotonic() + PACK_EVERY
+                due = time.monotonic() + SHEET_EVERY
 
         return after
 

@@ -14,6 +14,7 @@ from lib_ipadapter.batch.facts import Facts
 from lib_ipadapter.batch.given import Sources
 from lib_ipadapter.batch.jobs_file import rows
 from lib_ipadapter.batch.ledger import DONE, FAILED, REFUSED, Ledger, Made, Result
+from lib_ipadapter.batch.packing import packing
 from lib_ipadapter.batch.paths import MAX_FOUND, Files
 from lib_ipadapter.batch.pictures import ending, with_parameters
 from lib_ipadapter.batch.plan import plan, prepare, seed_of
@@ -262,6 +263,14 @@ def test_shards_hold_what_ended_and_a_run_that_broke_off_is_taken_up(tmp_path: P
     assert Packer(ledger, out, 2).pack(5) == 0
     assert not list((out / "pictures").iterdir()) and ledger.shards() == {0: True, 1: True}
     assert "data:image/png;base64," in write_sheet(ledger, out, "").read_text()
+
+
+def test_shards_are_written_beside_the_run(tmp_path: Path, reader: Reader) -> None:
+    ledger, out = finished(tmp_path, reader), tmp_path / "out"
+    with packing(out / LEDGER, 2):
+        while len(ledger.shards()) < 2:
+            pass
+    assert ledger.shards() == {0: True, 1: True} and len(list((out / "shards").iterdir())) == 2
 
 
 def test_failed_rows_are_open_again_and_refused_ones_are_not(tmp_path: Path, reader: Reader) -> None:
