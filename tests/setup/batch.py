@@ -32,17 +32,21 @@ def ready() -> Path:
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # tests that run side by side wait for the one that sets up
         if not stamp.exists():
             subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, timeout=LIMIT)
-            _install(home)
+            _install(python)
             stamp.touch()
     finally:
         os.close(descriptor)
     return python
 
 
-def _install(home: Path) -> None:
-    quiet = ["--quiet", "--disable-pip-version-check", "--no-compile"]
-    python = str(home / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", *quiet, "-r", str(REQUIREMENTS)], check=True, timeout=LIMIT)
+def _install(python: Path) -> None:
+    """By uv, where the tests' environment has it, as the Makefile does: it links what another environment has. Else, or
+    where it cannot, by pip."""
+    wanted = ["-r", str(REQUIREMENTS)]
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--system-certs", "--python", str(python), *wanted]
+    if subprocess.run(uv, timeout=LIMIT, stderr=subprocess.DEVNULL).returncode:
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", *wanted]
+        subprocess.run(pip, check=True, timeout=LIMIT)
 
 
 if __name__ == "__main__":
