@@ -67,7 +67,7 @@ class Kills:
         assert sorted(self.want) == list(range(1, rows + 1))
 
     def _start(self, name: str) -> Command:
-        more = ["--webui", str(self.webui), "--seed", SEEDS, "--patience", "120"]
+        more = ["--webui", str(self.webui), "--seed", SEEDS, "--patience", "280"]
         return Command(self.cluster, self.jobs, self.folder / name, more)
 
     def _same(self, name: str) -> None:

@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 LOOK = 0.25  # seconds that a wait takes at most
 AGAIN = 0.5  # seconds before a worker that is being started again is asked again
 NEW_NODES = 15.0  # seconds between looks for nodes that have joined
-ABSENT = 60.0  # seconds after which a worker that does not come back is given up
 AT_ONCE = 128  # answers that are taken together
 STORE = 300_000_000  # bytes of a local object store
 SHARED = 100_000_000  # bytes of references that the driver keeps there
@@ -81,6 +80,7 @@ class RayCrew:
         self._later: list[tuple[float, str]] = []
         self._lost: list[tuple[str, Work, str]] = []
         self._absent: dict[str, float] = {}  # since when
+        self._patience: dict[str, float] = {}  # seconds, as long as a WebUI that is away is waited for
         self._given_up: set[str] = set()
         self._held: OrderedDict[str, tuple[Any, int]] = OrderedDict()
         self._looked = 0.0
@@ -160,6 +160,7 @@ class RayCrew:
         import ray
 
         wanted = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0, "max_concurrency": SLOTS + 3, **options}
+        self._patience[config.name] = config.patience
         self._actors[config.name] = ray.remote(**wanted)(RayWorker).remote(config)
         self._watch(config.name)
 
@@ -177,7 +178,7 @@ class RayCrew:
             is_up, sentence = ray.get(call)
         except ray.exceptions.RayError as error:  # it is being started again, as a rule
             since = self._absent.setdefault(name, time.monotonic())
-            if time.monotonic() - since < ABSENT:
+            if time.monotonic() - since < self._patience[name]:
                 self._later.append((time.monotonic() + AGAIN, name))
                 return []
             is_up, sentence = False, f"its worker does not come back ({type(error).__name__}): look at its node."
