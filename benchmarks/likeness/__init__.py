@@ -16,8 +16,9 @@ image prompt, DDIM, 50 steps, guidance 7.5; there the image prompts are COCO val
 CLIP-I  the cosine of CLIP's image embeddings of the picture and of the reference (of each the shorter side scaled to
         the encoder's input, bicubic, the centre cut out).
 CLIP-T  CLIPScore (arXiv 2104.08718), 2.5 times the cosine of CLIP's embeddings of the picture and of the prompt, 0
-        where that is negative. No words such as "A photo depicts" are put before the prompt; what is in it for the
-        WebUI alone (<lora:…>, brackets, weights) is left out, and so is what a text tower of 77 tokens does not take.
+        where that is negative. CLIPScore puts "A photo depicts" before the caption (on ViT-B/32), the paper does not
+        say whether it does; here nothing stands before the prompt. What is in it for the WebUI alone (<lora:…>,
+        brackets, weights) is left out, and so is what a text tower of 77 tokens does not take.
 
 The paper's pictures have the image prompt alone and an empty text; their captions serve CLIP-T only: that is
 ``--image-alone``. Its own figures are means over 20,000 pictures, so compare with them only on its data.

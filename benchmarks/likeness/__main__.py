@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
+import re
+import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from . import __doc__ as about
 from . import drawn, figures, report
 from .errors import Trouble
-from .made import Kept, Settings, make
-from .plan import CONTROLNET, OURS, RANGES, Plan, references, scenes
+from .made import Kept, Settings, load, make
+from .plan import CONTROLNET, OURS, RANGES, Plan, equal, references, scenes
 from .scores import WHOLE, Clip
-from .webui import AUTH, Session, WebUI
+from .webui import AUTH, Session, WebUI, without_password
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
@@ -40,6 +44,23 @@ def _count(text: str) -> int:
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
     return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
+    return found
+
+
+def _seconds(text: str) -> float:
+    found = _number(text)
+    if found <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time above 0 seconds")
+    return found
 
 
 def options() -> argparse.ArgumentParser:
@@ -68,11 +89,11 @@ def options() -> argparse.ArgumentParser:
     add("--steps", type=_count, default=50, help="sampling steps (50)")
     add("--size", type=_size, default=(512, 512), metavar="WxH", help="of the pictures (512x512)")
     add("--sampler", default="DDIM", help="by its name in the WebUI (DDIM)")
-    add("--guidance", type=float, default=7.5, help="CFG scale (7.5)")
+    add("--guidance", type=_number, default=7.5, help="CFG scale (7.5)")
     add("--negative", default="", metavar="TEXT", help="negative prompt (none)")
     add("--out", type=Path, default=Path("likeness"), metavar="FOLDER", help="pictures and results (likeness)")
     add("--device", default="cpu", help="where CLIP runs: cpu, cuda, … (cpu: the card is the WebUI's)")
-    add("--timeout", type=float, default=900.0, metavar="SECONDS", help="for one picture (900)")
+    add("--timeout", type=_seconds, default=900.0, metavar="SECONDS", help="for one picture (900)")
     return parser
 
 
@@ -85,7 +106,11 @@ def _checked(chosen: argparse.Namespace) -> Plan:
             raise Trouble(f"--weights holds {wrong[0]:g}, and {method} takes {low:g} to {high:g}.")
     if chosen.first_seed < 0:
         raise Trouble("--first-seed is at least 0: -1 would be another seed each time.")
-    found = scenes(references(chosen.references), chosen.prompts, image_alone=chosen.image_alone)
+    there = references(chosen.references)
+    for name, kept in equal(there).items():
+        if name != kept.name:
+            tell(f"{name} is the same file as {kept.name}, and counts once")
+    found = scenes(there, chosen.prompts, image_alone=chosen.image_alone)
     seeds = tuple(range(chosen.first_seed, chosen.first_seed + chosen.seeds))
     return Plan(tuple(found), seeds, chosen.weights, methods)
 
@@ -103,8 +128,11 @@ def run(chosen: argparse.Namespace, session: Session | None = None) -> None:
     width, height = chosen.size
     settings = Settings(
         chosen.steps, width, height, chosen.sampler, chosen.guidance, chosen.negative, webui.checkpoint(), adapter,
-        controlnet,
+        controlnet, webui.chosen(),
     )  # fmt: skip
+    if settings.chosen["hash"] is None:
+        load(webui, settings, plan)
+        settings = replace(settings, chosen=webui.chosen())
     kept = Kept(chosen.out)
     measuring = figures.Measuring(plan, settings, kept, clip)  # first: what is no picture is told before any is made
     make(webui, plan, settings, kept, tell)
@@ -119,29 +147,49 @@ def write(chosen: argparse.Namespace, measuring: figures.Measuring, scores: Sequ
     versions = {kept.notes[settings.key(cell)].get("version", "") for cell in plan.cells()}
     text = report.document(
         plan, settings, rows, compared, clip=measuring.clip.name, version=" and ".join(sorted(filter(None, versions))),
-        image_alone=chosen.image_alone, shortened=len(measuring.shortened),
+        image_alone=chosen.image_alone, shortened=len(measuring.shortened), wordless=measuring.wordless,
+        command=chosen.command,
     )  # fmt: skip
     (out / "likeness.md").write_text(text, "utf-8")
     report.write_csv(out / "likeness.csv", rows, compared, plan.methods)
     report.write_scores(out / "scores.csv", scores)
     print(text)
+    written = ["likeness.md", "likeness.csv", "scores.csv"]
     try:
         drawn.plot(rows, out / "likeness.png")
+        written.append("likeness.png")
         drawn.sheet(plan, settings, kept, scores).save(out / "contact-sheet.png")
+        written.append("contact-sheet.png")
     except ImportError:
         tell(
             "matplotlib is not installed, so there is neither plot nor contact sheet: python -m pip install matplotlib"
         )
-    tell(f"in {out}: likeness.md, likeness.csv, scores.csv, likeness.png, contact-sheet.png")
+    tell(f"in {out}: {', '.join(written)}")
 
 
 def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """A list of weights that begins with a negative one, which argparse takes for an option, goes to its option."""
+    made: list[str] = []
+    for text in arguments:
+        if made and made[-1] == "--weights" and re.match(r"-[0-9.]", text):
+            made[-1] += f"={text}"
+        else:
+            made.append(text)
+    return made
+
+
 def main(arguments: Sequence[str] | None = None, session: Session | None = None) -> int:
     """Exit code 0 with everything written, 2 with a sentence, 130 when it was stopped."""
-    chosen = options().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a console's code page lacks letters of names and prompts
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = options().parse_args(_joined(given))
+    told = (text.replace(chosen.webui, without_password(chosen.webui)) for text in given)
+    chosen.command = shlex.join(["python", "-m", "benchmarks.likeness", *told])
     try:
         run(chosen, session)
     except Trouble as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .figures import Row, Score, opened
+from .figures import Row, Score
 from .made import Kept, Settings
 from .plan import Plan
 
@@ -90,7 +90,7 @@ def sheet(plan: Plan, settings: Settings, kept: Kept, scores: Sequence[Score]) -
             lines = [*_wrapped(f"“{scene.caption}”", plain, LEFT - 2 * GAP, 4), scene.reference.name, method]
             for n, line in enumerate(lines):
                 pen.text((GAP, y + 4 + 19 * n), line, fill=INK if n < len(lines) - 2 else PALE, font=plain)
-            page.paste(_tile(opened(scene.reference)), (x[0], y))
+            page.paste(_tile(scene.reference.image()), (x[0], y))
             cells = [plan.plain(scene, seed), *(plan.cell(scene, seed, method, weight) for weight in plan.weights)]
             for left, cell in zip(x[1:], cells, strict=True):
                 page.paste(_tile(kept.image(settings.key(cell))), (left, y))

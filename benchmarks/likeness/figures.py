@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from lib_ipadapter.encode.picture import content_hash, decode
-from lib_ipadapter.errors import PictureError
+from lib_ipadapter.encode.picture import content_hash
 
-from .errors import Trouble
 from .made import Kept, Settings
-from .plan import PLAIN, Cell, Plan, Reference, Scene, plain_words
+from .plan import PLAIN, Cell, Plan, Scene, plain_words
 from .scores import BATCH, Clip, clip_i, clip_t
 
 DRAWS = 2000
+AT_ONCE = 1_000_000
+"""Values that are drawn together: more would take gigabytes."""
 Array = NDArray[Any]
 
 
@@ -41,6 +40,7 @@ class Score:
     clip_t: float
     others: float | None
     seconds: float
+    session: str  # the run that it was made in
     ratio: float | None
     is_plain: bool  # whether its pixels are the plain picture's
 
@@ -51,7 +51,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Figure:
-    """A mean (or median) with its 95 % interval, over ``n`` pictures of ``groups`` references. NaN of none."""
+    """A mean (or median) with its 95 % interval, over ``n`` pictures of ``groups`` references. NaN of none, and of one
+    picture the interval."""
 
     value: float
     low: float
@@ -62,6 +63,8 @@ class Figure:
     def told(self, sign: str = "", digits: int = 3) -> str:
         if not self.n:
             return "–"
+        if self.n == 1:
+            return f"{self.value:{sign}.{digits}f} (–)"
         return f"{self.value:{sign}.{digits}f} ({self.low:{sign}.{digits}f} to {self.high:{sign}.{digits}f})"
 
 
@@ -96,8 +99,12 @@ def figure(
         return Figure(np.nan, np.nan, np.nan, 0, 0)
     units = groups if len(groups) > 1 else [*groups[0][:, None]]
     value = statistic(units, np.arange(len(units))[None])[0]
-    drawn = np.random.default_rng(0).integers(0, len(units), (draws, len(units)))
-    low, high = np.quantile(statistic(units, drawn), (0.025, 0.975))
+    if n == 1:
+        return Figure(float(value), np.nan, np.nan, 1, 1)
+    rng, step = np.random.default_rng(0), max(1, AT_ONCE // n)
+    parts = [min(step, draws - start) for start in range(0, draws, step)]
+    found = [statistic(units, rng.integers(0, len(units), (part, len(units)))) for part in parts]
+    low, high = np.quantile(np.concatenate(found), (0.025, 0.975))
     return Figure(float(value), float(low), float(high), n, len(groups))
 
 
@@ -156,7 +163,7 @@ def against(plan: Plan, scores: Sequence[Score], one: str, other: str) -> list[A
     for weight in plan.weights:
         keys = [key[2] for key in found if key[:2] == (one, weight)]
         pairs = [(found[one, weight, key], found[other, weight, key]) for key in keys]
-        timed = [(a.reference, a.ratio / b.ratio) for a, b in pairs if a.ratio is not None and b.ratio is not None]
+        timed = [(a.reference, a.seconds / b.seconds) for a, b in pairs if a.session == b.session]
         made.append(Against(
             weight,
             figure((a.reference, a.clip_i - b.clip_i) for a, b in pairs),
@@ -172,12 +179,18 @@ class Measuring:
     def __init__(self, plan: Plan, settings: Settings, kept: Kept, clip: Clip) -> None:
         self.plan, self.settings, self.kept, self.clip = plan, settings, kept, clip
         self.shortened: list[str] = []
+        self.wordless: list[str] = []
         known = list(dict.fromkeys(scene.reference for scene in plan.scenes))
-        self._references = dict(zip(known, clip.images([opened(one) for one in known]), strict=True))
+        parts = [known[start : start + BATCH] for start in range(0, len(known), BATCH)]
+        embedded = torch.cat([clip.images([one.image() for one in part]) for part in parts])
+        self._references = dict(zip(known, embedded, strict=True))
+        self._sum = embedded.double().sum(0)
         self._captions: dict[str, Tensor] = {}
         for caption in dict.fromkeys(scene.caption for scene in plan.scenes):
             words = plain_words(caption)
             fitting = clip.fitting(words)
+            if not words:
+                self.wordless.append(caption)
             if fitting != words:
                 self.shortened.append(caption)
             self._captions[caption] = clip.texts([fitting])[0]
@@ -198,7 +211,8 @@ class Measuring:
 
     def _of(self, scene: Scene, seen: dict[Cell, tuple[Tensor, str]]) -> list[Score]:
         made = []
-        others = [e for reference, e in self._references.items() if reference != scene.reference]
+        own, n = self._references[scene.reference], len(self._references)
+        others = (self._sum - own).float() / (n - 1) if n > 1 else None  # a mean of cosines is that with the mean
         for seed in self.plan.seeds:
             plain = self.plan.plain(scene, seed)
             some = [self.plan.cell(scene, seed, m, w) for m in self.plan.methods for w in self.plan.weights]
@@ -208,18 +222,10 @@ class Measuring:
                 paired = note["session"] == beside["session"]
                 made.append(Score(
                     scene.reference.name, scene.caption, seed, cell.method, cell.weight,
-                    clip_i(embedding, self._references[scene.reference]).item(),
+                    clip_i(embedding, own).item(),
                     clip_t(embedding, self._captions[scene.caption]).item(),
-                    clip_i(embedding, torch.stack(others)).mean().item() if others else None,
-                    note["seconds"], note["seconds"] / beside["seconds"] if paired else None,
+                    None if others is None else clip_i(embedding, others).item(),
+                    note["seconds"], note["session"], note["seconds"] / beside["seconds"] if paired else None,
                     digest == seen[plain][1],
                 ))  # fmt: skip
         return made
-
-
-def opened(reference: Reference) -> Image.Image:
-    """A reference as the extension decodes it: upright, RGB. Raises Trouble for a file that is no picture."""
-    try:
-        return decode(reference.data)
-    except PictureError as error:
-        raise Trouble(f"{reference.path}: {error}") from error

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ class Settings:
     checkpoint: str
     adapter: dict[str, Any]  # as the extension lists it
     controlnet: tuple[str, str] | None = None  # label of the model, name of the module
+    chosen: dict[str, Any] = field(default_factory=dict)  # in the WebUI: its checkpoint's hash, and its settings
 
     def request(self, cell: Cell) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -43,7 +43,7 @@ class Settings:
         }  # fmt: skip
         if cell.method == PLAIN:
             return body
-        image = base64.b64encode(cell.reference.data).decode()
+        image = cell.reference.sent()
         if cell.method == OURS:
             unit = {"model": self.adapter["name"], "images": [image], "weight": cell.weight}
             return {**body, "alwayson_scripts": {"IP-Adapter": {"args": [unit]}}}
@@ -55,7 +55,8 @@ class Settings:
         return {**body, "alwayson_scripts": {"ControlNet": {"args": [unit]}}}
 
     def key(self, cell: Cell) -> str:
-        """Equal for equal requests of equal models and references; names of files play no part."""
+        """Equal for equal requests to a WebUI with equal settings, and equal references, whatever these are called.
+        Adapters and ControlNet's models are known by what is listed of them: their names."""
         models = {OURS: self.adapter, CONTROLNET: self.controlnet}.get(cell.method)
         common = {name: value for name, value in asdict(self).items() if name not in ("adapter", "controlnet")}
         told = [common, models, cell.method, cell.prompt, cell.seed, cell.weight, cell.reference.digest]
@@ -63,32 +64,38 @@ class Settings:
 
 
 class Kept:
-    """``pictures/KEY.png`` and a line for each in ``pictures.jsonl``. A picture counts when its line is whole."""
+    """``pictures/KEY.png`` and a line for each in ``pictures.jsonl``. A picture counts when both are whole."""
 
     def __init__(self, folder: Path) -> None:
         self._pictures, self._lines = folder / "pictures", folder / "pictures.jsonl"
         self._pictures.mkdir(parents=True, exist_ok=True)
         self.notes: dict[str, dict[str, Any]] = {}
-        lines = self._lines.read_text("utf-8").splitlines() if self._lines.exists() else []
+        lines = self._lines.read_bytes().split(b"\n") if self._lines.exists() else []
         for line in lines:
             try:
                 note = json.loads(line)
-            except ValueError:  # cut off by a kill
+                self.notes[str(note["key"])] = {**note, "seconds": float(note["seconds"]), "session": note["session"]}
+            except (ValueError, TypeError, KeyError):  # cut off by a kill, or damaged
                 continue
-            self.notes[note["key"]] = note
 
     def path(self, key: str) -> Path:
         return self._pictures / f"{key}.png"
 
     def __contains__(self, key: str) -> bool:
-        return key in self.notes and self.path(key).exists()
+        if key not in self.notes:
+            return False
+        try:
+            self.image(key)
+        except Exception:  # whatever a decoder raises
+            return False
+        return True
 
     def add(self, key: str, png: bytes, **note: Any) -> None:
         part = self.path(key).with_suffix(".part")
         part.write_bytes(png)
         part.replace(self.path(key))
         self.notes[key] = {"key": key, **note}
-        line = json.dumps(self.notes[key], ensure_ascii=False) + "\n"
+        line = json.dumps(self.notes[key]) + "\n"
         with self._lines.open("a+b") as file:
             file.seek(0, io.SEEK_END)
             if file.tell():
@@ -115,27 +122,33 @@ def make(
     tell(f"{len(cells)} pictures, {len(cells) - len(missing)} of them there already, {len(missing)} to make")
     if not missing:
         return 0
-    _warm_up(webui, plan, settings, missing)
+    there = (kept.notes[key].get("models") for key in map(settings.key, cells) if key in kept.notes)
+    first = _warm_up(webui, plan, settings, missing, next(filter(None, there), None))
     session, began = f"{time.time_ns()}", clock()
     for number, cell in enumerate(missing, 1):
         made = webui.picture(settings.request(cell))
         _pixels(webui, made)
+        _same(webui, made.models, first)
         kept.add(
             settings.key(cell), made.png, seconds=round(made.seconds, 4), session=session, version=made.version,
-            checkpoint=settings.checkpoint, method=cell.method, weight=cell.weight, seed=cell.seed, prompt=cell.prompt,
-            reference=cell.reference.name,
+            models=made.models, checkpoint=settings.checkpoint, method=cell.method, weight=cell.weight, seed=cell.seed,
+            prompt=cell.prompt, reference=cell.reference.name,
         )  # fmt: skip
         left = (clock() - began) / number * (len(missing) - number)
         tell(f"{number} of {len(missing)}: {described(cell)}, {made.seconds:.1f} s; {duration(left)} left")
     return len(missing)
 
 
-def _warm_up(webui: WebUI, plan: Plan, settings: Settings, missing: Sequence[Cell]) -> None:
-    """Load the models that ``missing`` need. Raises Trouble where ControlNet does nothing, which it tells its console
-    alone."""
+def _warm_up(
+    webui: WebUI, plan: Plan, settings: Settings, missing: Sequence[Cell], before: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Load the models that ``missing`` need, and tell which the WebUI says they are. Raises Trouble where they are not
+    those of ``before``, and where ControlNet does nothing, which it tells its console alone."""
     scene, seed = plan.scenes[0], plan.seeds[0]
     methods, strongest = {cell.method for cell in missing}, max(plan.weights, key=abs)
-    plain = _pixels(webui, webui.picture(settings.request(plan.plain(scene, seed))))
+    first = webui.picture(settings.request(plan.plain(scene, seed)))
+    plain = _pixels(webui, first)
+    _same(webui, first.models, before or first.models)
     for method in plan.methods:
         if method in methods:
             cell = plan.cell(scene, seed, method, strongest)
@@ -146,6 +159,23 @@ def _warm_up(webui: WebUI, plan: Plan, settings: Settings, missing: Sequence[Cel
                     f"{strongest:g}: the WebUI's console says why; give another --controlnet-module or "
                     "--controlnet-model, or leave out --against."
                 )
+    return first.models
+
+
+def _same(webui: WebUI, models: dict[str, Any], first: dict[str, Any]) -> None:
+    """Raises Trouble where a picture was made with other models than the first."""
+    for name, value in models.items():
+        if value != first.get(name):
+            raise Trouble(
+                f"The WebUI at {webui.url} was changed between the pictures: {name} is {value}, and was "
+                f"{first.get(name)}. What was made stays: set it back and give the same command, or name another --out."
+            )
+
+
+def load(webui: WebUI, settings: Settings, plan: Plan) -> None:
+    """The checkpoint, by one step of a plain picture. Raises Trouble."""
+    first = settings.request(plan.plain(plan.scenes[0], plan.seeds[0]))
+    _pixels(webui, webui.picture({**first, "steps": 1}))
 
 
 def _pixels(webui: WebUI, made: Made) -> Image.Image:

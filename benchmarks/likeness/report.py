@@ -15,7 +15,7 @@ from .figures import Against, Figure, Row, Score
 from .made import Settings
 from .plan import PLAIN, Plan
 
-FEW = 5
+FEW = 10
 """References below which an interval says little."""
 
 
@@ -49,13 +49,16 @@ def _line(*cells: str) -> str:
 
 def document(
     plan: Plan, settings: Settings, rows: Sequence[Row], compared: Sequence[Against], *, clip: str, version: str,
-    image_alone: bool, shortened: int,
+    image_alone: bool, shortened: int, wordless: Sequence[str] = (), command: str = "",
 ) -> str:  # fmt: skip
     """The Markdown text: what was measured, on what, and the tables."""
     names = {scene.reference.name for scene in plan.scenes}
     adapter, drawn = settings.adapter, "references" if len(names) > 1 else "pictures"
     beside = f"; ControlNet's {' with '.join(settings.controlnet)}" if settings.controlnet else ""
     alone = "; made with an empty prompt" if image_alone else ""
+    negative = f", negative prompt “{settings.negative}”" if settings.negative else ""
+    first, last = plan.seeds[0], plan.seeds[-1]
+    seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
     told = [
         "# Likeness",
         "",
@@ -64,9 +67,10 @@ def document(
         "",
         f"Checkpoint {settings.checkpoint}; adapter {adapter['name']} ({adapter.get('variant')}, "
         f"{adapter.get('base')}){beside}; {settings.width}x{settings.height}, {settings.sampler}, {settings.steps} "
-        f"steps, guidance {settings.guidance:g}; {len(names)} references, {len(plan.scenes)} pairs of reference and "
-        f"prompt, seeds {plan.seeds[0]} to {plan.seeds[-1]}{alone}.",
+        f"steps, guidance {settings.guidance:g}{negative}; {len(names)} references, {len(plan.scenes)} pairs of "
+        f"reference and prompt, {seeds}{alone}.",
         "",
+        *(["```bash", command, "```", ""] if command else []),
         "CLIP-I is the cosine of the image embeddings of picture and reference, CLIP-T is 2.5 · max(cos, 0) of those "
         f"of picture and {'caption' if image_alone else 'prompt'}, both by the CLIP model {clip}. In brackets 95 % "
         f"bootstrap intervals, {drawn} drawn with replacement. Time is the whole request over the plain one "
@@ -77,11 +81,13 @@ def document(
     if compared:
         told += ["", "The same references, prompts and seeds, one less the other:", ""]
         told += against_table(compared, *plan.methods)
-    told += ["", *notes(plan, rows, len(names), shortened), ""]
+    told += ["", *notes(plan, rows, len(names), shortened, wordless), ""]
     return "\n".join(told)
 
 
-def notes(plan: Plan, rows: Sequence[Row], references: int, shortened: int = 0) -> Iterable[str]:
+def notes(
+    plan: Plan, rows: Sequence[Row], references: int, shortened: int = 0, wordless: Sequence[str] = ()
+) -> Iterable[str]:  # fmt: skip
     """What a reader should know of these figures."""
     for row in rows[1:]:
         if row.weight == 0:
@@ -97,6 +103,9 @@ def notes(plan: Plan, rows: Sequence[Row], references: int, shortened: int = 0) 
         yield "- One reference: the intervals say nothing of other references."
     if shortened:
         yield f"- {shortened} prompts are longer than CLIP's text tower takes; CLIP-T counts their beginning."
+    if wordless:
+        are = "1 prompt is" if len(wordless) == 1 else f"{len(wordless)} prompts are"
+        yield f"- {are} without words for CLIP ({wordless[0] or 'empty'}): CLIP-T of the pictures says nothing there."
     if any(row.time.n < row.clip_i.n for row in rows[1:]):
         yield "- Times are compared within one run; pictures whose plain one is of another run are left out of them."
 
@@ -110,13 +119,17 @@ def write_csv(path: Path, rows: Sequence[Row], compared: Sequence[Against], meth
             for field in fields(row):
                 if isinstance(found := getattr(row, field.name), Figure) and found.n:
                     weight = "" if row.weight is None else row.weight
-                    out.writerow([row.method, weight, field.name, *asdict(found).values()])
+                    out.writerow([row.method, weight, field.name, *_numbers(found)])
         for one in compared:
             for name in ("clip_i", "clip_t", "time"):
                 found = getattr(one, name)
                 if found.n:
                     kind = "ratio" if name == "time" else "difference"
-                    out.writerow([" / ".join(methods), one.weight, f"{name} {kind}", *asdict(found).values()])
+                    out.writerow([" / ".join(methods), one.weight, f"{name} {kind}", *_numbers(found)])
+
+
+def _numbers(found: Figure) -> list[float | str]:
+    return ["" if value != value else value for value in asdict(found).values()]
 
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:

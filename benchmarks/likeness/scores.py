@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lib_ipadapter.checkpoint.specs import CLIP, EncoderSpec
 from lib_ipadapter.encode.clip_image import ImageEncoder
 from lib_ipadapter.encode.clip_text import TextTower, token_ids
 from lib_ipadapter.encode.pixels import to_pixels
-from lib_ipadapter.errors import CheckpointError, UnitError
+from lib_ipadapter.errors import CheckpointError, UnitError, is_device_full
 
 from .errors import Trouble
 
@@ -71,12 +72,13 @@ class Clip:
 
     def images(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Embeddings [B, E] of RGB pictures, fp32 on the CPU."""
-        found = []
+        found: list[Tensor] = []
         for start in range(0, len(pictures), BATCH):
             pixels = torch.cat(
                 [to_pixels(picture, self.spec.image_size) for picture in pictures[start : start + BATCH]]
             )
-            found.append(F.normalize(self._image.encode(pixels, "pooled").of("pooled").float().cpu(), dim=1))
+            with _room():
+                found.append(F.normalize(self._image.encode(pixels, "pooled").of("pooled").float().cpu(), dim=1))
         return torch.cat(found)
 
     def fitting(self, words: str) -> str:
@@ -93,7 +95,22 @@ class Clip:
 
     def texts(self, captions: Sequence[str]) -> Tensor:
         """Embeddings [B, E] of words that fit, fp32 on the CPU."""
-        return torch.cat([F.normalize(self._text.embed(words).cpu(), dim=1) for words in captions])
+        with _room():
+            return torch.cat([F.normalize(self._text.embed(words).cpu(), dim=1) for words in captions])
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Raises Trouble where CLIP's device is full."""
+    try:
+        yield
+    except Exception as error:
+        if not is_device_full(error):
+            raise
+        raise Trouble(
+            f"The device has no room for CLIP ({error}): leave out --device for the CPU. What was made stays, and the "
+            "same command goes on from there."
+        ) from error
 
 
 def clip_i(pictures: Tensor, references: Tensor) -> Tensor:

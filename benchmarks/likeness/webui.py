@@ -9,12 +9,19 @@ import re
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from .errors import Trouble
 
 AUTH = "WEBUI_API_AUTH"
 API = "start the WebUI with --api and give its address, such as --webui http://127.0.0.1:7860"
+MODELS = ("sd_model_name", "sd_model_hash", "sd_vae_name", "clip_skip")
+"""What an answer tells of the models that have made its picture."""
+OPTIONS = (
+    "sd_vae", "forge_additional_modules", "CLIP_stop_at_last_layers", "randn_source", "eta_noise_seed_delta",
+    "eta_ddim", "emphasis", "s_min_uncond", "token_merging_ratio", "ip_adapter_instantid",
+)  # fmt: skip
+"""Settings of the WebUI, Forge and this extension that change what the requests made here give."""
 
 
 class Session(Protocol):
@@ -25,27 +32,38 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Made:
-    """A picture's file as the WebUI has sent it, the seconds of the request, and the WebUI's version."""
+    """A picture's file as the WebUI has sent it, the seconds of the request, the WebUI's version, and ``MODELS``."""
 
     png: bytes
     seconds: float
     version: str
+    models: dict[str, Any]
 
 
 class WebUI:
     def __init__(self, url: str, session: Session | None = None, timeout: float = 900.0) -> None:
-        """``session`` is for tests; otherwise requests', with the password in the environment's WEBUI_API_AUTH."""
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-            raise Trouble(f"--webui {url} is no address: {API}.")
-        self.url, self.timeout = url.rstrip("/"), timeout
-        self._session = session if session is not None else _session(urlsplit(url).hostname)
+        """``session`` is for tests; otherwise requests', with the password in the address, which goes no further, or
+        in the environment's WEBUI_API_AUTH. Raises Trouble."""
+        bare = without_password(url)
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+        except ValueError:  # brackets that do not close, a port that is no number
+            usable = False
+        if not usable:
+            raise Trouble(f"--webui {bare} is no address: {API}.")
+        self.url, self.timeout = bare.rstrip("/"), timeout
+        auth = None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
+        self._session = session if session is not None else _session(parts.hostname, auth)
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        """The answer's JSON. Raises Trouble for everything but 200."""
+        """The answer's JSON, None where it is none. Raises Trouble for everything but 200."""
+        from requests import RequestException  # a session is there, so it is
+
         how = {"json": body} if body is not None else {}
         try:
             answer = self._session.request(method, self.url + path, timeout=self.timeout, **how)
-        except Exception as error:  # of requests, urllib3 or a test client
+        except RequestException as error:
             raise Trouble(
                 f"The WebUI at {self.url} does not answer ({type(error).__name__}): {API}; --timeout (now "
                 f"{self.timeout:g} seconds) is how long a picture may take. What was made stays, and the same command "
@@ -56,11 +74,21 @@ class WebUI:
         try:
             said = json.loads(answer.text)
         except ValueError:
-            said = {}
+            said = None
         if answer.status_code != 200:
             detail = (said.get("detail") or said.get("errors")) if isinstance(said, dict) else None
             raise Refused(answer.status_code, str(detail or answer.text[:300]), f"{self.url}{path}")
         return said
+
+    def _part(self, said: Any, path: str, name: str | int, kind: type, of: type = object) -> Any:
+        """``said[name]``, which is of ``kind`` and, in a list, holds things ``of`` one kind. Raises Trouble."""
+        try:
+            found = said[name]
+        except (TypeError, KeyError, IndexError):
+            found = None
+        if not isinstance(found, kind) or (isinstance(found, list) and not all(isinstance(one, of) for one in found)):
+            raise Trouble(f"{self.url}{path} answers what is no answer of its API (its {name!r}): {API}.")
+        return found
 
     def _optional(self, path: str, missing: str) -> Any:
         try:
@@ -71,17 +99,31 @@ class WebUI:
     def checkpoint(self) -> str:
         """The name of the checkpoint that is chosen there, without ending and hash: the WebUI adds these when it has
         loaded it, and a run that is taken up again would not know it."""
-        options = self._optional("/sdapi/v1/options", f"{self.url} has no API: {API}.")
-        title = re.sub(r"\s*\[[0-9a-f]+\]$", "", str(options.get("sd_model_checkpoint")))
-        return re.sub(r"\.(safetensors|ckpt)$", "", title)
+        return _bare(self._part(self._options(), "/sdapi/v1/options", "sd_model_checkpoint", str))
+
+    def chosen(self) -> dict[str, Any]:
+        """What requests do not say and pictures depend on: ``OPTIONS``, and the checkpoint's hash, None before it was
+        ever loaded and with --no-hashing."""
+        options = self._options()
+        name = _bare(self._part(options, "/sdapi/v1/options", "sd_model_checkpoint", str))
+        path, digest = "/sdapi/v1/sd-models", ""
+        for one in self._part([self._ask("GET", path)], path, 0, list, dict):
+            if _bare(self._part(one, path, "title", str)) == name:
+                digest = one.get("hash")
+        return {**{option: options.get(option) for option in OPTIONS}, "hash": digest}
+
+    def _options(self) -> dict[str, Any]:
+        said = self._optional("/sdapi/v1/options", f"{self.url} has no API: {API}.")
+        return dict(said) if isinstance(said, dict) else {}
 
     def adapter(self, name: str | None) -> dict[str, Any]:
         """The adapter called so as the extension lists it; the only one where ``name`` is None."""
-        listed = self._optional(
-            "/ip-adapter/models?refresh=true",
-            f"The WebUI at {self.url} has no routes of this extension: install it there, and start with --api.",
-        )["adapters"]
-        names = ", ".join(one["name"] for one in listed)
+        path = "/ip-adapter/models?refresh=true"
+        said = self._optional(
+            path, f"The WebUI at {self.url} has no routes of this extension: install it there, and start with --api."
+        )
+        listed = self._part(said, path, "adapters", list, dict)
+        names = ", ".join(self._part(one, path, "name", str) for one in listed)
         if not listed:
             raise Trouble(f"The WebUI at {self.url} has no adapter: put one into its models/ipadapter.")
         if name is None:
@@ -99,9 +141,12 @@ class WebUI:
         else ``module``. Raises Trouble where it lacks one of them."""
         model = model or adapter["name"]
         missing = f"The WebUI at {self.url} has no sd-webui-controlnet: install it, or leave out --against controlnet."
-        labels = self._optional("/controlnet/model_list", missing)["model_list"]
-        known = self._optional("/controlnet/module_list?alias_names=true", missing)["module_list"]
-        known += self._optional("/controlnet/module_list", missing)["module_list"]
+        paths = ("/controlnet/model_list", "/controlnet/module_list?alias_names=true", "/controlnet/module_list")
+        labels, *modules = (
+            self._part(self._optional(path, missing), path, name, list, str)
+            for path, name in zip(paths, ("model_list", "module_list", "module_list"), strict=True)
+        )
+        known = [*modules[0], *modules[1]]
         label = next((one for one in labels if one == model or one.partition(" [")[0].lower() == model.lower()), None)
         if label is None:
             like = [one for one in labels if "ip-adapter" in one.lower() or "ip_adapter" in one.lower()] or labels
@@ -120,14 +165,22 @@ class WebUI:
 
     def picture(self, request: dict[str, Any]) -> Made:
         """The first picture of a txt2img request. Raises Refused, with the extension's own sentence."""
-        began = time.monotonic()
-        answer = self._ask("POST", "/sdapi/v1/txt2img", request)
+        began, path = time.monotonic(), "/sdapi/v1/txt2img"
+        answer = self._ask("POST", path, request)
         seconds = time.monotonic() - began
-        info = json.loads(answer.get("info") or "{}")
-        if not answer.get("images"):
+        images = self._part(answer, path, "images", list, str)
+        if not images:
             raise Trouble(f"The WebUI at {self.url} has sent no picture: look at its console.")
-        png = base64.b64decode(str(answer["images"][0]).rpartition(",")[2])
-        return Made(png, seconds, str(info.get("version", "")))
+        try:
+            info = json.loads(self._part(answer, path, "info", str))
+        except ValueError:
+            info = None
+        info = self._part({"info": info}, path, "info", dict)
+        try:
+            png = base64.b64decode(images[0].rpartition(",")[2])
+        except ValueError:
+            png = b""  # which is no picture
+        return Made(png, seconds, str(info.get("version", "")), {name: info.get(name) for name in MODELS})
 
 
 class Refused(Trouble):
@@ -148,7 +201,16 @@ def _modules(adapter: dict[str, Any]) -> list[str]:
     return ["ip-adapter_clip_sd15", "ip-adapter_clip_h"]
 
 
-def _session(host: str | None) -> Any:
+def without_password(text: str) -> str:
+    """An address, or an argument that holds one, without what stands before its host."""
+    return re.sub(r"(?<=//).*@", "", text)
+
+
+def _bare(title: str) -> str:
+    return re.sub(r"\.(safetensors|ckpt)$", "", re.sub(r"\s*\[[0-9a-f]+\]$", "", title))
+
+
+def _session(host: str | None, auth: tuple[str, str] | None = None) -> Any:
     try:
         import requests
     except ImportError:
@@ -156,7 +218,9 @@ def _session(host: str | None) -> Any:
     session = requests.Session()
     session.trust_env = host not in ("localhost", "127.0.0.1", "::1")  # a proxy of the environment cannot reach these
     given = os.environ.get(AUTH)
-    if given:
+    if auth is not None:
+        session.auth = auth
+    elif given:
         user, colon, password = given.partition(":")
         if not colon:
             raise Trouble(f"The environment's {AUTH} is user:password, with a colon between them.")

@@ -61,9 +61,15 @@ class SmallWebUI:
         self.answers = answers
         self.controlnet_acts = True
         self.ends_after: int | None = None
+        self.urls: list[str] = []
+        self.info: dict[str, Any] = {
+            "version": "v1.10.1", "sd_model_name": "small", "sd_model_hash": "0123", "sd_vae_name": None,
+            "clip_skip": 1,
+        }  # fmt: skip
 
     def request(self, method: str, url: str, **how: Any) -> Any:
-        path = url.split("//", 1)[1].partition("/")[2].partition("?")[0].rpartition("/")[2]
+        self.urls.append(url)
+        path = url.split("//", 1)[1].partition("/")[2].partition("?")[0].rpartition("/")[2].replace("-", "_")
         if path == "txt2img" and self.ends_after is not None and len(self.asked) >= self.ends_after:
             raise KeyboardInterrupt
         said = self.answers.get(path, getattr(self, f"_{path}", None))
@@ -78,6 +84,9 @@ class SmallWebUI:
 
     def _options(self, _body: Any) -> Any:
         return {"sd_model_checkpoint": "small.safetensors [0123]"}
+
+    def _sd_models(self, _body: Any) -> Any:
+        return [{"title": "small.safetensors [0123]", "model_name": "small", "hash": "0123"}]
 
     def _models(self, _body: Any) -> Any:
         return {"adapters": [{"name": "base", "variant": "base", "base": "SD1.5", "file": "base.safetensors"}]}
@@ -100,4 +109,4 @@ class SmallWebUI:
             pixels += weight * (np.asarray(reference.resize((body["width"], body["height"]))) - pixels)
         out = io.BytesIO()
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(out, "PNG")
-        return {"images": [base64.b64encode(out.getvalue()).decode()], "info": json.dumps({"version": "v1.10.1"})}
+        return {"images": [base64.b64encode(out.getvalue()).decode()], "info": json.dumps(self.info)}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
+import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,7 +169,10 @@ def test_the_median_is_of_all_pictures() -> None:
 
 
 def score(method: str, weight: float | None, seed: int = 1, reference: str = "r", **fields) -> Score:
-    common = {"clip_i": 0.5, "clip_t": 0.6, "others": None, "seconds": 1.0, "ratio": 1.0, "is_plain": False}
+    common = {
+        "clip_i": 0.5, "clip_t": 0.6, "others": None, "seconds": fields.get("ratio", 1.0), "ratio": 1.0,
+        "session": "1", "is_plain": False,
+    }  # fmt: skip
     return Score(reference, "p", seed, method, weight, **{**common, **fields})
 
 
@@ -280,6 +287,10 @@ def test_prompts_that_cannot_be_used(tmp_path: Path, text: str, said: str) -> No
 @pytest.mark.parametrize(("prompt", "words"), [
     ("a cat", "a cat"), ("a (red:1.3) cat, [blurry]", "a red cat, blurry"), ("a <lora:fur:0.8> cat", "a cat"),
     ("a cat :0.7 AND a dog :0.3", "a cat a dog"), ("at 16:9 BREAK wide", "at 16:9 wide"), (r"a \(b\)", "a (b)"),
+    ("a [cow|horse] here", "a cow horse here"), ("a [cat:dog:0.5] here", "a cat dog here"),
+    ("[fur:0.5] cat", "fur cat"), ("[fur::8] cat", "fur cat"), ("a (red:+1.2) cat", "a red cat"),
+    ("a :+1 AND b", "a b"), ("now: a|b", "now: a|b"),
+    ("a [cat:[wet|dry] dog:0.3]", "a cat wet dry dog"), ("[(a:1.1):b:.5]", "a b"), (r"\[a|b\]", "[a|b]"),
 ])  # fmt: skip
 def test_words_without_what_the_webui_alone_reads(prompt: str, words: str) -> None:
     assert plain_words(prompt) == words
@@ -418,6 +429,22 @@ WRONG = {
     "no ControlNet": ({"model_list": (404, {})}, ["--against", "controlnet"], "has no sd-webui-controlnet"),
     "another model": ({}, ["--against", "controlnet", "--controlnet-model", "x"], "give --controlnet-model one of"),
     "another module": ({}, ["--against", "controlnet", "--controlnet-module", "x"], "has no module x"),
+    "a page": ({"options": "<html>"}, [], "answers what is no answer of its API"),
+    "options are a list": ({"options": [1]}, [], "answers what is no answer of its API"),
+    "options without checkpoint": ({"options": {}}, [], "answers what is no answer of its API"),
+    "adapters are a list": ({"models": [1]}, [], "answers what is no answer of its API"),
+    "adapters without names": ({"models": {"adapters": [{"a": 1}]}}, [], "answers what is no answer of its API"),
+    "checkpoints are text": ({"sd_models": ["a"]}, [], "answers what is no answer of its API"),
+    "models are none": ({"model_list": {"model_list": None}}, ["--against", "controlnet"], "no answer of its API"),
+    "modules are a list": ({"module_list": []}, ["--against", "controlnet"], "no answer of its API"),
+    "pictures are a page": ({"txt2img": "<html>"}, [], "answers what is no answer of its API"),
+    "pictures are a list": ({"txt2img": [1]}, [], "answers what is no answer of its API"),
+    "base64 is none": ({"txt2img": {"images": ["abc"], "info": "{}"}}, [], "something that is no picture"),
+    "a picture of numbers": ({"txt2img": {"images": [[1]], "info": "{}"}}, [], "answers what is no answer of its API"),
+    "info is no JSON": ({"txt2img": {"images": ["aGVsbG8="], "info": "<p>"}}, [], "no answer of its API (its 'info')"),
+    "info is a list": ({"txt2img": {"images": ["aGVsbG8="], "info": "[]"}}, [], "answers what is no answer of its API"),
+    "a bad address": ({}, ["--webui", "http://[::1"], "is no address"),
+    "a bad port": ({}, ["--webui", "http://webui:port"], "is no address"),
     "no device": ({}, ["--device", "cuda:77"], "--device cuda:77 cannot be used"),
 }  # fmt: skip
 
@@ -457,7 +484,321 @@ def test_the_password_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> No
     assert WebUI("http://127.0.0.1:7860")._session.auth is None
 
 
-@pytest.mark.parametrize("wrong", [["--weights", "0,x"], ["--weights", "nan"], ["--size", "512"], ["--seeds", "0"]])
+@pytest.mark.parametrize("wrong", [
+    ["--weights", "0,x"], ["--weights", "nan"], ["--size", "512"], ["--seeds", "0"],
+    ["--guidance", "nan"], ["--guidance", "x"], ["--timeout", "0"], ["--timeout", "inf"], ["--timeout", "-3"],
+])  # fmt: skip
 def test_options_that_are_none(command: list[str], wrong: list[str]) -> None:
     with pytest.raises(SystemExit):
         main([*command, *wrong], SmallWebUI())
+
+
+# --- one run, one set of models ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("sd_model_name", "other"), ("sd_model_hash", "4567"), ("sd_vae_name", "new.vae.pt"), ("clip_skip", 2),
+])  # fmt: skip
+def test_a_webui_that_is_changed_while_it_runs_ends_the_run(
+    field: str, value, tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    webui = SmallWebUI()
+
+    def changing(body):
+        if len(webui.asked) == 6:
+            webui.info[field] = value
+        return webui._txt2img(body)
+
+    webui.answers["txt2img"] = changing
+    assert main(command, webui) == 2
+    told = capsys.readouterr().err
+    assert str(value) in told and "was changed" in told and "Traceback" not in told
+    assert len(Kept(tmp_path / "out").notes) == 4  # without the warm-up's two, and without the changed one
+    again = SmallWebUI()
+    again.info[field] = value  # also when it is taken up: what is there is of the other
+    assert main(command, again) == 2 and len(Kept(tmp_path / "out").notes) == 4
+
+
+@pytest.mark.parametrize(("path", "said"), [
+    ("sd_models", [{"title": "small.safetensors [89ab]", "model_name": "small", "hash": "89ab"}]),
+    ("options", {"sd_model_checkpoint": "small.safetensors", "sd_vae": "new.vae.pt"}),
+    ("options", {"sd_model_checkpoint": "small.safetensors", "CLIP_stop_at_last_layers": 2}),
+    ("options", {"sd_model_checkpoint": "small.safetensors", "ip_adapter_instantid": "in ControlNet's units"}),
+    ("options", {"sd_model_checkpoint": "small.safetensors", "randn_source": "CPU"}),
+])  # fmt: skip
+def test_other_settings_of_the_webui_make_pictures_of_their_own(path: str, said, command: list[str]) -> None:
+    assert main(command, SmallWebUI()) == 0
+    other = SmallWebUI(**{path: said})
+    assert main(command, other) == 0 and len(other.asked) == 2 + 18
+    same = SmallWebUI(options={"sd_model_checkpoint": "small", "samples_format": "jpg"})
+    assert main(command, same) == 0 and same.asked == []
+
+
+def test_a_checkpoint_that_was_never_loaded_is_loaded_to_know_its_hash(command: list[str]) -> None:
+    webui = SmallWebUI()
+
+    def listed(_body):
+        return [{"title": "small.safetensors", "hash": "0123" if webui.asked else None}]
+
+    webui.answers["sd_models"] = listed
+    assert main(command, webui) == 0 and len(webui.asked) == 1 + 2 + 18
+    again = SmallWebUI()
+    assert main(command, again) == 0 and again.asked == []
+
+
+def test_references_are_neither_kept_nor_decoded_all_at_once(tmp_path: Path, clip: Clip, monkeypatch) -> None:
+    found = references(write_references(tmp_path / "refs", 40))
+    (tmp_path / "prompts.txt").write_text("a cat")
+    plan = Plan(tuple(scenes(found, tmp_path / "prompts.txt")), (1,), (1.0,), (OURS,))
+    sizes: list[int] = []
+    embed = Clip.images
+    monkeypatch.setattr(Clip, "images", lambda self, some: sizes.append(len(some)) or embed(self, some))
+    measuring = figures.Measuring(plan, None, None, clip)
+    assert sizes == [16, 16, 8]
+    for one in found:
+        assert one.digest and not any(isinstance(value, bytes | bytearray) for value in vars(one).values())
+    together = embed(clip, [one.image() for one in found])
+    assert torch.allclose(torch.stack([*measuring._references.values()]), together, atol=1e-6)
+
+
+def test_the_other_references_are_summed_once(
+    tmp_path: Path, command: list[str], clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_references(tmp_path / "refs", 5)
+    assert main(command, SmallWebUI()) == 0
+    embedded = {one.name: clip.images([one.image()])[0] for one in references(folder)}
+    kept = Kept(tmp_path / "out")
+    made = {
+        tuple(str(note[name]) for name in ("reference", "prompt", "seed", "method", "weight")): key
+        for key, note in kept.notes.items()
+    }
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        scored = [row for row in csv.DictReader(file) if row["weight"] != "0.0"]
+    for row in scored[::7]:
+        where = row["reference"], row["prompt"], row["seed"], row["method"], row["weight"] or "None"
+        picture = clip.images([kept.image(made[where])])[0]
+        wanted = np.mean([float(picture @ e) for name, e in embedded.items() if name != row["reference"]])
+        assert float(row["others"]) == pytest.approx(wanted, abs=1e-6)
+    sizes: list[int] = []
+    stack = torch.stack
+    monkeypatch.setattr(torch, "stack", lambda some, *more, **how: sizes.append(len(some)) or stack(some, *more, **how))
+    assert main(command, SmallWebUI()) == 0
+    assert 4 not in sizes and sizes.count(5) <= 1
+
+
+# --- addresses and passwords ------------------------------------------------------------------------------------------
+
+
+def test_a_password_in_the_address_is_the_sessions_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(AUTH, "other:one")
+    webui = WebUI("http://anna:se%3Acret@127.0.0.1:7860/")
+    assert webui.url == "http://127.0.0.1:7860" and webui._session.auth == ("anna", "se:cret")
+    with pytest.raises(Trouble, match="is no address") as error:
+        WebUI("http://anna:s/ecret@host:7860")
+    assert "ecret" not in str(error.value)
+
+
+@pytest.mark.parametrize("form", [["--webui", "http://anna:secret@webui"], ["--webui=http://anna:secret@webui"]])
+@pytest.mark.parametrize("answers", [{}, {"models": GONE}, {"txt2img": (500, {"detail": "no"})}])
+def test_a_password_is_written_nowhere(tmp_path: Path, command: list[str], form, answers, capsys) -> None:
+    webui = SmallWebUI(**answers)
+    main([*form, *command[2:]], webui)
+    out, err = capsys.readouterr()
+    assert webui.urls and "secret" not in f"{webui.urls}{out}{err}" and "http://webui" in f"{webui.urls}"
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.is_dir() or b"secret" not in path.read_bytes()
+    assert answers or "http://webui" in out
+
+
+def test_only_the_address_loses_what_stands_before_an_at(command: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main([*command, "--negative", "a//b@c"], SmallWebUI()) == 0
+    assert "--negative a//b@c" in capsys.readouterr().out
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def whole(folder: Path, *keys: str) -> Kept:
+    kept = Kept(folder)
+    file = io.BytesIO()
+    pictures(1)[0].save(file, "PNG")
+    for key in keys:
+        kept.add(key, file.getvalue(), seconds=1.0, session="1", prompt="猫\u2028on a sofa")
+    return kept
+
+
+@pytest.mark.parametrize("line", [
+    '{"key": "b", "prompt": "猫'.encode()[:-1], b'{"seconds": 1}', b"[]", b"3", b'{"key": "b"}', b'{"key": ["b"]}',
+    b'{"key": "b", "seconds": "x", "session": "1"}', b"\xff\xfe",
+])  # fmt: skip
+def test_a_damaged_line_is_a_missing_picture(tmp_path: Path, line: bytes) -> None:
+    whole(tmp_path, "a", "b")
+    path = tmp_path / "pictures.jsonl"
+    first, _ = path.read_bytes().split(b"\n")[:2]
+    path.write_bytes(first + b"\n" + line)
+    kept = Kept(tmp_path)
+    assert "a" in kept and "b" not in kept
+    whole(tmp_path, "c")
+    assert "a" in Kept(tmp_path) and "c" in Kept(tmp_path)
+
+
+def test_a_line_separator_in_a_name_ends_no_line(tmp_path: Path) -> None:
+    whole(tmp_path, "a")
+    assert "a" in Kept(tmp_path) and Kept(tmp_path).notes["a"]["prompt"] == "猫\u2028on a sofa"
+    assert (tmp_path / "pictures.jsonl").read_bytes().isascii()
+
+
+@pytest.mark.parametrize("size", [0, 60, 3000])
+def test_a_cut_picture_is_a_missing_one(tmp_path: Path, size: int) -> None:
+    kept = whole(tmp_path, "a", "b")
+    data = kept.path("a").read_bytes()
+    assert len(data) > 3000
+    kept.path("a").write_bytes(data[:size])
+    assert "a" not in kept and "b" in kept
+
+
+# --- what else is told ------------------------------------------------------------------------------------------------
+
+
+def test_faults_of_the_program_are_no_answers(command: list[str]) -> None:
+    """Only what requests raises is told as an answer that did not come."""
+    with pytest.raises(ZeroDivisionError):
+        main(command, SmallWebUI(models=ZeroDivisionError()))
+
+
+@pytest.mark.parametrize("weights", [["--weights", "-1,0,1"], ["--weights=-1,0,1"], ["--weights", "-.5,1"]])
+def test_weights_may_begin_with_a_negative_one(tmp_path: Path, command: list[str], weights: list[str]) -> None:
+    assert main([*command, *weights], SmallWebUI()) == 0
+    assert {weight for _, weight, _ in cells_of(tmp_path / "out" / "likeness.csv")} > {"1.0"}
+
+
+def test_one_picture_has_no_interval(tmp_path: Path) -> None:
+    one = figure([("a", 0.5)])
+    assert one.told() == "0.500 (–)" and one.told("+", 2) == "+0.50 (–)"
+    assert figure([("a", 0.5)], median).told() == "0.500 (–)"
+    assert figure([("a", 0.5), ("a", 0.5)]).told() == "0.500 (0.500 to 0.500)"
+    rows = figures.rows(Plan((), (1,), (1.0,), (OURS,)), [score(PLAIN, None), score(OURS, 1.0)])
+    report.write_csv(tmp_path / "a.csv", rows, [], (OURS,))
+    with (tmp_path / "a.csv").open() as file:
+        assert {(row["low"], row["high"]) for row in csv.DictReader(file)} == {("", "")}
+    drawn.plot(rows, tmp_path / "a.png")
+
+
+def test_intervals_of_many_pictures_need_little_memory() -> None:
+    values = [(f"{i}", float(i + j)) for i in range(3000) for j in range(4)]
+    for statistic in (figures.mean, median):
+        tracemalloc.start()
+        figure(values, statistic)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 100e6
+
+
+def test_few_is_the_same_in_words() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "likeness.md").read_text("utf-8")
+    assert f"rough below {report.FEW} of them" in " ".join(page.split())
+    rows = figures.rows(PLAN, some_scores())
+    assert any("are few" in note for note in report.notes(PLAN, rows, report.FEW - 1))
+    assert not any("are few" in note for note in report.notes(PLAN, rows, report.FEW))
+
+
+def test_the_report_says_how_it_was_made(tmp_path: Path, command: list[str], capsys) -> None:
+    assert main([*command, "--negative", "bad|ugly hands", "--seeds", "1"], SmallWebUI()) == 0
+    text, told = capsys.readouterr()
+    assert "python -m benchmarks.likeness --webui http://webui" in text and "--negative 'bad|ugly hands'" in text
+    assert "negative prompt “bad|ugly hands”" in text and ", seed 1." in text and ", seeds 1" not in text
+    assert "likeness.png, contact-sheet.png" in told.splitlines()[-1]
+
+
+def test_the_last_line_names_what_is_there(tmp_path: Path, command: list[str], monkeypatch, capsys) -> None:
+    def missing(*_):
+        raise ImportError("matplotlib")
+
+    monkeypatch.setattr(drawn, "plot", missing)
+    assert main(command, SmallWebUI()) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert "matplotlib is not installed" in told[-2]
+    names = told[-1].partition(": ")[2].split(", ")
+    assert {*names} == {"likeness.md", "likeness.csv", "scores.csv"}
+    assert all((tmp_path / "out" / name).exists() for name in names)
+
+
+@pytest.mark.parametrize("part", ["_image", "_text"])
+def test_a_full_device_is_told_and_the_pictures_stay(tmp_path: Path, command, part, monkeypatch, capsys) -> None:
+    assert main(command, SmallWebUI()) == 0
+
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    opened = Clip.open
+    clip = opened(Path(command[command.index("--clip") + 1]))
+    monkeypatch.setattr(getattr(clip, part), "encode" if part == "_image" else "embed", full)
+    monkeypatch.setattr(Clip, "open", lambda *_: clip)
+    capsys.readouterr()
+    assert main(command, SmallWebUI()) == 2
+    told = capsys.readouterr().err
+    assert "no room" in told and "--device" in told and "Traceback" not in told
+    assert len([*(tmp_path / "out" / "pictures").glob("*.png")]) == 18
+    monkeypatch.setattr(getattr(clip, part), "encode" if part == "_image" else "embed", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(command, SmallWebUI())
+
+
+def test_prompts_without_words_are_told(tmp_path: Path, command: list[str], capsys) -> None:
+    assert main(command, SmallWebUI()) == 0
+    assert "without words" not in capsys.readouterr().out
+    (tmp_path / "prompts.txt").write_text("a cat\n<lora:fur:1>")
+    assert main(command, SmallWebUI()) == 0
+    assert "- 1 prompt is without words for CLIP (<lora:fur:1>)" in capsys.readouterr().out
+
+
+def test_methods_of_one_run_are_timed_where_the_plain_picture_is_of_another() -> None:
+    some = [replace(s, ratio=None) if s.seed == 1 else s for s in some_scores()]
+    assert figures.against(PLAN, some, OURS, CONTROLNET)[1].time.n == 6
+    apart = [replace(s, session="2") if s.seed == 1 and s.method == OURS else s for s in some_scores()]
+    assert figures.against(PLAN, apart, OURS, CONTROLNET)[1].time.n == 3
+
+
+def test_output_that_lacks_letters_ends_nothing(command: list[str], monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    Path(command[command.index("--prompts") + 1]).write_text("ein Kätzchen", "utf-8")
+    assert main(command, SmallWebUI()) == 0
+
+
+def test_equal_references_count_once(tmp_path: Path, command: list[str], capsys) -> None:
+    folder = tmp_path / "refs"
+    (folder / "zwin.png").write_bytes((folder / "ref-1.png").read_bytes())
+    (tmp_path / "prompts.txt").write_text("a cat\nzwin.png\ta dog")
+    webui = SmallWebUI()
+    assert main(command, webui) == 0 and len(webui.asked) == 2 + 3 * 2 * 3
+    assert "zwin.png is the same file as ref-1.png, and counts once" in capsys.readouterr().err
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        found = {(row["reference"], row["prompt"]) for row in csv.DictReader(file)}
+    assert found == {("ref-0.png", "a cat"), ("ref-1.png", "a cat"), ("ref-1.png", "a dog")}
+
+
+def test_both_methods_get_the_upright_picture(tmp_path: Path, command: list[str]) -> None:
+    folder = tmp_path / "refs"
+    for path in folder.iterdir():
+        path.unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 50), dtype=np.uint8)).convert("RGBA")
+    turned.putalpha(100)
+    turned.save(folder / "ref-0.png", exif=exif)
+    webui = SmallWebUI()
+    assert main([*command, "--against", "controlnet"], webui) == 0
+    sent = set()
+    for body in webui.asked:
+        for name, said in body.get("alwayson_scripts", {}).items():
+            (unit,) = said["args"]
+            sent.add((name, base64.b64decode(unit["images"][0] if name == "IP-Adapter" else unit["image"])))
+    assert {name for name, _ in sent} == {OURS, CONTROLNET} and len({data for _, data in sent}) == 1
+    with Image.open(io.BytesIO(next(iter(sent))[1])) as image:
+        assert (image.size, image.mode) == ((30, 50), "RGB") and not image.getexif()
+
+
+def test_the_page_says_what_clipscore_and_time_are() -> None:
+    page = " ".join((Path(__file__).parents[2] / "docs" / "likeness.md").read_text("utf-8").split())
+    for said in ("“A photo depicts”", "ViT-B/32", "--activation gelu", "--weights"):
+        assert said in page
