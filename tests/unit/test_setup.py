@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.setup import browser
-from tests.unit.conftest import NUMBERS
+from tests.unit.conftest import NUMBERS, pytest_collection_modifyitems
 
 SCRIPT = Path(__file__).parents[1] / "setup" / "python.sh"
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -102,5 +103,23 @@ def test_the_first_way_that_works_is_the_last_that_is_tried(monkeypatch, works):
     assert tried[-1] == works
 
 
-def test_what_the_other_python_leaves_out_is_there():
-    assert all((Path(__file__).parent / f"test_{name}.py").exists() for name in NUMBERS)
+def test_what_the_other_python_leaves_out_has_the_mark_and_nothing_else_has():
+    """Every file of these tests, and one of each name elsewhere, through the hook that gives marks."""
+    here = Path(__file__).parent
+    paths = [*here.glob("test_*.py"), *(here.parent / "host" / f"test_{name}.py" for name in NUMBERS)]
+    marked = []
+    pytest_collection_modifyitems(
+        [SimpleNamespace(path=path, add_marker=lambda mark, path=path: marked.append((path, mark))) for path in paths]
+    )
+    assert sorted(marked) == sorted((here / f"test_{name}.py", "numbers") for name in NUMBERS)
+
+
+def test_the_mark_chooses():
+    """``-m`` sees it: of two files the one that compares numbers is left."""
+    here = Path(__file__).parent
+    files = [here / "test_rows.py", here / "test_file_names.py"]
+    listed = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n0", "-m", "numbers", *files],
+        cwd=here.parents[1], capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert "test_rows.py" in listed and "test_file_names.py" not in listed
