@@ -187,14 +187,15 @@ def _span(figure: dict | None, digits: int = 2) -> str:
     """A mean with its interval, of ``demo.family.likeness``."""
     if figure is None:
         return "–"
-    mean, low, high = (f"{figure[part]:.{digits}f}" for part in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"
+    mean, *ends = (f"{figure[part]:.{digits}f}" for part in ("mean", "low", "high") if part in figure)
+    return f"{mean} ({' to '.join(ends)})" if ends else mean
 
 
 def _likeness(report: dict) -> Iterator[str]:
     runs = {name: run for name, run in report.items() if isinstance(run, dict)}
     columns = list(dict.fromkeys(column for run in runs.values() for column in run))
     n = report["references"]
+    timed = [name for name, run in runs.items() if any("time" in found for found in run.values())]
     yield (
         "11. **Over the API**, with the command that measures in anyone's WebUI: `python -m demo.family.likeness` "
         "serves these files in the miniature WebUI and runs `python -m benchmarks.likeness` against it; "
@@ -202,8 +203,12 @@ def _likeness(report: dict) -> Iterator[str]:
         f"{report['machine']}; mean and 95 % bootstrap interval over the references. CLIP-I is the cosine of the "
         "embeddings of picture and reference, CLIP-T 2.5 · max(cos, 0) of those of picture and caption. No CLIP model "
         "but the family's own image encoder, with its words, knows this world; the adapters were trained on what it "
-        "sees, so it flatters them where the judge above does not. Times are whole requests over plain ones, medians; "
-        "they are left out where pictures and plain ones are of different runs."
+        "sees, so it flatters them where the judge above does not."
+    ) + (
+        " Times are whole requests over plain ones, medians; they are left out where pictures and plain ones are of "
+        "different runs."
+        if timed
+        else ""
     )
     yield ""
     rows = {"CLIP-I": "clip_i", "CLIP-I with the other references": "others", "CLIP-T": "clip_t"}
@@ -212,9 +217,9 @@ def _likeness(report: dict) -> Iterator[str]:
         for name, run in runs.items()
         for told, figure in rows.items()
     ]
-    for name, run in runs.items():
-        if all("time" in found for column, found in run.items() if column != "plain"):
-            table.append([name, "time / plain", *(_span(run.get(column, {}).get("time")) for column in columns)])
+    table += [
+        [name, "time / plain", *(_span(runs[name].get(column, {}).get("time")) for column in columns)] for name in timed
+    ]
     heads = ["without" if column == "plain" else float_text(column.split()[-1]) for column in columns]
     yield from _table(["", "", *heads], table)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from demo import host_start
 from demo.family import compose, quality, world
-from demo.family.bench import WORK
+from demo.family.bench import WORK, hash_of
 from demo.make_sheet import as_image
 
 BASE, PLUS = (Path(compose.COPIES[name]).stem for name in ("adapter", "plus"))
@@ -44,14 +44,20 @@ def write_references(folder: Path, n: int) -> Path:
 
 
 def figures(path: Path) -> dict[str, dict[str, Any]]:
-    """{"method weight": {figure: {"mean", "low", "high", "n"}}} of a likeness.csv."""
+    """{"method weight": {figure: {"mean", "low", "high", "n"}}} of a likeness.csv; of one picture no low and high."""
     found: dict[str, dict[str, Any]] = {}
     with path.open(encoding="utf8", newline="") as file:
         for row in csv.DictReader(file):
             numbers = {"mean": row["value"], "low": row["low"], "high": row["high"], "n": row["pictures"]}
             column = found.setdefault(f"{row['method']} {row['weight']}".strip(), {})
-            column[row["figure"]] = {name: float(value) for name, value in numbers.items()}
+            column[row["figure"]] = {name: float(value) for name, value in numbers.items() if value}
     return found
+
+
+def folder(models: Path, name: str) -> str:
+    """Where a run's pictures are kept: elsewhere when a file of the family is another, though its name is the same."""
+    files = (compose.CHECKPOINT, compose.ENCODER, compose.COPIES[name])
+    return "-".join([name, *(hash_of(models / file)[:8] for file in files)])
 
 
 def free_port() -> int:
@@ -73,7 +79,7 @@ def main() -> int:
     host = host_start(options={"sd_model_checkpoint": "ip-adapter-demo"}, data_dir=data, port=port)
     report: dict[str, Any] = {"references": options.n, "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
     for name, adapter in RUNS.items():
-        out = options.out / name
+        out = options.out / folder(data / "models", name)
         code = measure([
             "--webui", f"http://127.0.0.1:{port}", "--references", str(options.out / "references"), "--prompts",
             str(captions), "--image-alone", "--clip", str(data / "models" / compose.ENCODER), "--adapter", adapter,

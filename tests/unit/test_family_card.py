@@ -46,7 +46,42 @@ def test_likeness_has_a_row_for_each_figure_and_a_column_for_each_weight(tmp_pat
     assert lines[2] == "|  |  | without | weight 0.25 |"
     assert lines[4] == "| alone | CLIP-I | -0.02 (-0.06 to 0.02) | 0.39 (0.30 to 0.48) |"
     assert lines[-1] == "| other | time / plain | – | 1.10 (1.00 to 1.20) |"
-    assert len(lines) == 4 + 2 * 3 + 2
+    assert len(lines) == 4 + 2 * 3 + 2 and "Times are whole requests" in lines[0]
+
+
+def test_a_time_that_is_missing_hides_no_other(tmp_path: Path) -> None:
+    table = tmp_path / "likeness.csv"
+    table.write_text(
+        "method,weight,figure,value,low,high,pictures,references\n"
+        "plain,,clip_i,0.1,0.0,0.2,32,16\nIP-Adapter,0.25,clip_i,0.4,0.3,0.5,32,16\n"
+        "IP-Adapter,0.5,clip_i,0.4,0.3,0.5,32,16\nIP-Adapter,0.5,time,1.1,,,1,1\n"
+    )
+    run = likeness.figures(table)
+    report = {"references": 16, "machine": "x86_64", "alone": run}
+    lines = card._quality({"likeness": report})["likeness"]
+    assert lines[-1] == "| alone | time / plain | – | – | 1.10 |"
+    assert "left out" in lines[0]
+    for column in run.values():
+        column.pop("time", None)
+    lines = card._quality({"likeness": report})["likeness"]
+    assert not any("time /" in line for line in lines) and "Times are" not in lines[0]
+
+
+def test_files_made_anew_are_measured_anew(tmp_path: Path) -> None:
+    """The command knows an adapter by its name: the folder is another where a file is."""
+    compose = likeness.compose
+    for name in (compose.CHECKPOINT, compose.ENCODER, compose.COPIES["adapter"], compose.COPIES["plus"]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    first = likeness.folder(tmp_path, "adapter"), likeness.folder(tmp_path, "plus")
+    assert first == (likeness.folder(tmp_path, "adapter"), likeness.folder(tmp_path, "plus"))
+    assert first[0].startswith("adapter-") and first[1].startswith("plus-")
+    (tmp_path / compose.COPIES["adapter"]).write_bytes(b"2")
+    assert likeness.folder(tmp_path, "adapter") != first[0] and likeness.folder(tmp_path, "plus") == first[1]
+    for name in (compose.CHECKPOINT, compose.ENCODER):
+        before = likeness.folder(tmp_path, "plus")
+        (tmp_path / name).write_bytes(b"2")
+        assert likeness.folder(tmp_path, "plus") != before
 
 
 def test_likeness_has_each_reference_with_its_caption(tmp_path: Path) -> None:
