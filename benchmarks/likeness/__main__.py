@@ -130,11 +130,11 @@ def run(chosen: argparse.Namespace, session: Session | None = None) -> None:
         chosen.steps, width, height, chosen.sampler, chosen.guidance, chosen.negative, webui.checkpoint(), adapter,
         controlnet, webui.chosen(),
     )  # fmt: skip
-    if settings.chosen["hash"] is None:
-        load(webui, settings, plan)
-        settings = replace(settings, chosen=webui.chosen())
     kept = Kept(chosen.out)
     measuring = figures.Measuring(plan, settings, kept, clip)  # first: what is no picture is told before any is made
+    if settings.chosen["hash"] is None:  # the WebUI tells it when it has loaded the checkpoint once
+        load(webui, settings, plan)
+        settings = measuring.settings = replace(settings, chosen=webui.chosen())
     make(webui, plan, settings, kept, tell)
     write(chosen, measuring, measuring.scores(tell))
 

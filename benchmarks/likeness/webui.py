@@ -80,11 +80,11 @@ class WebUI:
             raise Refused(answer.status_code, str(detail or answer.text[:300]), f"{self.url}{path}")
         return said
 
-    def _part(self, said: Any, path: str, name: str | int, kind: type, of: type = object) -> Any:
+    def _part(self, said: Any, path: str, name: str, kind: type, of: type = object) -> Any:
         """``said[name]``, which is of ``kind`` and, in a list, holds things ``of`` one kind. Raises Trouble."""
         try:
             found = said[name]
-        except (TypeError, KeyError, IndexError):
+        except (TypeError, KeyError):
             found = None
         if not isinstance(found, kind) or (isinstance(found, list) and not all(isinstance(one, of) for one in found)):
             raise Trouble(f"{self.url}{path} answers what is no answer of its API (its {name!r}): {API}.")
@@ -107,7 +107,7 @@ class WebUI:
         options = self._options()
         name = _bare(self._part(options, "/sdapi/v1/options", "sd_model_checkpoint", str))
         path, digest = "/sdapi/v1/sd-models", ""
-        for one in self._part([self._ask("GET", path)], path, 0, list, dict):
+        for one in self._part({"checkpoints": self._ask("GET", path)}, path, "checkpoints", list, dict):
             if _bare(self._part(one, path, "title", str)) == name:
                 digest = one.get("hash")
         return {**{option: options.get(option) for option in OPTIONS}, "hash": digest}

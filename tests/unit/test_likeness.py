@@ -434,7 +434,7 @@ WRONG = {
     "options without checkpoint": ({"options": {}}, [], "answers what is no answer of its API"),
     "adapters are a list": ({"models": [1]}, [], "answers what is no answer of its API"),
     "adapters without names": ({"models": {"adapters": [{"a": 1}]}}, [], "answers what is no answer of its API"),
-    "checkpoints are text": ({"sd_models": ["a"]}, [], "answers what is no answer of its API"),
+    "checkpoints are text": ({"sd_models": ["a"]}, [], "no answer of its API (its 'checkpoints')"),
     "models are none": ({"model_list": {"model_list": None}}, ["--against", "controlnet"], "no answer of its API"),
     "modules are a list": ({"module_list": []}, ["--against", "controlnet"], "no answer of its API"),
     "pictures are a page": ({"txt2img": "<html>"}, [], "answers what is no answer of its API"),
@@ -465,10 +465,11 @@ def test_without_clip_nothing_is_asked(command: list[str], capsys: pytest.Captur
     assert "--clip names a whole CLIP model" in capsys.readouterr().err and webui.asked == []
 
 
-def test_a_reference_that_is_no_picture_is_told_before_any_is_made(command: list[str], capsys) -> None:
+@pytest.mark.parametrize("digest", ["0123", None])
+def test_a_reference_that_is_no_picture_is_told_before_any_is_made(digest, command: list[str], capsys) -> None:
     folder = Path(command[command.index("--references") + 1])
     (folder / "x.png").write_bytes(b"nothing")
-    webui = SmallWebUI()
+    webui = SmallWebUI(sd_models=[{"title": "small.safetensors", "hash": digest}])
     assert main(command, webui) == 2
     assert "x.png" in capsys.readouterr().err and webui.asked == []
 
