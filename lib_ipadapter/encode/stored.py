@@ -61,8 +61,14 @@ class Stored:
 def write(
     references: Sequence[Parts], weights: Sequence[float], made_by: Mapping[str, str], uncond: Parts | None = None
 ) -> bytes:
-    """A file with these references' embeddings. Raises PictureError where it would be too large."""
+    """A file with these references' embeddings. Raises PictureError where it would be too large, or nothing that
+    ``read`` takes."""
     from safetensors.torch import save
+
+    if len(references) > MAX_STORED:
+        raise PictureError(f"The embeddings are of {len(references)} references: give at most {MAX_STORED}.")
+    if uncond is not None and any(len(part) != 1 for part in uncond.values()):
+        raise PictureError("The embeddings have several unconditional sides: give references that have one together.")
 
     metadata = {FORMAT: VERSION if uncond is None else VERSION_2}
     metadata["weights"] = json.dumps([float(weight) for weight in weights])

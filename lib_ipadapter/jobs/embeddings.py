@@ -40,14 +40,14 @@ def embeddings_of(unit: Unit, resources: Resources, device: Device, progress: Pr
     Raises IPAdapterError (unit named) as a generation with the unit would.
     """
     with errors_name_unit(unit.number or 1):
-        planned = plan_embeddings(unit, resources.catalog)
+        planned = plan_embeddings(_timeless(unit), resources.catalog)
         (plan,) = with_faces([planned.expanded()], resources, progress)
         if (count := len(plan.references)) > stored.MAX_STORED:
             raise UnitError(
                 f"a file of embeddings holds at most {stored.MAX_STORED} references, and these are {count}: give "
                 "fewer, or keep them as a look with combine “average”."
             )
-        plan = replace(plan, negatives=(), unit=replace(unit, noise=0.0, combine="concat"))
+        plan = replace(plan, negatives=(), unit=replace(unit, noise=0.0, combine="concat", batch="same"))
         return _file(planned, plan, resources, device, progress)
 
 
@@ -66,10 +66,22 @@ def look_of(
     Raises IPAdapterError (unit named) as a generation with the unit would.
     """
     with errors_name_unit(unit.number or 1):
-        planned = plan_look(unit, resources.catalog)
+        planned = plan_look(_timeless(unit), resources.catalog)
         (plan,) = with_faces([planned.expanded()], resources, progress)
+        if (count := len(plan.references)) > stored.MAX_STORED and not unit.joins:
+            raise UnitError(
+                f"a look holds at most {stored.MAX_STORED} references, and these are {count}: give fewer, or set "
+                f"{unit.called('batch')} to “same” and {unit.called('combine')} to “average”."
+            )
+        if unit.batch != "same":  # who uses the look sees all of it
+            plan = replace(plan, unit=replace(unit, combine="concat", batch="same"))
         file = _file(planned, plan, resources, device, progress)
         return as_look(file, name, plan.spec.variant, thumbnail(_seen(plan)))
+
+
+def _timeless(unit: Unit) -> Unit:
+    """The unit with references that are no keyframes: what is kept of them has no time."""
+    return replace(unit, references=tuple(replace(one, at=None) for one in unit.references))
 
 
 def _seen(plan: Plan) -> list[Image]:

@@ -10,6 +10,7 @@ import torch
 
 from ..attend.keyframes import Fade
 from ..errors import UnitError
+from ..reference import called
 from .planned import HIDDEN_STATES
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ def checked(plan: Plan) -> Plan:
         return plan
     if len(references) == 1:
         return replace(plan, references=(replace(references[0], at=None),))
+    if folder := next((one for one in references if one.folder is not None), None):
+        raise UnitError(
+            f"{called(folder.item, len(unit.references))}a folder stands beside keyframes (“at”): put it into another "
+            "unit, or leave “at” out."
+        )
     if missing := [one for one in references if one.at is None]:
         raise UnitError(
             f"{missing[0].name}it has no “at”, and other references of the unit have one: say of each of them where it "

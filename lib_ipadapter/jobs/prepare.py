@@ -80,7 +80,8 @@ def _key(plan: Plan, resources: Resources, device: Device, encoded: str, project
     places = (device.dtype, encoded, projected)
     pack = resources.faces_identity(recogniser(plan.spec)) if plan.takes_faces else None
     summed = ("summed one by one",) if plan.streams else ()
-    settings = (*plan.unit.token_settings(), pictures, plan.fades, *summed)
+    sides = tuple(map(tuple, plan.sides()))  # a list and a folder of the same pictures differ in these
+    settings = (*plan.unit.token_settings(), pictures, sides, plan.fades, *summed)
     return ("keys and values", *files, pack, plan.spec, *places, *settings)
 
 

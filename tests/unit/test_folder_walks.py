@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from lib_ipadapter.attend.rows import layout
+from lib_ipadapter.encode import stored
 from lib_ipadapter.errors import PictureError, UnitError
 from lib_ipadapter.jobs import prepare as preparing
+from lib_ipadapter.jobs.embeddings import embeddings_of, look_of
 from lib_ipadapter.jobs.generation import Generation, prepare_generation
 from lib_ipadapter.jobs.resources import Resources
 from tests.helpers.files import base64_of, half, picture
@@ -55,6 +57,25 @@ def test_a_short_walk_is_as_a_long_one(kind: str, tmp_path: Path, unet, resource
     for i in range(3):
         assert close(at(unet, short, i), at(unet, long, i), 1e-5), i
         assert close(at(unet, listed, i), at(unet, long_list, i), 1e-5), i
+
+
+@pytest.mark.parametrize("folder_first", [True, False])
+def test_a_list_and_a_folder_of_its_pictures_are_remembered_apart(
+    folder_first: bool, tmp_path: Path, unet, resources, catalog
+) -> None:
+    """With noise each picture of a folder has that of its own reference, and those of a list have that of all."""
+    settings = {"batch": "per image", "noise": 0.5}
+    folder = fill(tmp_path / "refs", 0, 1, 2)
+    listed = {"model": "base", "images": [base64_of(picture(i)) for i in range(3)], **settings}
+
+    def made(of: Resources, is_folder: bool) -> torch.Tensor:
+        if is_folder:
+            return at(unet, prepare_generation([of_folder(folder, **settings)], unet, of, DEVICE), 0)
+        return at(unet, generation(unet, of, listed), 0)
+
+    first, second = (made(resources, is_folder) for is_folder in (folder_first, not folder_first))
+    assert far(first, second)
+    assert torch.equal(second, made(Resources(catalog), not folder_first))
 
 
 def test_several_pictures_of_a_batch_see_theirs(tmp_path: Path, unet, resources) -> None:
@@ -111,6 +132,33 @@ def test_a_folder_acts_in_its_region(settings: dict, tmp_path: Path, unet, resou
     bad = of_folder(folder, region=left, region_mask=base64_of(half("right")), **settings)
     with pytest.raises(PictureError, match=r"unit 1: the reference: its region lies outside of the unit's"):
         prepare_generation([bad], unet, resources, DEVICE)
+
+
+@pytest.mark.parametrize("combine", ["concat", "average"])
+def test_a_look_of_a_walk_has_one_unconditional_side(combine: str, tmp_path: Path, resources) -> None:
+    """Of all references, as a unit with them side by side has it."""
+    walk = of_folder(fill(tmp_path / "refs", 0, 1, 2), batch="per image", noise=0.5, combine=combine)
+    beside = of_folder(tmp_path / "refs", noise=0.5)
+    look, expected = (look_of(one, "mine", lambda seen: b"", resources, DEVICE) for one in (walk, beside))
+    found = stored.read(look)
+    assert found.uncond is not None and found.uncond["pooled"].shape[0] == 1 and len(found.references) == 3
+    assert look == expected
+
+
+def test_a_look_holds_no_more_than_can_be_read(tmp_path: Path, resources, monkeypatch) -> None:
+    monkeypatch.setattr(stored, "MAX_STORED", 2)
+    walk = of_folder(fill(tmp_path / "refs", 0, 1, 2), batch="per image")
+    with pytest.raises(UnitError, match="a look holds at most 2 references, and these are 3: give fewer, or set batch"):
+        look_of(walk, "mine", lambda seen: b"", resources, DEVICE)
+    with pytest.raises(UnitError, match="a file of embeddings holds at most 2 references, and these are 3: give fewer"):
+        embeddings_of(walk, resources, DEVICE)
+
+
+def test_what_none_could_read_is_not_written() -> None:
+    one = torch.ones(1, 4)
+    for references, uncond in (([{"pooled": one}], {"pooled": torch.ones(2, 4)}), ([{"pooled": one}] * 65, None)):
+        with pytest.raises(PictureError, match="The embeddings "):
+            stored.write(references, [1.0] * len(references), {"pooled": "x"}, uncond)
 
 
 def test_parameters_keep_a_folders_region(tmp_path: Path, unet, resources) -> None:

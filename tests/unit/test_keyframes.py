@@ -16,7 +16,9 @@ from lib_ipadapter.attend.models import injection_into
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.regions import Region
 from lib_ipadapter.attend.rows import layout
+from lib_ipadapter.encode import stored
 from lib_ipadapter.errors import IPAdapterError, UnitError
+from lib_ipadapter.jobs.embeddings import embeddings_of, look_of
 from lib_ipadapter.jobs.plans import plan_unit
 from lib_ipadapter.jobs.prepare import prepare
 from lib_ipadapter.unit import Unit, parse_units
@@ -264,6 +266,32 @@ def test_pictures_with_the_same_have_one_entry() -> None:
 
 def flat(seed: int) -> str:
     return base64_of(picture(seed, (96, 40)))
+
+
+def test_a_folder_beside_keyframes_says_what_to_do(tmp_path, unet, resources) -> None:
+    from lib_ipadapter.jobs.generation import prepare_generation
+    from tests.helpers.folders import fill, of_folder
+
+    (timed,) = parse_units([unit(item(0, 0), item(1, 1))])
+    (folder,) = of_folder(fill(tmp_path / "refs", 2, 3)).references
+    both = replace(timed, references=(*timed.references, folder))
+    with pytest.raises(UnitError) as caught:
+        prepare_generation([both], unet, resources, DEVICE)
+    assert caught.value.detail == (
+        "IP-Adapter unit 1: images[2]: a folder stands beside keyframes (“at”): put it into another unit, or leave "
+        "“at” out."
+    )
+
+
+def test_a_look_of_keyframes_has_no_time(resources) -> None:
+    """It is the one of the same references side by side; so is a file of embeddings."""
+    timed, plain = (
+        parse_units([unit(*items, noise=0.5)])[0] for items in ([item(0, 0), item(1, 1)], [item(0), item(1)])
+    )
+    file = look_of(timed, "mine", lambda seen: b"", resources, DEVICE)
+    assert stored.read(file).uncond is not None
+    assert file == look_of(plain, "mine", lambda seen: b"", resources, DEVICE)
+    assert embeddings_of(timed, resources, DEVICE) == embeddings_of(plain, resources, DEVICE)
 
 
 REFUSED = [
