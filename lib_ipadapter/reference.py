@@ -94,6 +94,7 @@ class Reference:
     begins. Where the pictures of a batch begin with different ones, ``picture`` is the one that sees it, and all but
     the first are ``repeats`` of what was asked for.
     ``at``: None, or where it stands as a keyframe, from 0, the first picture or frame, to 1, the last.
+    ``alone``: it is one of a list of more than can act side by side, of which each picture sees one.
     """
 
     image: Any
@@ -107,6 +108,7 @@ class Reference:
     region: Any = None
     folder: Folder | None = None
     at: float | None = None
+    alone: bool = False
 
     @classmethod
     def parse(cls, item: object, where: str) -> Reference:

@@ -39,8 +39,8 @@ class PlannedReference:
     several references, and ``parts`` are the embeddings of one of these. ``uncond`` is what a look has on the
     unconditional side, and ``look`` the look's name, "" for what is none.
     ``face`` is there once it was found, where the adapter wants one, and ``how`` says what had to be done for it.
-    ``name`` is what sentences call the reference. ``start_picture``, ``picture``, ``repeats`` and ``at`` are as in
-    Reference. ``folder`` is the one that the picture lies in, if it came with that. ``item`` is the place among the
+    ``name`` is what sentences call the reference. ``start_picture``, ``picture``, ``repeats``, ``at`` and
+    ``alone`` are as in Reference. ``folder`` is the one that the picture lies in, if it came with that. ``item`` is the place among the
     unit's items that it came with.
     """
 
@@ -63,6 +63,7 @@ class PlannedReference:
     folder: FolderMark | None = None
     item: int = 0
     at: float | None = None
+    alone: bool = False
 
     @property
     def key(self) -> tuple[str, str | None, float, int | None]:
@@ -91,7 +92,7 @@ class PlannedReference:
             PlannedReference(
                 f"{self.content_hash}.{i}", self.weight * weight, parts=parts, uncond=self.stored.uncond,
                 look=self.look, region_hash=self.region_hash, name=self.name, folder=self.folder, item=self.item,
-                at=self.at,
+                at=self.at, alone=self.alone,
             )
             for i, (parts, weight) in enumerate(zip(self.stored.references, self.stored.weights, strict=True))
         ]  # fmt: skip
@@ -112,7 +113,7 @@ def decoded_references(
         where = single if single is not None and len(references) == 1 else f"{name}[{i}]: "
         found, more = (_decoded if reference.folder is None else _in_folder)(reference, where)
         notes += more
-        marks = {name: getattr(reference, name) for name in ("start_picture", "picture", "repeats", "at")}
+        marks = {name: getattr(reference, name) for name in ("start_picture", "picture", "repeats", "at", "alone")}
         planned += [replace(one, item=i, **marks) for one in found]
     return tuple(planned), notes
 

@@ -144,8 +144,12 @@ class Plan:
 
     def sides(self) -> list[list[int]]:
         """The places of the references that count for each picture's unconditional side. Of a list of which each
-        picture sees one, they are all of these; of a folder, its own, as if it were made alone."""
-        walked = self.unit.batch == "per image" and any(one.folder is not None for one in self.references)
+        picture sees one, they are all of these; of a folder, and of more than can act side by side, of which a job has
+        no more than it meets, its own, as if it were made alone."""
+        given = [one for one in self.references if not one.repeats]
+        walked = self.unit.batch == "per image" and (
+            len(given) > MAX_REFERENCES or any(one.folder is not None or one.alone for one in given)
+        )
         return [[i] for i in range(len(self.references))] if walked else self.seen()
 
     def without_pictures(self) -> Plan:

@@ -131,7 +131,7 @@ def _with_folders(unit: Unit, walk: Walk, check: Check) -> Unit:
         return unit
     turned = [unit.references[(walk.first + i) % len(unit.references)] for i in range(len(unit.references))]
     if len(turned) > MAX_REFERENCES:  # the others are seen by none of the job's pictures
-        turned = turned[: walk.pictures]
+        turned = [replace(one, alone=True) for one in turned[: walk.pictures]]
     return replace(unit, references=tuple(turned))
 
 

@@ -137,6 +137,24 @@ def test_one_job_walks_through_more_than_act_side_by_side(host: Host, references
     assert np.abs(last[0] - single).max() <= 3
 
 
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_long_lists_picture_hangs_on_no_other_of_its_job(
+    is_folder: bool, host: Host, references: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With noise, too: of more than act side by side, each picture has that of its own reference."""
+    from lib_ipadapter.jobs import plans
+    from lib_ipadapter.webui import reference_folders
+
+    for module in (plans, reference_folders):
+        monkeypatch.setattr(module, "MAX_REFERENCES", 2)
+    settings = of(references) if is_folder else unit(seeds=SEEDS)
+    settings |= {"batch": "per image", "noise": 0.8}
+    (alone,) = make(host, settings, seed=5)
+    for count in (2, 4):
+        first = make(host, settings, seed=5, n_iter=count)[-count]
+        assert np.abs(first - alone).max() <= 1, count
+
+
 def test_a_walk_reads_what_its_pictures_see(host: Host, references: Path) -> None:
     (references / "broken.png").write_bytes((references / "9.png").read_bytes()[:100])
     assert len(make(host, of(references, batch="per image"), n_iter=2)) >= 2
