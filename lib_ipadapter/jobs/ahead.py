@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from ..checkpoint.entries import AdapterEntry
     from ..encode.device import Device
+    from .planned import PlannedReference
+    from .plans import Plan
     from .resources import Resources
 
 Piece = Callable[[], object]  # something to be done in one go
@@ -32,21 +34,33 @@ def _silent(_text: str) -> None:
 
 
 def encodings(unit: Unit, resources: Resources, device: Device) -> Iterator[Piece]:
-    """Of the unit's references what is not encoded yet, one encoding each. Raises IPAdapterError as a job would."""
+    """Of the unit's references what is not encoded yet: one picture's faces, or one encoding, each, to be done before
+    the next is asked for. Raises IPAdapterError as a job would."""
     there, negatives = (
-        tuple(one for one in side if one.image is not None)  # others come with the job
+        tuple(one for one in side if one.image is not None and one.folder is None)  # others come with the job
         for side in (unit.references, unit.negative_references)
     )
     if not there:
         return
     known = replace(unit, references=there, negative_references=negatives)
-    planned = plan_embeddings(known, resources.catalog).expanded()
-    (plan,) = with_faces([planned], resources, _silent)
+    plan = plan_embeddings(known, resources.catalog).expanded()
+    if plan.takes_faces:
+        references: list[PlannedReference] = []
+        for one in (*plan.references, *plan.negatives):
+            yield partial(_find_face, plan, one, references, resources)
+        count = len(plan.references)
+        plan = replace(plan, references=tuple(references[:count]), negatives=tuple(references[count:]))
     inputs = plan.inputs()
-    for one in [] if inputs is None else _singles(inputs):
-        references = References([one], resources, device, _silent)
-        if not references.is_known(one):
-            yield partial(_encoded, references, one)
+    for shown in [] if inputs is None else _singles(inputs):
+        encoder = References([shown], resources, device, _silent)
+        if not encoder.is_known(shown):
+            yield partial(_encoded, encoder, shown)
+
+
+def _find_face(plan: Plan, one: PlannedReference, found: list[PlannedReference], resources: Resources) -> None:
+    """Put the reference with its face behind what was ``found``."""
+    (alone,) = with_faces([replace(plan, references=(one,), negatives=())], resources, _silent)
+    found += alone.references
 
 
 def _encoded(references: References, one: UnitInputs) -> None:

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import IPAdapterError
@@ -155,6 +156,9 @@ def _encode(ahead: Ahead, settings: Mapping[str, Any]) -> None:
     from ..jobs.ahead import encodings
     from ..unit import Unit
     from .job import decoded
+    from .reference_folders import SIDE_BY_SIDE
 
-    (unit,) = decoded([Unit.parse(settings, 1)])
+    unit = Unit.parse(settings, 1)
+    dropped = tuple(one for one in unit.references if one.folder is None)  # all of a folder is read by the job alone
+    (unit,) = decoded([replace(unit, references=dropped)], walk=SIDE_BY_SIDE)
     ahead.do(encodings(unit, process.resources(), host.current().device()))

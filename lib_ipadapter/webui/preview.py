@@ -16,7 +16,7 @@ from .guards import wants
 from .panel.face_cards import face_look
 from .panel.reference_cards import seen
 from .picture_text import base64_of
-from .reference_folders import opened
+from .reference_folders import SIDE_BY_SIDE, opened
 from .start_pictures import check_is_known
 
 MAX_SHOWN = 16  # pictures of a folder
@@ -30,7 +30,7 @@ def preview(settings: object, resources: Resources) -> dict[str, list[Any]]:
 
     unit = Unit.parse(settings, 1)
     check_is_known(unit)
-    (unit,) = decoded([unit])
+    (unit,) = decoded([unit], walk=SIDE_BY_SIDE)
     unit = replace(unit, references=opened(unit.references, MAX_SHOWN))
     pictures = [Picture.of(reference.image) for reference in unit.references]
     if any(picture.carries_embeddings for picture in pictures):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..checkpoint.names import shown
 from ..encode.folders import (
+    MAX_PICTURES,
     FolderFile,
     FolderMark,
     FolderPictures,
@@ -41,10 +42,11 @@ class Walk(NamedTuple):
     example, and how many they are."""
 
     first: int = 0
-    pictures: int = MAX_REFERENCES
+    pictures: int = MAX_PICTURES
 
 
 EVERY = Walk()  # where there is no job
+SIDE_BY_SIDE = Walk(pictures=MAX_REFERENCES)  # where a few are enough
 
 
 class Found(NamedTuple):

@@ -71,6 +71,23 @@ UNITS = {
 }  # fmt: skip
 
 
+def test_a_folder_is_left_to_the_job(host, ahead, encoded, tmp_path, monkeypatch) -> None:
+    """It may hold thousands of pictures, of which nobody has dropped any."""
+    from lib_ipadapter.encode import folders
+    from tests.helpers.folders import fill
+
+    set_option(monkeypatch, "ip_adapter_reference_folders", str(tmp_path))
+    fill(tmp_path / "refs", 0, 1, 2)
+    read: list[Any] = []
+    of_file = folders.FolderFile.read
+    monkeypatch.setattr(folders.FolderFile, "read", lambda self, *a: read.append(self) or of_file(self, *a))
+    for more in ({}, {"combine": "average"}, {"batch": "per image"}):
+        images = [{"folder": str(tmp_path / "refs")}, base64_of(picture(8))]
+        ahead.encode({"model": "base", "images": images[: 1 if more else 2], **more})
+        assert ahead.worker().wait(60)
+    assert sum(encoded) == 1 and not read
+
+
 @pytest.mark.parametrize("name", UNITS)
 def test_the_picture_is_the_same_and_nothing_is_encoded_twice(name: str, host, ahead, encoded) -> None:
     cold = make(host, UNITS[name])

@@ -278,6 +278,23 @@ def test_a_look_and_a_preview_of_a_folder(host: Host, references: Path, monkeypa
     assert shown == host.client.post("/ip-adapter/preview", json=pictures).json()["images"]
 
 
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_nothing_of_more_than_64_is_left_out_of_what_is_kept(is_folder: bool, host: Host, references: Path) -> None:
+    """Where there is no job, either: who keeps them is told that they are too many. A preview shows the first."""
+    from tests.helpers.folders import fill
+
+    seeds = tuple(range(100, 165))
+    settings = of(fill(references.parent / "many", *seeds)) if is_folder else unit(seeds=seeds)
+    settings["batch"] = "per image"
+    for answer in (
+        host.client.post("/ip-adapter/embeddings", json=settings),
+        host.client.put("/ip-adapter/looks/many", json={"unit": settings}),
+    ):
+        assert answer.status_code == 422 and "at most 64 references, and these are 65" in answer.json()["detail"]
+    shown = host.client.post("/ip-adapter/preview", json=settings).json()["images"]
+    assert len(shown) == (16 if is_folder else 64)
+
+
 def test_the_panel_takes_a_folder_where_the_setting_allows_it(host: Host, references: Path) -> None:
     from lib_ipadapter.webui.panel.accordion import presets_units
     from tests.helpers.panel import from_panel, panel_of, put_in

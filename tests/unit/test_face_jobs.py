@@ -81,6 +81,22 @@ def test_a_photo_is_looked_at_once(unet, resources, finder) -> None:
     assert len(finder.asked) == 2
 
 
+def test_ahead_of_a_job_a_piece_is_one_pictures_faces(unet, resources, finder) -> None:
+    """Whoever waits behind them waits for one picture; what is encoded then is what the job encodes."""
+    from lib_ipadapter.jobs.ahead import encodings
+
+    given = settings("faceid-plus", (0, 1), negative_images=[base64_of(picture(2))])
+    counts = []
+    for piece in encodings(Unit.parse(given), resources, DEVICE):
+        before = len(finder.asked)
+        piece()
+        counts.append(len(finder.asked) - before)
+    assert counts == [1, 1, 1, 0, 0, 0, 0][: len(counts)] and len(counts) > 3
+    told: list[str] = []
+    prepare_generation([Unit.parse(given, 1)], unet, resources, DEVICE, progress=told.append)
+    assert len(finder.asked) == 3 and not [text for text in told if text.startswith("encoding")]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_pack_finds_anew(kind: str, unet, resources, finder) -> None:
     """Files of a pack may be replaced, and a folder of packs chosen."""
