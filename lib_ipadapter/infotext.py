@@ -7,7 +7,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any, NamedTuple, Protocol
 
@@ -328,13 +328,14 @@ def restored(
     params: Mapping[str, Any],
     picture: Callable[[str], Image | None],
     look: Callable[[str], tuple[str, Image] | None] = lambda name: None,
-    folder: Callable[[str], tuple[str, str] | None] = lambda name: None,
+    folder: Callable[[FolderMark], tuple[str, str] | None] = lambda mark: None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The units of a picture's parameters as API objects, in their places, and sentences on what is missing.
 
     ``picture`` gives a reference by the beginning of its content hash, None where it is not there any more; it is asked
     once for each. ``look`` gives a look as a picture, with its content hash, by its name. ``folder`` gives the name of
-    a folder, with its content hash, by that name, where it may be read. Places between the units are disabled units.
+    a folder that is marked, with its content hash, where it may be read; "" is the hash where nobody has looked. Places
+    between the units are disabled units.
     """
     picture, look, folder = functools.cache(picture), functools.cache(look), functools.cache(folder)
     units: list[dict[str, Any]] = []
@@ -374,20 +375,20 @@ def _items(
     missing: list[str],
     unit: Pasted,
     look: Callable[[str], tuple[str, Image] | None],
-    folder: Callable[[str], tuple[str, str] | None],
+    folder: Callable[[FolderMark], tuple[str, str] | None],
 ) -> list[dict[str, Any]]:
     """The pictures that are still there as API items; ``missing`` gets sentences on those that are not."""
     items: list[dict[str, Any]] = []
     named = 0
     for reference in references:
         if (mark := unit.folders.get(reference.content_hash)) is not None:
-            there = folder(mark.name)
+            there = folder(mark)
             if there is None or not there[1].startswith(reference.content_hash):
-                missing.append(mark.gone(there is not None))
+                missing.append(mark.gone(None if there is None else there[1]))
             if there is None:
                 named += 1
                 continue
-            items.append({**mark.item, "weight": reference.weight})
+            items.append({**replace(mark, name=there[0]).item, "weight": reference.weight})
         elif reference.content_hash == START:
             items.append({START: True, "weight": reference.weight})
         elif (image := _picture(reference.content_hash, picture, unit.looks, look)) is not None:

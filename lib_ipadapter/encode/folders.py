@@ -21,6 +21,7 @@ from urllib.parse import quote, unquote
 
 from ..checkpoint.names import shown
 from ..errors import IPAdapterError, PictureError, UnitError
+from ..reference import MAX_PATH
 from .formats import FORMATS, HEAD, kind_of
 from .picture import Picture
 
@@ -223,7 +224,10 @@ class FolderMark:
             return None
         content_hash, seed, start, name = found.groups()
         order = "name" if seed is None else "shuffle"
-        return cls(content_hash.lower(), unquote(name), order, int(seed or 0), int(start or 0))
+        name = unquote(name)
+        if not 1 <= len(name.strip()) <= MAX_PATH or "\0" in name:
+            return None
+        return cls(content_hash.lower(), name, order, int(seed or 0), int(start or 0))
 
     @property
     def item(self) -> dict[str, Any]:
@@ -232,9 +236,15 @@ class FolderMark:
         found |= {"order": self.order, "seed": self.seed} if self.order == "shuffle" else {}
         return found | ({"start": self.start} if self.start else {})
 
-    def gone(self, is_there: bool) -> str:
-        """The sentence for one that does not hold any more what it did."""
-        if is_there:
+    def gone(self, now: str | None) -> str:
+        """The sentence for one that does not hold any more what it did: of what its content's hash is ``now``, "" where
+        nobody has looked, None where it is not there."""
+        if now == "":
+            return (
+                f"the folder “{self.name}” was not compared with what it held, which takes too long: paste again, or "
+                "go on with it."
+            )
+        if now is not None:
             return f"the folder “{self.name}” holds other pictures than it did: put those back, or go on with these."
         return (
             f"the folder “{self.name}” is not here, or not among those that the setting “Folders for references” "

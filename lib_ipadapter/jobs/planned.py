@@ -40,8 +40,8 @@ class PlannedReference:
     unconditional side, and ``look`` the look's name, "" for what is none.
     ``face`` is there once it was found, where the adapter wants one, and ``how`` says what had to be done for it.
     ``name`` is what sentences call the reference. ``start_picture``, ``picture``, ``repeats``, ``at`` and
-    ``alone`` are as in Reference. ``folder`` is the one that the picture lies in, if it came with that. ``item`` is the place among the
-    unit's items that it came with.
+    ``alone`` are as in Reference. ``folder`` is the one that the picture lies in, if it came with that. ``item`` is the
+    place among the unit's items that it came with.
     """
 
     content_hash: str

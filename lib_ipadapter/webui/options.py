@@ -242,10 +242,16 @@ def inner_passes() -> bool:
 
 def reference_folders() -> list[Path]:
     """The folders below which units may read references."""
-    given = (
-        Path(line.strip()).expanduser() for line in str(REFERENCE_FOLDERS.value or "").splitlines() if line.strip()
-    )
-    return [Path(os.path.normpath(path)) for path in given if path.is_absolute()]
+    return [Path(os.path.normpath(path)) for path in _reference_lines() if Path(path).is_absolute()]
+
+
+def no_whole_paths() -> list[int]:
+    """The lines of that setting, counted from 1, that lead nowhere: where a WebUI was started says nothing."""
+    return [number for number, path in enumerate(_reference_lines(), 1) if path and not Path(path).is_absolute()]
+
+
+def _reference_lines() -> list[str]:
+    return [os.path.expanduser(line.strip()) for line in str(REFERENCE_FOLDERS.value or "").splitlines()]
 
 
 def grid_pictures() -> bool:

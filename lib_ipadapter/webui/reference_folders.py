@@ -7,14 +7,18 @@ before the disk is asked, so that nothing tells what else is there.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..checkpoint.names import shown
 from ..encode.folders import (
+    MAX_ENTRIES,
     MAX_PICTURES,
     FolderFile,
     FolderMark,
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
 
 Check = Callable[[], None]
 MAX_OFFERED = 200
+MAX_PASTED = 20  # folders that are looked into for the parameters of one picture
+PASTE_SECONDS = 30.0  # in which they are
+_NUMBER = re.compile(r" \(\d{1,2}\)$")
 
 
 class Walk(NamedTuple):
@@ -56,36 +63,80 @@ class Found(NamedTuple):
     name: str
 
 
+class Root(NamedTuple):
+    """An allowed folder, where it really is, and its name, which has a number behind it where another of that name
+    comes before it."""
+
+    path: Path
+    real: Path
+    name: str
+
+
+def _roots() -> list[Root]:
+    roots: list[Root] = []
+    for path in options.reference_folders():
+        with suppress(OSError, ValueError):
+            names, number = {one.name for one in roots}, 1
+            while (name := path.name if number == 1 else f"{path.name} ({number})") in names and path.name:
+                number += 1
+            roots.append(Root(path, Path(os.path.realpath(path)), name))
+    return roots
+
+
 def find(text: str) -> Found:
     """The folder that a path means, or a name that ``Found`` has given. Raises UnitError for one that the setting does
     not allow, or that is not there: it does not say which."""
-    roots = options.reference_folders()
-    for root in roots:
-        real = Path(os.path.realpath(root))
-        for path in _meant(text, root):
-            inside = _inside(path, root) or _inside(path, real)
-            if inside is None:
-                continue
-            found = Path(os.path.realpath(real / inside))
-            if _inside(found, real) is not None and found.is_dir():
-                return Found(found, "/".join((*[root.name] * bool(root.name), *found.relative_to(real).parts)))
+    if found := next(_candidates(text), None):
+        return found
     setting = f"the setting “{options.REFERENCE_FOLDERS.label}” (Settings > IP-Adapter)"
-    if not roots:
-        raise UnitError(f"no folder of references may be read: name the folders that may in {setting}.")
+    wrong = [str(number) for number in options.no_whole_paths()]
+    also = f" Passed over there, because a folder has its whole path: line {', '.join(wrong)}." if wrong else ""
+    if not options.reference_folders():
+        raise UnitError(f"no folder of references may be read: name the folders that may in {setting}.{also}")
     raise UnitError(
-        f"the folder {shown(text)} is not there, or not below one that {setting} names: correct it, or add it there."
+        f"the folder {shown(text)} is not there, or not below one that {setting} names: correct it, or add it "
+        f"there.{also}"
     )
 
 
-def _meant(text: str, root: Path) -> list[PurePath]:
-    """What a text means beside an allowed folder: the path itself, or the name of that folder and what is below it."""
+def _candidates(text: str) -> Iterator[Found]:
+    """The folders that ``text`` may mean, each once: by a path or a root's own name first, then by the last name of any
+    of them. What no system takes for a name is not there."""
+    roots, seen = _roots(), set()
+    for is_own in (True, False):
+        for root in roots:
+            with suppress(OSError, ValueError):
+                found = _below(text, root, is_own)
+                if found is not None and found.path not in seen:
+                    seen.add(found.path)
+                    yield found
+
+
+def _below(text: str, root: Root, is_own: bool) -> Found | None:
+    path = _meant(text, root, is_own)
+    inside = None if path is None else _inside(path, root.path) or _inside(path, root.real)
+    if inside is None:
+        return None
+    found = Path(os.path.realpath(root.real / inside))
+    if _inside(found, root.real) is None or not found.is_dir():
+        return None
+    name = "/".join((*[root.name] * bool(root.name), *found.relative_to(root.real).parts))
+    name.encode()  # what cannot be written down has no name
+    return Found(found, name)
+
+
+def _meant(text: str, root: Root, is_own: bool) -> PurePath | None:
+    """What a text means beside an allowed folder: the path itself, or the name of that folder and what is below it.
+    ``is_own``: the name that it has here, else the last one of its path, without the number that it had elsewhere."""
     path = PurePath(os.path.expanduser(text))
     if path.is_absolute():
-        return [PurePath(os.path.normpath(path))]
+        return PurePath(os.path.normpath(path))
     parts = PurePath(text).parts
-    if not root.name:
-        return [PurePath(os.path.normpath(root / text))]
-    return [PurePath(os.path.normpath(root.joinpath(*parts[1:])))] if parts[:1] == (root.name,) else []
+    if not root.path.name:
+        return PurePath(os.path.normpath(root.path / text))
+    name = "".join(parts[:1])
+    means_it = name == root.name if is_own else _NUMBER.sub("", name) == root.path.name
+    return PurePath(os.path.normpath(root.path.joinpath(*parts[1:]))) if means_it else None
 
 
 def _inside(path: PurePath, root: Path) -> PurePath | None:
@@ -96,7 +147,7 @@ def _inside(path: PurePath, root: Path) -> PurePath | None:
 
 
 def _is_allowed(path: Path) -> bool:
-    return any(_inside(path, Path(os.path.realpath(root))) is not None for root in options.reference_folders())
+    return any(_inside(path, root.real) is not None for root in _roots())
 
 
 def with_folders(units: Sequence[Unit], walk: Walk, check: Check = lambda: None) -> list[Unit]:
@@ -187,23 +238,61 @@ def first(folder: Folder, at_most: int, walks: bool) -> tuple[int, list[FolderFi
 def offered() -> list[str]:
     """The names of folders that may be read: of those that the setting names, and of those directly in them."""
     names: list[str] = []
-    for root in options.reference_folders():
-        with suppress(OSError):
-            inside = sorted(
-                (one.name for one in os.scandir(root) if one.is_dir() and not one.name.startswith(".")), key=natural
-            )
-            paths = [f"{root.name}/{name}".removeprefix("/") for name in inside]
-            names += [*[root.name] * bool(root.name), *paths[:MAX_OFFERED]]
+    for root in _roots():
+        with suppress(OSError, ValueError):
+            inside = sorted(_folders_in(root.path), key=natural)
+            names += [*[root.name] * bool(root.name), *(f"{root.name}/{one}".removeprefix("/") for one in inside)]
+        if len(names) > MAX_OFFERED:
+            break
     return [*dict.fromkeys(names)][:MAX_OFFERED]
 
 
-def pasted(name: str) -> tuple[str, str] | None:
-    """The name of a folder that parameters name, and the hash of its content now; None where it is not there, or not
-    allowed any more."""
-    with suppress(IPAdapterError):
-        found = find(name)
-        return found.name, fingerprint(_listed(found, lambda: None).files, process.known_files())
-    return None
+def _folders_in(folder: Path) -> Iterator[str]:
+    """The names of folders among the first entries of one; links and hidden ones aside."""
+    with os.scandir(folder) as entries:
+        for entry in islice(entries, MAX_ENTRIES):
+            with suppress(OSError, ValueError):
+                if not entry.name.startswith(".") and entry.name.encode() and is_folder(entry):
+                    yield entry.name
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
+class _Over(Exception):
+    """No time is left."""
+
+
+def pasted() -> Callable[[FolderMark], tuple[str, str] | None]:
+    """For the parameters of one picture: what gives the name of a folder that they mark, and the hash of its content
+    now, "" where that takes too long; None where it is not there, or not allowed any more. Of several folders of that
+    name it is the one that holds what it did."""
+    until, left = time.monotonic() + PASTE_SECONDS, MAX_PASTED
+
+    def check() -> None:
+        if time.monotonic() > until:
+            raise _Over
+
+    def found(mark: FolderMark) -> tuple[str, str] | None:
+        nonlocal left
+        first: tuple[str, str] | None = None
+        try:
+            for one in _candidates(mark.name):
+                check()
+                if left <= 0:
+                    raise _Over
+                left -= 1
+                with suppress(IPAdapterError):
+                    now = one.name, fingerprint(_listed(one, check).files, process.known_files(), check)
+                    if now[1].startswith(mark.content_hash):
+                        return now
+                    first = first or now
+        except _Over:
+            return one.name, ""
+        return first
+
+    return found
 
 
 def opened(references: Sequence[Reference], at_most: int) -> tuple[Reference, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from demo.start import Host
+from lib_ipadapter.encode.folders import FolderMark
 from tests.helpers.files import base64_of, picture, unit
 from tests.helpers.host import ask, make, ours, pixels
 
@@ -66,6 +67,111 @@ def test_only_what_is_below_an_allowed_folder_is_read(host: Host, references: Pa
     ):  # fmt: skip
         said = refused(host, of(path))
         assert "is not there, or not below one that the setting “Folders for references”" in said, path
+
+
+ODD = ["allowed/" + "a" * 300, "allowed/\ud800", "allowed/" + "b/" * 1000, "~nobody-of-that-name/x", "allowed/\x01"]
+
+
+@pytest.mark.parametrize("name", ODD, ids=lambda name: ascii(name)[:20])
+def test_odd_names_are_not_there(name: str, host: Host, references: Path) -> None:
+    """Whatever the system says of them; no path is told beyond what was asked for."""
+    from lib_ipadapter.webui import reference_folders
+
+    for path in (name, f"{references.parent}/{name}"):
+        said = refused(host, of(path))
+        assert "is not there, or not below one that the setting" in said
+        assert path.startswith("/") or str(references.parent) not in said
+        assert reference_folders.pasted()(FolderMark("0" * 12, path)) is None
+
+
+def test_an_odd_line_in_the_setting_hides_no_other(
+    host: Host, references: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modules import shared
+
+    from lib_ipadapter.webui import reference_folders
+
+    lines = ["~nobody-of-that-name/x", "a\0b", "/" + "c" * 300, "/gone/\ud800", "relative/one", str(references.parent)]
+    monkeypatch.setitem(shared.opts.data, "ip_adapter_reference_folders", "\n".join(lines))
+    assert reference_folders.offered() == ["allowed", "allowed/three"]
+    assert make(host, of("allowed/three"), steps=1)
+    said = refused(host, of("allowed/four"))
+    assert said.endswith("add it there. Passed over there, because a folder has its whole path: line 1, 2, 5.")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_allowed_folders_of_one_name_are_both_reached(
+    order: int, host: Host, references: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parameters name the folder, and its content tells which one is meant."""
+    from modules import shared
+
+    from lib_ipadapter.webui import reference_folders
+    from tests.helpers.folders import fill
+
+    other = tmp_path / "other" / "allowed"
+    fill(other / "three", 21, 22)
+    fill(other / "own", 23)
+    roots = [references.parent, other][::order]
+    monkeypatch.setitem(shared.opts.data, "ip_adapter_reference_folders", "\n".join(map(str, roots)))
+    assert {*reference_folders.offered()} == {
+        "allowed", "allowed/three", "allowed (2)", "allowed (2)/three", f"allowed{' (2)' * (order == 1)}/own"
+    }  # fmt: skip
+    made = {}
+    for folder in (references, other / "three"):
+        answer = ask(host, of(folder), steps=1)
+        monkeypatch.setitem(shared.opts.data, "ip_adapter_reference_folders", "\n".join(map(str, roots[::-1])))
+        again = ask(host, steps=1, infotext=answer.infotext)
+        monkeypatch.setitem(shared.opts.data, "ip_adapter_reference_folders", "\n".join(map(str, roots)))
+        assert same(pixels(again), pixels(answer))
+        made[folder.parent] = pixels(answer)
+    for name, root in zip(("allowed", "allowed (2)"), roots, strict=True):
+        assert same(make(host, of(f"{name}/three"), steps=1), made[root])
+    assert reference_folders.find("allowed/own").path == other / "own"  # only one has it
+
+
+def test_what_is_offered_is_bounded_and_no_folder_hides_another(
+    host: Host, references: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links are not followed, and nobody walks through a folder of a million files."""
+    from lib_ipadapter.webui import reference_folders
+
+    (references.parent / "link").symlink_to(references)
+    is_dir, looked_at = reference_folders.is_folder, []
+
+    def failing(entry: Any) -> bool:
+        looked_at.append(entry.name)
+        if entry.name == "bad":
+            raise OSError("away")
+        return is_dir(entry)
+
+    (references.parent / "bad").mkdir()
+    monkeypatch.setattr(reference_folders, "is_folder", failing)
+    assert reference_folders.offered() == ["allowed", "allowed/three"]
+    for i in range(20):
+        (references.parent / f"{i}.txt").touch()
+    looked_at.clear()
+    monkeypatch.setattr(reference_folders, "MAX_ENTRIES", 5)
+    reference_folders.offered()
+    assert len(looked_at) == 5
+
+
+def test_pasting_looks_into_no_more_folders_than_units_have(
+    host: Host, references: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text from anywhere may name thousands, each of which takes time."""
+    from lib_ipadapter import infotext
+    from lib_ipadapter.webui import reference_folders
+
+    looked_into: list[Any] = []
+    listed = reference_folders._listed
+    monkeypatch.setattr(reference_folders, "_listed", lambda *given: looked_into.append(given) or listed(*given))
+    hashes = [f"{i:012x}" for i in range(200)]
+    marks = " | ".join(f"{one} allowed/{'./' * i}three" for i, one in enumerate(hashes))
+    entry = f"model: base, batch: per image, folders: {marks}, references: {' '.join(hashes)}"
+    _, notes = infotext.restored({"IP-Adapter 1": entry}, lambda name: None, folder=reference_folders.pasted())
+    assert len(looked_into) == reference_folders.MAX_PASTED
+    assert sum("was not compared with what it held, which takes too long" in note for note in notes) == 180
 
 
 def test_no_client_can_allow_itself_a_folder(host: Host, references: Path) -> None:

@@ -170,5 +170,5 @@ def test_parameters_keep_a_folders_region(tmp_path: Path, unet, resources) -> No
     entries = infotext.parameters(job.plans)
     content_hash = made.references[0].image.mark.content_hash
     mask = half("left")
-    units, notes = infotext.restored(entries, lambda name: mask, folder=lambda name: (name, content_hash))
+    units, notes = infotext.restored(entries, lambda name: mask, folder=lambda mark: (mark.name, content_hash))
     assert units[0]["images"] == [{"folder": "refs", "weight": 1.0, "region": mask}] and not notes

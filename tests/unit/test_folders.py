@@ -244,7 +244,9 @@ def test_parameters_name_the_folder_and_bring_it_back(tmp_path: Path, unet, reso
 
     def restored() -> tuple[list[dict[str, Any]], list[str]]:
         return infotext.restored(
-            entries, lambda hash: None, folder=lambda name: (name, there[name]) if name in there else None
+            entries,
+            lambda hash: None,
+            folder=lambda mark: (mark.name, there[mark.name]) if mark.name in there else None,
         )
 
     units, notes = restored()
@@ -257,6 +259,13 @@ def test_parameters_name_the_folder_and_bring_it_back(tmp_path: Path, unet, reso
     there.clear()
     units, notes = restored()
     assert units[0]["images"] == [] and "“Folders for references” allows" in notes[0] and len(notes) == 1
+
+
+@pytest.mark.parametrize("name", ["refs/%00", "a" * 5000, "%0", "%ED%A0%80"])
+def test_a_mark_is_no_odder_than_an_item(name: str) -> None:
+    mark = FolderMark.of_text(f"0123456789ab {name}")
+    assert mark is None or Unit.parse({"model": "m", "images": [mark.item]}).references[0].folder
+    assert (mark is None) == (name in ("refs/%00", "a" * 5000))
 
 
 # --- the panel -------------------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def _from_parameters(pasted: str, store: Store) -> tuple[list[dict[str, Any]], l
             return None
 
     return infotext.restored(
-        json.loads(pasted)["entries"] if pasted else {}, picture, looks.as_picture, reference_folders.pasted
+        json.loads(pasted)["entries"] if pasted else {}, picture, looks.as_picture, reference_folders.pasted()
     )
 
 
