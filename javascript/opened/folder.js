@@ -3,6 +3,7 @@
 // "path shuffle:7 start:2 weight:0.5". Names of files and folders come as text, never as HTML.
 ipAdapter.folder = (() => {
     const REST = 400;  // milliseconds without typing, before the server is asked
+    const LONGEST = 4196;  // characters of the text (controls.py); a longer one is refused by the server
     const HOWS = {average: "Averaged into one", each: "One for each picture", beside: "All side by side"};
     const OWN = "Joined as chosen under Advanced";  // another way to make one of them
     const ORDERS = {name: "By name", shuffle: "Shuffled"};
@@ -20,8 +21,15 @@ ipAdapter.folder = (() => {
     // Its text, and what is in it
 
     function read(text) {
-        const [, path = "", words = ""] = /^(.*?)((?:\s+(?:shuffle|start|weight):\S+)*)$/s.exec((text ?? "").trim()) ?? [];
-        const own = Object.fromEntries(words.trim().split(/\s+/).filter(Boolean).map((word) => word.split(":", 2)));
+        let path = (text ?? "").trim();
+        const words = [];
+        while (path.length <= LONGEST) {
+            const word = path.split(/\s/).at(-1);
+            if (word.length === path.length || !/^(?:shuffle|start|weight):\S/.test(word)) break;
+            words.unshift(word);
+            path = path.slice(0, -word.length).trimEnd();
+        }
+        const own = Object.fromEntries(words.map((word) => word.split(":", 2)));
         return {
             path, order: own.shuffle === undefined ? "name" : "shuffle", seed: own.shuffle ?? "0",
             start: own.start ?? "0", weight: own.weight ?? "1",
@@ -121,8 +129,10 @@ ipAdapter.folder = (() => {
     function draw(tab, unit, {offered = [], count = 0, notes = [], pictures = [], wrong, problem}) {
         const strip = stripOf(tab), how = howOf(unit);
         strip.querySelector("datalist").replaceChildren(...offered.map((value) => make("option", {value})));
-        const isAlone = !(unit.images ?? []).some(({negative, pose}) => !negative && !pose);
-        const sentence = wrong ?? problem ?? (how === "each" && !isAlone
+        const others = (unit.images ?? []).filter(({negative, pose}) => !negative && !pose);
+        const sentence = wrong ?? problem ?? (others.some(({at}) => at !== undefined)
+            ? "A folder cannot stand beside references over time: put it into another unit, or give no reference a time."
+            : how === "each" && others.length
             ? "A folder of one for each picture stands alone: put the unit's other references into the folder, or into another unit."
             : how === "beside" && count > tab.facts.references
             ? `Side by side are ${tab.facts.references} at most: average them, or give each picture one.` : "");

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from .regions import Part, Region, Size
+from .rows import Rows
+from .sides import Sides
 
 Shares = tuple[tuple[int, float], ...]  # of references, by their places in the unit; they add up to 1
 
@@ -90,15 +92,14 @@ class Fade:
 
 
 class Moments:
-    """The blends of a batch's pictures, each once however many pictures it is the same for."""
+    """The blends of a batch's pictures, each once however many pictures it is the same for, worked out when the first
+    of these comes: blend n has the sides 2n, the conditional one, and 2n + 1."""
 
     def __init__(self, fade: Fade, run: Run) -> None:
         self.fade, self.run = fade, run
         self.blends: list[Blend] = []
         self._numbers: dict[Blend, int] = {}
         self._of_pictures: dict[int, int] = {}
-        for picture in range(-run.first, run.total - run.first):  # all of them: the sides' numbers hang on the count
-            self.number(picture)
 
     def number(self, picture: int) -> int:
         """Which of the blends is that of the batch's picture; pictures beyond the run are as its last."""
@@ -118,12 +119,22 @@ class Moments:
         """The reference that stands next to the batch's picture."""
         return self.fade.nearest(self.run.place(picture))
 
+    def sides(self, rows: Rows, inverted: bool) -> Sides:
+        """The sides that rows attend to; of unconditional rows one and the same where all references bring that.
+        ``inverted``: unconditional rows to the cond side, and conditional ones to nothing."""
+        numbers = [self.number(row.picture) for row in rows]
+        if inverted:
+            return tuple(None if row.cond else 2 * number for row, number in zip(rows, numbers, strict=True))
+        return tuple(
+            2 * number if row.cond else 1 + 2 * number * (not self.fade.one_uncond)
+            for row, number in zip(rows, numbers, strict=True)
+        )
+
     def keys_values(self, key: Tensor, value: Tensor, sides: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """[len(sides), …] of ``key`` and ``value`` [2 * references, …], cond sides before uncond sides; ``sides`` are
-        numbers of blends, those of uncond sides with the count of blends added."""
-        references, count = len(key) // 2, len(self.blends)
-        first = [references * (side // count) for side in sides]
-        of_sides = [self.blends[side % count] for side in sides]
+        """[len(sides), …] of ``key`` and ``value`` [2 * references, …], cond sides before uncond sides."""
+        references = len(key) // 2
+        first = [references * (side % 2) for side in sides]
+        of_sides = [self.blends[side // 2] for side in sides]
         return (
             torch.stack([mixed(key, blend.keys, i) for blend, i in zip(of_sides, first, strict=True)]),
             torch.stack([mixed(value, blend.values, i) for blend, i in zip(of_sides, first, strict=True)]),

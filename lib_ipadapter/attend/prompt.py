@@ -16,7 +16,7 @@ from .keyframes import Fade, FadedRegion, Moments, Run, mixed
 from .keypoints import Keypoints
 from .lora import Lora
 from .regions import Part, Region
-from .rows import Row, Rows
+from .rows import Rows
 from .shares import Shares
 from .sides import Held, Sides, sides_of
 from .step import in_window
@@ -188,11 +188,9 @@ class ImagePrompt:
         """The entries of the keys and values that rows attend to in the layers of ``block``. Where the reference counts
         against the picture, the conditional rows have none, and the unconditional ones the reference's."""
         inverted = self.spread is not None and block in self.spread.inverted
-        if (moments := self.moments) is None:
+        if self.moments is None:
             return sides_of(rows, self.kv.pictures, self.picture_offset, inverted)
-        shared = moments.fade.one_uncond and not inverted  # then one entry serves all unconditional rows
-        rows = tuple(Row(row.cond, 0 if shared and not row.cond else moments.number(row.picture)) for row in rows)
-        return sides_of(rows, len(moments.blends), 0, inverted)
+        return self.moments.sides(rows, inverted)
 
     def gather(self, layer: int, block: int, sides: Iterable[int], like: Tensor) -> Held:
         """Keys and values of one layer for these ``sides``, on ``like``'s device and in its dtype, with a ``steady``

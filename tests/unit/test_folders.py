@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -271,9 +272,22 @@ def test_a_mark_is_no_odder_than_an_item(name: str) -> None:
 # --- the panel -------------------------------------------------------------------------------------------------------
 
 
+def test_an_endless_line_is_refused_at_once(modules: None) -> None:
+    """Whatever is in it."""
+    from lib_ipadapter.webui.panel.controls import folder_item
+
+    for line in ("a" + " " * 20_000 + "b", "a" + " weight:" * 5_000, "a" + " weight:1" * 5_000, "a" * 50_000):
+        began = time.process_time()
+        with pytest.raises(UnitError, match="give the path of a folder with pictures"):
+            Unit.parse({"model": "m", "images": [folder_item(line)]})
+        assert time.process_time() - began < 0.5
+
+
 @pytest.mark.parametrize(
     ("text", "item"),
     [
+        ("a  weight:0.5  shuffle:7 ", {"folder": "a", "order": "shuffle", "seed": 7, "weight": 0.5}),
+        ("weight:2", {"folder": "weight:2"}),
         ("", None),
         ("  ", None),
         ("a b/c: d", {"folder": "a b/c: d"}),
@@ -285,7 +299,7 @@ def test_the_panels_line_is_an_item(text: str, item: dict | None, modules: None)
     from lib_ipadapter.webui.panel.controls import folder_item, folder_text
 
     assert folder_item(text) == item
-    assert folder_text(item) == text.strip()
+    assert folder_item(folder_text(item)) == item and folder_text(item).split()[:1] == text.split()[:1]
     for wrong in ("a shuffle:x", "a start:-1", "a weight:x"):
         with pytest.raises(UnitError):
             Unit.parse({"model": "m", "images": [folder_item(wrong)]})

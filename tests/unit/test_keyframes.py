@@ -252,13 +252,32 @@ def test_shares_are_those_of_the_definition(places: list[float]) -> None:
 def test_pictures_with_the_same_have_one_entry() -> None:
     fade = Fade((0.4, 0.6), (1.0, 1.0), (0, 1))
     moments = Moments(fade, Run(0, 101))
-    assert len(moments.blends) == 21 and moments.number(0) == moments.number(40) != moments.number(41)
+    assert len({moments.number(i) for i in range(101)}) == len(moments.blends) == 21 and moments.number(
+        0
+    ) == moments.number(40) != moments.number(41)
     assert moments.number(60) == moments.number(100) == moments.number(250)
     assert [moments.nearest(i) for i in (0, 49, 50, 51, 100)] == [0, 0, 0, 1, 1]
     later = Moments(fade, Run(50, 101))
     assert [later.blend(i) for i in (0, 3, 50)] == [moments.blend(i) for i in (50, 53, 100)]
-    assert len(later.blends) == 21
+    assert len(later.blends) == 3
     assert Run(3, 1).place(0) == Run(0, 1).place(9) == 0 and Run(2, 5).place(9) == 1
+
+
+def test_only_what_pictures_see_is_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a film of any length; and what a picture has keeps its entries while others come."""
+    asked: list[float] = []
+    blend = Fade.blend
+    monkeypatch.setattr(Fade, "blend", lambda self, place: asked.append(place) or blend(self, place))
+    moments = Moments(Fade((0.0, 1.0), (1.0, 1.0), (0, 1)), Run(5_000, 10_001))
+    before = moments.sides(layout([1] * 2, 4), False)
+    assert asked == [0.5, 0.5001] and len({*before}) == 4
+    key = draw(4, 1, 3, seed=1)
+    found = moments.keys_values(key, key, [side for side in before if side is not None])
+    assert moments.sides(layout([1] * 4, 8), False)[:2] == before[:2] and len(asked) == 4
+    again = moments.keys_values(key, key, [side for side in before if side is not None])
+    assert torch.equal(found[0], again[0]) and close(found[0][0], (key[0] + key[1]) / 2, 1e-6)
+    assert close(found[0][2], (key[2] + key[3]) / 2, 1e-6)
+    assert moments.sides(layout([1] * 2, 4), True) == (None, None, before[0], before[1])
 
 
 # --- what is no keyframe --------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import gradio as gr
 
 from ...fields import PanelPlace, Setting, settings_of
 from ...kinds import Among, BlockFactors, Choice, EncoderName, FaceNumber, Flag, Kind, ModelName, Number, Text, Weight
-from ...reference import FOLDER, WEIGHT
+from ...reference import FOLDER, MAX_PATH, WEIGHT
 from ...unit import Unit
 from ...weighting import as_text
 from . import html_controls
@@ -54,17 +54,21 @@ def _line(value: Any) -> str:
 
 
 # Behind the path of a folder stands what else its item has, where that is not the usual.
-_FOLDER = re.compile(r"(.*?)((?:\s+(?:shuffle|start|weight):\S+)*)", re.DOTALL)
+_OF_FOLDER = re.compile(r"(?:shuffle|start|weight):\S+")
+LONGEST_LINE = MAX_PATH + 100  # characters: of a longer one all counts as the path, which is refused then
 
 
 def folder_item(text: str | None) -> dict[str, Any] | None:
     """ "/a/b shuffle:7 start:2 weight:0.5" -> the item of that folder, None for nothing. What is no number stays text,
     to be refused by the unit."""
-    found = _FOLDER.fullmatch((text or "").strip())
-    if found is None or not found[1]:
+    path, words = (text or "").strip(), list[str]()
+    if not path:
         return None
-    item: dict[str, Any] = {"folder": found[1]}
-    for word in found[2].split():
+    while len(path) <= LONGEST_LINE and len(parts := path.rsplit(None, 1)) == 2 and _OF_FOLDER.fullmatch(parts[1]):
+        path, word = parts[0].rstrip(), parts[1]
+        words.insert(0, word)
+    item: dict[str, Any] = {"folder": path}
+    for word in words:
         name, _, value = word.partition(":")
         number = Number(WEIGHT.low, WEIGHT.high).from_text(value) if name == "weight" else value
         if name == "shuffle":
