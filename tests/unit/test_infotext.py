@@ -50,7 +50,7 @@ def test_no_parameters_break_the_paste(params: dict) -> None:
 
 @given(st.text(min_size=1).map(str.strip).filter(bool))
 def test_any_name_survives_the_parameters(name: str) -> None:
-    text = f"model: {infotext._quoted(name)}, references: 0123456789ab"
+    text = f"model: {infotext.quoted(name)}, references: 0123456789ab"
     (unit,) = infotext.read({"IP-Adapter 1": text})
     assert unit.settings["model"] == name
 
@@ -139,7 +139,7 @@ def test_a_look_comes_by_its_name_where_it_is_what_it_was() -> None:
 
 @pytest.mark.parametrize("text", ["", " / ", "x", "0123456789ab", "0123 Oil", "/ / /", "0123456789ab  /"])
 def test_what_names_no_look_is_none(text: str) -> None:
-    entry = f"model: m, looks: {infotext._quoted(text)}, references: 0123456789ab"
+    entry = f"model: m, looks: {infotext.quoted(text)}, references: 0123456789ab"
     (unit,) = infotext.read({"IP-Adapter 1": entry})
     assert not unit.looks and not unit.problems
 
