@@ -43,14 +43,17 @@ class FolderFile(NamedTuple):
 
     def read(self, limit: int = MAX_FILE) -> bytes:
         """The file, or its first ``limit`` bytes. Raises PictureError where it is gone, or another one by now."""
+        name = shown(self.path.name)
         try:
             with os.fdopen(os.open(self.path, OPENED), "rb") as opened:
                 about = os.fstat(opened.fileno())
                 if not stat.S_ISREG(about.st_mode) or stamp_of(about) != self.stamp:
-                    raise PictureError("The file has changed meanwhile: make the picture again.")
+                    raise PictureError(f"The file {name} has changed meanwhile: make the picture again.")
                 return opened.read(limit)
         except OSError as error:
-            raise PictureError(f"The file cannot be read ({error.strerror}): check it, or take it out.") from error
+            raise PictureError(
+                f"The file {name} cannot be read ({error.strerror}): check it, or take it out."
+            ) from error
 
 
 def stamp_of(about: os.stat_result) -> tuple[int, int, int, int]:

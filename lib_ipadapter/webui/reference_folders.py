@@ -190,7 +190,12 @@ def _with_folders(unit: Unit, walk: Walk, check: Check) -> Unit:
 
 def _only(reference: Reference, folder: Folder, place: int, check: Check) -> Reference:
     """The one picture of a folder that is meant, as a reference by itself."""
-    there = _listed(find(folder.path), check)
+    there = _listed(found := find(folder.path), check)
+    if place >= len(there.files):
+        raise UnitError(
+            f"{called(0, 1)}the X/Y/Z plot wants picture {place + 1} of the folder {shown(found.name)}, which has "
+            f"{len(there.files)} by now: put it back, or take the number out."
+        )
     file = there.files[order_of(len(there.files), folder.order, folder.seed)[place]]
     (picture,), _ = pictures_of([file], process.known_files(), check)
     return replace(reference, image=picture, folder=None)

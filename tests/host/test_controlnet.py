@@ -115,6 +115,18 @@ def test_a_unit_of_several_pictures_is_as_many_references(host: Host, clean) -> 
     assert difference(make(host, taken, **several), make(host, given, **several)) == 0
 
 
+def test_as_many_may_be_beside_its_pictures_as_the_unit_may_have(host: Host, clean) -> None:
+    """Where they become one, or each is for a picture of its own, that is a thousand."""
+    several = {"controlnet": [{"image": [{"image": text(1)}, {"image": text(2)}]}], "steps": 1}
+    images = [*[text(0)] * 63, {"controlnet": 1}]
+    given = [*[text(0)] * 63, text(1), text(2)]
+    for more in ({"combine": "average"}, {"batch": "per image"}):
+        expected = make(host, ours(None, images=given, **more), **several)
+        assert difference(make(host, ours(None, images=images, **more), **several), expected) == 0
+    with pytest.raises(RuntimeError, match="images holds 65 pictures, ControlNet's among them: give at most 64"):
+        ask(host, ours(None, images=images), **several)
+
+
 @pytest.mark.parametrize(
     ("number", "unit", "says"),
     [

@@ -203,6 +203,25 @@ def test_a_folder_counts_as_its_pictures(host: Host, references: Path) -> None:
     assert same(make(host, of("allowed/one", combine="average")), make(host, unit(seeds=(7,))))
 
 
+def test_a_plots_picture_that_has_gone_from_the_folder_is_told(host: Host, references: Path) -> None:
+    from dataclasses import replace
+
+    from lib_ipadapter.errors import UnitError
+    from lib_ipadapter.unit import Unit
+    from lib_ipadapter.webui.reference_folders import EVERY, with_folders
+
+    made = Unit.parse(of(references), 1)
+    (one,) = made.references
+    assert one.folder is not None
+    gone = replace(made, references=(replace(one, folder=replace(one.folder, only=3)),))
+    with pytest.raises(UnitError) as caught:
+        with_folders([gone], EVERY)
+    assert caught.value.detail == (
+        "IP-Adapter unit 1: the reference: the X/Y/Z plot wants picture 4 of the folder 'allowed/three', which has 3 "
+        "by now: put it back, or take the number out."
+    )
+
+
 def test_what_is_passed_over_is_told(host: Host, references: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from modules import processing
 

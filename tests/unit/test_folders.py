@@ -88,7 +88,7 @@ def test_a_file_is_read_anew_only_when_it_has_changed(tmp_path: Path, monkeypatc
     assert known.picture(file) == first == Picture.of(picture(1)) and len(reads) == before
     picture(2).save(folder / "0.png")
     os.utime(folder / "0.png", ns=(1, 1))
-    with pytest.raises(PictureError, match="changed meanwhile"):
+    with pytest.raises(PictureError, match=r"^The file '0\.png' has changed meanwhile: make the picture again\.$"):
         _ = first.image
     (changed,) = listed(folder, lambda path: False, known).files
     assert known.picture(changed) == Picture.of(picture(2)) and fingerprint([changed], known) != mark

@@ -8,7 +8,7 @@ from typing import Any
 
 from ....encode.picture import Mask, Picture
 from ....errors import IPAdapterError, UnitError, errors_name_unit
-from ....reference import MAX_REFERENCES, Reference
+from ....reference import Reference, references_at_most
 from ....unit import Unit
 from .units import ControlNetPicture, unit_of
 
@@ -32,8 +32,9 @@ def _with_pictures(p: Any, unit: Unit) -> Unit:
     references: list[Reference] = []
     for reference in unit.references:
         references += [reference] if reference.controlnet is None else _references(p, reference, reference.controlnet)
-    if len(references) > MAX_REFERENCES:
-        raise UnitError(f"images holds {len(references)} pictures: give at most {MAX_REFERENCES}.")
+    at_most = references_at_most({"combine": unit.combine, "batch": unit.batch})
+    if len(references) > at_most:
+        raise UnitError(f"images holds {len(references)} pictures, ControlNet's among them: give at most {at_most}.")
     return replace(unit, references=tuple(references))
 
 
