@@ -142,7 +142,7 @@ class Generation:
             prompt.picture_offset, prompt.part = first_picture, None if self._inside else part
             prompt.during(run or Run())
         self.injection = injection_into(unet, prompts).attach()
-        self._groups = groups_of(self.injection.sections)
+        self._groups = self._groups | groups_of(self.injection.sections)  # on FLUX of these prompts alone
         self.attached = True
         return self.injection
 

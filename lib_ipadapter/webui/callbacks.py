@@ -81,8 +81,8 @@ def finished(p: Any, processed: Any) -> None:
     try:
         history.keep(own, processed)
         influence.append(own, processed)
-        shares.tell(own, processed)
         detailing.tell(own, processed)
+        shares.tell(own, processed)
     finally:
         job.end(p)
         if arguments is not None:  # ControlNet's batches go on with the same p, behind ``before_process``

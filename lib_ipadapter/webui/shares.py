@@ -7,17 +7,23 @@ then, as a dict of its own, is told with ``info`` and grows no picture's paramet
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .host.record import Job
 
+log = logging.getLogger("ip-adapter")
 ENTRY = "IP-Adapter influence"  # of ``extra_generation_params``; the page's script knows it, too
 
 
 def tell(job: Job, processed: Any) -> None:
-    """The job is done: say how much its units did, those that did something."""
-    found = [] if job.generation is None else job.generation.shares()
+    """The job is done: say how much its units did, those that did something. An accident costs no more than that."""
+    try:
+        found = [] if job.generation is None else job.generation.shares()
+    except Exception:
+        log.warning("IP-Adapter: how much each unit did cannot be told.", exc_info=True)
+        return
     if found:
         told = [one.told() for one in found]
         processed.extra_generation_params = {**(processed.extra_generation_params or {}), ENTRY: told}
