@@ -19,8 +19,7 @@ Multiplying what q, k and v have in common once gained nothing (1.08 times), nor
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 from ..errors import MismatchError
 from .layers import CrossAttention
 from .room import Keeper, with_room
+from .uncompiled import uncompiled
 
 # The published ones are called ip-adapter-faceid_sd15_lora, …-faceid-plusv2_sdxl_lora and the like.
 FACE_LORA = re.compile(r"(?:(?<![a-z])|(?<=adapter))face[-_ ]?id(?=plus|portrait|sd|xl|lora|v[0-9]|[^a-z]|$)")
@@ -161,8 +161,9 @@ class LoraHooks:
         return bool(self.loras) and self.owner.own_call
 
     def attach(self) -> list[Handle]:
-        """Register the hooks. Those that are to see the query with the LoRA have to be registered after them."""
-        return [module.register_forward_hook(_uncompiled(hook.add)) for module, hook in self.hooked]
+        """Register the hooks. Those that are to see the query with the LoRA have to be registered after them. Compiled,
+        some layers would do without their LoRA."""
+        return [module.register_forward_hook(uncompiled(hook.add)) for module, hook in self.hooked]
 
     def begin(self, loras: Iterable[Lora]) -> None:
         """A new step, in which the units with these LoRAs act."""
@@ -197,12 +198,6 @@ def _check(module: nn.Module, down: Iterable[Tensor]) -> None:
 
 
 WITHOUT = "set its LoRA strength to 0, or load an ordinary Stable Diffusion checkpoint."
-
-
-def _uncompiled(hook: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
-    """``hook`` left out by torch's compiler, where that is loaded: compiled, some layers do without their LoRA."""
-    compiler = sys.modules.get("torch._dynamo")
-    return hook if compiler is None else compiler.disable(hook)
 
 
 def linear(attention: nn.Module, layer: str) -> nn.Module:
