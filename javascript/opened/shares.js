@@ -3,7 +3,11 @@
 (window.ipAdapter ??= {}).shares = (() => {
     const WHAT = "How strongly the unit acted while the last picture was made; the prompt’s text is 100 %.";
     const WHAT_ON_FLUX = "How strongly the unit acted while the last picture was made; what it was added to is 100 %.";
-    const UNKNOWN = "It was not measured: tokens behind the prompt, as Redux has them, act as a part of it.";
+    const UNKNOWN = {
+        tokens: "It was not measured: tokens behind the prompt, as Redux has them, act as a part of it.",
+        device: "It was not measured: the device had no room for that.",
+        rows: "It was not measured: nothing told which of its rows were the prompt’s.",
+    };
     const EVEN = 1.15;  // thirds that differ by no more are even
     const ACTS = {
         style: [
@@ -30,6 +34,7 @@
         return input === undefined ? "" : `Input ${a} %, middle ${b} %, output ${c} %`;
     }
     function timeOf(thirds) {
+        if (thirds.includes(null)) return "";  // one or two steps
         const most = Math.max(...thirds);
         if (most <= EVEN * Math.min(...thirds)) return "even over the steps";
         const words = ["strongest in the first third", "strongest in the second third", "strongest in the last third"];
@@ -46,8 +51,8 @@
         }
         return line;
     }
-    function textsOf({unit, influence, blocks, thirds}) {
-        if (influence === null) return [UNKNOWN, [`Unit ${unit} acted; how much cannot be told`]];
+    function textsOf({unit, influence, why, blocks, thirds}) {
+        if (influence === null) return [UNKNOWN[why], [`Unit ${unit} acted; how much cannot be told`]];
         const isFlux = "double" in blocks, share = percent(influence);
         const text = isFlux
             ? `Unit ${unit} added ${share} % to what the model had there`
@@ -93,7 +98,8 @@
     }
     // The server says with the bars what the shown unit's layer weights would be.
     async function lean(tab, towards) {
-        if (!await ipAdapter.drawings.awaitBars(tab) || !leanedOf(tab)) return;
+        const {shown} = tab.state;
+        if (!await ipAdapter.drawings.awaitBars(tab) || tab.state.shown !== shown || !leanedOf(tab)) return;
         const text = JSON.parse(leanedOf(tab))[towards];
         ipAdapter.undo.remember(tab, ACTS[towards][2]);
         tab.changeShownUnit((unit) => { unit.layer_weights = text; });

@@ -154,7 +154,7 @@ class ModelInjection(ABC):
         for i, influence in self.measured.items():
             self._measure(i, influence, rows, size)
         for i, shares in self.shares:
-            shares.begin(step, steps, i in self.active, partial(self._has_weight, i))
+            shares.begin(step, steps, partial(self._weight, i))
         self.rows_of_call, self.rows = rows_of_call, None
         self._announce(Step(rows, step, steps, texts, size, latents, sampler, rows_of_call))
 
@@ -170,7 +170,11 @@ class ModelInjection(ABC):
 
     def _has_weight(self, i: int, block: int) -> bool:
         """Whether prompt ``i`` has a weight in the layers of ``block`` in the present step."""
-        return i in self.active and self.prompts[i].layer_weight(block) != 0.0
+        return self._weight(i, block) != 0.0
+
+    def _weight(self, i: int, block: int) -> float:
+        """The weight of prompt ``i`` in the layers of ``block`` in the present step; 0 where it rests."""
+        return self.prompts[i].layer_weight(block) if i in self.active else 0.0
 
     @property
     def blocks_of_layers(self) -> list[int]:

@@ -116,3 +116,58 @@ def test_other_languages_have_it(pages: Callable[..., Page]) -> None:
     text = page.find("shares").inner_text()
     assert "Einheit 1" in text
     assert not [word for word in ("did", "Style", "strongest", "even over", "More") if word in text]
+
+
+def test_what_is_told_of_few_steps_and_of_none(page: Page) -> None:
+    """Of one or two steps no words for when; of a unit that was not measured, why."""
+    page.small()
+    page.add(picture(0))
+    page.generate()
+    page.wait(page.find("shares").is_visible)
+    blocks = {"input": 0.5, "middle": 0, "output": 0}
+    told = [
+        {"unit": 1, "influence": 0.5, "blocks": blocks, "thirds": [None, 0.5, None]},
+        {"unit": 2, "influence": None, "why": "device"},
+        {"unit": 3, "influence": None, "why": "tokens"},
+        {"unit": 4, "influence": 0.5, "blocks": blocks, "thirds": [0.5, 0.5, 0.5]},
+    ]
+    page.page.evaluate(
+        "(told) => ipAdapter.shares.show(ipAdapter.tabOf(document.querySelector('#txt2img_ip_adapter')), told)", told
+    )
+    lines = page.find("shares").locator("[data-unit]")
+    one, full, redux, even = lines.all_inner_texts()
+    assert one == "Unit 1 did 50 % of what the prompt did · Input 50 %, middle 0 %, output 0 %"
+    assert full == "Unit 2 acted; how much cannot be told" and redux.startswith("Unit 3 acted")
+    assert even.endswith("even over the steps")
+    titles = [line.get_attribute("title") for line in lines.all()]
+    assert "no room" in titles[1] and "Redux" in titles[2]
+
+
+def test_a_press_changes_the_unit_that_it_was_meant_for_or_none(page: Page) -> None:
+    """While the bars are awaited, another unit may be shown."""
+    page.small()
+    page.add(picture(0))
+    page.unit(2)
+    page.add(picture(1))
+    page.unit(1)
+    page.generate()
+    more = page.find("shares").locator("button", has_text="More style, less subject")
+    page.wait(more.is_visible)
+    page.page.evaluate(
+        """() => {
+            const drawings = ipAdapter.drawings, {awaitBars} = drawings;
+            drawings.awaitBars = async (tab) => {
+                await new Promise((resolve) => { window.goOn = resolve; });
+                drawings.awaitBars = awaitBars;
+                const found = await awaitBars(tab);
+                window.leaned = true;
+                return found;
+            };
+        }"""
+    )
+    more.click()
+    page.unit(2)
+    page.page.evaluate("() => { window.goOn(); }")
+    page.wait(lambda: page.page.evaluate("() => window.leaned === true"))
+    page.page.wait_for_timeout(500)
+    assert layer_weights(page, 1) == layer_weights(page, 2) == []

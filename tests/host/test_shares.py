@@ -104,12 +104,40 @@ def test_a_setting_turns_it_off_and_the_picture_is_the_same(host, monkeypatch) -
     assert np.array_equal(pixels(answer.images), measured)
 
 
+def test_an_accident_in_telling_costs_nothing_else(host, monkeypatch) -> None:
+    from lib_ipadapter.jobs.generation import Generation
+    from lib_ipadapter.webui import detailing
+
+    expected, told_of = pixels(ask(host, unit()).images), []
+    tell = detailing.tell
+
+    def spy(job: Any, processed: Any) -> None:
+        told_of.append(job)
+        tell(job, processed)
+
+    def broken(_self: Any) -> Any:
+        raise KeyError(19)
+
+    monkeypatch.setattr(detailing, "tell", spy)
+    monkeypatch.setattr(Generation, "shares", broken)
+    answer = ask(host, unit())
+    assert len(told_of) == 1
+    assert told(answer) == []
+    assert np.array_equal(pixels(answer.images), expected)
+
+
+def test_one_step_has_one_third(host) -> None:
+    first, second, third = told(ask(host, unit(), steps=1))[0]["thirds"]
+    assert first is third is None
+    assert second > 0
+
+
 @pytest.mark.host("flux")
 @pytest.mark.parametrize("face", [FORGE])
 def test_on_flux_it_is_told_where_there_is_something_to_tell(host) -> None:
     on_flux = {"override_settings": {"sd_model_checkpoint": flux.NAME}, "cfg_scale": 1, "steps": 3}
     first, second, third = told(ask(host, unit("xlabs"), unit("redux"), unit("xlabs", weight=0.5), **on_flux))
-    assert second == {"unit": 2, "influence": None}
+    assert second == {"unit": 2, "influence": None, "why": "tokens"}
     assert first["influence"] > third["influence"] > 0
     assert first["blocks"].keys() == {"double"}
     assert first["blocks"]["double"] == first["influence"] == pytest.approx(sum(first["thirds"]) / 3, rel=1e-3)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -15,10 +17,13 @@ from lib_ipadapter.attend.flux.inject import FluxInjection
 from lib_ipadapter.attend.influence import Influence
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
+from lib_ipadapter.attend.models import topology_of
 from lib_ipadapter.attend.prompt import ImagePrompt
 from lib_ipadapter.attend.regions import Region
 from lib_ipadapter.attend.rows import Row, Rows, layout
-from lib_ipadapter.attend.shares import Shares, middle_of, third_of
+from lib_ipadapter.attend.shares import Shares, stand_for, third_of
+from lib_ipadapter.jobs.generation import Generation, PassPrompt
+from lib_ipadapter.jobs.influence import InfluenceMaps
 from lib_ipadapter.jobs.shares import UnitShare, groups_of, unit_share
 from lib_ipadapter.weighting import Spread
 from tests.helpers.files import base64_of, half, unit
@@ -126,42 +131,131 @@ def test_only_conditional_rows_count_wherever_they_stand() -> None:
     for kinds in ((True, False), (False, True), (True, False, True), (True, True), (False, True, False)):
         shares, rows = Shares(), tuple(Row(kind, 0) for kind in kinds)
         shares.attach([0])
-        shares.begin(0, 1, True, lambda block: True)
+        shares.begin(0, 1, lambda block: 1.0)
         added = torch.stack([torch.full((4, 9), 1.0 if kind else 100.0) for kind in kinds])
         shares.add(0, 0, added, torch.full((len(kinds), 4, 9), 2.0), rows)
         shares.settle()
         assert shares.by_block() == [{}, {0: pytest.approx(0.5)}, {}]
-    shares.begin(0, 1, True, lambda block: True)
+    shares.begin(0, 1, lambda block: 1.0)
     shares.add(0, 0, torch.ones(1, 4, 9), torch.ones(1, 4, 9), (Row(False, 0),))
     shares.settle()  # a call of unconditional rows alone
     assert sum(sum(one.values()) for one in shares.by_block()) == pytest.approx(0.5)
 
 
-def test_two_steps_stand_for_a_third_of_them() -> None:
-    """The first in which a block acts, and the middle one: others may hold what they like, and are not looked at."""
-    assert [middle_of(third, 30) for third in range(3)] == [5, 15, 25]
-    for steps in range(1, 41):
-        assert all(third_of(middle_of(third, steps), steps) == third for third in range(3) if steps > 2)
-    shares, row = Shares(), (Row(True, 0),)
-    shares.attach([0, 1])
-    for step in range(30):
-        shares.begin(step, 30, True, lambda block: True)
-        for block, looked in ((0, (0, 5, 10, 15, 20, 25)), (1, (8, 10, 15, 20, 25))):
-            if block == 0 or step >= 8:
-                of_text = 0.25 * (1 + third_of(step, 30)) if step in looked else 100.0
-                shares.add(block, block, torch.full((1, 4, 9), of_text), torch.ones(1, 4, 9), row)
+def by_hand(
+    shares: Shares, ratio: Callable[[int], float], steps: int = 30, weight: Callable[[int], float] = lambda step: 1.0
+) -> list[int]:
+    """A pass of a model with one layer in which so much is added in each step. Returns the steps that are looked at."""
+    looked = []
+    shares.attach([0])
+    for step in range(steps):
+        shares.begin(step, steps, lambda block, step=step: weight(step))
+        if weight(step):
+            shares.add(0, 0, torch.full((1, 4, 9), ratio(step)), torch.ones(1, 4, 9), (Row(True, 0),))
+        looked += [step] if shares._call else []
         shares.settle()
-    assert shares.by_block() == [{0: pytest.approx(x / 2), 1: pytest.approx(x / 2)} for x in (0.25, 0.5, 0.75)]
+    shares.leave_device()
+    return looked
+
+
+def of_thirds(shares: Shares) -> list[float]:
+    return [sum(one.values()) for one in shares.by_block()]
+
+
+def whole_of(shares: Shares) -> float:
+    return unit_share(1, [shares], {0: "style"}).whole
+
+
+def test_few_steps_stand_for_a_third_of_them() -> None:
+    """Those at its quarters, and, until there is one in which a block acts, the first."""
+    assert [stand_for(third, 30) for third in range(3)] == [(2, 7), (12, 17), (22, 27)]
+    for steps in range(3, 80):
+        shares = Shares()
+        looked = by_hand(shares, lambda step: 0.5, steps)
+        assert of_thirds(shares) == pytest.approx([0.5] * 3)
+        assert max(Counter(third_of(step, steps) for step in looked).values()) <= 3
+    shares = Shares()
+    looked = by_hand(shares, lambda step: 0.5 if step in (2, 7, 12, 17, 22, 27) else 9.0)
+    assert looked == [0, 2, 7, 10, 12, 17, 20, 22, 27]
+    assert of_thirds(shares) == pytest.approx([0.5] * 3)  # where others stand for a third, its first does not
+    shares = Shares()
+    looked = by_hand(shares, lambda step: 0.4, weight=lambda step: float(step in (4, 5, 18, 19, 28)))
+    assert looked == [4, 18, 28]
+    assert of_thirds(shares) == pytest.approx([0.08, 0.08, 0.04])
+
+
+@pytest.mark.parametrize("steps", [12, 20, 30, 50])
+def test_what_grows_over_the_steps_is_told_as_it_is(steps: int) -> None:
+    """A curve of the weight from 0 to 1; one that jumps; and what grows while the weight is the same."""
+    curves: list[Callable[[int], float]] = [
+        lambda step: step / (steps - 1),
+        lambda step: 1 - step / (steps - 1),
+        lambda step: (step / (steps - 1)) ** 2,
+        lambda step: 1.0 if step < 0.29 * steps else 0.1,
+        lambda step: -0.5 if step == 1 else 0.1,
+    ]
+    for curve in curves:
+        shares = Shares()
+        by_hand(shares, lambda step, curve=curve: 0.8 * abs(curve(step)), steps, curve)
+        expected = [[0.8 * abs(curve(step)) for step in range(steps) if third_of(step, steps) == i] for i in range(3)]
+        assert of_thirds(shares) == pytest.approx([sum(one) / len(one) for one in expected], rel=1e-4)
+    shares = Shares()
+    by_hand(shares, curves[0], steps)
+    assert whole_of(shares) == pytest.approx(0.5, rel=0.005)
+
+
+def test_each_pass_counts_by_its_steps() -> None:
+    """Each is looked at as if it were the only one, however long those before it were, and whatever they did."""
+    shares = Shares()
+    by_hand(shares, lambda step: 1.0)
+    by_hand(shares, lambda step: 3.0)
+    assert whole_of(shares) == pytest.approx(2.0)
+    assert of_thirds(shares) == pytest.approx([2.0] * 3)
+    shares = Shares()
+    by_hand(shares, lambda step: 1.0, 30)
+    by_hand(shares, lambda step: 3.0, 10)
+    assert whole_of(shares) == pytest.approx((30 * 1 + 10 * 3) / 40)
+    shares = Shares()
+    for ratio in (1.0, 5.0, 5.0, 5.0):
+        looked = by_hand(shares, lambda step, ratio=ratio: ratio, weight=lambda step: float(step < 3))
+        assert looked == [0, 2]
+    assert whole_of(shares) == pytest.approx(0.4)
+
+
+def test_thirds_without_steps_have_no_value() -> None:
+    for steps, expected in ((1, (None, 0.5, None)), (2, (0.5, None, 0.5)), (3, (0.5, 0.5, 0.5))):
+        shares = Shares()
+        by_hand(shares, lambda step: 0.5, steps)
+        share = unit_share(1, [shares], {0: "style"})
+        assert share.thirds == expected
+        assert share.told()["thirds"] == [*expected]
+        assert share.whole == pytest.approx(0.5)
 
 
 def test_text_without_length_and_half_precision() -> None:
     shares, rows = Shares(), (Row(True, 0),)
     shares.attach([0])
-    shares.begin(0, 1, True, lambda block: True)
+    shares.begin(0, 1, lambda block: 1.0)
     text = torch.tensor([[[0.0, 0.0], [300.0, 400.0]]], dtype=torch.float16)
     shares.add(0, 0, torch.full((1, 2, 2), 300.0, dtype=torch.float16), text, rows)
     shares.settle()
     assert max(sum(one.values()) for one in shares.by_block()) == pytest.approx(0.3 * 2**0.5, abs=1e-4)
+
+
+def test_torchs_compiler_leaves_the_measuring_out(unet, monkeypatch) -> None:
+    """What it sees when it compiles, the steps and blocks that are looked at, is not what is at every call."""
+    plain, prompt, left_out, called = make_prompt(unet, 5), make_prompt(unet, 5), [], []
+    measured(unet, plain, steps=6)
+
+    def disable(function):
+        left_out.append(function.__name__)
+        return lambda *args: (called.append(function.__name__), function(*args))[1]
+
+    monkeypatch.setitem(sys.modules, "torch._dynamo", SimpleNamespace(disable=disable))
+    measured(unet, prompt, steps=6)
+    assert len(left_out) == 2
+    assert Counter(called) == dict(zip(left_out, (6 * 16, 6), strict=True))
+    assert prompt.shares.by_block() == plain.shares.by_block()
 
 
 def test_a_region_of_white_is_none_and_half_of_it_less(unet) -> None:
@@ -283,8 +377,9 @@ def test_on_flux_a_region_counts_by_its_places() -> None:
 def test_what_stands_behind_the_text_has_acted_and_nobody_knows_how_much() -> None:
     flux, prompt, rest = tiny_flux(), redux(), redux(start=0.9)
     flux_measured(flux, prompt)
-    assert unit_share(2, [prompt.shares], {}) == UnitShare(2, None)
-    assert UnitShare(2, None).told() == {"unit": 2, "influence": None}
+    share = unit_share(2, [prompt.shares], {})
+    assert share == UnitShare(2, None, why="tokens")
+    assert share.told() == {"unit": 2, "influence": None, "why": "tokens"}
     rest.shares = Shares()
     with FluxInjection(flux, [rest]) as injection:
         injection.begin(layout([1, 1], 2), 0, 4)
@@ -391,5 +486,39 @@ def test_a_device_that_cannot_measure_makes_the_picture(unet, monkeypatch) -> No
             patch.setattr(f"torch.{name}", full)
             prompt = make_prompt(unet, 5)
             assert torch.equal(measured(unet, prompt), expected)
-            assert prompt.shares.unknown
-    assert unit_share(1, [prompt.shares], {}) == UnitShare(1, None)
+            assert unit_share(1, [prompt.shares], {}) == UnitShare(1, None, why="device")
+
+
+def test_a_unit_that_was_left_out_did_nothing() -> None:
+    """Where nothing tells the place of its region; and rows that nothing tells apart say nothing."""
+    for prompt in (redux(region=Region(torch.ones(8, 8))), beside(region=Region(torch.ones(8, 8)))):
+        flux = tiny_flux()
+        prompt.shares = Shares()
+        with FluxInjection(flux, [prompt]) as injection:
+            injection.begin(layout([1, 1], 2), 0, 1, size=(99, 99))  # the call is of a part
+            plain(flux)
+            assert injection.misplaced
+        assert unit_share(1, [prompt.shares], groups_of({0: "double", 1: "double"})) is None
+    shares = Shares()
+    shares.attach([0])
+    shares.begin(0, 1, lambda block: 1.0)
+    shares.add(0, 0, torch.ones(2, 4, 9), torch.ones(2, 4, 9), ())
+    shares.settle()
+    assert unit_share(1, [shares], {}) == UnitShare(1, None, why="rows")
+
+
+def test_on_flux_passes_of_units_with_other_blocks_are_told() -> None:
+    """One adapter in the blocks of both kinds for the base pass alone, one in the double blocks for both."""
+    flux = tiny_flux()
+    prompts = [PassPrompt("base", beside(layers=4), 1), PassPrompt("both", beside(6), 2)]
+    for one in prompts:
+        one.prompt.shares = Shares()
+    made = Generation(topology_of(flux), [], prompts, InfluenceMaps())
+    for hires_pass in (False, True):
+        made.attach(flux, hires_pass=hires_pass).begin(layout([1, 1], 2), 0, 1)
+        plain(flux)
+        made.detach()
+    base, both = made.shares()
+    assert (base.number, both.number) == (1, 2)
+    assert [*base.blocks] == ["double", "single"] and min(base.blocks.values()) > 0
+    assert [*both.blocks] == ["double"]

@@ -195,6 +195,9 @@ class FluxInjection(ModelInjection):
             self.lose("puts an attention of its own into the model, so that a reference's strength has no place")
         else:
             self._note(prompts)
+            for shares in (prompt.shares for prompt in prompts):
+                if shares is not None:
+                    shares.behind_text = True
 
     def _note(self, prompts: list[ImagePrompt]) -> None:
         self.fired = True
