@@ -20,6 +20,7 @@ class ByteCache:
         self._items: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._nbytes = 0
         self._limit = max(0, int(limit))
+        self.clearings = 0  # how often everything was forgotten
 
     @property
     def limit(self) -> int:
@@ -62,6 +63,7 @@ class ByteCache:
         with self._lock:
             self._items.clear()
             self._nbytes = 0
+            self.clearings += 1
 
     def __len__(self) -> int:
         return len(self._items)

@@ -33,9 +33,10 @@ def _silent(_text: str) -> None:
     """Nobody watches."""
 
 
-def encodings(unit: Unit, resources: Resources, device: Device) -> Iterator[Piece]:
+def encodings(unit: Unit, resources: Resources, device: Callable[[], Device]) -> Iterator[Piece]:
     """Of the unit's references what is not encoded yet: one picture's faces, or one encoding, each, to be done before
-    the next is asked for. Raises IPAdapterError as a job would."""
+    the next is asked for. It ends early where what is left would take more than half of the cache: that would push
+    out what it is kept beside, and itself. The device is asked for each. Raises IPAdapterError as a job would."""
     there, negatives = (
         tuple(one for one in side if one.image is not None and one.folder is None)  # others come with the job
         for side in (unit.references, unit.negative_references)
@@ -43,7 +44,7 @@ def encodings(unit: Unit, resources: Resources, device: Device) -> Iterator[Piec
     if not there:
         return
     known = replace(unit, references=there, negative_references=negatives)
-    plan = plan_embeddings(known, resources.catalog).expanded()
+    plan = plan_embeddings(known, resources.catalog, refresh=False).expanded()
     if plan.takes_faces:
         references: list[PlannedReference] = []
         for one in (*plan.references, *plan.negatives):
@@ -51,10 +52,15 @@ def encodings(unit: Unit, resources: Resources, device: Device) -> Iterator[Piec
         count = len(plan.references)
         plan = replace(plan, references=tuple(references[:count]), negatives=tuple(references[count:]))
     inputs = plan.inputs()
-    for shown in [] if inputs is None else _singles(inputs):
-        encoder = References([shown], resources, device, _silent)
-        if not encoder.is_known(shown):
-            yield partial(_encoded, encoder, shown)
+    singles = [] if inputs is None else _singles(inputs)
+    missing = [one for one in singles if not References([one], resources, device(), _silent).is_known(one)]
+    nbytes = 0  # of the largest so far
+    for i, shown in enumerate(missing):
+        if nbytes * (len(missing) - i) > resources.cache.limit // 2:
+            return
+        encoder = References([shown], resources, device(), _silent)
+        yield partial(_encoded, encoder, shown)
+        nbytes = max([nbytes, *(one.numel() * one.element_size() for one in encoder.encoded.values())])
 
 
 def _find_face(plan: Plan, one: PlannedReference, found: list[PlannedReference], resources: Resources) -> None:
@@ -77,19 +83,19 @@ def _singles(inputs: UnitInputs) -> list[UnitInputs]:
 
 
 def loadings(
-    adapter: AdapterEntry, resources: Resources, dtype: torch.dtype, *, keeps_encoder: bool
+    adapter: AdapterEntry, resources: Resources, dtype: Callable[[], torch.dtype], *, keeps_encoder: bool
 ) -> list[tuple[Path, Piece]]:
-    """An adapter's file, and its image encoder's, each with what reads it into main memory. Raises IPAdapterError where
-    the encoder is not here."""
+    """An adapter's file, and its image encoder's, each with what reads it into main memory, the encoder in the
+    ``dtype`` of then. Raises IPAdapterError where the encoder is not here."""
     encoder = encoder_for(adapter, resources.catalog)
     pieces: list[tuple[Path, Piece]] = [(adapter.path, lambda: resources.adapter(adapter, adapter.spec))]
     if encoder is not None and keeps_encoder:
-        pieces.append((encoder.path, lambda: resources.encoder(encoder, dtype)))
+        pieces.append((encoder.path, lambda: resources.encoder(encoder, dtype())))
     return pieces
 
 
-def read_through(path: Path) -> None:
+def read_through(path: Path, is_over: Callable[[], bool] = lambda: False) -> None:
     """Let the system have a file in its own memory, from where it is read fast; nobody waits for that."""
     with path.open("rb") as file:
-        while file.read(PIECE):
+        while not is_over() and file.read(PIECE):
             pass

@@ -188,9 +188,10 @@ def plan_unit(unit: Unit, topology: Topology, blocks: int, catalog: Catalog) -> 
         return planned
 
 
-def plan_embeddings(unit: Unit, catalog: Catalog, topology: Topology | None = None) -> Plan:
-    """As much of a unit's plan as its references' embeddings depend on. Raises IPAdapterError."""
-    adapter = with_variant(_looked_up(catalog, lambda: catalog.find(unit.model)), unit)
+def plan_embeddings(unit: Unit, catalog: Catalog, topology: Topology | None = None, *, refresh: bool = True) -> Plan:
+    """As much of a unit's plan as its references' embeddings depend on. Raises IPAdapterError. Not to ``refresh``: the
+    disk is not looked at again for what the catalogue has not."""
+    adapter = with_variant(_looked_up(catalog, lambda: catalog.find(unit.model), refresh), unit)
     if topology is not None:
         check_fit(adapter, topology, catalog)
     references, notes = decoded_references(unit.references, "images", "the reference: ")
@@ -199,7 +200,7 @@ def plan_embeddings(unit: Unit, catalog: Catalog, topology: Topology | None = No
     encoder, size = None, 0
     known = _all_known(adapter, (*references, *negatives), bool(unit.subtract_prompt))
     if not known or (unit.encoder != AUTO and adapter.spec.source != "face"):
-        encoder = _looked_up(catalog, lambda: encoder_for(adapter, catalog, unit.encoder))
+        encoder = _looked_up(catalog, lambda: encoder_for(adapter, catalog, unit.encoder), refresh)
         size = 0 if encoder is None else seen_size(unit, adapter, encoder)
     fed_by = encoder or _encoder_of_others(adapter, (*references, *negatives), catalog)
     check_stored(unit, adapter, fed_by, references, negatives)
@@ -274,11 +275,13 @@ def _pose(unit: Unit) -> tuple[PlannedReference | None, list[str]]:
     return planned[0], notes
 
 
-def _looked_up(catalog: Catalog, look: Callable[[], T]) -> T:
+def _looked_up(catalog: Catalog, look: Callable[[], T], refresh: bool = True) -> T:
     """What ``look`` finds in the catalogue; what it misses may have been put there since the disk was looked at."""
     try:
         return look()
     except CheckpointError:
+        if not refresh:
+            raise
         catalog.refresh()
         return look()
 

@@ -1,20 +1,20 @@
 """Done before a job asks for it: the files of the adapter that was used last are loaded when the WebUI has started, and
 references are encoded as soon as they are dropped.
 
-All of it happens on one thread of the lowest priority, in pieces: each waits until nobody makes a picture, and a job
-that begins meanwhile waits for one piece at the most. What is computed is what the job would compute, under the same
-key in the cache.
+All of it happens on one thread, in pieces: each waits for a turn in which nobody makes a picture, and a job that begins
+meanwhile waits for one piece at the most. What the host has and what the settings say is asked in each turn. What is
+computed is what the job would compute, under the same key in the cache.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import logging
-import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("ip-adapter")
 QUIET = 3.0  # seconds after the start in which nothing is done: a page is opened then
 LONGEST = 15.0  # seconds in which the host begins to load its checkpoint, if it does so at its start
-TASKS = 32  # that wait at the most; older ones are left to the jobs
-LOWEST = 19  # of Linux' nice levels, where a thread has one of its own
+AGAIN = 0.25  # seconds until it is asked again whether the host has loaded its checkpoint
+PIECE_ENDS = 10.0  # seconds that are waited for a piece when nothing more is to be done
 
 
 class Ahead:
@@ -37,24 +37,49 @@ class Ahead:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._tasks: deque[Callable[[Ahead], None]] = deque(maxlen=TASKS)
+        self._tasks: dict[Hashable, Callable[[Ahead], None]] = {}  # that wait, by whom they are for
         self._thread: threading.Thread | None = None
+        self._in_piece = threading.Lock()
+        self._dropped = False  # whether the present task is to end
+        self.done: dict[Hashable, Hashable] = {}  # what each one's latest task that came to its end has done
         self.ended = threading.Event()
 
-    def soon(self, task: Callable[[Ahead], None]) -> None:
-        """Do it when those before are done."""
+    def soon(self, task: Callable[[Ahead], None], of: Hashable = None) -> None:
+        """Do it when those before are done, in the place of one that still waits and is ``of`` the same, if of any."""
+        key = object() if of is None else of
         with self._lock:
-            self._tasks.append(task)
-            if self._thread is None and not self.ended.is_set():
-                self._thread = threading.Thread(target=self._work, name="ip-adapter-ahead", daemon=True)
+            self._tasks.pop(key, None)
+            if self.ended.is_set():
+                return
+            self._tasks[key] = task
+            if self._thread is not None:
+                return
+            self._thread = threading.Thread(target=self._work, name="ip-adapter-ahead", daemon=True)
+            started = False
+            try:
                 self._thread.start()
+                started = True
+            except RuntimeError:  # the system gives no more of them
+                log.warning("IP-Adapter: what was to be done before a picture is left to it.", exc_info=True)
+            finally:
+                if not started:
+                    self._thread = None
+                    self._tasks.clear()
+
+    def drop(self) -> None:
+        """Forget what waits, end what is under way, and return when its piece is over; turns are not waited for."""
+        with self._lock:
+            self._tasks.clear()
+            self._dropped = True
+            self.done = {}
+        if self._in_piece.acquire(timeout=PIECE_ENDS):
+            self._in_piece.release()
 
     def end(self) -> None:
-        """Begin nothing more, and wait for what is under way."""
+        """Begin nothing more, and wait for the piece that is under way."""
         self.ended.set()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(10)
+        if self._thread is not threading.current_thread():
+            self.drop()
 
     def wait(self, seconds: float) -> bool:
         """Until everything is done; False where it takes longer."""
@@ -63,34 +88,53 @@ class Ahead:
             thread.join(seconds)
         return self._thread is None
 
-    def do(self, pieces: Iterable[Piece]) -> None:
-        """Each while nobody makes a picture, and so is what finds out which comes next."""
+    @property
+    def is_over(self) -> bool:
+        """Whether the present task is to do nothing more."""
+        return self._dropped or self.ended.is_set()
+
+    def do(self, pieces: Iterable[Piece], wanted: Callable[[], bool] = lambda: True) -> bool:
+        """Each in a turn of its own, and so is what finds out which comes next; in each it is asked whether they are
+        still ``wanted``. Whether all are done."""
         left = iter(pieces)
         while True:
-            with host.current().alone():
-                piece = None if self.ended.is_set() else next(left, None)
-                if piece is None:
-                    return
-                piece()
+            with host.current().alone(), self._in_piece:
+                if self.is_over or not wanted():
+                    return False
+                is_loading = host.current().is_loading()
+                if not is_loading:
+                    piece = next(left, None)
+                    if piece is None:
+                        return True
+                    piece()
+            if is_loading:  # the host makes all modules of the process in its own way meanwhile
+                self.ended.wait(AGAIN)
 
     def _work(self) -> None:
-        import torch
+        try:
+            import torch
 
-        torch.get_num_threads()  # as in jobs/prepare.py: what is computed here is what a job's thread would compute
-        with suppress(OSError, AttributeError):  # other systems give threads no priority of their own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
-        while True:
+            torch.get_num_threads()  # as in jobs/prepare.py: what is computed here is what a job's thread would compute
+            while (task := self._next()) is not None:
+                try:
+                    task(self)
+                except IPAdapterError as error:  # the job will say so, in its own words
+                    log.debug("IP-Adapter: not done ahead. %s", error.detail)
+                except Exception:
+                    log.warning("IP-Adapter: what was to be done before a picture is left to it.", exc_info=True)
+        finally:
             with self._lock:
-                if self.ended.is_set() or not self._tasks:
+                if self._thread is threading.current_thread():  # by an accident
                     self._thread = None
-                    return
-                task = self._tasks.popleft()
-            try:
-                task(self)
-            except IPAdapterError as error:  # the job will say so, in its own words
-                log.debug("IP-Adapter: not done ahead. %s", error.detail)
-            except Exception:
-                log.warning("IP-Adapter: what was to be done before a picture is left to it.", exc_info=True)
+
+    def _next(self) -> Callable[[Ahead], None] | None:
+        """The task that has waited for longest; None, at which the thread is over, where there is none."""
+        with self._lock:
+            if self.ended.is_set() or not self._tasks:
+                self._thread = None
+                return None
+            self._dropped = False
+            return self._tasks.pop(next(iter(self._tasks)))
 
 
 @functools.cache
@@ -118,11 +162,17 @@ def _load(ahead: Ahead) -> None:
     name = ModelChoice.present(resources).chosen()
     if name is None:
         return
-    adapter, dtype = resources.catalog.find(name), host.current().device().dtype
+    adapter = resources.catalog.find(name)
+
+    def dtype() -> Any:  # asked in a turn
+        process.keep_to_settings(resources)
+        return host.current().device().dtype
+
     for path, piece in loadings(adapter, resources, dtype, keeps_encoder=options.keep_encoder()):
         with suppress(OSError):
-            read_through(path)  # beside any job: a piece takes the less time
-        ahead.do([piece])
+            read_through(path, lambda: ahead.is_over)  # beside any job: a piece takes the less time
+        if not ahead.do([piece], options.load_at_start):
+            return
     log.info("IP-Adapter: adapter %s is ready for the first picture.", name)
 
 
@@ -143,22 +193,42 @@ def _host_is_ready(ahead: Ahead) -> bool:
 # When references are dropped
 
 
-def encode(settings: Mapping[str, Any]) -> None:
-    """Encode the references of a unit, given as an API object, if the settings allow it."""
-    if not options.encode_ahead() or not options.keep_encoder() or options.cache_bytes() == 0:
-        return
-    worker().soon(functools.partial(_encode, settings=settings))
+def encode(settings: Mapping[str, Any], tab: str = "") -> None:
+    """Encode the references of a unit that a tab shows, given as an API object, if the settings allow it."""
+    if settings.get("enabled", True) and _may_encode():
+        worker().soon(functools.partial(_encode, settings=settings, tab=tab), tab)
 
 
-def _encode(ahead: Ahead, settings: Mapping[str, Any]) -> None:
-    if host.current().loaded_model() is None:
-        return  # its first job settles where and how is computed
+def _may_encode() -> bool:
+    return options.encode_ahead() and options.keep_encoder() and options.cache_bytes() > 0
+
+
+def _encode(ahead: Ahead, settings: Mapping[str, Any], tab: str) -> None:
+    def wanted() -> bool:  # before its first job nothing settles where and how is computed
+        return _may_encode() and host.current().loaded_model() is not None
+
+    known: list[Hashable] = []
+    if ahead.do(_encodings(ahead, settings, tab, known), wanted) and known:
+        ahead.done[tab] = known[0]
+
+
+def _encodings(ahead: Ahead, settings: Mapping[str, Any], tab: str, known: list[Hashable]) -> Iterator[Piece]:
+    """The pieces; ``known`` gets what tells whether they are those that the tab's latest task has done."""
     from ..jobs.ahead import encodings
     from ..unit import Unit
     from .job import decoded
     from .reference_folders import SIDE_BY_SIDE
 
+    resources = process.resources()
+    process.keep_to_settings(resources)
+    device = host.current().device()
+    text = json.dumps(settings, sort_keys=True, default=repr).encode()
+    key = (hashlib.sha256(text).digest(), id(resources), resources.cache.clearings, str(device.device), device.dtype)
+    if ahead.done.get(tab) == key:
+        return
     unit = Unit.parse(settings, 1)
     dropped = tuple(one for one in unit.references if one.folder is None)  # all of a folder is read by the job alone
-    (unit,) = decoded([replace(unit, references=dropped)], walk=SIDE_BY_SIDE)
-    ahead.do(encodings(unit, process.resources(), host.current().device()))
+    if dropped:
+        (unit,) = decoded([replace(unit, references=dropped)], walk=SIDE_BY_SIDE)
+        yield from encodings(unit, resources, lambda: host.current().device())
+    known.append(key)

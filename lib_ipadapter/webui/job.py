@@ -30,7 +30,7 @@ from .neighbours import adetailer, controlnet, distributed, instantid, xyz, xyz_
 from .neighbours.controlnet import overlaps
 from .panel import accordion as panel
 from .panel import model_choice
-from .process import resources
+from .process import keep_to_settings, resources
 from .reference_folders import EVERY, Walk, with_folders
 from .refusal import refusing, take_refusal
 
@@ -221,7 +221,7 @@ def _prepare_ours(job: Job, units: list[Unit], unet: Any, topology: Topology) ->
     others = detailing.for_other_models(p, units, topology, stock.catalog)
     elsewhere = {unit.number for group in others.values() for unit in group}
     own = [unit for unit in units if unit.number not in elsewhere]
-    stock.cache.limit, stock.adapter_bytes = options.cache_bytes(), options.adapter_bytes()
+    keep_to_settings(stock)
     try:
         with current.progress_text() as progress:
             generation = prepare_generation(

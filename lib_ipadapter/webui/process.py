@@ -37,6 +37,11 @@ def resources() -> Resources:
     return Resources(catalog, options.cache_bytes(), faces())
 
 
+def keep_to_settings(kept: Resources) -> None:
+    """As much stays in memory as the settings say now."""
+    kept.cache.limit, kept.adapter_bytes = options.cache_bytes(), options.adapter_bytes()
+
+
 class Faces:
     """A ``FaceFinder`` whose code is loaded when somebody first asks: the WebUI's start does not wait for it."""
 

@@ -126,7 +126,7 @@ def test_start_pictures_are_left_to_the_job_and_looks_are_known(host, ahead, enc
         ahead.process.resources().unload()
         both = {"model": "plus", "images": [{"look": "ahead"}, {"start_picture": True}, base64_of(picture(4))]}
         ahead.encode(both)
-        ahead.encode({"model": "plus", "images": [{"start_picture": True}]})
+        ahead.encode({"model": "plus", "images": [{"start_picture": True}]}, "img2img")
         assert ahead.worker().wait(60)
         assert encoded == [1, 1]  # the picture, and what stands for none
         encoded.clear()
@@ -199,11 +199,242 @@ def test_settings_keep_it_from_encoding(name: str, host, ahead, encoded, monkeyp
 
 
 def test_what_cannot_be_used_is_left_to_the_job(host, ahead, encoded) -> None:
-    for settings in (unit("no such model"), {"model": 3}, unit(images=["bm8gcGljdHVyZQ=="])):
-        ahead.encode(settings)
+    for i, settings in enumerate((unit("no such model"), {"model": 3}, unit(images=["bm8gcGljdHVyZQ=="]))):
+        ahead.encode(settings, f"tab {i}")
     ahead.encode(unit())
     assert ahead.worker().wait(60)
     assert encoded == [1]
+
+
+def test_the_disk_is_not_looked_at_for_what_is_not_there(host, ahead, monkeypatch) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(type(ahead.process.resources().catalog), "refresh", lambda _self: looks.append(1))
+    ahead.encode(unit("no such model"))
+    assert ahead.worker().wait(60)
+    assert looks == []
+
+
+def test_disabled_units_and_folders_are_left_out(host, ahead, encoded, tmp_path, monkeypatch) -> None:
+    from lib_ipadapter.webui import job
+
+    picture(3).save(tmp_path / "one.png")
+    monkeypatch.setitem(_options(), "ip_adapter_reference_folders", str(tmp_path))
+    walked: list[Any] = []
+    with_folders = job.with_folders
+
+    def spy(units: Any, *rest: Any) -> Any:
+        walked.extend(one for unit in units for one in unit.references if one.folder is not None)
+        return with_folders(units, *rest)
+
+    monkeypatch.setattr(job, "with_folders", spy)
+    ahead.encode(unit(enabled=False))
+    assert ahead.worker().wait(60)
+    assert encoded == []
+    ahead.encode({"model": "base", "images": [{"folder": str(tmp_path)}]})
+    assert ahead.worker().wait(60)
+    assert encoded == []
+    ahead.encode({"model": "base", "images": [base64_of(picture(4)), {"folder": str(tmp_path)}]})
+    assert ahead.worker().wait(60)
+    assert encoded == [1] and walked == []
+
+
+def _options() -> dict[str, Any]:
+    from modules import shared
+
+    return shared.opts.data
+
+
+def busy(host: Any) -> tuple[threading.Thread, threading.Event]:
+    """A job that runs until the event is set."""
+    from lib_ipadapter.webui import host as hosts
+
+    entered, go_on = threading.Event(), threading.Event()
+
+    def job() -> None:
+        with hosts.current().alone():
+            entered.set()
+            go_on.wait(60)
+
+    running = threading.Thread(target=job)
+    running.start()
+    assert entered.wait(60)
+    return running, go_on
+
+
+def test_nothing_is_read_beside_a_job(host, ahead, monkeypatch) -> None:
+    """Not even pictures: they are decoded, and faces are looked for, in a turn."""
+    from lib_ipadapter.webui import job
+
+    decodings, decoded = [], job.decoded
+    monkeypatch.setattr(job, "decoded", lambda *given: (decodings.append(1), decoded(*given))[1])
+    running, go_on = busy(host)
+    ahead.encode(unit())
+    time.sleep(0.5)
+    assert decodings == []
+    go_on.set()
+    running.join()
+    assert ahead.worker().wait(60)
+    assert decodings == [1]
+
+
+def test_of_one_tab_the_newest_waits_and_no_two_tasks_are_the_same(host, ahead, encoded, monkeypatch) -> None:
+    from lib_ipadapter.webui import job
+
+    numbers, decoded = [], job.decoded
+    monkeypatch.setattr(job, "decoded", lambda units: (numbers.append(len(units[0].references)), decoded(units))[1])
+    running, go_on = busy(host)
+    ahead.encode(unit(seeds=(0,)), "txt2img")  # has begun, and waits for its turn
+    time.sleep(0.3)
+    for seeds in ((0, 1), (0, 1, 2)):
+        ahead.encode(unit(seeds=seeds), "txt2img")
+    ahead.encode(unit(seeds=(5,)), "img2img")
+    go_on.set()
+    running.join()
+    assert ahead.worker().wait(60)
+    assert numbers == [1, 3, 1]
+    assert sum(encoded) == 4
+    ahead.encode(unit(seeds=(0, 1, 2)), "txt2img")
+    assert ahead.worker().wait(60)
+    assert numbers == [1, 3, 1]  # it is what the last one has done
+    ahead.process.resources().unload()
+    ahead.encode(unit(seeds=(0, 1, 2)), "txt2img")
+    assert ahead.worker().wait(60)
+    assert numbers == [1, 3, 1, 3] and sum(encoded) == 7
+
+
+def after(monkeypatch: Any, pieces: int, act: Any) -> None:
+    """Call ``act`` when so many pictures have been encoded."""
+    from lib_ipadapter.encode.references import References
+
+    encode, seen = References._encode, []
+
+    def watched(references: References, unit: Any, missing: Any) -> None:
+        encode(references, unit, missing)
+        seen.append(1)
+        if len(seen) == pieces:
+            act()
+
+    monkeypatch.setattr(References, "_encode", watched)
+
+
+@pytest.mark.parametrize("name", ["ip_adapter_encode_ahead", "ip_adapter_keep_encoder"])
+def test_settings_are_asked_before_each_piece(name: str, host, ahead, encoded, monkeypatch) -> None:
+    after(monkeypatch, 2, lambda: set_option(monkeypatch, name, False))
+    ahead.encode(unit(seeds=(0, 1, 2, 3)))
+    assert ahead.worker().wait(60)
+    assert encoded == [1, 1]
+
+
+def test_the_host_is_asked_in_each_turn(host, ahead, encoded, monkeypatch) -> None:
+    """Where it has let go of its checkpoint, nothing more is encoded; while it loads one, it is waited for."""
+    from lib_ipadapter.webui import host as hosts
+
+    current, gone = hosts.current(), []
+    monkeypatch.setattr(type(current), "loaded_model", lambda _self: None if gone else object())
+    after(monkeypatch, 2, lambda: gone.append(1))
+    ahead.encode(unit(seeds=(0, 1, 2, 3)))
+    assert ahead.worker().wait(60)
+    assert encoded == [1, 1]
+    gone.clear()
+    loading = [1]
+    monkeypatch.setattr(type(current), "is_loading", lambda _self: bool(loading))
+    ahead.encode(unit(seeds=(0, 1, 2, 3)))
+    assert not ahead.worker().wait(0.7)
+    assert encoded == [1, 1]
+    loading.clear()
+    assert ahead.worker().wait(60)
+    assert encoded == [1] * 4
+
+
+def test_no_more_is_encoded_than_half_of_the_cache_holds(host, ahead, encoded, monkeypatch) -> None:
+    """More would push itself out, and all else."""
+    resources = ahead.process.resources()
+    ahead.encode(unit("plus", seeds=(0,)))
+    assert ahead.worker().wait(60)
+    each = resources.cache.nbytes // 2  # and what stands for none
+    encoded.clear()
+    monkeypatch.setattr(ahead.process.options, "cache_bytes", lambda: 12 * each)
+    for seeds, expected in ((range(1, 7), 6), (range(10, 18), 1)):
+        encoded.clear()
+        ahead.encode(unit("plus", seeds=tuple(seeds)))
+        assert ahead.worker().wait(60)
+        assert sum(encoded) == expected
+        assert resources.cache.limit == 12 * each  # as the settings say, not as the last job found them
+
+
+def test_unloading_ends_what_is_under_way(host, ahead, encoded, monkeypatch) -> None:
+    pressed = threading.Event()
+
+    def press() -> None:
+        ahead.worker().drop()
+        ahead.process.resources().unload()
+        pressed.set()
+
+    def act() -> None:
+        threading.Thread(target=press).start()
+        time.sleep(0.3)
+        assert not pressed.is_set()  # it comes after the piece, so that nothing of that stays
+
+    after(monkeypatch, 2, act)
+    ahead.encode(unit(seeds=(0, 1, 2, 3)), "txt2img")
+    ahead.encode(unit(seeds=(4,)), "img2img")
+    assert ahead.worker().wait(60)
+    assert pressed.wait(60)
+    assert encoded == [1, 1]
+    assert kept(ahead.process.resources()) == (0, False)
+    assert len(ahead.process.resources().cache) == 0
+
+
+def test_the_button_unloads_what_is_done_ahead(host, ahead, encoded) -> None:
+    from tests.host.test_face_install import press
+
+    running, go_on = busy(host)
+    ahead.encode(unit(seeds=(0,)))
+    press(host, "unload")  # while a job runs, which it does not wait for
+    go_on.set()
+    running.join()
+    assert ahead.worker().wait(60)
+    assert encoded == []
+
+
+def test_the_worker_has_the_priority_of_all_threads(host, ahead) -> None:
+    """Processes that it starts, and who waits for the turn that it has, would have its own."""
+    import os
+
+    nice: list[int] = []
+    worker = ahead.Ahead()
+    worker.soon(lambda own: own.do([lambda: nice.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))]))
+    assert worker.wait(60)
+    assert nice == [os.getpriority(os.PRIO_PROCESS, 0)]
+
+
+def test_a_system_without_threads_to_give_leaves_it_to_the_job(host, ahead, monkeypatch) -> None:
+    worker, done = ahead.Ahead(), []
+
+    def refuse(_self: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        worker.soon(lambda _own: done.append(1))
+    assert worker.wait(1)
+    worker.soon(lambda _own: done.append(2))
+    assert worker.wait(60)
+    assert done == [2]
+
+
+def test_the_end_of_the_process_waits_for_no_job(host, ahead) -> None:
+    worker, done = ahead.Ahead(), []
+    running, go_on = busy(host)
+    worker.soon(lambda own: own.do([lambda: done.append(1)]))
+    time.sleep(0.3)
+    began = time.monotonic()
+    worker.end()
+    assert time.monotonic() - began < 5
+    go_on.set()
+    running.join()
+    assert worker.wait(60)
+    assert done == []
 
 
 def test_cards_are_drawn_and_what_they_show_is_encoded(host, ahead, encoded) -> None:
@@ -225,7 +456,12 @@ def test_cards_are_drawn_and_what_they_show_is_encoded(host, ahead, encoded) -> 
     editor._drawn("stamp", json.dumps(state), held, "base")
     assert ahead.worker().wait(60)
     assert encoded == []  # one is still on its way
-    editor._drawn("stamp", json.dumps(state), {**held, **held_of(b=picture(4))}, "base")
+    held |= held_of(b=picture(4))
+    off = {**state, "units": [{"images": images, "enabled": False}, state["units"][1]]}
+    editor._drawn("stamp", json.dumps(off), held, "base")
+    assert ahead.worker().wait(60)
+    assert encoded == []  # the unit is disabled
+    editor._drawn("stamp", json.dumps(state), held, "base")
     assert ahead.worker().wait(60)
     assert encoded == [1, 1]
 

@@ -18,7 +18,7 @@ from ...jobs.resources import Resources
 from ...kinds import Wording
 from ...presets.store import Store
 from ...unit import MAX_UNITS
-from .. import face_install, looks, options, process, reference_folders
+from .. import ahead, face_install, looks, options, process, reference_folders
 from . import download_card, model_choice, panel_state
 from .controlnet_bar import ControlNetBar
 from .editor import QUIET, UNTICKED, Editor, hidden, in_page, note
@@ -204,6 +204,7 @@ class Panel:
         return gr.update(value=json.dumps({"entries": entries, "stamp": secrets.token_hex(8)}))
 
     def _unload(self) -> None:
+        ahead.worker().drop()
         self.resources().unload()
         process.faces().end()
         gr.Info("IP-Adapter has let go of its adapters, the image encoder and all encoded references.")

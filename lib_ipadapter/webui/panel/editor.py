@@ -229,8 +229,8 @@ class Editor:
         for one in settled:
             page.units[one.number - 1]["model"] = one.now
         model = page.unit["model"]
-        if (shown := panel_state.shown_object(page, held)) is not None:
-            ahead.encode(shown)
+        if page.unit.get("enabled", True) and (shown := panel_state.shown_object(page, held)) is not None:
+            ahead.encode(shown, self.tab)
         look = self._look(model, page.unit)
         cards = reference_cards.cards(page.items, pictures, look, stamp)
         encoder = _encoder_name(page.unit)
