@@ -87,7 +87,7 @@ def test_ahead_of_a_job_a_piece_is_one_pictures_faces(unet, resources, finder) -
 
     given = settings("faceid-plus", (0, 1), negative_images=[base64_of(picture(2))])
     counts = []
-    for piece in encodings(Unit.parse(given), resources, DEVICE):
+    for piece in encodings(Unit.parse(given), resources, lambda: DEVICE):
         before = len(finder.asked)
         piece()
         counts.append(len(finder.asked) - before)
