@@ -8,13 +8,13 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .problems import BatchError
 
-VERSION = "1"
+VERSION = "2"
 OPEN, DONE, REFUSED, FAILED = "open", "done", "refused", "failed"
 FINAL = (DONE, REFUSED, FAILED)
 ROWS, REFERENCES = "rows", "refs"
@@ -23,13 +23,15 @@ AT_A_TIME = 500
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rows (
-    position INTEGER PRIMARY KEY, number INTEGER NOT NULL UNIQUE, id TEXT NOT NULL, section INTEGER NOT NULL,
-    request TEXT NOT NULL, seed INTEGER NOT NULL, state TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
+    position INTEGER PRIMARY KEY, number INTEGER NOT NULL UNIQUE, id TEXT NOT NULL, checkpoint INTEGER NOT NULL,
+    section INTEGER NOT NULL, request TEXT NOT NULL, seed INTEGER NOT NULL, state TEXT NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0,
     endpoint TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', seconds REAL NOT NULL DEFAULT 0,
     finished REAL NOT NULL DEFAULT 0, pictures TEXT NOT NULL DEFAULT '[]', shard INTEGER);
 CREATE INDEX IF NOT EXISTS finished ON rows (finished) WHERE finished > 0;
 CREATE TABLE IF NOT EXISTS refs (
-    position INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, asked TEXT NOT NULL, state TEXT NOT NULL,
+    position INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, checkpoint INTEGER NOT NULL DEFAULT 0,
+    section INTEGER NOT NULL, asked TEXT NOT NULL, state TEXT NOT NULL,
     tries INTEGER NOT NULL DEFAULT 0, endpoint TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '',
     seconds REAL NOT NULL DEFAULT 0, finished REAL NOT NULL DEFAULT 0, pictures TEXT NOT NULL DEFAULT '[]');
 CREATE TABLE IF NOT EXISTS shards (number INTEGER PRIMARY KEY, is_clean INTEGER NOT NULL);
@@ -62,7 +64,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Planned:
-    """A row before it has a position; ``sentence``: why it cannot be done."""
+    """A row before it has a position. ``needs``: its adapters; ``sentence``: why it cannot be done."""
 
     number: int
     id: str
@@ -71,6 +73,7 @@ class Planned:
     request: str
     seed: int
     sentence: str = ""
+    needs: str = ""
 
 
 class Ledger:
@@ -130,28 +133,35 @@ class Ledger:
             self._base.execute("DELETE FROM refs")
             self._base.execute("DROP TABLE IF EXISTS coming")
             self._base.execute(
-                "CREATE TABLE coming (number INTEGER PRIMARY KEY, id, checkpoint, grouped, request, seed, sentence)"
+                "CREATE TABLE coming "
+                "(number INTEGER PRIMARY KEY, id, checkpoint, grouped, request, seed, sentence, needs)"
             )
+            self._base.execute("DROP TABLE IF EXISTS coming_refs")
+            self._base.execute("CREATE TABLE coming_refs (key TEXT PRIMARY KEY, asked, needs)")
             for row, references in rows:
-                values = (row.number, row.id, row.checkpoint, row.group, row.request, row.seed, row.sentence)
-                self._base.execute("INSERT INTO coming VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-                asked = [(key, json.dumps(one), OPEN) for key, one in references.items()]
-                self._base.executemany("INSERT OR IGNORE INTO refs (key, asked, state) VALUES (?, ?, ?)", asked)
+                self._base.execute("INSERT INTO coming VALUES (?, ?, ?, ?, ?, ?, ?, ?)", astuple(row))
+                asked = [(key, json.dumps(one), one["unit"]["model"]) for key, one in references.items()]
+                self._base.executemany("INSERT OR IGNORE INTO coming_refs VALUES (?, ?, ?)", asked)
             self._base.execute(
-                "INSERT INTO rows (position, number, id, section, request, seed, state, sentence) "
-                "SELECT row_number() OVER (ORDER BY checkpoint, grouped, number), number, id, "
-                "dense_rank() OVER (ORDER BY checkpoint), request, seed, "
-                f"CASE sentence WHEN '' THEN '{OPEN}' ELSE '{REFUSED}' END, sentence FROM coming"
+                "INSERT INTO rows (position, number, id, checkpoint, section, request, seed, state, sentence) "
+                "SELECT row_number() OVER (ORDER BY checkpoint, needs, grouped, number), number, id, "
+                "dense_rank() OVER (ORDER BY checkpoint), dense_rank() OVER (ORDER BY checkpoint, needs), request, "
+                f"seed, CASE sentence WHEN '' THEN '{OPEN}' ELSE '{REFUSED}' END, sentence FROM coming"
+            )
+            self._base.execute(
+                "INSERT INTO refs (position, key, section, asked, state) SELECT row_number() OVER (ORDER BY needs, "
+                f"key), key, dense_rank() OVER (ORDER BY needs), asked, '{OPEN}' FROM coming_refs"
             )
             self._base.execute("DROP TABLE coming")
+            self._base.execute("DROP TABLE coming_refs")
 
     # positions, for the schedule
 
-    def sections(self, table: str = ROWS) -> list[tuple[int, int, int]]:
-        """First and last position of each checkpoint's rows, and how many of them are open. References are one."""
-        by = "section" if table == ROWS else "position * 0"
-        query = f"SELECT min(position), max(position), sum(state = '{OPEN}') FROM {table} GROUP BY {by} ORDER BY 1"
-        return list(self._base.execute(query))
+    def sections(self, table: str = ROWS) -> list[tuple[int, int, int, int]]:
+        """First and last position of the rows that need the same checkpoint and adapters, how many of them are open,
+        and the checkpoint's number."""
+        what = f"min(position), max(position), sum(state = '{OPEN}'), min(checkpoint)"
+        return list(self._base.execute(f"SELECT {what} FROM {table} GROUP BY section ORDER BY 1"))
 
     def open(self, table: str, after: int, last: int, count: int) -> list[int]:
         """The next open positions."""

@@ -66,7 +66,16 @@ def _planned(number: int, request: Request, problems: list[str], salt: str) -> P
         body["subseed"] = seed_of(salt, number, "subseed")
     seed = seed_of(salt, number) if request.seed is None else request.seed
     sentence = " ".join(problems)
-    return Planned(number, request.id, request.checkpoint, request.group, request.stored(), seed, sentence)
+    return Planned(
+        number,
+        request.id,
+        request.checkpoint,
+        request.group,
+        request.stored(),
+        seed,
+        sentence,
+        ",".join(sorted(request.models)),
+    )
 
 
 def _sha256(path: Path) -> str:

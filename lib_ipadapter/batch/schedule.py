@@ -6,7 +6,8 @@ goes together stays together, fast WebUIs take more stretches, and stretches get
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_right
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -23,11 +24,13 @@ OpenRows = Callable[[int, int, int], list[int]]  # after, last, count -> positio
 
 @dataclass
 class Section:
-    """The rows of one checkpoint: positions ``first`` to ``last``, of which ``left`` are in nobody's stretch."""
+    """The rows of one checkpoint and the same adapters: positions ``first`` to ``last``, of which ``left`` are in
+    nobody's stretch. ``checkpoint``: its number, the same in all sections of one."""
 
     first: int
     last: int
     left: int
+    checkpoint: int = 0
     taken_to: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,10 +65,12 @@ class Troubles:
 
 
 class Schedule:
-    """``sections``: first and last position and number of open rows of each; ``open_rows`` gives the next ones."""
+    """``sections``, in order: first and last position, number of open rows, and checkpoint of each; ``open_rows`` gives
+    the next ones."""
 
-    def __init__(self, sections: Sequence[tuple[int, int, int]], open_rows: OpenRows) -> None:
+    def __init__(self, sections: Sequence[tuple[int, ...]], open_rows: OpenRows) -> None:
         self._sections = [Section(*one) for one in sections]
+        self._firsts = [one.first for one in self._sections]
         self._open_rows = open_rows
         self.endpoints: dict[str, Endpoint] = {}
         self._troubles: dict[int, Troubles] = {}
@@ -131,7 +136,7 @@ class Schedule:
         return self._again(position, troubles)
 
     def lacking(self, name: str, position: int) -> None:
-        """It does not have what the row needs, so it gets no row of that checkpoint."""
+        """It does not have what the row needs, so it gets no row of that checkpoint with those adapters."""
         self._landed(name, position)
         endpoint = self.endpoints[name]
         endpoint.lacks.add(self._section_of(position).first)
@@ -142,9 +147,9 @@ class Schedule:
     def hopeless(self) -> list[int]:
         """Rows that no WebUI has the means for, some at a time: they are the schedule's no more."""
         found: list[int] = []
-        for section in self._sections if self.endpoints else ():
-            if not all(section.first in one.lacks for one in self.endpoints.values()):
-                continue
+        lacked = [one.lacks for one in self.endpoints.values()]
+        for first in sorted(set.intersection(*lacked)) if lacked else ():
+            section = self._section_of(first)
             if section.left:
                 found += self._opened(section, AT_A_TIME)
             for line in (self._returned, self._deferred):
@@ -220,10 +225,25 @@ class Schedule:
         return found
 
     def _best_section(self, endpoint: Endpoint) -> Section | None:
-        """The one with the most rows left for each WebUI that would be at it."""
-        at_it = [one.section for one in self.endpoints.values() if one is not endpoint]
+        """One of the checkpoint that it has, as long as that has rows; then of that with the most rows left for each
+        WebUI that would be at it, and among those by the same rule."""
+        now = endpoint.section
+        others = [one.section for one in self.endpoints.values() if one is not endpoint and one.section is not None]
         able = [one for one in self._sections if one.left and one.first not in endpoint.lacks]
-        return max(able, key=lambda one: one.left / (1 + sum(other is one for other in at_it)), default=None)
+        at_it = Counter(one.first for one in others)
+        at_checkpoint, left = Counter(one.checkpoint for one in others), Counter[int]()
+        for one in able:
+            left[one.checkpoint] += one.left
+
+        def worth(one: Section) -> tuple[bool, float, float]:
+            of_checkpoint = left[one.checkpoint] / (1 + at_checkpoint[one.checkpoint])
+            return (
+                now is not None and one.checkpoint == now.checkpoint,
+                of_checkpoint,
+                one.left / (1 + at_it[one.first]),
+            )
+
+        return max(able, key=worth, default=None)
 
     def _take_from_others(self, endpoint: Endpoint) -> None:
         """The later half of the longest stretch that this one can make."""
@@ -250,4 +270,4 @@ class Schedule:
         return None
 
     def _section_of(self, position: int) -> Section:
-        return next(one for one in self._sections if one.first <= position <= one.last)
+        return self._sections[bisect_right(self._firsts, position) - 1]

@@ -28,7 +28,7 @@ class Packer:
 
     def __init__(self, ledger: Ledger, folder: Path, per_shard: int) -> None:
         self._ledger, self._folder, self._per_shard = ledger, folder, per_shard
-        self._last = max((last for _, last, _ in ledger.sections()), default=0)
+        self._last = max((last for _, last, *_ in ledger.sections()), default=0)
         self._written = ledger.shards()
         self._next = 0
         for number, is_clean in list(self._written.items()):

@@ -1,0 +1,99 @@
+"""What a run makes of a crew's answers, without Ray: who lacks what, who is late, what a disk does not give."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lib_ipadapter.batch.crew import DONE, LACKING, Event, Landed, Outcome, Part, Up, Work
+from lib_ipadapter.batch.drive import Drive
+from lib_ipadapter.batch.facts import has_all
+from lib_ipadapter.batch.given import Sources
+from lib_ipadapter.batch.keep import Keep
+from lib_ipadapter.batch.ledger import REFERENCES, Ledger, Planned, Result
+from lib_ipadapter.batch.paths import Files
+from lib_ipadapter.batch.tasks import ReferenceTasks, RowTasks
+
+Answer = Callable[[str, Work], Outcome]
+
+
+class Silent:
+    def ended(self, table: str, result: Result, number: int) -> None:
+        pass
+
+    def trouble(self, sentence: str) -> None:
+        pass
+
+
+class ToldCrew:
+    """WebUIs that answer at once, with what ``answer`` says."""
+
+    def __init__(self, names: Sequence[str], answer: Answer) -> None:
+        self._names, self._answer = names, answer
+        self._events: list[Event] = [Up(name) for name in names]
+
+    def names(self) -> Sequence[str]:
+        return self._names
+
+    def send(self, endpoint: str, work: Work) -> None:
+        self._events.append(Landed(endpoint, work, self._answer(endpoint, work)))
+
+    def wait(self) -> Sequence[Event]:
+        events, self._events = self._events, []
+        return events
+
+
+def part(data: bytes) -> Part:
+    return Part("safetensors", hashlib.sha256(data).hexdigest(), len(data), data=data)
+
+
+def rows_of(folder: Path, asked: Sequence[tuple[str, str]]) -> Ledger:
+    """A ledger with a row for each checkpoint and adapter ("" for none), and a reference for each adapter."""
+    ledger = Ledger(folder / "run.sqlite3", sure=False)
+    planned = []
+    for number, (checkpoint, adapter) in enumerate(asked, 1):
+        needs = [adapter] if adapter else []
+        request = {"route": "txt2img", "body": {}, "needs": needs, "checkpoint": checkpoint, "references": []}
+        reference = {"unit": {"model": adapter}, "sources": {}, "sha256": {}}
+        row = Planned(number, "", checkpoint, adapter, json.dumps(request), number, needs=adapter)
+        planned.append((row, {f"{number:064}": reference} if adapter else {}))
+    ledger.plan(planned)
+    return ledger
+
+
+def drive(folder: Path, ledger: Ledger, answer: Answer, names: str = "ab", table: str = "rows") -> Drive:
+    keep, sources = Keep(folder, ledger, sure=False), Sources(Files(folder), folder / "given")
+    tasks = (RowTasks if table == "rows" else ReferenceTasks)(ledger, keep, sources)
+    return Drive(ledger, keep, ToldCrew(names, answer), tasks, Silent())
+
+
+def states(ledger: Ledger) -> dict[int, str]:
+    return {row["number"]: row["state"] for row in ledger.every_row()}
+
+
+def who_has(have: dict[str, set[str]]) -> Answer:
+    def answer(endpoint: str, work: Work) -> Outcome:
+        has = has_all(work.needs, work.checkpoint, have[endpoint], {"one", "two"})
+        return Outcome(DONE if has else LACKING)
+
+    return answer
+
+
+def test_an_adapter_that_nobody_has_ends_its_own_rows_and_no_others_of_the_checkpoint(tmp_path: Path) -> None:
+    asked = [("one", adapter) for adapter in ("", "there", "nowhere", "only b") for _ in range(3)] + [("two", "there")]
+    ledger = rows_of(tmp_path, asked)
+    drive(tmp_path, ledger, who_has({"a": {"there"}, "b": {"there", "only b"}})).run()
+    assert [state for _, state in sorted(states(ledger).items())] == ["done"] * 6 + ["failed"] * 3 + ["done"] * 4
+
+
+def test_references_of_an_adapter_that_nobody_has_end_no_others(tmp_path: Path) -> None:
+    ledger = rows_of(tmp_path, [("one", adapter) for adapter in ("nowhere", "there", "only b") for _ in range(5)])
+
+    def answer(endpoint: str, work: Work) -> Outcome:
+        outcome = who_has({"a": {"there"}, "b": {"there", "only b"}})(endpoint, work)
+        return outcome if outcome.kind == LACKING else Outcome(DONE, parts=[part(b"x")])
+
+    drive(tmp_path, ledger, answer, table=REFERENCES).run()
+    assert ledger.counts(REFERENCES) == {"done": 10, "failed": 5}
