@@ -71,8 +71,8 @@ class Client:
     def get(self, route: str, timeout: float | None = None) -> Answer:
         return self._ask("GET", route, None, timeout or self._timeout)
 
-    def post(self, route: str, body: Any) -> Answer:
-        return self._ask("POST", route, json.dumps(body).encode(), self._timeout)
+    def post(self, route: str, body: Any, timeout: float | None = None) -> Answer:
+        return self._ask("POST", route, json.dumps(body).encode(), timeout or self._timeout)
 
     def _ask(self, method: str, route: str, data: bytes | None, timeout: float) -> Answer:
         """Raises Away, Late and Rejected."""

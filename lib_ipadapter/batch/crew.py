@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 MAKE, ENCODE = "make", "encode"
 # What has become of a piece of work.
-DONE, REFUSED, FAILED, LOST, LACKING = "done", "refused", "failed", "lost", "lacking"
+DONE, REFUSED, FAILED, LATE, LOST, LACKING = "done", "refused", "failed", "late", "lost", "lacking"
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,8 @@ class Drive:
             self.schedule.lacking(name, position)
         elif outcome.kind == told.FAILED:
             is_over = self.schedule.failed(name, position)
+        elif outcome.kind == told.LATE:
+            is_over = self.schedule.late(name, position)
         else:
             is_over = self.schedule.lost(name, position)
         if is_over:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .crew import FAILED, LOST, Down, Event, Gone, Landed, Outcome, Up, Work
+from .crew import FAILED, LATE, LOST, Down, Event, Gone, Landed, Outcome, Up, Work
 from .problems import BatchError, RowError
 from .schedule import SLOTS
 from .webui import Start
@@ -202,9 +202,9 @@ class RayCrew:
         return self._told(name, work, outcome)
 
     def _told(self, name: str, work: Work, outcome: Outcome) -> list[Event]:
-        """An outcome; a WebUI that has gone is waited for from now on."""
+        """An outcome; a WebUI that has gone, or is at work on what nobody waits for, is waited for from now on."""
         events: list[Event] = []
-        if outcome.kind == LOST and name in self._actors and not self._is_watched(name):
+        if outcome.kind in (LATE, LOST) and name in self._actors and not self._is_watched(name):
             events.append(Down(name, outcome.sentence))
             self._later.append((time.monotonic() + AGAIN / 5, name))
         return [Landed(name, work, outcome), *events]

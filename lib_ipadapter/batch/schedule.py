@@ -44,7 +44,7 @@ class Endpoint:
     name: str
     slots: int = SLOTS
     is_up: bool = False
-    is_blamed: bool = False  # whether a row is suspected for its last end
+    is_blamed: bool = False  # whether a row is suspected for its last end, or has kept it too long
     section: Section | None = None
     stretch: deque[int] = field(default_factory=deque)
     flying: list[int] = field(default_factory=list)
@@ -134,6 +134,17 @@ class Schedule:
         troubles = self._troubles.setdefault(position, Troubles())
         troubles.deaths += 1
         return self._again(position, troubles)
+
+    def late(self, name: str, position: int) -> bool:
+        """It has taken too long. Whether it is given up: only the one that was worked on has, others stood behind it."""
+        endpoint = self.endpoints[name]
+        was_first = endpoint.flying[:1] == [position] and not endpoint.is_blamed
+        if was_first:
+            endpoint.is_blamed = True
+            return self.failed(name, position)
+        self._landed(name, position)
+        self._returned.append(position)
+        return False
 
     def lacking(self, name: str, position: int) -> None:
         """It does not have what the row needs, so it gets no row of that checkpoint with those adapters."""

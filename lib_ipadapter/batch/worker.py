@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from .client import Answer, Away, Client, Late, Rejected
-from .crew import DONE, ENCODE, FAILED, LACKING, LOST, REFUSED, Outcome, Part, Work
+from .crew import DONE, ENCODE, FAILED, LACKING, LATE, LOST, REFUSED, Outcome, Part, Work
 from .facts import adapter_keys, checkpoint_names, has_all
 from .keep import COMING, write_whole
 from .pictures import ending, with_parameters
 from .request import FILE, REFERENCE
+from .schedule import SLOTS
 from .webui import OwnWebUI, Start
 
 RUN_ID = "run.id"
@@ -63,7 +64,9 @@ class Worker:
         self._client = Client(config.url, config.auth, config.timeout)
         self._adapters: set[str] = set()
         self._checkpoints: set[str] = set()
-        self._starting = threading.Lock()
+        self._starting, self._counting = threading.Lock(), threading.Lock()
+        self._in_line = 0  # requests that the WebUI has
+        self._is_overdue = False  # it may still be at one that nobody waits for any more
 
     def pid(self) -> int:
         return os.getpid()
@@ -85,7 +88,10 @@ class Worker:
                     self._client = Client(self._own.url, "", self._config.timeout)
             try:
                 self._look_around()
-                return True, ""
+                if not self._is_overdue or self._is_idle():
+                    self._is_overdue = False
+                    return True, ""
+                why = "it is still at work on a request that was given up"
             except Rejected as error:
                 return False, str(error)
             except (Away, Late) as error:
@@ -93,6 +99,10 @@ class Worker:
             except ValueError as error:
                 why = f"it is no WebUI with --api ({error})"
             time.sleep(PAUSE)
+        if self._own is not None and self._is_overdue:
+            self._is_overdue = False
+            self._own.stop()  # and begun anew
+            return self.until_up()
         return False, f"{why}, for {self._config.patience:.0f} s: start it, or leave it out."
 
     def _look_around(self) -> None:
@@ -102,6 +112,13 @@ class Worker:
         adapters = self._client.get("/ip-adapter/models", QUESTION)
         self._checkpoints = checkpoint_names(checkpoints.json())
         self._adapters = adapter_keys(adapters.json()) if adapters.status == 200 else set()
+
+    def _is_idle(self) -> bool:
+        """Whether it works on nothing; where it does not tell, whether it has answered all that it was sent."""
+        told = self._client.get("/sdapi/v1/progress?skip_current_image=true", QUESTION)
+        state = told.json().get("state") if told.status == 200 else None
+        jobs = state.get("job_count") if isinstance(state, dict) else None
+        return not self._in_line and not jobs
 
     def ask(self, route: str) -> tuple[bool, Any]:
         """The JSON that a route answers with; False with a sentence where there is none."""
@@ -117,16 +134,26 @@ class Worker:
             return Outcome(LACKING)
         begun = time.monotonic()
         try:
-            body = filled(work.body, work.files, references)
-            answer = self._client.post(work.route, body)
-            outcome = self._outcome(work, answer)
+            outcome = self._outcome(work, self._sent(work.route, filled(work.body, work.files, references)))
         except (Away, Rejected) as error:
             outcome = Outcome(LOST, f"{error}.")
         except Late as error:
-            outcome = Outcome(FAILED, f"{error}.")
+            self._is_overdue = True
+            outcome = Outcome(LATE, f"{error}.")
         except (OSError, ValueError) as error:
             outcome = Outcome(FAILED, f"what came could not be kept ({error}): look at the disk and the WebUI.")
         return replace(outcome, seconds=round(time.monotonic() - begun, 3))
+
+    def _sent(self, route: str, body: Any) -> Answer:
+        """The answer to a request. It may have to wait for all others that the WebUI has been sent, in whichever order
+        that takes them, so it has the time of as many rows."""
+        with self._counting:
+            self._in_line += 1
+        try:
+            return self._client.post(route, body, self._config.timeout * SLOTS)
+        finally:
+            with self._counting:
+                self._in_line -= 1
 
     def _outcome(self, work: Work, answer: Answer) -> Outcome:
         if answer.status != 200:

@@ -54,6 +54,7 @@ class FixedHost(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.seconds, self.log, self.auth, self.checkpoints = seconds, log, auth, checkpoints
         self.turn = threading.Lock()
+        self.waiting = 0  # requests that it has not answered
         self.failed: set[str] = set()
 
     def note(self, **what: Any) -> None:
@@ -77,6 +78,7 @@ class Handler(BaseHTTPRequestHandler):
             "/ip-adapter/models": {
                 "adapters": [{"name": "adapter", "variant": "base", "base": "SD1.5"}], "encoders": [], "folders": [],
             },
+            "/sdapi/v1/progress?skip_current_image=true": {"state": {"job_count": self.server.waiting}},
             "/ip-adapter/presets/kept": {"units": PRESET},
         }  # fmt: skip
         if not self._is_allowed():
@@ -91,10 +93,12 @@ class Handler(BaseHTTPRequestHandler):
         if not self._is_allowed():
             return
         body = json.loads(data)
+        self.server.waiting += 1
         with self.server.turn:
             begun = time.monotonic()
             status, answer = self._made(body, data)
             time.sleep(max(0.0, self.server.seconds - (time.monotonic() - begun)))
+            self.server.waiting -= 1
         self._answer(status, answer)
 
     def _made(self, body: dict[str, Any], data: bytes) -> tuple[int, bytes]:

@@ -154,3 +154,11 @@ def test_what_a_webui_had_is_made_by_others_when_it_does_not_come_back() -> None
 def test_a_run_with_kills_ends_as_one_without(tmp_path: Path, seed: int) -> None:
     done = compare(tmp_path, 60, 60, seed, every=1.5)
     assert sum(done.values()) == 60 and set(done) == set(KINDS)
+
+
+def test_only_the_row_that_was_worked_on_is_blamed_for_a_late_answer() -> None:
+    made = schedule((1, 2), names="a")
+    first, second = (position for _, position in made.next())
+    made.late("a", first)
+    made.late("a", second)
+    assert (made.tries(first), made.tries(second)) == (2, 1)

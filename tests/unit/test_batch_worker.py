@@ -1,0 +1,60 @@
+"""What a worker makes of its WebUI's answers, over HTTP on loopback, without Ray."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lib_ipadapter.batch.crew import DONE, FAILED, LATE, MAKE, REFUSED, Work
+from lib_ipadapter.batch.worker import Config, Worker
+from tests.helpers.fixed_host import FixedHost
+
+ROUTE = "/sdapi/v1/txt2img"
+
+
+@pytest.fixture
+def host() -> Iterator[FixedHost]:
+    made = FixedHost(0, 0.0)
+    threading.Thread(target=made.serve_forever, args=(0.05,), daemon=True).start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def worker_of(host: FixedHost, timeout: float = 30.0, patience: float = 5.0) -> Worker:
+    return Worker(Config("a", f"http://127.0.0.1:{host.server_address[1]}", timeout=timeout, patience=patience))
+
+
+def work(prompt: str = "cat", route: str = ROUTE, needs: tuple[str, ...] = ()) -> Work:
+    return Work(MAKE, 1, route, {"prompt": prompt, "seed": 1}, "000000001", needs=needs)
+
+
+def test_the_time_of_a_row_does_not_run_while_it_waits_in_line(host: FixedHost) -> None:
+    host.seconds = 0.6
+    worker = worker_of(host, timeout=0.9)
+    with ThreadPoolExecutor(2) as threads:
+        outcomes = list(threads.map(lambda one: worker.do(work(one), {}), ("cat", "dog")))
+    assert [one.kind for one in outcomes] == [DONE, DONE]
+
+
+def test_after_a_late_answer_nothing_is_sent_until_the_webui_is_idle(host: FixedHost) -> None:
+    host.seconds = 1.2
+    worker = worker_of(host, timeout=0.3)
+    begun = time.monotonic()
+    assert worker.do(work(), {}).kind == LATE
+    assert time.monotonic() - begun < 1
+    assert worker.until_up() == (True, "")
+    assert time.monotonic() - begun >= 1.2
+
+
+def test_a_webui_that_stays_at_a_late_request_is_given_up_with_its_reason(host: FixedHost) -> None:
+    host.seconds = 1.5
+    worker = worker_of(host, timeout=0.2, patience=0.6)
+    assert worker.do(work(), {}).kind == LATE
+    is_up, sentence = worker.until_up()
+    assert not is_up and "still at work" in sentence
