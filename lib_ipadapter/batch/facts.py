@@ -2,49 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import time
+from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
-from .problems import BatchError, RowError
+from .problems import BatchError, NoAnswer, RowError
 
-Ask = Callable[[str], Any]  # a route -> its JSON; raises RowError where the WebUI refuses
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+ROUTES = ("txt2img", "img2img")
+LOOKS = 30  # for a checkpoint that is being loaded
 SHOWN = 8  # names that a sentence lists
 MAX_NAMES = 100_000
 MAX_PRESETS = 1000  # different ones in one run
 
 
-class Facts:
-    """``ask`` puts a question to the WebUI."""
+class Asked(Protocol):
+    """Those whose word counts: all WebUIs of a run."""
 
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
+    def first(self) -> list[str]:
+        """All that are ready, one at least."""
+
+    def others(self) -> list[str]:
+        """Those that have become ready since; it waits for one. None where all are, or are given up."""
+
+    def ask(self, name: str, route: str) -> Any:
+        """A route's JSON. Raises RowError where the WebUI refuses, NoAnswer where there is none."""
+
+
+class Facts:
+    """What all WebUIs of a run have, together. Those that are not ready yet are waited for where something is asked for
+    that none of the others has; what nobody has is an error of the row, unless somebody could not be asked."""
+
+    def __init__(self, everybody: Asked, pause: float = 2.0) -> None:
+        self._everybody, self._pause = everybody, pause
         self._presets: dict[str, list[dict[str, Any]]] = {}
-        answer = self._must("/ip-adapter/models")
-        self.adapters = {_key(one["name"]): one for one in _objects(answer, "adapters", "name")}
+        self.adapters: dict[str, dict[str, Any]] = {}
         self.checkpoints: dict[str, str] = {}
-        for one in _objects(self._must("/sdapi/v1/sd-models"), None, "model_name"):
-            self.checkpoints.update(dict.fromkeys(names_of(one), str(one["model_name"])))
-        self.listed = {route: self._fields(route) for route in ("txt2img", "img2img")}
-        options = self._must("/sdapi/v1/options")
-        current = options.get("sd_model_checkpoint") if isinstance(options, dict) else None
-        self.current = self.checkpoints.get(current.casefold(), "") if isinstance(current, str) else ""
+        self.listed: dict[str, frozenset[str]] = dict.fromkeys(ROUTES, frozenset())
+        self._asked: list[str] = []
+        self._silent: dict[str, str] = {}  # who could not be asked, and why
+        self._without: dict[str, str] = {}  # who does not have the extension
+        self._current: str | None = None
+        for name in everybody.first():
+            self._add(name)
+        while not self._asked and self._more():
+            pass
+        if not self._asked:
+            why = "; ".join(f"{name}: {told}" for name, told in {**self._without, **self._silent}.items())
+            raise BatchError(f"no WebUI says what it has ({why}): start it with --api, and with this extension.")
+
+    def _add(self, name: str) -> None:
+        """What one more WebUI has."""
+        try:
+            adapters = _objects(self._everybody.ask(name, "/ip-adapter/models"), "adapters", "name")
+            checkpoints = _objects(self._everybody.ask(name, "/sdapi/v1/sd-models"), None, "model_name")
+            listed = {route: self._fields(name, route) for route in ROUTES}
+        except NoAnswer as error:
+            self._silent[name] = error.detail
+        except RowError as error:
+            self._without[name] = error.detail
+        else:
+            self._asked.append(name)
+            self.adapters = {**{_key(one["name"]): one for one in adapters}, **self.adapters}
+            for one in checkpoints:
+                for known in names_of(one):
+                    self.checkpoints.setdefault(known, str(one["model_name"]))
+            self.listed = {route: self.listed[route] | listed[route] for route in ROUTES}
+
+    def _more(self) -> bool:
+        """Whether one more WebUI could be asked."""
+        found = self._everybody.others()
+        for name in found:
+            self._add(name)
+        return bool(found)
+
+    def _nobody(self, sentence: str) -> RowError:
+        """What nobody has. Raises BatchError where that is not known."""
+        if self._silent:
+            name, why = next(iter(self._silent.items()))
+            raise BatchError(f"{name} could not be asked what it has ({why}) Begin again when it answers.")
+        return RowError(sentence)
+
+    @property
+    def current(self) -> str:
+        """The checkpoint that is loaded. Raises BatchError where there is none."""
+        for attempt in range(LOOKS if self._current is None else 0):
+            if attempt:
+                time.sleep(self._pause)  # one that has just begun loads it
+            for name in self._asked:
+                with contextlib.suppress(NoAnswer, RowError):
+                    options = self._everybody.ask(name, "/sdapi/v1/options")
+                    told = options.get("sd_model_checkpoint") if isinstance(options, dict) else None
+                    self._current = self.checkpoints.get(told.casefold()) if isinstance(told, str) else None
+                if self._current is not None:
+                    return self._current
+        if self._current is None:
+            raise BatchError("no WebUI says which checkpoint is loaded: give rows a checkpoint, or load one.")
+        return self._current
 
     def checkpoint(self, name: str) -> str:
         """The name by which a request asks for a checkpoint. Raises RowError."""
-        found = self.checkpoints.get(name.strip().casefold())
-        if found is None:
-            raise RowError(f"there is no checkpoint {name[:200]!r}: name one of {_some(self.checkpoints.values())}.")
+        wanted = name.strip().casefold()
+        while (found := self.checkpoints.get(wanted)) is None:
+            if not self._more():
+                listed = _some(self.checkpoints.values())
+                raise self._nobody(f"there is no checkpoint {name[:200]!r}: name one of {listed}.")
         return found
 
     def adapter(self, name: str) -> Mapping[str, Any]:
         """What the list of models says of an adapter. Raises RowError."""
-        found = self.adapters.get(_key(name))
-        if found is None:
-            listed = _some(str(one["name"]) for one in self.adapters.values())
-            raise RowError(f"there is no adapter {name[:200]!r}: name one of {listed}.")
+        while (found := self.adapters.get(_key(name))) is None:
+            if not self._more():
+                listed = _some(str(one["name"]) for one in self.adapters.values())
+                raise self._nobody(f"there is no adapter {name[:200]!r}: name one of {listed}.")
         return found
 
     def preset(self, name: str) -> list[dict[str, Any]]:
@@ -52,25 +125,29 @@ class Facts:
         if name not in self._presets:
             if len(self._presets) >= MAX_PRESETS:
                 raise RowError(f"the run has more than {MAX_PRESETS} presets: make several runs of it.")
-            try:
-                answer = self._ask(f"/ip-adapter/presets/{quote(name, safe='')}")
-            except RowError as error:
-                raise RowError(f"preset {name[:200]!r}: {error.detail}") from None
-            self._presets[name] = _objects(answer, "units", None)
+            self._presets[name] = self._asked_preset(name)
         return self._presets[name]
 
-    def _must(self, route: str) -> Any:
-        try:
-            return self._ask(route)
-        except RowError as error:
-            raise BatchError(
-                f"the WebUI does not answer {route} ({error.detail}): start it with --api, and with this extension."
-            ) from None
+    def _asked_preset(self, name: str) -> list[dict[str, Any]]:
+        """The first WebUI's that has it."""
+        done, why = 0, ""
+        while True:
+            for place in self._asked[done:]:
+                done += 1
+                try:
+                    answer = self._everybody.ask(place, f"/ip-adapter/presets/{quote(name, safe='')}")
+                    return _objects(answer, "units", None)
+                except NoAnswer as error:
+                    self._silent[place] = error.detail
+                except RowError as error:
+                    why = why or error.detail
+            if not self._more():
+                raise self._nobody(f"preset {name[:200]!r}: {why}")
 
-    def _fields(self, route: str) -> frozenset[str]:
-        """The fields that the WebUI itself lists for a route; none where it has no such list."""
+    def _fields(self, place: str, route: str) -> frozenset[str]:
+        """The fields that a WebUI itself lists for a route; none where it has no such list."""
         try:
-            told = self._ask("/openapi.json")
+            told = self._everybody.ask(place, "/openapi.json")
             body = told["paths"][f"/sdapi/v1/{route}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
             name = body["$ref"].rpartition("/")[2]
             return frozenset(told["components"]["schemas"][name]["properties"])
@@ -86,10 +163,10 @@ def names_of(checkpoint: Mapping[str, Any]) -> set[str]:
     return {name.casefold() for name in names if name}
 
 
-def has_all(needs: tuple[str, ...], checkpoint: str, adapters: set[str], checkpoints: set[str]) -> bool:
-    """Whether a WebUI has what a request needs; of what it could not be asked, it is believed to have all."""
-    has_checkpoint = not checkpoint or not checkpoints or checkpoint.casefold() in checkpoints
-    return has_checkpoint and (not adapters or all(_key(name) in adapters for name in needs))
+def has_all(needs: tuple[str, ...], checkpoint: str, adapters: set[str] | None, checkpoints: set[str]) -> bool:
+    """Whether a WebUI has what a request needs; ``adapters``: None where it could not be asked, and is believed."""
+    has_checkpoint = not checkpoint or checkpoint.casefold() in checkpoints
+    return has_checkpoint and (adapters is None or all(_key(name) in adapters for name in needs))
 
 
 def adapter_keys(answer: Any) -> set[str]:

@@ -9,6 +9,10 @@ class BatchError(IPAdapterError):
     """The run cannot begin or go on."""
 
 
+class NoAnswer(BatchError):
+    """A WebUI could not be asked: what it has is not known."""
+
+
 class RowError(IPAdapterError):
     """One row cannot be done; the others can."""
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .crew import FAILED, LATE, LOST, Down, Event, Gone, Landed, Outcome, Up, Work
-from .problems import BatchError, RowError
+from .crew import DONE, FAILED, LATE, LOST, REFUSED, Down, Event, Gone, Landed, Outcome, Up, Work
+from .problems import BatchError, NoAnswer, RowError
 from .schedule import SLOTS
 from .webui import Start
 from .worker import Config, Worker
@@ -104,15 +104,15 @@ class RayCrew:
         return found
 
     def ask(self, name: str, route: str) -> Any:
-        """A route's JSON. Raises RowError with the WebUI's sentence."""
+        """A route's JSON. Raises RowError with the WebUI's sentence where it refuses, NoAnswer where there is none."""
         import ray
 
         try:
-            is_answer, told = ray.get(self._actors[name].ask.remote(route), timeout=120)
-        except ray.exceptions.RayError as error:
-            raise RowError(f"its worker does not answer ({type(error).__name__}): try again.") from None
-        if not is_answer:
-            raise RowError(str(told))
+            kind, told = ray.get(self._actors[name].ask.remote(route), timeout=120)
+        except (ray.exceptions.RayError, KeyError) as error:
+            raise NoAnswer(f"its worker does not answer ({type(error).__name__}): try again.") from None
+        if kind != DONE:
+            raise (RowError if kind == REFUSED else NoAnswer)(str(told))
         return told
 
     def send(self, endpoint: str, work: Work) -> None:

@@ -19,7 +19,7 @@ from .facts import Facts
 from .fields import ONLY_IMG2IMG, OWN, checked
 from .given import Sources
 from .paths import WILD
-from .problems import RowError
+from .problems import BatchError, RowError
 
 SCRIPT = "IP-Adapter"
 FILE, REFERENCE = "$file", "$reference"
@@ -76,6 +76,8 @@ class Reader:
         for step in (self._fields, self._own, self._pictures, self._units):
             try:
                 problems += step(row, request) or []
+            except BatchError:
+                raise  # no fault of the row
             except IPAdapterError as error:
                 problems.append(error.detail)
         if not problems and len(request.stored()) > MAX_REQUEST:
@@ -136,6 +138,8 @@ class Reader:
         for number, unit in enumerate(units, 1):
             try:
                 done.append(self._unit(unit, number, request))
+            except BatchError:
+                raise
             except IPAdapterError as error:
                 problems.append(error.in_unit(number).detail)
         scripts[SCRIPT] = {"args": done}

@@ -16,8 +16,8 @@ from typing import Any
 from ..replace_file import replace_file
 from .check import Check
 from .client import auth_of, checked_url
-from .crew import Gone, Landed, Outcome, Up, Work
 from .drive import Drive
+from .everybody import Everybody
 from .facts import Facts
 from .given import Sources
 from .jobs_file import rows
@@ -81,9 +81,9 @@ class Run:
             with self._crew(keep) as crew:
                 up: list[str] = []
                 if not ledger.is_planned:
-                    up = first_up(crew)
-                    reader = Reader(Facts(lambda route: crew.ask(up[0], route)), self._sources)
-                    plan(ledger, self._asked.jobs, reader, self._asked.shards)
+                    everybody = Everybody(crew)
+                    plan(ledger, self._asked.jobs, Reader(Facts(everybody), self._sources), self._asked.shards)
+                    up = everybody.up
                 ledger.reopen()
                 try:
                     with packing(self._folder / LEDGER, int(ledger.get("shards") or 0)):
@@ -100,11 +100,11 @@ class Run:
             keep = Keep(self._folder, ledger, references=self._asked.references)
             keep.clear()
             with self._crew(keep) as crew:
-                (name, *_) = first_up(crew)
-                check = Check(Reader(Facts(lambda route: crew.ask(name, route)), self._sources))
+                everybody = Everybody(crew)
+                check = Check(Reader(Facts(everybody), self._sources))
                 for number, row in rows(self._asked.jobs):
                     check.read(number, row)
-                check.probe(lambda work: made_by(crew, name, work), self._sources.read)
+                check.probe(everybody.made, self._sources.read)
             keep.clear()
             lines = check.complaints.lines()
             verdict = f"{check.complaints.rows:,} cannot be done as they are" if lines else "nothing is wrong"
@@ -196,25 +196,6 @@ class Run:
             lock.write(f"{socket.gethostname()} {os.getpid()}\n")
             lock.flush()
             yield
-
-
-def first_up(crew: RayCrew) -> list[str]:
-    """Waits for the first WebUI. Raises BatchError when there is none."""
-    while True:
-        for event in crew.wait():
-            if isinstance(event, Up):
-                return [event.endpoint]
-            if isinstance(event, Gone) and not crew.names():
-                raise BatchError(f"no WebUI is there ({event.endpoint}: {event.sentence})")
-
-
-def made_by(crew: RayCrew, name: str, work: Work) -> Outcome:
-    """One piece of work, by itself."""
-    crew.send(name, work)
-    while True:
-        for event in crew.wait():
-            if isinstance(event, Landed) and event.work is work:
-                return event.outcome
 
 
 def _run_id(folder: Path) -> str:

@@ -136,7 +136,7 @@ class Schedule:
         return self._again(position, troubles)
 
     def late(self, name: str, position: int) -> bool:
-        """It has taken too long. Whether it is given up: only the one that was worked on has, others stood behind it."""
+        """It has taken too long. Whether it is given up: only the first in line has, others stood behind it."""
         endpoint = self.endpoints[name]
         was_first = endpoint.flying[:1] == [position] and not endpoint.is_blamed
         if was_first:

@@ -94,7 +94,7 @@ class Packer:
     def _clear(self, number: int) -> None:
         """Take away the single files of a shard that is written down."""
         for row in self._ledger.of_shard(*self._stretch(number)):
-            if row["state"] == DONE:
+            if row["shard"] == number:  # others have been made since it was written, and are in none
                 for picture in json.loads(row["pictures"]):
                     (self._folder / picture["file"]).unlink(missing_ok=True)
         self._ledger.clean_shard(number)

@@ -29,6 +29,7 @@ RUN_ID = "run.id"
 QUESTION = 60.0  # seconds for an answer that needs no picture
 PAUSE = 0.25  # seconds between looks for a WebUI that is not there
 STARTS = 5  # of a WebUI that ends before it answers, one after the other
+OWN_FAULT = (400, 422)  # what a request is answered with that no WebUI can do; all else is this WebUI's
 MAX_PICTURES = 1000  # of one answer
 
 
@@ -62,7 +63,7 @@ class Worker:
         if config.start is not None:
             self._own = OwnWebUI(config.start, own / "logs" / f"{config.name.replace(' ', '-')}.log")
         self._client = Client(config.url, config.auth, config.timeout)
-        self._adapters: set[str] = set()
+        self._adapters: set[str] | None = None
         self._checkpoints: set[str] = set()
         self._starting, self._counting = threading.Lock(), threading.Lock()
         self._in_line = 0  # requests that the WebUI has
@@ -111,7 +112,10 @@ class Worker:
             raise ValueError(f"/sdapi/v1/sd-models answers {checkpoints.status}")
         adapters = self._client.get("/ip-adapter/models", QUESTION)
         self._checkpoints = checkpoint_names(checkpoints.json())
-        self._adapters = adapter_keys(adapters.json()) if adapters.status == 200 else set()
+        if adapters.status == 200:
+            self._adapters = adapter_keys(adapters.json())
+        else:
+            self._adapters = set() if adapters.status == 404 else None  # without the extension, or not known
 
     def _is_idle(self) -> bool:
         """Whether it works on nothing; where it does not tell, whether it has answered all that it was sent."""
@@ -120,13 +124,16 @@ class Worker:
         jobs = state.get("job_count") if isinstance(state, dict) else None
         return not self._in_line and not jobs
 
-    def ask(self, route: str) -> tuple[bool, Any]:
-        """The JSON that a route answers with; False with a sentence where there is none."""
+    def ask(self, route: str) -> tuple[str, Any]:
+        """DONE and the JSON that a route answers with; REFUSED and a sentence where the WebUI does not have what is
+        asked for; LOST and why where it could not be asked."""
         try:
             answer = self._client.get(route, QUESTION)
-            return (True, answer.json()) if answer.status == 200 else (False, answer.sentence)
+            if answer.status == 200:
+                return DONE, answer.json()
+            return REFUSED if answer.status in (404, 422) else LOST, answer.sentence
         except (Away, Late, Rejected, ValueError) as error:
-            return False, f"{error}."
+            return LOST, f"{error}."
 
     def do(self, work: Work, references: Mapping[str, bytes]) -> Outcome:
         """Send a request, and keep what comes. Raises nothing that is the WebUI's doing."""
@@ -157,8 +164,7 @@ class Worker:
 
     def _outcome(self, work: Work, answer: Answer) -> Outcome:
         if answer.status != 200:
-            is_own_fault = 400 <= answer.status < 500 and answer.status not in (408, 425, 429)
-            return Outcome(REFUSED if is_own_fault else FAILED, answer.sentence)
+            return Outcome(REFUSED if answer.status in OWN_FAULT else FAILED, answer.sentence)
         if work.kind == ENCODE:
             if answer.data[8:9] != b"{":
                 return Outcome(FAILED, "the WebUI has answered with no file of embeddings: look into its console.")

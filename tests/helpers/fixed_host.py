@@ -54,6 +54,7 @@ class FixedHost(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.seconds, self.log, self.auth, self.checkpoints = seconds, log, auth, checkpoints
         self.turn = threading.Lock()
+        self.models_status = 200
         self.waiting = 0  # requests that it has not answered
         self.failed: set[str] = set()
 
@@ -83,7 +84,9 @@ class Handler(BaseHTTPRequestHandler):
         }  # fmt: skip
         if not self._is_allowed():
             return
-        if self.path in answers:
+        if self.path == "/ip-adapter/models" and self.server.models_status != 200:
+            self._answer(self.server.models_status, b'{"detail": "Not Found"}')
+        elif self.path in answers:
             self._answer(200, json.dumps(answers[self.path]).encode())
         else:
             self._answer(404, b'{"detail": "there is no preset of that name."}')
@@ -111,6 +114,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.note(row=prompt, seed=seed, checkpoint=body.get("override_settings", {}).get("sd_model_checkpoint"))
         if "refuse" in prompt:
             return 422, b'{"detail": "IP-Adapter unit 1: it cannot be done: leave it."}'
+        if prompt.startswith("status "):
+            return int(prompt.split()[1]), b'{"detail": "as asked"}'
         if "fail" in prompt and not ("once" in prompt and prompt in self.server.failed):
             self.server.failed.add(prompt)
             return 500, b'{"error": "RuntimeError", "detail": "", "errors": "out of luck"}'

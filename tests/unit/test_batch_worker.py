@@ -6,11 +6,10 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from lib_ipadapter.batch.crew import DONE, FAILED, LATE, MAKE, REFUSED, Work
+from lib_ipadapter.batch.crew import DONE, FAILED, LACKING, LATE, LOST, MAKE, REFUSED, Work
 from lib_ipadapter.batch.worker import Config, Worker
 from tests.helpers.fixed_host import FixedHost
 
@@ -58,3 +57,27 @@ def test_a_webui_that_stays_at_a_late_request_is_given_up_with_its_reason(host: 
     assert worker.do(work(), {}).kind == LATE
     is_up, sentence = worker.until_up()
     assert not is_up and "still at work" in sentence
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, REFUSED), (422, REFUSED), (404, FAILED), (405, FAILED), (413, FAILED), (500, FAILED)]
+)
+def test_only_an_answer_on_the_request_itself_refuses_a_row(host: FixedHost, status: int, kind: str) -> None:
+    assert worker_of(host).do(work(f"status {status}"), {}).kind == kind
+
+
+def test_a_webui_without_the_extension_has_no_adapter_and_one_that_could_not_be_asked_may(host: FixedHost) -> None:
+    for status, kind in ((404, LACKING), (500, DONE), (200, DONE)):
+        host.models_status = status
+        worker = worker_of(host)
+        assert worker.until_up() == (True, "")
+        assert worker.do(work(needs=("adapter",)), {}).kind == kind
+        assert worker.do(work(), {}).kind == DONE
+
+
+def test_questions_tell_what_is_not_there_from_what_could_not_be_asked(host: FixedHost) -> None:
+    worker = worker_of(host)
+    assert worker.ask("/ip-adapter/presets/kept")[0] == DONE
+    assert worker.ask("/ip-adapter/presets/none")[0] == REFUSED
+    host.models_status = 500
+    assert worker.ask("/ip-adapter/models")[0] == LOST
