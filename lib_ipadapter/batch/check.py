@@ -8,7 +8,7 @@ from typing import Any
 
 from .crew import MAKE, Outcome, Work
 from .jobs_file import Row
-from .problems import RowError
+from .problems import BatchError, RowError, unreadable
 from .request import FILE, REFERENCE, Reader, Request
 from .tasks import sources_in
 
@@ -59,7 +59,7 @@ class Check:
 
     def read(self, number: int, row: Row | str) -> None:
         self.rows += 1
-        request, problems = (None, [row]) if isinstance(row, str) else self._reader.read(row)
+        request, problems = (None, [row]) if isinstance(row, str) else self._request(row)
         if problems:
             self.complaints.rows += 1
         for sentence in problems:
@@ -69,6 +69,14 @@ class Check:
             if pair in self._pairs or len(self._pairs) < MAX_PROBES:
                 self._pairs.setdefault(pair, (number, request))
                 self._counts[pair] = self._counts.get(pair, 0) + 1
+
+    def _request(self, row: Row) -> tuple[Request | None, list[str]]:
+        try:
+            return self._reader.read(row)
+        except BatchError:
+            raise
+        except Exception as error:  # all other rows are to be checked, too
+            return None, [unreadable(error)]
 
     def probe(self, make: Try, read: Callable[[str], bytes]) -> None:
         """``make`` has a WebUI make a picture; ``read`` reads a source."""

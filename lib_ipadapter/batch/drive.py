@@ -10,7 +10,7 @@ from . import crew as told
 from .crew import Crew, Landed, Work
 from .keep import Keep, result_of
 from .ledger import FAILED, REFUSED, Ledger, Made, Result
-from .problems import BatchError, BrokenReference, RowError
+from .problems import BatchError, BrokenReference, PassingFault, RowError
 from .schedule import Schedule
 
 NOBODY_HAS = "no WebUI of the run has the checkpoint and the adapters that it needs: put them there."
@@ -78,9 +78,10 @@ class Drive:
         for endpoint, position in self.schedule.next():
             try:
                 work = self._tasks.work(position)
-            except RowError as error:
+            except (RowError, PassingFault) as error:
                 self.schedule.done(endpoint, position)
                 state = error.state if isinstance(error, BrokenReference) else REFUSED
+                state = FAILED if isinstance(error, PassingFault) else state
                 self._record(Result(position, state, sentence=error.detail, finished=time.time()))
                 continue
             self._crew.send(endpoint, work)

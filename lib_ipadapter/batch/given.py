@@ -9,7 +9,7 @@ import hashlib
 from pathlib import Path
 
 from ..replace_file import replace_file
-from .paths import MAX_FILE, Files
+from .paths import MAX_FILE, Files, fault
 from .problems import RowError
 
 GIVEN = "given:"
@@ -44,8 +44,8 @@ class Sources:
             return self.files.read(source)
         try:
             return self._path(source[len(GIVEN) :]).read_bytes()
-        except OSError:
-            raise RowError("a picture that the run has kept is gone from its folder: run into a new one.") from None
+        except OSError as error:
+            raise fault("a picture that the run has kept", error, "run into a new folder") from None
 
     def _path(self, name: str) -> Path:
         return self._folder / name[:2] / name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections import OrderedDict
@@ -9,13 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import printable
-from .problems import RowError
+from .problems import PassingFault, RowError
 
 MAX_FILE = 64 << 20  # bytes of a picture, a mask, or a file of embeddings
 MAX_FOUND = 64  # files that one pattern may find: as many references as a unit may have
 MAX_LOOKED_AT = 100_000  # names that one pattern may look at
 REMEMBERED = 4096  # files whose hash is not computed again
 WILD = "*?["
+# What a disk or a network share says that may be otherwise a moment later, and is no word on the file.
+PASSING = {
+    getattr(errno, name)
+    for name in ("EIO", "ESTALE", "ETIMEDOUT", "EAGAIN", "EINTR", "EBUSY", "EMFILE", "ENFILE", "ENOMEM", "ENETDOWN",
+                 "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ECONNRESET", "ECONNABORTED", "ENOTCONN", "EREMOTEIO",
+                 "ENOLCK", "ENODEV", "ENXIO", "ESHUTDOWN")
+    if hasattr(errno, name)
+}  # fmt: skip
 
 
 class Files:
@@ -29,6 +38,12 @@ class Files:
         """What a path or pattern names, sorted, as paths that ``read`` takes. Raises RowError."""
         if not text.strip() or "\0" in text:
             raise RowError("a path is empty: name a file below the jobs file's folder.")
+        try:
+            return self._found(text)
+        except (OSError, ValueError, NotImplementedError, RuntimeError, IndexError) as error:
+            raise fault(f"the path or pattern {_shown(text)}", error, "correct it") from None
+
+    def _found(self, text: str) -> list[str]:
         if not any(mark in text for mark in WILD) or (self.folder / text).is_file():
             return [self._placed(self.folder / text, text)]
         if Path(text).is_absolute() and not self._outside:
@@ -51,8 +66,7 @@ class Files:
             with open(self.folder / path, "rb") as file:
                 data = file.read(MAX_FILE + 1)
         except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-            raise RowError(f"the file {_shown(path)} cannot be read ({why}): put it there again.") from None
+            raise fault(f"the file {_shown(path)}", error, "put it there again") from None
         if len(data) > MAX_FILE:
             raise RowError(f"the file {_shown(path)} is larger than {MAX_FILE >> 20} MiB: make it smaller.")
         return data
@@ -72,18 +86,12 @@ class Files:
 
     def _matching(self, text: str) -> Iterator[Path]:
         base = Path(text)
-        try:
-            if base.is_absolute():
-                return Path(base.anchor).glob(str(base.relative_to(base.anchor)))
-            return self.folder.glob(text)
-        except (ValueError, NotImplementedError, OSError):
-            raise RowError(f"{_shown(text)} is no pattern: write it as photos/*.png.") from None
+        if base.is_absolute():
+            return Path(base.anchor).glob(str(base.relative_to(base.anchor)))
+        return self.folder.glob(text)
 
     def _placed(self, path: Path, text: str) -> str:
-        try:
-            real = path.resolve()
-        except (OSError, RuntimeError, ValueError):
-            raise RowError(f"the path {_shown(text)} leads nowhere: correct it.") from None
+        real = path.resolve()
         inside = real == self.folder or self.folder in real.parents
         if not inside and not self._outside:
             raise self._elsewhere(text)
@@ -96,6 +104,14 @@ class Files:
         return RowError(
             f"{_shown(text)} lies outside of the jobs file's folder: put it below that, or add --allow-outside."
         )
+
+
+def fault(what: str, error: Exception, remedy: str) -> RowError | PassingFault:
+    """What is wrong with a path, or with the disk for now."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+    if isinstance(error, OSError) and error.errno in PASSING:
+        return PassingFault(f"{what} cannot be read now ({why}): see to the disk, and give the same command again.")
+    return RowError(f"{what} cannot be read ({why}): {remedy}.")
 
 
 def _shown(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import IPAdapterError
+from ..errors import IPAdapterError, printable
 
 
 class BatchError(IPAdapterError):
@@ -15,6 +15,15 @@ class NoAnswer(BatchError):
 
 class RowError(IPAdapterError):
     """One row cannot be done; the others can."""
+
+
+class PassingFault(BatchError):
+    """A disk did not give something that is there: the same may go well later."""
+
+
+def unreadable(error: Exception) -> str:
+    """The sentence on a row that nothing foresees."""
+    return printable(f"it cannot be read ({type(error).__name__}: {str(error)[:200]}): correct it.")
 
 
 class BrokenReference(RowError):

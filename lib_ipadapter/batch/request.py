@@ -18,8 +18,9 @@ from ..unit import MAX_UNITS, Unit
 from .facts import Facts
 from .fields import ONLY_IMG2IMG, OWN, checked
 from .given import Sources
+from .odd import check_values
 from .paths import WILD
-from .problems import BatchError, RowError
+from .problems import BatchError, RowError, unreadable
 
 SCRIPT = "IP-Adapter"
 FILE, REFERENCE = "$file", "$reference"
@@ -69,20 +70,31 @@ class Reader:
 
     def read(self, row: Mapping[str, Any]) -> tuple[Request, list[str]]:
         """The request, and every sentence on what is wrong with it."""
-        problems: list[str] = []
         request = Request("img2img" if row.get("init_images") else "txt2img", {})
+        try:
+            check_values(row)
+            return request, self._read(row, request)[:MAX_SENTENCES]
+        except BatchError:
+            raise  # no fault of the row
+        except RowError as error:
+            return request, [error.detail]
+        except Exception as error:  # whatever it is, the other rows can be made
+            return Request(request.route, {}), [unreadable(error)]
+
+    def _read(self, row: Mapping[str, Any], request: Request) -> list[str]:
+        problems: list[str] = []
         if _has_marks(row):
-            return request, [f"{FILE} and {REFERENCE} are the run's own words: write a path in their place."]
+            return [f"{FILE} and {REFERENCE} are the run's own words: write a path in their place."]
         for step in (self._fields, self._own, self._pictures, self._units):
             try:
                 problems += step(row, request) or []
             except BatchError:
-                raise  # no fault of the row
+                raise
             except IPAdapterError as error:
                 problems.append(error.detail)
         if not problems and len(request.stored()) > MAX_REQUEST:
             problems.append(f"it is larger than {MAX_REQUEST >> 20} MiB: give pictures as paths.")
-        return request, problems[:MAX_SENTENCES]
+        return problems
 
     def _fields(self, row: Mapping[str, Any], request: Request) -> list[str]:
         problems = []

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lib_ipadapter.batch.check import Check
 from lib_ipadapter.batch.client import AUTH, auth_of, checked_url, is_loopback, variable
 from lib_ipadapter.batch.facts import Facts
 from lib_ipadapter.batch.given import Sources
-from lib_ipadapter.batch.jobs_file import rows
+from lib_ipadapter.batch.jobs_file import Row, rows
 from lib_ipadapter.batch.ledger import DONE, FAILED, REFUSED, Ledger, Made, Result
 from lib_ipadapter.batch.packing import packing
 from lib_ipadapter.batch.paths import MAX_FOUND, Files
 from lib_ipadapter.batch.pictures import ending, with_parameters
-from lib_ipadapter.batch.plan import plan, prepare, seed_of
+from lib_ipadapter.batch.plan import _planned, plan, prepare, seed_of
 from lib_ipadapter.batch.problems import BatchError, RowError
 from lib_ipadapter.batch.request import FILE, REFERENCE, SCRIPT, Reader
 from lib_ipadapter.batch.shards import Packer
@@ -350,3 +353,64 @@ def test_a_row_that_was_made_after_its_shard_keeps_its_file(tmp_path: Path, read
     ledger.record([Result(3, DONE, pictures=[Made("pictures/000000003.png", "", 4)])])
     Packer(ledger, out, 4)
     assert late.read_bytes() == b"late" and ledger.shards() == {0: True}
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+ODD = [
+    ({"init_images": ["x" * 300]}, "x"),
+    ({"init_images": ["x" * 300 + "/*.png"]}, "pattern"),
+    ({"init_images": ["a***/b"]}, "pattern"),
+    ({"init_images": ["[a-/**b"]}, ""),
+    ({"init_images": ["/" * 5000 + "*"]}, ""),
+    ({"seed": 10**400}, "seed"),
+    ({"cfg_scale": 10**400}, "cfg_scale"),
+    ({"override_settings": {"a": 10**400}}, "override_settings"),
+    ({"override_settings": {"a": nested(900)}}, "deep"),
+    ({"override_settings": {"a": nested(100_000)}}, "deep"),
+    ({"units": nested(100_000)}, "deep"),
+    ({"prompt": b"bytes"}, "prompt"),
+    ({"override_settings": {"a": b"bytes"}}, "override_settings"),
+    ({"styles": [datetime(2026, 1, 1)]}, "styles"),
+    ({"id": datetime(2026, 1, 1)}, "id"),
+    ({"id": Decimal("1.5")}, "id"),
+    ({"prompt": "half \ud83d"}, "prompt"),
+    ({"id": "half \ud83d"}, "id"),
+    ({"init_images": ["half \ud83d.png"]}, "init_images"),
+    ({"override_settings": {"\ud83d": 1}}, "override_settings"),
+    ({"half \ud83d": 1}, ""),
+    ({"preset": "half \ud83d"}, "preset"),
+    ({"init_images": [{"a": 1}]}, "init_images"),
+    ({"eta": float("inf")}, "eta"),
+    ({"override_settings": {"a": float("nan")}}, "override_settings"),
+    ({"unit99999999999999999999.model": "x"}, "unit"),
+    ({"unit٣.model": "x"}, ""),
+    ({"unit²": "x"}, ""),
+]
+
+
+@pytest.mark.parametrize(("row", "part"), ODD, ids=range(len(ODD)))
+def test_an_odd_row_is_refused_and_is_written_down(tmp_path: Path, reader: Reader, row: Row, part: str) -> None:
+    request, problems = reader.read(row)
+    assert problems and all(part in one for one in problems[:1])
+    ledger = Ledger(tmp_path / "odd" / LEDGER, sure=False)
+    ledger.plan([(_planned(1, request, problems, "s"), {})])
+    assert ledger.counts() == {REFUSED: 1}
+    json.dumps([request.stored(), *problems]).encode()
+
+
+def test_what_no_rule_foresees_is_a_sentence_too(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("x")
+
+    monkeypatch.setattr(reader, "_own", broken)
+    assert "ZeroDivisionError" in reader.read({})[1][0]
+    check = Check(reader)
+    monkeypatch.setattr(reader, "read", broken)
+    check.read(1, {})
+    assert "ZeroDivisionError" in check.complaints.lines()[0]
