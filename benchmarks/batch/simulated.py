@@ -158,7 +158,7 @@ def planned(count: int) -> list[tuple[Planned, dict[str, Any]]]:
     for number in range(1, count + 1):
         what = "refuse" if number % 50 == 7 else "fail" if number % 70 == 9 else "cat"
         body = {"prompt": f"{what} {number}"}
-        request = {"route": "txt2img", "body": body, "needs": [], "checkpoint": "", "references": []}
+        request = {"route": "txt2img", "body": body, "needs": [], "checkpoint": "", "references": [], "sha256": {}}
         rows.append((Planned(number, "", f"model {number % 3}", "", json.dumps(request), number * 7), {}))
     return rows
 

@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         "--shards", type=int, metavar="N", help="tar files of N rows, 0: none; else 1000 from 10^5 rows on"
     )
     run.add_argument("--references", type=Path, metavar="FOLDER", help="encoded references of earlier runs")
+    run.add_argument("--again", action="store_true", help="read refused rows anew, with the seeds that they have")
     run.add_argument("--timeout", type=float, default=1800.0, metavar="SECONDS", help="for one row (default 1800)")
     run.add_argument("--patience", type=float, default=600.0, metavar="SECONDS", help="for a WebUI that is away (600)")
     status = commands.add_parser("status", help="how far a run is")
@@ -79,7 +80,7 @@ def _run(given: argparse.Namespace) -> int:
         Asked(
             given.jobs, given.out, tuple(given.endpoint), tuple(given.webui), given.webui_python,
             tuple(shlex.split(given.webui_args)), given.address, not given.no_dashboard, given.allow_outside,
-            given.seed, given.shards, given.references, given.timeout, given.patience,
+            given.seed, given.shards, given.references, given.timeout, given.patience, given.again,
         )
     )  # fmt: skip
     if given.dry_run:

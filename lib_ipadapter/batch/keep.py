@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from .crew import Outcome, Part
-from .ledger import DONE, REFERENCES, ROWS, Ledger, Made, Result
+from .ledger import DONE, OPEN, REFERENCES, ROWS, Ledger, Made, Result
 
 COMING = "coming"
 PICTURES = "pictures"
@@ -53,6 +53,16 @@ class Keep:
 
     def reference_file(self, key: str) -> Path:
         return self.references / key[:2] / f"{key}.safetensors"
+
+    def look_at_references(self) -> None:
+        """What is on the disk counts, as long as a row is open: files of earlier runs are not made again, and those that
+        are gone are."""
+        if not self._ledger.counts().get(OPEN):
+            return
+        there = [one for one, key in self._ledger.references_in(OPEN) if self.reference_file(key).is_file()]
+        gone = [one for one, key in self._ledger.references_in(DONE) if not self.reference_file(key).is_file()]
+        for positions, state in ((there, DONE), (gone, OPEN)):
+            self._ledger.record([Result(position, state) for position in positions], REFERENCES)
 
     def record(self, result: Result, table: str = ROWS) -> None:
         """Kept with the next commit."""

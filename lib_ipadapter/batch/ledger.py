@@ -37,6 +37,11 @@ CREATE TABLE IF NOT EXISTS refs (
 CREATE TABLE IF NOT EXISTS shards (number INTEGER PRIMARY KEY, is_clean INTEGER NOT NULL);
 """
 
+_COMING = {
+    "coming": "number INTEGER PRIMARY KEY, id, checkpoint, grouped, request, seed, sentence, needs",
+    "coming_refs": "key TEXT PRIMARY KEY, asked, needs",
+}
+
 
 @dataclass(frozen=True)
 class Made:
@@ -131,29 +136,49 @@ class Ledger:
         with self._all_or_nothing():
             self._base.execute("DELETE FROM rows")
             self._base.execute("DELETE FROM refs")
-            self._base.execute("DROP TABLE IF EXISTS coming")
-            self._base.execute(
-                "CREATE TABLE coming "
-                "(number INTEGER PRIMARY KEY, id, checkpoint, grouped, request, seed, sentence, needs)"
-            )
-            self._base.execute("DROP TABLE IF EXISTS coming_refs")
-            self._base.execute("CREATE TABLE coming_refs (key TEXT PRIMARY KEY, asked, needs)")
-            for row, references in rows:
-                self._base.execute("INSERT INTO coming VALUES (?, ?, ?, ?, ?, ?, ?, ?)", astuple(row))
-                asked = [(key, json.dumps(one), one["unit"]["model"]) for key, one in references.items()]
-                self._base.executemany("INSERT OR IGNORE INTO coming_refs VALUES (?, ?, ?)", asked)
-            self._base.execute(
-                "INSERT INTO rows (position, number, id, checkpoint, section, request, seed, state, sentence) "
-                "SELECT row_number() OVER (ORDER BY checkpoint, needs, grouped, number), number, id, "
-                "dense_rank() OVER (ORDER BY checkpoint), dense_rank() OVER (ORDER BY checkpoint, needs), request, "
-                f"seed, CASE sentence WHEN '' THEN '{OPEN}' ELSE '{REFUSED}' END, sentence FROM coming"
-            )
-            self._base.execute(
-                "INSERT INTO refs (position, key, section, asked, state) SELECT row_number() OVER (ORDER BY needs, "
-                f"key), key, dense_rank() OVER (ORDER BY needs), asked, '{OPEN}' FROM coming_refs"
-            )
-            self._base.execute("DROP TABLE coming")
-            self._base.execute("DROP TABLE coming_refs")
+            self._plan(rows, 0)
+
+    def refused(self) -> set[int]:
+        """The numbers of the rows that are."""
+        return {number for (number,) in self._base.execute(f"SELECT number FROM rows WHERE state = '{REFUSED}'")}
+
+    def plan_again(self, rows: Iterable[tuple[Planned, dict[str, Any]]], per_shard: int) -> None:
+        """Put these in the place of what is known of them, at the end of the line and in shards of their own. References
+        that were refused have a try again. All of it or nothing."""
+        with self._all_or_nothing():
+            (last,) = self._base.execute("SELECT max(position) FROM rows").fetchone()
+            self._base.execute(f"UPDATE refs SET state = '{OPEN}', tries = 0 WHERE state = '{REFUSED}'")
+            self._plan(rows, -(-last // per_shard) * per_shard if per_shard else last)
+
+    def _plan(self, rows: Iterable[tuple[Planned, dict[str, Any]]], after: int) -> None:
+        """The rows, from the position ``after`` on, and those of their references that are not known yet."""
+        for table, columns in _COMING.items():
+            self._base.execute(f"DROP TABLE IF EXISTS {table}")
+            self._base.execute(f"CREATE TABLE {table} ({columns})")
+        for row, references in rows:
+            self._base.execute("INSERT INTO coming VALUES (?, ?, ?, ?, ?, ?, ?, ?)", astuple(row))
+            asked = [(key, json.dumps(one), one["unit"]["model"]) for key, one in references.items()]
+            self._base.executemany("INSERT OR IGNORE INTO coming_refs VALUES (?, ?, ?)", asked)
+        last = "SELECT coalesce(max({}), 0) FROM {}"
+        (section,) = self._base.execute(last.format("section", "rows")).fetchone()
+        (checkpoint,) = self._base.execute(last.format("checkpoint", "rows")).fetchone()
+        self._base.execute(
+            "INSERT OR REPLACE INTO rows (position, number, id, checkpoint, section, request, seed, state, sentence) "
+            "SELECT ? + row_number() OVER (ORDER BY checkpoint, needs, grouped, number), number, id, "
+            "? + dense_rank() OVER (ORDER BY checkpoint), ? + dense_rank() OVER (ORDER BY checkpoint, needs), request, "
+            f"seed, CASE sentence WHEN '' THEN '{OPEN}' ELSE '{REFUSED}' END, sentence FROM coming",
+            (after, checkpoint, section),
+        )
+        (position,) = self._base.execute(last.format("position", "refs")).fetchone()
+        (section,) = self._base.execute(last.format("section", "refs")).fetchone()
+        self._base.execute(
+            "INSERT INTO refs (position, key, section, asked, state) SELECT ? + row_number() OVER (ORDER BY needs, key), "
+            f"key, ? + dense_rank() OVER (ORDER BY needs), asked, '{OPEN}' FROM coming_refs "
+            "WHERE key NOT IN (SELECT key FROM refs)",
+            (position, section),
+        )
+        for table in _COMING:
+            self._base.execute(f"DROP TABLE {table}")
 
     # positions, for the schedule
 
@@ -188,12 +213,12 @@ class Ledger:
         key, asked = self._base.execute("SELECT key, asked FROM refs WHERE position = ?", (position,)).fetchone()
         return key, json.loads(asked)
 
-    def open_references(self) -> Iterator[tuple[int, str]]:
-        """Position and key of those that are not encoded yet."""
+    def references_in(self, state: str) -> Iterator[tuple[int, str]]:
+        """Position and key of those with this state."""
         last = 0
         while True:
-            query = f"SELECT position, key FROM refs WHERE position > ? AND state = '{OPEN}' ORDER BY 1 LIMIT ?"
-            found = self._base.execute(query, (last, AT_A_TIME)).fetchall()
+            query = f"SELECT position, key FROM refs WHERE position > ? AND state = ? ORDER BY 1 LIMIT ?"
+            found = self._base.execute(query, (last, state, AT_A_TIME)).fetchall()
             yield from found
             if not found:
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,11 +62,15 @@ class Files:
         return sorted(found)
 
     def read(self, path: str) -> bytes:
-        """The content of a file that ``find`` has found. Raises RowError."""
+        """The content of a file that ``find`` has found; where it leads is looked at again. Raises RowError, and
+        PassingFault."""
         try:
-            with open(self.folder / path, "rb") as file:
+            real = (self.folder / path).resolve()
+            if not self._outside and self.folder not in real.parents:
+                raise self._elsewhere(path)
+            with open(real, "rb") as file:
                 data = file.read(MAX_FILE + 1)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise fault(f"the file {_shown(path)}", error, "put it there again") from None
         if len(data) > MAX_FILE:
             raise RowError(f"the file {_shown(path)} is larger than {MAX_FILE >> 20} MiB: make it smaller.")
@@ -74,9 +79,11 @@ class Files:
     def sha256(self, path: str) -> str:
         """A file's hash, computed once as long as its size and time stay. Raises RowError."""
         try:
-            told = os.stat(self.folder / path)
+            told = os.stat(self.folder / path, follow_symlinks=False)
         except OSError:
             return hashlib.sha256(self.read(path)).hexdigest()  # says what is wrong
+        if stat.S_ISLNK(told.st_mode):
+            return hashlib.sha256(self.read(path)).hexdigest()
         key = (path, told.st_size, told.st_mtime_ns)
         if key not in self._hashes:
             self._hashes[key] = hashlib.sha256(self.read(path)).hexdigest()

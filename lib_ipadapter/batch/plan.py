@@ -60,6 +60,19 @@ def plan(ledger: Ledger, jobs: Path, reader: Reader, per_shard: int | None) -> N
     ledger.put(planned="1", shards=str(shards))
 
 
+def plan_again(ledger: Ledger, jobs: Path, reader: Reader) -> None:
+    """Read the refused rows anew: files and adapters may be there by now. All others stay as they are."""
+    salt, refused = ledger.get("seed") or "", ledger.refused()
+
+    def planned() -> Iterator[tuple[Planned, dict[str, Any]]]:
+        for number, row in rows(jobs):
+            if number in refused and not isinstance(row, str):
+                request, problems = reader.read(row)
+                yield _planned(number, request, problems, salt), {} if problems else request.references
+
+    ledger.plan_again(planned(), int(ledger.get("shards") or 0))
+
+
 def _planned(number: int, request: Request, problems: list[str], salt: str) -> Planned:
     body = request.body
     if body.get("subseed_strength") and body.get("subseed", -1) < 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,13 +41,15 @@ class Kept(dict[str, str]):
 
 @dataclass
 class Request:
-    """What is sent for a row. ``body``: all but the seed. ``references``: key -> what to ask to be encoded."""
+    """What is sent for a row. ``body``: all but the seed. ``references``: key -> what to ask to be encoded;
+    ``sha256``: of the other files that it is made of."""
 
     route: str
     body: dict[str, Any]
     checkpoint: str = ""
     models: tuple[str, ...] = ()
     references: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
     seed: int | None = None
     id: str = ""
 
@@ -59,7 +61,7 @@ class Request:
 
     def stored(self) -> str:
         body = {"route": self.route, "body": self.body, "needs": self.models, "checkpoint": self.checkpoint}
-        return json.dumps({**body, "references": sorted(self.references)}, separators=(",", ":"))
+        return json.dumps({**body, "sha256": self.sha256, "references": sorted(self.references)}, separators=(",", ":"))
 
 
 class Reader:
@@ -92,6 +94,8 @@ class Reader:
                 raise
             except IPAdapterError as error:
                 problems.append(error.detail)
+        if not problems:
+            request.sha256 = {source: self._sources.sha256(source) for source in sources_in(request.body)}
         if not problems and len(request.stored()) > MAX_REQUEST:
             problems.append(f"it is larger than {MAX_REQUEST >> 20} MiB: give pictures as paths.")
         return problems
@@ -265,6 +269,18 @@ class Reader:
         if value.startswith("data:"):
             return [self._sources.keep(value, where)]
         return self._sources.files.find(value)
+
+
+def sources_in(value: Any) -> Iterator[str]:
+    """The files that a body stands for."""
+    if isinstance(value, Mapping):
+        if FILE in value:
+            yield value[FILE]
+        for one in value.values():
+            yield from sources_in(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from sources_in(one)
 
 
 def _has_marks(value: Any) -> bool:

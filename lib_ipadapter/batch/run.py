@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import socket
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
@@ -22,11 +23,11 @@ from .facts import Facts
 from .given import Sources
 from .jobs_file import rows
 from .keep import Keep
-from .ledger import DONE, FINAL, REFERENCES, ROWS, Ledger, Result
+from .ledger import DONE, FINAL, REFERENCES, ROWS, Ledger
 from .manifest import write_manifest
 from .packing import packing
 from .paths import Files
-from .plan import plan, prepare
+from .plan import plan, plan_again, prepare
 from .problems import BatchError
 from .progress import Progress
 from .ray_crew import RayCrew, begin
@@ -60,7 +61,7 @@ class Asked:
     references: Path | None = None
     timeout: float = 1800.0
     patience: float = 600.0
-    dry_run: bool = False
+    again: bool = False
 
 
 class Run:
@@ -84,11 +85,15 @@ class Run:
                     everybody = Everybody(crew)
                     plan(ledger, self._asked.jobs, Reader(Facts(everybody), self._sources), self._asked.shards)
                     up = everybody.up
+                elif self._asked.again:
+                    everybody = Everybody(crew)
+                    plan_again(ledger, self._asked.jobs, Reader(Facts(everybody), self._sources))
+                    up = everybody.up
                 ledger.reopen()
                 try:
                     with packing(self._folder / LEDGER, int(ledger.get("shards") or 0)):
                         self._drive(ledger, keep, crew, up)
-                except (BatchError, KeyboardInterrupt):
+                except (BatchError, OSError, sqlite3.Error, KeyboardInterrupt):
                     write_manifest(ledger, self._folder)
                     raise
             keep.clear()
@@ -113,8 +118,7 @@ class Run:
     # what they consist of
 
     def _drive(self, ledger: Ledger, keep: Keep, crew: RayCrew, up: list[str]) -> None:
-        kept = (position for position, key in ledger.open_references() if keep.reference_file(key).is_file())
-        ledger.record([Result(position, DONE) for position in kept], REFERENCES)
+        keep.look_at_references()
         drive = None
         for table, tasks in (
             (REFERENCES, ReferenceTasks(ledger, keep, self._sources)),

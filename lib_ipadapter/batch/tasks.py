@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from .crew import ENCODE, MAKE, Outcome, Work
@@ -11,8 +12,9 @@ from .given import Sources
 from .keep import Keep
 from .ledger import REFERENCES, ROWS, Ledger, Made
 from .problems import BrokenReference, RowError
-from .request import FILE, REFERENCE, SCRIPT
+from .request import FILE, REFERENCE, SCRIPT, sources_in
 
+CHANGED = "has changed since the run was planned: put it back, or run into a new folder."
 _UNIT = re.compile(r"IP-Adapter unit \d+")
 
 
@@ -32,11 +34,17 @@ class RowTasks:
             key, state, sentence = broken
             raise BrokenReference(_in_unit(sentence, _unit_with(key, request["body"])), state)
         body = {**request["body"], "seed": seed}
-        files = {source: self._sources.read(source) for source in sources_in(body)}
+        files = {source: self._read(source, request["sha256"].get(source)) for source in sources_in(body)}
         return Work(
             MAKE, position, f"/sdapi/v1/{request['route']}", body, f"{number:09}", files, tuple(request["references"]),
             tuple(request["needs"]), request["checkpoint"],
         )  # fmt: skip
+
+    def _read(self, source: str, sha256: str | None) -> bytes:
+        data = self._sources.read(source)
+        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+            raise RowError(f"the file {source} {CHANGED}")
+        return data
 
     def keep(self, work: Work, outcome: Outcome) -> list[Made]:
         number = self._numbers[work.position]
@@ -59,7 +67,7 @@ class ReferenceTasks:
         key, asked = self._ledger.reference(position)
         for name, source in asked["sources"].items():
             if self._sources.sha256(source) != asked["sha256"][name]:
-                raise RowError(f"the file {source} has changed since the run was planned: run into a new folder.")
+                raise RowError(f"the file {source} {CHANGED}")
         item = {name: {FILE: source} for name, source in asked["sources"].items()}
         body = {**asked["unit"], "images": [item]}
         files = {source: self._sources.read(source) for source in asked["sources"].values()}
@@ -70,18 +78,6 @@ class ReferenceTasks:
 
     def number(self, position: int) -> int:
         return position
-
-
-def sources_in(value: Any) -> Iterator[str]:
-    """The files that a body stands for."""
-    if isinstance(value, Mapping):
-        if FILE in value:
-            yield value[FILE]
-        for one in value.values():
-            yield from sources_in(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from sources_in(one)
 
 
 def _unit_with(key: str, body: Mapping[str, Any]) -> int:
