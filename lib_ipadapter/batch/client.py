@@ -16,6 +16,7 @@ from .problems import BatchError
 MAX_ANSWER = 512 << 20  # bytes
 CONNECT = 10.0  # seconds
 AUTH = "IP_ADAPTER_BATCH_AUTH"
+SHOWN = 20  # complaints of one answer
 # A proxy before a WebUI that is not there.
 ABSENT = (502, 503, 504)
 
@@ -54,10 +55,17 @@ class Answer:
             told = None
         detail = told.get("detail") or told.get("errors") or told.get("error") if isinstance(told, dict) else None
         if isinstance(detail, list):  # FastAPI's own complaints
-            places = [".".join(map(str, one.get("loc", ())[1:])) for one in detail if isinstance(one, dict)]
-            texts = [str(one.get("msg", "")) for one in detail if isinstance(one, dict)]
-            detail = "; ".join(f"{place}: {text}" for place, text in zip(places, texts, strict=True))
+            detail = "; ".join(_complaint(one) for one in detail[:SHOWN])
         return printable(str(detail))[:2000] if detail else f"the WebUI answers {self.status}."
+
+
+def _complaint(one: Any) -> str:
+    """One of FastAPI's: where, and what."""
+    if not isinstance(one, dict):
+        return str(one)[:200]
+    where = one.get("loc")
+    place = ".".join(map(str, where[1:])) if isinstance(where, list) else ""
+    return f"{place}: {one.get('msg', '')}" if place else str(one.get("msg", ""))
 
 
 class Client:

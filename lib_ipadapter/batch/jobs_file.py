@@ -30,15 +30,19 @@ def rows(path: Path) -> Iterator[tuple[int, Row | str]]:
     if not path.is_file():
         raise BatchError(f"there is no file {path}: name a jobs file.")
     read = {"csv": _csv, "jsonl": _json_lines, "parquet": _parquet}[kind]
-    for number, row in enumerate(read(path), 1):
-        if number > MAX_ROWS:
-            raise BatchError(f"{path.name} has more than {MAX_ROWS} rows: split it.")
-        yield number, row
+    number = 0
+    try:
+        for number, row in enumerate(read(path), 1):
+            if number > MAX_ROWS:
+                raise BatchError(f"{path.name} has more than {MAX_ROWS} rows: split it.")
+            yield number, row
+    except UnicodeDecodeError:
+        raise BatchError(f"{path.name} is no UTF-8 some way after row {number}: save it as UTF-8.") from None
 
 
 def _csv(path: Path) -> Iterator[Row | str]:
     csv.field_size_limit(MAX_LINE)
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(_bounded(file, path))
         try:
             names = [name.strip() for name in next(lines, [])]
@@ -82,7 +86,7 @@ def _no_constant(text: str) -> Any:
 
 
 def _json_lines(path: Path) -> Iterator[Row | str]:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for line in _bounded(file, path):
             if not line.strip():
                 continue

@@ -55,8 +55,8 @@ class Keep:
         return self.references / key[:2] / f"{key}.safetensors"
 
     def look_at_references(self) -> None:
-        """What is on the disk counts, as long as a row is open: files of earlier runs are not made again, and those that
-        are gone are."""
+        """What is on the disk counts, as long as a row is open: files of earlier runs are not made again, and those
+        that are gone are."""
         if not self._ledger.counts().get(OPEN):
             return
         there = [one for one, key in self._ledger.references_in(OPEN) if self.reference_file(key).is_file()]

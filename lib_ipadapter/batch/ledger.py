@@ -19,6 +19,7 @@ OPEN, DONE, REFUSED, FAILED = "open", "done", "refused", "failed"
 FINAL = (DONE, REFUSED, FAILED)
 ROWS, REFERENCES = "rows", "refs"
 AT_A_TIME = 500
+PATIENCE = {False: 30.0, True: 3.0}  # seconds for the ledger of a run that writes much at a time; for those who read
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -90,7 +91,7 @@ class Ledger:
             raise BatchError(f"{path.parent} is the folder of no run: name one that run --out has made.")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._base = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self._base = sqlite3.connect(path, timeout=PATIENCE[reads_only], isolation_level=None)
             if not reads_only:
                 self._base.execute("PRAGMA journal_mode = TRUNCATE")
                 self._base.execute(f"PRAGMA synchronous = {'FULL' if sure else 'OFF'}")
@@ -143,8 +144,8 @@ class Ledger:
         return {number for (number,) in self._base.execute(f"SELECT number FROM rows WHERE state = '{REFUSED}'")}
 
     def plan_again(self, rows: Iterable[tuple[Planned, dict[str, Any]]], per_shard: int) -> None:
-        """Put these in the place of what is known of them, at the end of the line and in shards of their own. References
-        that were refused have a try again. All of it or nothing."""
+        """Put these in the place of what is known of them, at the end of the line and in shards of their own.
+        References that were refused have a try again. All of it or nothing."""
         with self._all_or_nothing():
             (last,) = self._base.execute("SELECT max(position) FROM rows").fetchone()
             self._base.execute(f"UPDATE refs SET state = '{OPEN}', tries = 0 WHERE state = '{REFUSED}'")
@@ -172,8 +173,8 @@ class Ledger:
         (position,) = self._base.execute(last.format("position", "refs")).fetchone()
         (section,) = self._base.execute(last.format("section", "refs")).fetchone()
         self._base.execute(
-            "INSERT INTO refs (position, key, section, asked, state) SELECT ? + row_number() OVER (ORDER BY needs, key), "
-            f"key, ? + dense_rank() OVER (ORDER BY needs), asked, '{OPEN}' FROM coming_refs "
+            "INSERT INTO refs (position, key, section, asked, state) SELECT "
+            f"? + row_number() OVER (ORDER BY needs, key), key, ? + dense_rank() OVER (ORDER BY needs), asked, '{OPEN}' FROM coming_refs "
             "WHERE key NOT IN (SELECT key FROM refs)",
             (position, section),
         )
@@ -217,7 +218,7 @@ class Ledger:
         """Position and key of those with this state."""
         last = 0
         while True:
-            query = f"SELECT position, key FROM refs WHERE position > ? AND state = ? ORDER BY 1 LIMIT ?"
+            query = "SELECT position, key FROM refs WHERE position > ? AND state = ? ORDER BY 1 LIMIT ?"
             found = self._base.execute(query, (last, state, AT_A_TIME)).fetchall()
             yield from found
             if not found:

@@ -23,7 +23,7 @@ from .facts import Facts
 from .given import Sources
 from .jobs_file import rows
 from .keep import Keep
-from .ledger import DONE, FINAL, REFERENCES, ROWS, Ledger
+from .ledger import DONE, FINAL, REFERENCES, REFUSED, ROWS, Ledger
 from .manifest import write_manifest
 from .packing import packing
 from .paths import Files
@@ -148,6 +148,8 @@ class Run:
         line = ", ".join(f"{count:,} {state}" for state, count in sorted(counts.items()))
         write_sheet(ledger, self._folder, line)
         print(f"{line}; {write_manifest(ledger, self._folder)}", file=sys.stderr)
+        if counts.get(REFUSED):
+            print("refused rows: put right what their sentences name, and add --again to the command.", file=sys.stderr)
         return sum(count for state, count in counts.items() if state != DONE)
 
     @contextlib.contextmanager
@@ -180,7 +182,10 @@ class Run:
         configs: list[tuple[Config, dict[str, Any]]] = [
             (Config(url, url, auth_of(url), **common), {}) for url in urls
         ]  # fmt: skip
-        starts = [Start(str(Path(path).resolve()), asked.webui_python, asked.webui_args) for path in asked.webuis]
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        starts = [
+            Start(str(Path(path).resolve()), asked.webui_python, asked.webui_args, threads) for path in asked.webuis
+        ]
         if asked.address is not None and starts:
             return configs, (Config("", **common), starts[0])
         for number, start in enumerate(starts, 1):
@@ -222,6 +227,7 @@ def _locked(file: Any) -> bool:
         if os.name == "nt":
             import msvcrt
 
+            file.seek(0)  # the byte from here on is locked, and it has to be everybody's same one
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
         else:
             import fcntl

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
 from ..errors import printable
 from .ledger import DONE, FINAL, OPEN, REFERENCES, Ledger
+from .problems import BatchError
 from .progress import duration, per_time
 
 LEDGER = "run.sqlite3"
@@ -18,8 +20,9 @@ TROUBLES = 20
 def status(folder: Path) -> dict[str, Any]:
     """Counts by state, of rows and references, the rate in rows a second, seconds that are left, rows by WebUI, and
     the first troubles. Raises BatchError where there is no run."""
-    ledger = Ledger(folder / LEDGER, reads_only=True)
+    ledger = None
     try:
+        ledger = Ledger(folder / LEDGER, reads_only=True)
         counts, latest = ledger.counts(), ledger.finished(RECENT)
         rate = 0.0
         if len(latest) > 1 and latest[0] > latest[-1] and time.time() - latest[0] < RECENT:
@@ -32,8 +35,13 @@ def status(folder: Path) -> dict[str, Any]:
             "by_endpoint": {name: [rows, seconds] for name, rows, seconds in ledger.by_endpoint()},
             "troubles": ledger.troubles(TROUBLES), "shards": len(ledger.shards()),
         }  # fmt: skip
+    except (sqlite3.OperationalError, BatchError) as error:
+        if "locked" not in str(error):
+            raise
+        raise BatchError(f"the rows of {folder} are being planned right now: ask again in a while.") from None
     finally:
-        ledger.close()
+        if ledger is not None:
+            ledger.close()
 
 
 def lines(told: dict[str, Any]) -> list[str]:

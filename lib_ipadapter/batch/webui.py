@@ -7,19 +7,24 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from .client import AUTH
 
 LEASH = Path(__file__).with_name("leash.py")
 
 
 @dataclass(frozen=True)
 class Start:
-    """``folder`` holds launch.py; ``python``: "" for the folder's own; ``arguments`` come after ours."""
+    """``folder`` holds launch.py; ``python``: "" for the folder's own; ``arguments`` come after ours; ``threads``: the
+    command's own OMP_NUM_THREADS, in whose place Ray puts another."""
 
     folder: str
     python: str = ""
     arguments: tuple[str, ...] = ()
+    threads: str = ""
 
     def command(self, port: int) -> list[str]:
         own = [Path(self.folder) / "venv" / place for place in ("bin/python", "Scripts/python.exe")]
@@ -47,12 +52,12 @@ class OwnWebUI:
         """Start it, anew where it runs. Raises OSError."""
         self.stop()
         self.port = _free_port()
-        environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", str(LEASH), *self._start.command(self.port)],
-                cwd=self._start.folder, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
+                cwd=self._start.folder, env=environment_of(os.environ, self._start.threads), stdin=subprocess.PIPE,
+                stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
     def stop(self) -> None:
@@ -75,6 +80,16 @@ class OwnWebUI:
             lines = log.read().decode(errors="replace").strip().splitlines()
             return lines[-1][:300] if lines else ""
         return ""
+
+
+def environment_of(own: Mapping[str, str], threads: str) -> dict[str, str]:
+    """What a WebUI gets of a worker's environment: no passwords of other WebUIs, and nothing that is Ray's."""
+    kept = {
+        name: value
+        for name, value in own.items()
+        if name not in ("PYTHONPATH", "PYTHONHOME", "OMP_NUM_THREADS") and not name.startswith((AUTH, "RAY_"))
+    }
+    return {**kept, "OMP_NUM_THREADS": threads} if threads else kept
 
 
 def _free_port() -> int:

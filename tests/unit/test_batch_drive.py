@@ -55,7 +55,14 @@ def rows_of(folder: Path, asked: Sequence[tuple[str, str]]) -> Ledger:
     planned = []
     for number, (checkpoint, adapter) in enumerate(asked, 1):
         needs = [adapter] if adapter else []
-        request = {"route": "txt2img", "body": {}, "needs": needs, "checkpoint": checkpoint, "references": [], "sha256": {}}
+        request = {
+            "route": "txt2img",
+            "body": {},
+            "needs": needs,
+            "checkpoint": checkpoint,
+            "references": [],
+            "sha256": {},
+        }
         reference = {"unit": {"model": adapter}, "sources": {}, "sha256": {}}
         row = Planned(number, "", checkpoint, adapter, json.dumps(request), number, needs=adapter)
         planned.append((row, {f"{number:064}": reference} if adapter else {}))

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from lib_ipadapter.batch.check import Check
-from lib_ipadapter.batch.client import AUTH, auth_of, checked_url, is_loopback, variable
+from lib_ipadapter.batch.client import AUTH, Answer, auth_of, checked_url, is_loopback, variable
 from lib_ipadapter.batch.facts import Facts
 from lib_ipadapter.batch.given import Sources
 from lib_ipadapter.batch.jobs_file import Row, rows
-from lib_ipadapter.batch.ledger import DONE, FAILED, REFUSED, Ledger, Made, Result
+from lib_ipadapter.batch.ledger import DONE, FAILED, PATIENCE, REFUSED, Ledger, Made, Result
 from lib_ipadapter.batch.packing import packing
 from lib_ipadapter.batch.paths import MAX_FOUND, Files
 from lib_ipadapter.batch.pictures import ending, with_parameters
@@ -26,6 +26,7 @@ from lib_ipadapter.batch.request import FILE, REFERENCE, SCRIPT, Reader
 from lib_ipadapter.batch.shards import Packer
 from lib_ipadapter.batch.sheet import write_sheet
 from lib_ipadapter.batch.status import LEDGER, lines, status
+from lib_ipadapter.batch.webui import environment_of
 from lib_ipadapter.batch.worker import Config, filled
 from tests.helpers.fixed_host import PRESET, png
 
@@ -414,3 +415,41 @@ def test_what_no_rule_foresees_is_a_sentence_too(reader: Reader, monkeypatch: py
     monkeypatch.setattr(reader, "read", broken)
     check.read(1, {})
     assert "ZeroDivisionError" in check.complaints.lines()[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "want"),
+    [
+        ({"detail": [{"loc": None, "msg": "bad"}]}, "bad"),
+        ({"detail": [{"loc": ["body", "steps"], "msg": "bad"}, {"msg": None}, 3]}, "steps: bad; None; 3"),
+        ({"detail": []}, "the WebUI answers 422."),
+        ([1], "the WebUI answers 422."),
+        ({"detail": {"a": 1}}, "{'a': 1}"),
+    ],
+)
+def test_any_answer_has_a_sentence(body: Any, want: str) -> None:
+    assert Answer(422, json.dumps(body).encode()).sentence == want
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_file_that_is_no_utf8_is_told(tmp_path: Path, name: str) -> None:
+    lines = {"a.csv": "prompt\na cat\nü\n", "a.jsonl": '{"prompt": "a cat"}\n{"prompt": "ü"}\n'}
+    (tmp_path / name).write_bytes(lines[name].encode("latin1"))
+    with pytest.raises(BatchError, match="no UTF-8"):
+        list(rows(tmp_path / name))
+
+
+def test_status_of_a_run_that_is_being_planned_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(tmp_path / LEDGER, sure=False)
+    monkeypatch.setitem(PATIENCE, True, 0.05)
+    ledger._base.execute("BEGIN EXCLUSIVE")  # what a plan of many rows comes to
+    with pytest.raises(BatchError, match="being planned right now"):
+        status(tmp_path)
+
+
+def test_a_webui_gets_no_passwords_and_nothing_of_rays() -> None:
+    own = {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1", AUTH: "a:b", f"{AUTH}_HOST_1": "a:b", "RAY_ADDRESS": "x",
+           "OMP_NUM_THREADS": "1", "PYTHONPATH": "x"}  # fmt: skip
+    kept = {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1"}
+    assert environment_of(own, "") == kept
+    assert environment_of(own, "8") == {**kept, "OMP_NUM_THREADS": "8"}
