@@ -9,8 +9,7 @@ from typing import Any
 from .crew import MAKE, Outcome, Work
 from .jobs_file import Row
 from .problems import BatchError, RowError, unreadable
-from .request import FILE, REFERENCE, Reader, Request
-from .tasks import sources_in
+from .request import FILE, REFERENCE, Reader, Request, sources_in
 
 MAX_SENTENCES = 10_000  # different ones
 MAX_PROBES = 200  # pairs of a checkpoint and adapters that are tried

@@ -174,7 +174,8 @@ class Ledger:
         (section,) = self._base.execute(last.format("section", "refs")).fetchone()
         self._base.execute(
             "INSERT INTO refs (position, key, section, asked, state) SELECT "
-            f"? + row_number() OVER (ORDER BY needs, key), key, ? + dense_rank() OVER (ORDER BY needs), asked, '{OPEN}' FROM coming_refs "
+            "? + row_number() OVER (ORDER BY needs, key), key, ? + dense_rank() OVER (ORDER BY needs), asked, "
+            f"'{OPEN}' FROM coming_refs "
             "WHERE key NOT IN (SELECT key FROM refs)",
             (position, section),
         )
