@@ -1,6 +1,7 @@
 """Catalogues: kills, scaling, and memory. In the environment of requirements-batch.txt, on Linux:
 
     python -m benchmarks.batch kills --each 100        kill -9 of drivers, workers and WebUIs
+    python -m benchmarks.batch together --each 5       all of them in the same runs
     python -m benchmarks.batch simulated --kills 10000
     python -m benchmarks.batch scaling                 1, 2 and 4 hosts that answer after a fixed time
     python -m benchmarks.batch memory                  100,000 rows with hosts that answer at once
@@ -18,7 +19,7 @@ from pathlib import Path
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("kills", "simulated", "scaling", "memory"))
+    parser.add_argument("what", choices=("kills", "together", "simulated", "scaling", "memory"))
     parser.add_argument("--each", type=int, default=100, help="kills of each kind")
     parser.add_argument("--kills", type=int, default=10_000, help="simulated ones")
     parser.add_argument("--rows", type=int, default=0)
@@ -42,7 +43,7 @@ def _run(given: argparse.Namespace, folder: Path) -> None:
 
         done = compare(folder, given.rows or given.kills * 2, given.kills, given.seed)
         print(f"simulated: {dict(done)} kills, {given.rows or given.kills * 2:,} rows, all as without")
-    elif given.what == "kills":
+    elif given.what in ("kills", "together"):
         _kills(given, folder)
     else:
         from . import load
@@ -56,6 +57,10 @@ def _kills(given: argparse.Namespace, folder: Path) -> None:
     kills = Kills(folder, given.rows or 120, given.seed)
     try:
         print(f"without: {kills.rows} rows in {kills.calm:.1f} s", flush=True)
+        if given.what == "together":
+            done = kills.together(given.each)
+            print(f"together: {', '.join(f'{count} {what}' for what, count in done.items())}, all as without")
+            return
         print(f"drivers: {kills.drivers(given.each)} kills, all as without", flush=True)
         print(f"workers: {kills.others(given.each, 'workers')} kills, all as without", flush=True)
         print(f"WebUIs: {kills.others(given.each, 'webuis')} kills, all as without", flush=True)

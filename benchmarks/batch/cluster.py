@@ -71,11 +71,11 @@ class Cluster:
 
     def workers(self) -> list[int]:
         """The processes in which this Ray drives WebUIs."""
-        mine = _descendants(self._head.pid)
+        mine = descendants(self._head.pid)
         return [pid for pid in mine if _title(pid).startswith("ray::RayWorker")]
 
     def close(self) -> None:
-        everybody = _descendants(self._head.pid)
+        everybody = descendants(self._head.pid)
         for how in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._head.pid, how)
@@ -86,7 +86,7 @@ class Cluster:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _descendants(root: int) -> list[int]:
+def descendants(root: int) -> list[int]:
     """The processes below one, by Linux' own table."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():

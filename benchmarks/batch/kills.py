@@ -112,5 +112,39 @@ class Kills:
             self._same(name)
         return done
 
+    def together(self, count: int) -> dict[str, int]:
+        """The command, workers and WebUIs are killed in the same runs, each so often: every other command while it
+        begins, and the others while rows are made."""
+        done, runs = {"drivers": 0, "workers": 0, "WebUIs": 0}, 0
+        while min(done.values()) < count and runs < 20 * count:
+            name = f"together-{runs}"
+            runs += 1
+            while (command := self._start(name)).is_running:
+                is_last = done["drivers"] == count
+                if done["drivers"] % 2 and not is_last:
+                    time.sleep(self.random.random() * 3)
+                else:
+                    command.wait_for_rows()
+                self._strike(done, count, command, rounds=100 * count if is_last else 1)
+                if is_last or not command.is_running:
+                    break
+                command.kill()
+                done["drivers"] += 1
+            command.wait()
+            self._same(name)
+        return done
+
+    def _strike(self, done: dict[str, int], count: int, command: Command, rounds: int) -> None:
+        """Kill a worker and a WebUI, ``rounds`` times where as many are left to be killed."""
+        for _ in range(rounds):
+            for what, pids in (("workers", self.cluster.workers), ("WebUIs", lambda: webuis(self.log))):
+                if done[what] < count and (found := pids()) and command.is_running:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(self.random.choice(found), signal.SIGKILL)
+                        done[what] += 1
+                time.sleep(self.random.random() * 0.2)
+            if not command.is_running or min(done["workers"], done["WebUIs"]) == count:
+                return
+
     def close(self) -> None:
         self.cluster.close()

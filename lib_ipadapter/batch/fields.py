@@ -44,7 +44,6 @@ RESERVED = {
 OWN = ("id", "checkpoint", "preset", "units", "init_images", "mask")
 TEXTS = {*_TEXT.split(), "id", "checkpoint", "preset", "mask", "model", "image", "subtract_prompt", "look"}
 LIMITS = {"width": 16384, "height": 16384, "batch_size": 64, "n_iter": 1000, "steps": 1000}
-MAX_SEED = 2**32 - 1
 
 
 def checked(name: str, value: Any, listed: Collection[str]) -> Any:

@@ -26,6 +26,10 @@ AT_ONCE = 128  # answers that are taken together
 STORE = 300_000_000  # bytes of a local object store
 SHARED = 100_000_000  # bytes of references that the driver keeps there
 
+# For a local Ray, read when it is imported: it takes loopback for this computer's address, as it does by itself on
+# macOS and Windows, and listens nowhere else; and it lets in whoever has its token.
+ONLY_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+
 Find = Callable[[str], bytes]  # a reference's key -> its file
 
 
@@ -45,6 +49,8 @@ def begin(address: str | None, dashboard: bool) -> str:
     """Connect to a cluster, or start a local Ray; the dashboard's address, "" for none. Raises BatchError."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when it is imported
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None:
+        os.environ.update(ONLY_HERE)
     try:
         import ray
     except ImportError:
@@ -90,18 +96,6 @@ class RayCrew:
 
     def names(self) -> list[str]:
         return list(self._actors)
-
-    def pids(self) -> dict[str, int]:
-        """The workers' processes, of those that answer."""
-        import ray
-
-        found = {}
-        for name, actor in self._actors.items():
-            try:
-                found[name] = ray.get(actor.pid.remote(), timeout=10)
-            except ray.exceptions.RayError:
-                continue
-        return found
 
     def ask(self, name: str, route: str) -> Any:
         """A route's JSON. Raises RowError with the WebUI's sentence where it refuses, NoAnswer where there is none."""

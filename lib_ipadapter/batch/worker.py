@@ -6,7 +6,6 @@ import base64
 import binascii
 import hashlib
 import json
-import os
 import secrets
 import tempfile
 import threading
@@ -68,9 +67,6 @@ class Worker:
         self._starting, self._counting = threading.Lock(), threading.Lock()
         self._in_line = 0  # requests that the WebUI has
         self._is_overdue = False  # it may still be at one that nobody waits for any more
-
-    def pid(self) -> int:
-        return os.getpid()
 
     def until_up(self) -> tuple[bool, str]:
         """Waits for the WebUI, and starts it where it is the worker's own. False with a sentence where it is given

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from lib_ipadapter.batch.check import Check
-from lib_ipadapter.batch.client import AUTH, Answer, auth_of, checked_url, is_loopback, variable
+from lib_ipadapter.batch.client import AUTH, Answer, auth_of, checked_url, variable
 from lib_ipadapter.batch.facts import Facts
 from lib_ipadapter.batch.given import Sources
 from lib_ipadapter.batch.jobs_file import Row, rows
@@ -285,8 +286,9 @@ def test_shards_hold_what_ended_and_a_run_that_broke_off_is_taken_up(tmp_path: P
 def test_shards_are_written_beside_the_run(tmp_path: Path, reader: Reader) -> None:
     ledger, out = finished(tmp_path, reader), tmp_path / "out"
     with packing(out / LEDGER, 2):
-        while len(ledger.shards()) < 2:
-            pass
+        end = time.monotonic() + 30
+        while len(ledger.shards()) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
     assert ledger.shards() == {0: True, 1: True} and len(list((out / "shards").iterdir())) == 2
 
 
@@ -338,8 +340,6 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 def test_addresses_are_told_apart() -> None:
     assert checked_url("127.0.0.1:7860/") == "http://127.0.0.1:7860"
     assert checked_url("http://[::1]:7860") == "http://[::1]:7860"
-    assert is_loopback("http://127.0.0.1:1") and is_loopback("http://localhost:1") and is_loopback("http://[::1]:1")
-    assert not is_loopback("http://192.168.0.1:1")
 
 
 def test_a_row_that_was_made_after_its_shard_keeps_its_file(tmp_path: Path, reader: Reader) -> None:
