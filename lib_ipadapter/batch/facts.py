@@ -66,6 +66,7 @@ class Facts:
             self._without[name] = error.detail
         else:
             self._asked.append(name)
+            self._silent.pop(name, None)
             self.adapters = {**{_key(one["name"]): one for one in adapters}, **self.adapters}
             for one in checkpoints:
                 for known in names_of(one):

@@ -116,7 +116,8 @@ class Worker:
     def _is_idle(self) -> bool:
         """Whether it works on nothing; where it does not tell, whether it has answered all that it was sent."""
         told = self._client.get("/sdapi/v1/progress?skip_current_image=true", QUESTION)
-        state = told.json().get("state") if told.status == 200 else None
+        answer = told.json() if told.status == 200 else None
+        state = answer.get("state") if isinstance(answer, dict) else None
         jobs = state.get("job_count") if isinstance(state, dict) else None
         return not self._in_line and not jobs
 

@@ -115,3 +115,12 @@ def test_a_row_without_a_checkpoint_waits_for_the_name_of_the_loaded_one(tmp_pat
         made.read({})
     answers["/sdapi/v1/options"] = {"sd_model_checkpoint": "xl"}
     assert made.read({})[0].checkpoint == "xl"
+
+
+def test_one_that_was_away_and_is_back_counts(tmp_path: Path) -> None:
+    answers = {**OTHER, "/ip-adapter/models": AWAY}
+    told = Told({"a": ANSWERS, "b": answers})
+    made = Reader(Facts(told, pause=0), Sources(Files(tmp_path), tmp_path / "given"))
+    told._answers["b"], told._later = OTHER, ["b"]
+    assert made.read({"units": [UNIT]})[1] == []
+    assert "there is no checkpoint" in made.read({"checkpoint": "none"})[1][0]
