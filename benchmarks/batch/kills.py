@@ -113,15 +113,15 @@ class Kills:
         return done
 
     def together(self, count: int) -> dict[str, int]:
-        """The command, workers and WebUIs are killed in the same runs, each so often: every other command while it
-        begins, and the others while rows are made."""
+        """The command, workers and WebUIs are killed in the same runs, each so often: most commands while they
+        begin, the others while rows are made."""
         done, runs = {"drivers": 0, "workers": 0, "WebUIs": 0}, 0
         while min(done.values()) < count and runs < 20 * count:
             name = f"together-{runs}"
             runs += 1
             while (command := self._start(name)).is_running:
                 is_last = done["drivers"] == count
-                if done["drivers"] % 2 and not is_last:
+                if done["drivers"] % 4 and not is_last:
                     time.sleep(self.random.random() * 3)
                 else:
                     command.wait_for_rows()
