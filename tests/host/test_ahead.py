@@ -266,7 +266,7 @@ def test_nothing_is_read_beside_a_job(host, ahead, monkeypatch) -> None:
     from lib_ipadapter.webui import job
 
     decodings, decoded = [], job.decoded
-    monkeypatch.setattr(job, "decoded", lambda *given: (decodings.append(1), decoded(*given))[1])
+    monkeypatch.setattr(job, "decoded", lambda *given, **more: (decodings.append(1), decoded(*given, **more))[1])
     running, go_on = busy(host)
     ahead.encode(unit())
     time.sleep(0.5)
@@ -281,7 +281,9 @@ def test_of_one_tab_the_newest_waits_and_no_two_tasks_are_the_same(host, ahead, 
     from lib_ipadapter.webui import job
 
     numbers, decoded = [], job.decoded
-    monkeypatch.setattr(job, "decoded", lambda units: (numbers.append(len(units[0].references)), decoded(units))[1])
+    monkeypatch.setattr(
+        job, "decoded", lambda units, **more: (numbers.append(len(units[0].references)), decoded(units, **more))[1]
+    )
     running, go_on = busy(host)
     ahead.encode(unit(seeds=(0,)), "txt2img")  # has begun, and waits for its turn
     time.sleep(0.3)
