@@ -15,6 +15,7 @@ from demo.start import Host
 from lib_ipadapter.encode.folders import order_of
 from tests.browser.test_early import slow  # noqa: F401 (a fixture)
 from tests.browser.test_looks_strip import shot
+from tests.browser.test_over_time import press
 from tests.browser.test_shelf import again, is_kept
 from tests.helpers.files import picture
 from tests.helpers.folders import fill
@@ -155,6 +156,21 @@ def test_what_is_wrong_is_said_at_the_folder(page: Page, folder: Path) -> None:
     write(page, "styles/many ")
     write(page, "styles/many")
     page.wait(lambda: "0.png: The picture" in strip(page).locator(".ip-adapter-folder-about").inner_text())
+
+
+def test_beside_keyframes_it_says_that_it_cannot_stand_there(page: Page, folder: Path) -> None:
+    page.small()
+    page.choose("model", "demo-sd15")
+    for seed in (2, 4):
+        page.add(picture(seed))
+    page.wait(lambda: page.drawn(2))
+    write(page, "styles/oil weight:0.5 shuffle:3")
+    page.wait(lambda: len(captions(page)) == 4 and problem(page) == "")
+    assert unit(page)["folder"] == "styles/oil shuffle:3 weight:0.5"
+    press(page, 1, "Over time")
+    page.wait(lambda: "A folder cannot stand beside references over time: put it into another unit" in problem(page))
+    write(page, "a" * 4000 + " " * 400 + "b")
+    page.wait(lambda: "give the path of a folder with pictures" in problem(page))
 
 
 def test_each_unit_has_its_own_and_a_reload_keeps_it(page: Page, folder: Path) -> None:
