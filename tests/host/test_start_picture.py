@@ -238,7 +238,7 @@ def test_repeats_of_a_batch_are_no_references_of_the_user(host: Host, monkeypatc
     others = [base64_of(picture(seed)) for seed in (1, 2, 4)]
     assert made(host, of(ITSELF, *others[:2], batch="per image"), **two)
     assert made(host, of(ITSELF, *others[:2]), **two)
-    assert "images holds 4 references, stored ones among them: give at most 3" in refused(
+    assert "images holds 4 references, those in files and folders counted, and side by side act at most 3" in refused(
         host, of(ITSELF, *others), **two
     )
     monkeypatch.setattr("lib_ipadapter.jobs.planned.MAX_TURNS", 5)
