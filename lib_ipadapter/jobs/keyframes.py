@@ -11,7 +11,7 @@ import torch
 from ..attend.keyframes import Fade
 from ..errors import UnitError
 from ..reference import called
-from .planned import HIDDEN_STATES
+from .planned import HIDDEN_STATES, check_side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,15 +45,7 @@ def checked(plan: Plan) -> Plan:
             f"{missing[0].name}it has no “at”, and other references of the unit have one: say of each of them where it "
             "stands, from 0 (the first picture) to 1 (the last), or of none."
         )
-    for name, kept, why in (
-        ("combine", "concat", "makes one of all references"),
-        ("batch", "same", "gives each picture one of them"),
-    ):
-        if (chosen := getattr(unit, name)) != kept:
-            raise UnitError(
-                f"{given[0].name}it is a keyframe (“at”), and {unit.called(name)} is “{chosen}”, which {why}: set "
-                f"{unit.called(name)} to “{kept}”, or leave “at” out."
-            )
+    check_side_by_side(unit, f"{given[0].name}it is a keyframe (“at”)", "“at”")
     if any(one.picture is not None for one in references):
         raise UnitError(
             "the start picture is among its keyframes, and the pictures of the batch begin with different ones: give "

@@ -16,9 +16,9 @@ import torch
 from ..attend.keyframes import FadedRegion
 from ..attend.regions import Region, feathered
 from ..encode.picture import Mask
-from ..errors import IPAdapterError, PictureError, UnitError
+from ..errors import IPAdapterError, PictureError
 from ..reference import called
-from .planned import BLACK, PlannedReference
+from .planned import BLACK, PlannedReference, check_side_by_side
 
 if TYPE_CHECKING:
     from .plans import Plan
@@ -62,15 +62,7 @@ def _check_joined(plan: Plan) -> None:
         return
     item = next(one.item for one in plan.references if one.region_hash is not None)
     first = called(item, len(unit.references))
-    for name, kept, why in (
-        ("combine", "concat", "makes one of all references"),
-        ("batch", "same", "gives each picture one of them"),
-    ):
-        if (chosen := getattr(unit, name)) != kept:
-            raise UnitError(
-                f"{first}it has a region of its own, and {unit.called(name)} is “{chosen}”, which {why}: set "
-                f"{unit.called(name)} to “{kept}”, or leave the region out."
-            )
+    check_side_by_side(unit, f"{first}it has a region of its own", "the region")
 
 
 def parts(plan: Plan) -> list[Plan]:

@@ -170,6 +170,20 @@ def _in_folder(reference: Reference, where: str) -> tuple[list[PlannedReference]
     return planned, [f"{where}{note}" for note in found.notes]
 
 
+def check_side_by_side(unit: Unit, what: str, remedy: str) -> None:
+    """Raises UnitError where one reference is made of all, or each picture gets one: ``what`` needs them side by side,
+    and leaving ``remedy`` out helps."""
+    for name, kept, why in (
+        ("combine", "concat", "makes one of all references"),
+        ("batch", "same", "gives each picture one of them"),
+    ):
+        if (chosen := getattr(unit, name)) != kept:
+            raise UnitError(
+                f"{what}, and {unit.called(name)} is “{chosen}”, which {why}: set {unit.called(name)} to “{kept}”, or "
+                f"leave {remedy} out."
+            )
+
+
 def check_count(unit: Unit, references: Sequence[PlannedReference], negatives: Sequence[PlannedReference]) -> None:
     """Raises UnitError for more references than there may be, those in files and folders counted. Repeats are none that
     anybody gave."""
