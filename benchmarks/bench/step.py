@@ -28,8 +28,7 @@ from .rotation import Rounds, in_turns
 STEPS = 20  # of a request
 REQUEST, BELOW = AtMost(1.01, share), AtMost(1.0, share)
 OURS = ("1 base unit", "1 plus unit (16 tokens)", "4 base units", "1 full-face unit (257 tokens)")
-SDXL_OURS = ("1 base unit", "1 base unit in a region")
-FACE = "1 face unit with its LoRA"
+SDXL_OURS = ("1 base unit", "1 base unit in a region", "1 face unit with its LoRA")
 PLAIN, THEIRS, THEIRS_PLAIN = "plain", "diffusers' IP-Adapter", "diffusers, plain"
 
 
@@ -41,9 +40,7 @@ def sd15(bench: Bench) -> Generator[Part, None, None]:
 def sdxl(bench: Bench) -> Generator[Part, None, None]:
     sizes = unets.SDXL.shallow() if bench.small else unets.SDXL
     scene = Scene.draw(bench, unets.build_sharing(sizes, bench.device, bench.half))
-    small, large = at(bench, scene, 16), at(bench, scene, 32)
-    yield Part("SDXL, steps", partial(_sdxl, bench, small, SDXL_OURS), needs=30, most=480)
-    yield Part("SDXL, steps of a face unit", partial(_sdxl, bench, large, (FACE,)), needs=30)
+    yield Part("SDXL, steps", partial(_sdxl, bench, at(bench, scene, 32)), needs=60)
 
 
 def at(bench: Bench, scene: Scene, latent: int) -> Scene:
@@ -157,11 +154,11 @@ def _theirs(bench: Bench, scene: Scene, name: str, ours: Rounds) -> Iterator[Row
     )  # fmt: skip
 
 
-def _sdxl(bench: Bench, scene: Scene, cases: Sequence[str]) -> Iterator[Row]:
+def _sdxl(bench: Bench, scene: Scene) -> Iterator[Row]:
     name = f"{named('SDXL', scene)}, 70 layers"
-    yield from without_effect(scene, cases)
-    calls = calls_of(bench, scene, cases)
+    yield from without_effect(scene, SDXL_OURS)
+    calls = calls_of(bench, scene, SDXL_OURS)
     for call in calls.values():
         call()
     found = in_turns(bench, calls, bench.left - 2, what="SDXL")
-    yield from _ours(name, found, cases, SDXL_TARGETS)
+    yield from _ours(name, found, SDXL_OURS, SDXL_TARGETS)

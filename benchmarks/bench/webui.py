@@ -10,90 +10,55 @@ from __future__ import annotations
 import argparse
 import base64
 import io
-import json
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..errors import Trouble
 from ..gpu.bench import Bench
 from ..gpu.job import picture
 from ..gpu.measure import AtMost, Row, Spread, ms, ratio, share
 from ..gpu.run import Part
+from ..webui import WebUI
 from .rotation import Rounds, in_turns
 
 SEEN, THIRD, BELOW = AtMost(1.01, share), AtMost(1 / 3, share), AtMost(1.0, share)
 PLAIN, OURS, CONTROLNET = "plain", "reference seen before", "ControlNet's"
-MODULES = ("ip-adapter-auto", "ip-adapter_clip_h", "ip-adapter_clip_sd15")  # of its preprocessors, the first it has
 STEPS, SIDE, TIMEOUT = 20, 256, 1800
 
 
-class NoWebUI(RuntimeError):
-    """It does not answer, or lacks what is asked of it; the text says what to do."""
+class Asked:
+    """A WebUI that is asked for the same picture in three ways. Raises Trouble where it lacks what is asked of it."""
 
-
-class WebUI:
-    """What is asked of a WebUI's API; ``send`` is how."""
-
-    def __init__(self, url: str, send: Callable[[str, Any], Any] | None = None) -> None:
-        self.url, self._send = url.rstrip("/"), send or self._by_http
-        self.adapter = self._adapter()
-        self.controlnet = self._controlnet()
-
-    def _by_http(self, path: str, body: Any = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
-                raise LookupError(path) from None
-            raise NoWebUI(f"the WebUI at {self.url} answers {error.code}: {error.read()[:300]!r}") from None
-        except OSError as error:
-            raise NoWebUI(f"the WebUI at {self.url} does not answer ({error}): start it with --api.") from None
-
-    def _adapter(self) -> str:
-        try:
-            listed = self._send("/ip-adapter/models?refresh=true", None)["adapters"]
-        except LookupError:
-            raise NoWebUI(f"the WebUI at {self.url} has not this extension: install it there.") from None
-        fitting = [one["name"] for one in listed if one["variant"] == "base" and one["base"] == "SD1.5"]
+    def __init__(self, webui: WebUI) -> None:
+        self.webui = webui
+        fitting = [one for one in webui.adapters() if (one.get("variant"), one.get("base")) == ("base", "SD1.5")]
         if not fitting:
-            raise NoWebUI(f"the WebUI at {self.url} has no base adapter for SD1.5: put one into its models/ipadapter.")
-        return fitting[0]
-
-    def _controlnet(self) -> dict[str, Any] | None:
-        """A unit with the same adapter; None where the extension, the file or a preprocessor for it is not there."""
+            raise Trouble(f"The WebUI at {webui.url} has no base adapter for SD1.5: put one into its models/ipadapter.")
+        self.adapter = fitting[0]
+        self.controlnet, self.lacks = None, ""
         try:
-            labels = self._send("/controlnet/model_list", None)["model_list"]
-            known = self._send("/controlnet/module_list", None)["module_list"]
-        except LookupError:
-            return None
-        stem = self.adapter.rsplit("/", 1)[-1]
-        label = next((one for one in labels if one.partition(" [")[0].casefold() == stem.casefold()), None)
-        module = next((one for one in MODULES if one in known), None)
-        return None if label is None or module is None else {"enabled": True, "module": module, "model": label}
+            self.controlnet = webui.controlnet(self.adapter, None, None)
+        except Trouble as error:  # nothing but its own row is missing then
+            self.lacks = str(error)
 
     def seconds(self, whose: str, image: str) -> float:
         """What a request takes: plain, with our unit, or with ControlNet's."""
         scripts: dict[str, Any] = {}
         if whose == OURS:
-            scripts["IP-Adapter"] = {"args": [{"model": self.adapter, "image": image, "weight": 0.7}]}
-        if whose == CONTROLNET:
-            scripts["controlnet"] = {"args": [{**(self.controlnet or {}), "image": image, "weight": 0.7}]}
+            scripts["IP-Adapter"] = {"args": [{"model": self.adapter["name"], "images": [image], "weight": 0.7}]}
+        if whose == CONTROLNET and self.controlnet is not None:
+            model, module = self.controlnet
+            unit = {"enabled": True, "module": module, "model": model, "image": image, "weight": 0.7}
+            scripts["controlnet"] = {"args": [unit]}
         body = {
             "prompt": "a cat", "seed": 1, "steps": STEPS, "width": SIDE, "height": SIDE, "sampler_name": "Euler",
             "cfg_scale": 7, "alwayson_scripts": scripts,
         }  # fmt: skip
-        started = time.perf_counter()
-        self._send("/sdapi/v1/txt2img", body)
-        return time.perf_counter() - started
+        return self.webui.picture(body).seconds
 
     @property
     def who(self) -> list[str]:
@@ -112,12 +77,12 @@ def parts(bench: Bench) -> Generator[Part, None, None]:
     if where is None:
         yield Part("whole requests in a WebUI", lambda: [Row("whole requests in a WebUI", "left out: no WEBUI= given")])
     elif where.startswith(("http://", "https://")):
-        yield Part("whole requests", lambda: seen_before(bench, WebUI(where)), most=900)
+        yield Part("whole requests", lambda: seen_before(bench, Asked(WebUI(where, timeout=TIMEOUT))), most=900)
     else:
         yield Part("first requests", partial(first_requests, bench, Path(where)), most=900)
 
 
-def seen_before(bench: Bench, webui: WebUI) -> Iterator[Row]:
+def seen_before(bench: Bench, webui: Asked) -> Iterator[Row]:
     """Requests whose reference was seen before, beside plain ones, for at most a quarter of an hour."""
     image = shown(512)
     for whose in webui.who:
@@ -126,12 +91,12 @@ def seen_before(bench: Bench, webui: WebUI) -> Iterator[Row]:
     yield from told(found, webui)
 
 
-def told(found: Rounds, webui: WebUI) -> Iterator[Row]:
+def told(found: Rounds, webui: Asked) -> Iterator[Row]:
     name, plain = f"request of {STEPS} steps, {SIDE}², in the WebUI", found.seconds(PLAIN)
     yield Row(f"{name}, plain", ms(plain.median), plain.said(ms), plain.count)
     yield found.compared(f"{name}, {OURS} / plain", OURS, PLAIN, SEEN)
     if webui.controlnet is None:
-        yield Row(f"{name}, ControlNet's", "left out: it is not there, or has not the same adapter and a preprocessor")
+        yield Row(f"{name}, ControlNet's", f"left out: {webui.lacks}")
         return
     yield found.compared(f"{name}, {CONTROLNET} / plain", CONTROLNET, PLAIN)
     yield found.compared(f"{name}, ours / {CONTROLNET}", OURS, CONTROLNET, BELOW)
@@ -171,7 +136,7 @@ def first_told(more: dict[str, Sequence[float]]) -> Iterator[Row]:
         )  # fmt: skip
 
 
-def started(folder: Path, stack: ExitStack) -> WebUI:
+def started(folder: Path, stack: ExitStack) -> Asked:
     """A WebUI of that folder, with the API, until the stack is closed."""
     from .. import panel_load
 
@@ -181,4 +146,4 @@ def started(folder: Path, stack: ExitStack) -> WebUI:
     )  # fmt: skip
     running = panel_load.WebUI(options, True, Path(stack.enter_context(tempfile.TemporaryDirectory())))
     stack.callback(running.stop)
-    return WebUI(running.address)
+    return Asked(WebUI(running.address, timeout=TIMEOUT))

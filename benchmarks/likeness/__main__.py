@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..errors import Trouble
+from ..webui import AUTH, Session, WebUI, without_password
 from . import __doc__ as about
 from . import drawn, figures, report
-from .errors import Trouble
 from .made import Kept, Settings, load, make
 from .plan import CONTROLNET, OURS, RANGES, Plan, equal, references, scenes
 from .scores import WHOLE, Clip
-from .webui import AUTH, Session, WebUI, without_password
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
@@ -120,7 +120,8 @@ def run(chosen: argparse.Namespace, session: Session | None = None) -> None:
         raise Trouble(f"{WHOLE}: CLIP-I and CLIP-T cannot be told without it.")
     plan = _checked(chosen)
     clip = Clip.open(chosen.clip, chosen.device, chosen.activation)
-    webui = WebUI(chosen.webui, session, chosen.timeout)
+    advice = ", or as long as --timeout says. What was made stays, and the same command goes on from there"
+    webui = WebUI(chosen.webui, session, chosen.timeout, advice)
     adapter = webui.adapter(chosen.adapter)
     controlnet = None
     if chosen.against:

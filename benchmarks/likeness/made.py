@@ -15,9 +15,9 @@ from PIL import Image
 
 from lib_ipadapter.encode.picture import content_hash
 
-from .errors import Trouble
+from ..errors import Trouble
+from ..webui import Made, WebUI
 from .plan import CONTROLNET, OURS, PLAIN, Cell, Plan
-from .webui import Made, WebUI
 
 
 @dataclass(frozen=True)

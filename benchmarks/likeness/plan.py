@@ -17,7 +17,7 @@ from PIL import Image
 from lib_ipadapter.encode.picture import decode
 from lib_ipadapter.errors import PictureError
 
-from .errors import Trouble
+from ..errors import Trouble
 
 PLAIN, OURS, CONTROLNET = "plain", "IP-Adapter", "ControlNet"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")

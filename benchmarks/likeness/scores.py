@@ -20,7 +20,7 @@ from lib_ipadapter.encode.clip_text import TextTower, token_ids
 from lib_ipadapter.encode.pixels import to_pixels
 from lib_ipadapter.errors import CheckpointError, UnitError, is_device_full
 
-from .errors import Trouble
+from ..errors import Trouble
 
 CLIPSCORE = 2.5
 """CLIPScore's factor w (arXiv 2104.08718, section 3)."""

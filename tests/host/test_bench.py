@@ -38,7 +38,7 @@ def test_sections_of_this_process_run(capsys, threads) -> None:
     assert {figure for figure, (value, *_) in found.items() if not Row("", value).measured} <= left_out
     for case in step.OURS:
         assert float(found[f"SD1.5 fp32, 64², batch 2, {case}: with / without"][0]) > 0
-    for case in (*step.SDXL_OURS, step.FACE):
+    for case in step.SDXL_OURS:
         assert float(found[f"SDXL fp32, 64², batch 2, 70 layers, {case}: with / without"][0]) > 0
     assert float(found["SD1.5 fp32, 64², batch 2, diffusers' IP-Adapter (1 base): with / without"][0]) > 0
     (encoding,) = (rest for figure, rest in found.items() if figure.endswith("ours / open_clip's"))

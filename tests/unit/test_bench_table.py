@@ -9,13 +9,17 @@ import torch
 
 from benchmarks.bench.kept import kept
 from benchmarks.bench.rotation import Rounds, in_turns, ordered
-from benchmarks.bench.webui import CONTROLNET, OURS, PLAIN, NoWebUI, WebUI, first_told, told
+from benchmarks.bench.webui import CONTROLNET, OURS, PLAIN, Asked, first_told, told
+from benchmarks.errors import Trouble
 from benchmarks.gpu import memory, report, unets
 from benchmarks.gpu.bench import Bench, Scene
 from benchmarks.gpu.measure import AtMost, Row, Spread, ms, share
 from benchmarks.gpu.report import CARDS, CPUS, Machine
 from benchmarks.gpu.run import Part, Section
+from benchmarks.webui import WebUI
 from lib_ipadapter.attend.layers import cross_attention_layers
+from tests.helpers.files import base64_of, picture
+from tests.helpers.likeness import SmallWebUI
 from tests.helpers.paths import ROOT
 
 CPU = torch.device("cpu")
@@ -183,60 +187,36 @@ def test_what_hooks_keep_is_the_cond_side_and_the_uncond_side_once() -> None:
 # --- a WebUI
 
 
-class Answers:
-    """A WebUI that notes what it is asked."""
-
-    def __init__(self, **paths: object) -> None:
-        base = {"name": "base", "variant": "base", "base": "SD1.5"}
-        self.paths: dict[str, object] = {"/ip-adapter/models?refresh=true": {"adapters": [base]}, **paths}
-        self.bodies: list[dict] = []
-
-    def __call__(self, path: str, body: dict | None) -> object:
-        if path == "/sdapi/v1/txt2img":
-            assert body is not None
-            self.bodies.append(body)
-            return {}
-        if path not in self.paths:
-            raise LookupError(path)
-        return self.paths[path]
-
-
-def with_controlnet() -> Answers:
-    return Answers(**{
-        "/controlnet/model_list": {"model_list": ["other [1]", "Base [abcd]"]},
-        "/controlnet/module_list": {"module_list": ["none", "ip-adapter_clip_sd15"]},
-    })  # fmt: skip
-
-
 def test_both_extensions_are_asked_for_the_same_adapter() -> None:
-    answers = with_controlnet()
-    webui = WebUI("http://x/", answers)
-    assert webui.who == [PLAIN, OURS, CONTROLNET]
-    for whose in webui.who:
-        assert webui.seconds(whose, "picture") >= 0
-    plain, ours, theirs = (body["alwayson_scripts"] for body in answers.bodies)
+    there = SmallWebUI()
+    asked = Asked(WebUI("http://x/", there))
+    assert asked.who == [PLAIN, OURS, CONTROLNET]
+    image = base64_of(picture(0))
+    for whose in asked.who:
+        assert asked.seconds(whose, image) >= 0
+    plain, ours, theirs = (body["alwayson_scripts"] for body in there.asked)
     assert plain == {}
-    assert ours == {"IP-Adapter": {"args": [{"model": "base", "image": "picture", "weight": 0.7}]}}
+    assert ours == {"IP-Adapter": {"args": [{"model": "base", "images": [image], "weight": 0.7}]}}
     (unit,) = theirs["controlnet"]["args"]
-    assert (unit["model"], unit["module"], unit["image"]) == ("Base [abcd]", "ip-adapter_clip_sd15", "picture")
-    assert len({body["steps"] for body in answers.bodies}) == len({body["seed"] for body in answers.bodies}) == 1
+    assert (unit["model"], unit["module"], unit["image"]) == ("base [8a7b]", "ip-adapter_clip_sd15", image)
+    assert len({body["steps"] for body in there.asked}) == len({body["seed"] for body in there.asked}) == 1
 
 
 def test_without_controlnet_ours_is_measured_alone() -> None:
-    webui = WebUI("http://x", Answers())
-    assert webui.who == [PLAIN, OURS]
-    rows = list(told(Rounds({PLAIN: [1.0], OURS: [1.1]}), webui))
+    asked = Asked(WebUI("http://x", SmallWebUI(model_list=(404, {}))))
+    assert asked.who == [PLAIN, OURS]
+    rows = list(told(Rounds({PLAIN: [1.0], OURS: [1.1]}), asked))
     assert [row.value for row in rows[:2]] == ["1.00 s", "1.100"]
-    assert not rows[2].measured
+    assert not rows[2].measured and "no sd-webui-controlnet" in rows[2].value
 
 
 def test_a_webui_that_lacks_something_says_what_to_do() -> None:
-    with pytest.raises(NoWebUI, match="install it there"):
-        WebUI("http://x", lambda path, body: Answers().__call__("/nothing", body))
-    with pytest.raises(NoWebUI, match="put one into"):
-        WebUI("http://x", Answers(**{"/ip-adapter/models?refresh=true": {"adapters": []}}))
-    with pytest.raises(NoWebUI, match="--api"):
-        WebUI("http://127.0.0.1:9")
+    with pytest.raises(Trouble, match="install it there"):
+        Asked(WebUI("http://x", SmallWebUI(models=(404, {}))))
+    with pytest.raises(Trouble, match="put one into"):
+        Asked(WebUI("http://x", SmallWebUI(models={"adapters": []})))
+    with pytest.raises(Trouble, match="--api"):
+        Asked(WebUI("http://127.0.0.1:9"))
 
 
 def test_first_requests_are_compared_start_by_start() -> None:

@@ -19,14 +19,14 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor
 
+from benchmarks.errors import Trouble
 from benchmarks.likeness import drawn, figures, report
 from benchmarks.likeness.__main__ import main
-from benchmarks.likeness.errors import Trouble
 from benchmarks.likeness.figures import Figure, Score, figure, median
 from benchmarks.likeness.made import Kept, duration
 from benchmarks.likeness.plan import CONTROLNET, OURS, PLAIN, Plan, plain_words, references, scenes
 from benchmarks.likeness.scores import Clip, clip_i, clip_t
-from benchmarks.likeness.webui import AUTH, WebUI
+from benchmarks.webui import AUTH, WebUI
 from tests.helpers.likeness import SIZE, SmallWebUI, clip_model, write_clip, write_references
 from tests.unit.test_clip_image import to_open_clip as image_to_open_clip
 from tests.unit.test_clip_text import to_open_clip as text_to_open_clip

@@ -41,9 +41,10 @@ class Made:
 
 
 class WebUI:
-    def __init__(self, url: str, session: Session | None = None, timeout: float = 900.0) -> None:
+    def __init__(self, url: str, session: Session | None = None, timeout: float = 900.0, advice: str = "") -> None:
         """``session`` is for tests; otherwise requests', with the password in the address, which goes no further, or
-        in the environment's WEBUI_API_AUTH. Raises Trouble."""
+        in the environment's WEBUI_API_AUTH. ``timeout`` is in seconds, for one request; ``advice`` is what to do where
+        one takes longer. Raises Trouble."""
         bare = without_password(url)
         try:
             parts = urlsplit(url)
@@ -52,7 +53,7 @@ class WebUI:
             usable = False
         if not usable:
             raise Trouble(f"--webui {bare} is no address: {API}.")
-        self.url, self.timeout = bare.rstrip("/"), timeout
+        self.url, self.timeout, self.advice = bare.rstrip("/"), timeout, advice
         auth = None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
         self._session = session if session is not None else _session(parts.hostname, auth)
 
@@ -65,9 +66,8 @@ class WebUI:
             answer = self._session.request(method, self.url + path, timeout=self.timeout, **how)
         except RequestException as error:
             raise Trouble(
-                f"The WebUI at {self.url} does not answer ({type(error).__name__}): {API}; --timeout (now "
-                f"{self.timeout:g} seconds) is how long a picture may take. What was made stays, and the same command "
-                "goes on from there."
+                f"The WebUI at {self.url} does not answer ({type(error).__name__}): {API}. A picture may take "
+                f"{self.timeout:g} seconds{self.advice}."
             ) from error
         if answer.status_code == 401:
             raise Trouble(f"The WebUI at {self.url} asks for a password: set the environment's {AUTH}=user:password.")
@@ -116,31 +116,38 @@ class WebUI:
         said = self._optional("/sdapi/v1/options", f"{self.url} has no API: {API}.")
         return dict(said) if isinstance(said, dict) else {}
 
-    def adapter(self, name: str | None) -> dict[str, Any]:
-        """The adapter called so as the extension lists it; the only one where ``name`` is None."""
+    def adapters(self) -> list[dict[str, Any]]:
+        """The adapters as the extension lists them, with a name each."""
         path = "/ip-adapter/models?refresh=true"
         said = self._optional(
             path, f"The WebUI at {self.url} has no routes of this extension: install it there, and start with --api."
         )
         listed = self._part(said, path, "adapters", list, dict)
-        names = ", ".join(self._part(one, path, "name", str) for one in listed)
+        for one in listed:
+            self._part(one, path, "name", str)
+        return [dict(one) for one in listed]
+
+    def adapter(self, name: str | None) -> dict[str, Any]:
+        """The adapter called so as the extension lists it; the only one where ``name`` is None."""
+        listed = self.adapters()
+        names = ", ".join(one["name"] for one in listed)
         if not listed:
             raise Trouble(f"The WebUI at {self.url} has no adapter: put one into its models/ipadapter.")
         if name is None:
             if len(listed) > 1:
                 raise Trouble(f"Name one of the WebUI's adapters with --adapter: {names}.")
-            return dict(listed[0])
+            return listed[0]
         wanted = name.lower().removesuffix(".safetensors")
         for one in listed:
             if one["name"].lower() == wanted:
-                return dict(one)
+                return one
         raise Trouble(f"The WebUI at {self.url} has no adapter called {name!r}: give --adapter one of {names}.")
 
     def controlnet(self, adapter: dict[str, Any], model: str | None, module: str | None) -> tuple[str, str]:
         """ControlNet's label of ``model``, else of the file that ``adapter`` is, and its preprocessor for that adapter,
         else ``module``. Raises Trouble where it lacks one of them."""
         model = model or adapter["name"]
-        missing = f"The WebUI at {self.url} has no sd-webui-controlnet: install it, or leave out --against controlnet."
+        missing = f"The WebUI at {self.url} has no sd-webui-controlnet: install it there."
         paths = ("/controlnet/model_list", "/controlnet/module_list?alias_names=true", "/controlnet/module_list")
         labels, *modules = (
             self._part(self._optional(path, missing), path, name, list, str)
