@@ -29,6 +29,6 @@ SECTIONS = (
     Section("precision", "Number formats, layouts and attention", 60, precision.parts),
     Section("faults", "Faults, kills, hostile files and requests", 210, _alone("faults", "faults")),
     Section("webui", "Whole requests in a WebUI", 1, webui.parts),
-    Section("sdxl", "Cost of a step, SDXL", 450, step.sdxl),
-    Section("step", "Cost of a step, SD1.5", 1139, step.sd15),
+    Section("sdxl", "Cost of a step, SDXL", 689, step.sdxl),
+    Section("step", "Cost of a step, SD1.5", 900, step.sd15),
 )
