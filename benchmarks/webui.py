@@ -146,7 +146,7 @@ class WebUI:
     def controlnet(self, adapter: dict[str, Any], model: str | None, module: str | None) -> tuple[str, str]:
         """ControlNet's label of ``model``, else of the file that ``adapter`` is, and its preprocessor for that adapter,
         else ``module``. Raises Trouble where it lacks one of them."""
-        model = model or adapter["name"]
+        model = model or adapter["name"].rpartition("/")[2]  # ControlNet's labels name no folders
         missing = f"The WebUI at {self.url} has no sd-webui-controlnet: install it there."
         paths = ("/controlnet/model_list", "/controlnet/module_list?alias_names=true", "/controlnet/module_list")
         labels, *modules = (

@@ -188,7 +188,8 @@ def test_what_hooks_keep_is_the_cond_side_and_the_uncond_side_once() -> None:
 
 
 def test_both_extensions_are_asked_for_the_same_adapter() -> None:
-    there = SmallWebUI()
+    adapter = {"name": "ControlNet/base", "variant": "base", "base": "SD1.5", "file": "base.safetensors"}
+    there = SmallWebUI(models={"adapters": [adapter]})  # two folders have a file of this name
     asked = Asked(WebUI("http://x/", there))
     assert asked.who == [PLAIN, OURS, CONTROLNET]
     image = base64_of(picture(0))
@@ -196,7 +197,7 @@ def test_both_extensions_are_asked_for_the_same_adapter() -> None:
         assert asked.seconds(whose, image) >= 0
     plain, ours, theirs = (body["alwayson_scripts"] for body in there.asked)
     assert plain == {}
-    assert ours == {"IP-Adapter": {"args": [{"model": "base", "images": [image], "weight": 0.7}]}}
+    assert ours == {"IP-Adapter": {"args": [{"model": "ControlNet/base", "images": [image], "weight": 0.7}]}}
     (unit,) = theirs["controlnet"]["args"]
     assert (unit["model"], unit["module"], unit["image"]) == ("base [8a7b]", "ip-adapter_clip_sd15", image)
     assert len({body["steps"] for body in there.asked}) == len({body["seed"] for body in there.asked}) == 1
