@@ -48,12 +48,15 @@ def slow(browser: Any, host: Host):
     page.page.goto(f"{host.address}/?__theme=light")
     page.wait(lambda: len(held) >= 13)
 
-    def come(*, only: str = "") -> None:
+    def let_come(only: str = "") -> None:
         for route in [route for route in held if only in route.request.url]:
             held.remove(route)
             route.continue_()
+
+    def come(*, only: str = "") -> None:
+        let_come(only)
         if not only:
-            page.wait(lambda: page.page.evaluate("ipAdapter.isReady()"))
+            page.wait(lambda: let_come() or page.page.evaluate("ipAdapter.isReady()"))
 
     yield page, come
     context.close()

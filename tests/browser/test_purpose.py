@@ -76,7 +76,7 @@ def test_a_purpose_stays_whatever_the_server_answers_meanwhile(pages: Callable[.
         for route in reversed([held.pop() for _ in range(len(held))]):
             route.continue_()
 
-    page.page.route(answers, held.append)
+    page.page.route(answers, lambda route: held.append(route))
     page.page.locator("#txt2img_ip_adapter > .label-wrap").click()
     button = page.find("purposes").locator("[data-purpose=style]")
     drawn = button.element_handle()
@@ -91,7 +91,7 @@ def test_a_purpose_stays_whatever_the_server_answers_meanwhile(pages: Callable[.
     page.wait(lambda: weight_type(page) == "linear")
     page.settle()
 
-    page.page.route(answers, held.append)
+    page.page.route(answers, lambda route: held.append(route))
     data = {"name": "reference.png", "mimeType": "image/png", "buffer": png(picture(0))}
     page.find("drop_area").locator("input[type=file]").set_input_files(data)
     page.wait(lambda: len(held) >= 2)  # the picture, and the cards that are drawn until it is there
