@@ -119,8 +119,6 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         lastTab: tabs.txt2img,
         // The checkpoint for which the lines about the models are drawn.
         checkpoint: undefined,
-        // The place for pictures that the pointer was over last.
-        pointedDropArea: null,
     };
     const tabOf = (element) => Object.values(tabs).find(({name}) => element.closest(`[id^=${name}_ip_adapter]`));
     function noteLastTab() {
@@ -172,22 +170,25 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         "units", "drawings", "cards", "references", "pictures", "dropping", "moves", "notes", "undo", "presets", "purpose",
         "truth", "shelf",
     ];
-    let isReady = false, hasFailed = false, readied;
+    let isReady = false, readied;
     const ready = new Promise((resolve) => { readied = resolve; });
     async function loadPanel() {
         if (!shownTabs().length) return;
         try {
             await Promise.all(PANEL.map((name) => loadScript(`panel/${name}`)));
         } catch (error) {
-            hasFailed = true;
+            ipAdapter.early.stop();
             shownTabs().forEach(tellFailure);
             throw error;
         }
         shownTabs().forEach(begin);
         isReady = true;
         readied();
-        await ipAdapter.shelf.begin();  // what was in the panel comes back first
-        early.splice(0).forEach((act) => act());
+        try {
+            await ipAdapter.shelf.begin();
+        } finally {
+            await ipAdapter.early.end();
+        }
     }
     function tellFailure(tab) {
         const line = Object.assign(document.createElement("div"), {className: "ip-adapter-note ip-adapter-problem"});
@@ -197,47 +198,6 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         tab.element("note").after(line);
     }
 
-    // What is pressed, chosen or dropped before the panel's scripts are here is done when they are.
-    const EARLY = ".ip-adapter-purposes > button, .ip-adapter-units > button, .ip-adapter-tools button, .ip-adapter-looks-opener, "
-        + ".ip-adapter-folder-opener";
-    const early = [];
-    const isPictures = ({dataTransfer: data}) => ["Files", "text/uri-list"].some((type) => data?.types.includes(type));
-    const elementOf = ({target}) => target instanceof Element ? target : target.parentElement;
-    // Those that are taken reach none of the panel's scripts that may be there already: these need each other.
-    const EARLY_EVENTS = {
-        click(event) {
-            const target = elementOf(event), button = target?.closest(EARLY), tab = target && tabOf(target);
-            if (tab?.tickbox === target && event instanceof MouseEvent) tab.tick.clicked = Infinity;
-            if (!button) return;
-            event.stopImmediatePropagation();
-            early.push(() => button.click());
-        },
-        change(event) {
-            const target = elementOf(event);
-            if (!target?.matches(".ip-adapter-drop-area input")) return;
-            event.stopImmediatePropagation();
-            early.push(() => target.dispatchEvent(new Event("change", {bubbles: true})));
-        },
-        dragover(event) {
-            const target = elementOf(event);
-            if (target && tabOf(target) && isPictures(event)) event.preventDefault();
-        },
-        drop(event) {  // the browser would open the file in the place of the page
-            const target = elementOf(event), {dataTransfer: data} = event;
-            if (!target || !tabOf(target) || !isPictures(event)) return;
-            event.preventDefault();
-            event.stopImmediatePropagation();
-            const dataTransfer = new DataTransfer();  // the event's own is empty afterwards
-            for (const file of data.files) dataTransfer.items.add(file);
-            for (const type of ["text/uri-list", "text/html"]) dataTransfer.setData(type, data.getData(type));
-            early.push(() => target.dispatchEvent(
-                new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer}),
-            ));
-        },
-    };
-    for (const [type, take] of Object.entries(EARLY_EVENTS)) {
-        document.addEventListener(type, (event) => { if (!isReady && !hasFailed) take(event); }, true);
-    }
     // Does what the subject's function does: "units.answerShow" for a tab and an event's values, at once where it can.
     function call(name, ...values) {
         const [subject, method] = name.split(".");

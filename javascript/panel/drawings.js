@@ -68,15 +68,14 @@
     // What the server draws anew takes the focus with it, however late it comes: it goes to the same button, or to the
     // one that is left of a region's.
 
-    const ANEW = ["purposes", "details", "region"], MARKS = ["purpose", "do", "file", "region"];
-    // What has the focus among what is drawn anew, as a selector; null for nothing that comes back.
-    function focusedIn(tab, focused) {
-        const place = ANEW.map((name) => tab.element(name)).find((one) => one?.contains(focused));
-        const mark = MARKS.find((name) => focused.dataset?.[name] !== undefined);
-        return place && mark ? `#${place.id} [data-${mark}="${CSS.escape(focused.dataset[mark])}"]` : null;
+    const ANEW = ["purposes", "details", "region"];
+    // What is among it, as a selector; null for nothing that comes back.
+    function selectorIn(tab, element) {
+        const place = ANEW.map((name) => tab.element(name)).find((one) => one?.contains(element));
+        return place ? ipAdapter.early.selectorOf(element, place) : null;
     }
     function onFocus({target}) {
-        for (const tab of Object.values(ipAdapter.page.tabs)) tab.cards.focus = focusedIn(tab, target);
+        for (const tab of Object.values(ipAdapter.page.tabs)) tab.cards.focus = selectorIn(tab, target);
     }
     // A press elsewhere takes the focus away, to the page where nothing else gets it.
     function onPointer({target}) {
@@ -89,6 +88,18 @@
         if (!focus || document.activeElement !== document.body) return;
         const rest = focus.startsWith(`#${region.id} `) ? region.querySelector("[data-region=draw]") : null;
         (document.querySelector(focus) ?? rest)?.focus({preventScroll: true});
+    }
+    // A button that is drawn anew while it is pressed is let go in its place, which browsers take for no click.
+    let pressed = null;
+    function onPress({target}) {
+        const button = target.closest?.("button"), tabs = Object.values(ipAdapter.page.tabs);
+        const selector = button && tabs.map((tab) => selectorIn(tab, button)).find(Boolean);
+        pressed = selector ? {button, selector} : null;
+    }
+    function onRelease({target}) {
+        const again = pressed && !pressed.button.isConnected ? target.closest?.(pressed.selector) : null;
+        pressed = null;
+        again?.click();
     }
     // Once, when the page is there.
     function build(tab) {
@@ -211,6 +222,8 @@
     document.addEventListener("click", onOpened);
     document.addEventListener("focusin", onFocus);
     document.addEventListener("pointerdown", onPointer, true);
+    document.addEventListener("pointerdown", onPress, true);
+    document.addEventListener("pointerup", onRelease, true);
     document.addEventListener("focusout", followChosen);
     document.addEventListener("pointerdown", followChosen);
     onCheckpoint();

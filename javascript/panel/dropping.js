@@ -1,16 +1,12 @@
 // What is dropped on a panel, pasted over it, or chosen. The whole panel takes pictures; each of its units' tabs takes
 // them for its unit.
 (window.ipAdapter ??= {}).dropping = (() => {
-    const DROP_AREA = ".ip-adapter-drop-area", TAB = ".ip-adapter-units > button";
+    const TAB = ".ip-adapter-units > button";
     const OPENS_AFTER = 500;  // milliseconds over a folded panel
     const over = {tab: null, button: null, since: 0};  // where something is being dragged
 
     const panelAt = (target) => Object.values(ipAdapter.page.tabs).find(({panel}) => panel?.contains(target));
-    const dropAreaAt = (target) => target instanceof Element && target.closest(DROP_AREA);
-    function mayBePictures({types}) {
-        const isOfCards = types.includes(ipAdapter.moves?.TYPE);
-        return !isOfCards && ["Files", "text/uri-list"].some((type) => types.includes(type));
-    }
+    const isOfCards = ({types}) => types.includes(ipAdapter.moves?.TYPE);
     function unitAt(target) {
         const button = target.closest?.(TAB);
         return button ? [...button.parentElement.children].indexOf(button) + 1 : undefined;
@@ -28,30 +24,35 @@
         Object.assign(over, {tab, button});
     }
     function onDragOver(event) {
-        const tab = event.dataTransfer && mayBePictures(event.dataTransfer) ? panelAt(event.target) ?? null : null;
-        highlight(tab, tab && event.target.closest?.(TAB));
+        const {dataTransfer: data, target} = event;
+        const tab = data && ipAdapter.early.isPictures(data) && !isOfCards(data) && panelAt(target) || null;
+        highlight(tab, tab && target.closest?.(TAB));
         if (!tab) return;
         event.preventDefault();
         event.stopPropagation();
-        event.dataTransfer.dropEffect = "copy";
+        data.dropEffect = "copy";
         if (performance.now() - over.since > OPENS_AFTER) unfold(tab);
     }
     function onDragLeave(event) {
         if (!event.relatedTarget) highlight(null, null);  // out of the window
     }
-    async function onDrop(event) {
+    // What is dropped, pasted or chosen (ip_adapter_early.js). `number`: of a unit, without it the one that is shown.
+    async function take(tab, {files, html = "", list = "", entries = []}, number = tab.state.shown) {
         highlight(null, null);
-        const {dataTransfer: data, target} = event, tab = data && mayBePictures(data) && panelAt(target);
-        if (!tab) return;
-        event.preventDefault();
-        event.stopImmediatePropagation();
         unfold(tab);
-        const number = unitAt(target) ?? tab.state.shown;
-        const files = [...data.files], addresses = addressesIn(data);
-        const entries = [...data.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
         if (entries.some(({isDirectory}) => isDirectory)) await addFolders(tab, entries, number);
         else if (files.length) ipAdapter.pictures.add(tab, files, number);
-        else await addFromPages(tab, addresses, number);
+        else await addFromPages(tab, addressesIn(html, list), number);
+    }
+    function takeEvent(event, found) {
+        if (!found) return;
+        event.preventDefault();
+        event.stopImmediatePropagation();
+        take(found.tab, found.content, unitAt(event.target));
+    }
+    function onDrop(event) {
+        highlight(null, null);
+        if (event.dataTransfer && !isOfCards(event.dataTransfer)) takeEvent(event, ipAdapter.early.dropped(event));
     }
     async function addFolders(tab, entries, number) {
         const {references: most} = tab.facts;
@@ -64,10 +65,10 @@
     }
 
     // A picture of another page is read by this browser, as that page lets it.
-    function addressesIn(data) {
-        const page = new DOMParser().parseFromString(data.getData("text/html"), "text/html");
+    function addressesIn(html, list) {
+        const page = new DOMParser().parseFromString(html, "text/html");
         const shown = [...page.images].map((image) => image.getAttribute("src")).filter(Boolean);
-        const listed = data.getData("text/uri-list").split(/\r?\n/).filter((line) => line && !line.startsWith("#"));
+        const listed = list.split(/\r?\n/).filter((line) => line && !line.startsWith("#"));
         return [...new Set(shown.length ? shown : listed)];  // of a picture in a link, the link is listed
     }
     async function addFromPages(tab, addresses, number) {
@@ -87,45 +88,11 @@
         ));
     }
 
-    function onPointer(event) {
-        ipAdapter.page.pointedDropArea = panelAt(event.target)?.panel ?? ipAdapter.page.pointedDropArea;
-    }
-    function onPaste(event) {  // for the panel that has the focus or is pointed at
-        const pointed = ipAdapter.page.pointedDropArea, isPointedAt = pointed?.isConnected && pointed.matches(":hover");
-        const tab = panelAt(document.activeElement) ?? (isPointedAt ? ipAdapter.tabOf(pointed) : null);
-        const files = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
-        const isField = event.target.matches?.("textarea, input:not([type=checkbox], [type=range], [type=file])");
-        if (!tab || !files.length || isField && event.clipboardData.getData("text/plain")) return;
-        event.preventDefault();
-        event.stopImmediatePropagation();
-        unfold(tab);
-        ipAdapter.pictures.add(tab, files);
-    }
-    function onClick(event) {
-        const area = event.target.closest?.(DROP_AREA);
-        if (area && !event.target.matches("input")) area.querySelector("input").click();
-    }
-    function onKey(event) {
-        if (!event.target.matches?.(DROP_AREA) || !["Enter", " "].includes(event.key)) return;
-        event.preventDefault();
-        event.target.querySelector("input").click();
-    }
-    function onChosen(event) {
-        const area = event.target.matches?.("input[type=file]") && dropAreaAt(event.target);
-        if (!area) return;
-        const files = [...event.target.files];
-        event.target.value = "";
-        if (files.length) ipAdapter.pictures.add(ipAdapter.tabOf(area), files);
-    }
-
     document.addEventListener("dragover", onDragOver, true);
     document.addEventListener("dragleave", onDragLeave);
     document.addEventListener("dragend", () => highlight(null, null));
     document.addEventListener("drop", onDrop, true);
-    window.addEventListener("paste", onPaste, true);
-    document.addEventListener("pointerover", onPointer);
-    document.addEventListener("click", onClick);
-    document.addEventListener("keydown", onKey);
-    document.addEventListener("change", onChosen);
-    return {unfold, unitAt};
+    window.addEventListener("paste", (event) => takeEvent(event, ipAdapter.early.pasted(event)), true);
+    document.addEventListener("change", (event) => takeEvent(event, ipAdapter.early.chosen(event)));
+    return {unfold, unitAt, take};
 })();

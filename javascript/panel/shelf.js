@@ -90,7 +90,9 @@
     document.addEventListener("visibilitychange", onLeave);
     // What was in the panel comes back when the page has nothing else to do. Resolves when it has.
     async function begin() {
-        if (window.requestIdleCallback) await new Promise((resolve) => requestIdleCallback(resolve, {timeout: 3000}));
+        if (isKept() && window.requestIdleCallback) {
+            await new Promise((resolve) => requestIdleCallback(resolve, {timeout: 3000}));
+        }
         await restore();
     }
     return {begin, ask, stored, noteChange, followFolder, hasPictures, answerAsked};

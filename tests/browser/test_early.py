@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from demo.start import Host
-from tests.helpers.files import base64_of, picture
-from tests.helpers.page import Page
+from tests.browser.test_shelf import is_kept
+from tests.helpers.files import base64_of, picture, png
+from tests.helpers.page import Page, advanced
 
 pytestmark = pytest.mark.host("page")
 
@@ -18,6 +21,17 @@ DROP = """(head, text) => {
     data.items.add(new File([bytes], "early.png", {type: "image/png"}));
     const event = (name) => new DragEvent(name, {bubbles: true, cancelable: true, dataTransfer: data});
     return ["dragover", "drop"].map((name) => head.dispatchEvent(event(name)));
+}"""
+
+# A browser that keeps something of a panel, and has no time to bring it back before `goOn()`.
+BUSY = """() => {
+    localStorage.setItem("ip-adapter-panel", "kept");
+    window.requestIdleCallback = (run) => { window.goOn = run; };
+}"""
+PASTE = """(target, text) => {
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)), clipboardData = new DataTransfer();
+    clipboardData.items.add(new File([bytes], "pasted.png", {type: "image/png"}));
+    target.dispatchEvent(new ClipboardEvent("paste", {bubbles: true, cancelable: true, clipboardData}));
 }"""
 
 
@@ -34,16 +48,39 @@ def slow(browser: Any, host: Host):
     page.page.goto(f"{host.address}/?__theme=light")
     page.wait(lambda: len(held) >= 13)
 
-    def come(*, only: str = "") -> None:
+    def let_come(only: str = "") -> None:
         for route in [route for route in held if only in route.request.url]:
             held.remove(route)
             route.continue_()
+
+    def come(*, only: str = "") -> None:
+        let_come(only)
         if not only:
-            page.wait(lambda: page.page.evaluate("ipAdapter.isReady()"))
+            page.wait(lambda: let_come() or page.page.evaluate("ipAdapter.isReady()"))
 
     yield page, come
     context.close()
     assert errors == []
+
+
+def opened(page: Page, tab: str = "txt2img") -> None:
+    page.page.locator(f"#{tab}_ip_adapter > .label-wrap").click()
+    page.wait(page.find("model", tab).is_visible)
+
+
+def press(page: Page, purpose: str) -> None:
+    page.page.locator(f"#txt2img_ip_adapter [data-purpose={purpose}]").click()
+
+
+def choose_file(page: Page, name: str, data: bytes) -> None:
+    field = page.find("drop_area").locator("input[type=file]")
+    field.set_input_files([{"name": name, "mimeType": "image/png", "buffer": data}])
+
+
+def settings(page: Page) -> tuple[Any, ...]:
+    """The weight type of the first unit, and the numbers in sight."""
+    weight_type = json.loads(page.state())["units"][0].get("weight_type")
+    return (weight_type, *(page.number(name) for name in ("weight", "start", "end")))
 
 
 @pytest.mark.parametrize("there", [[], ["units", "drawings", "cards", "references", "pictures", "dropping"]])
@@ -54,17 +91,124 @@ def test_what_is_done_before_the_scripts_are_here_is_done_then(slow, there: list
         come(only=f"/panel/{name}.js")
         page.wait(lambda name=name: page.page.evaluate(f"Boolean(ipAdapter.{name})"))
     head = page.page.locator("#txt2img_ip_adapter > .label-wrap")
-    head.click()
-    page.wait(page.find("model").is_visible)
+    opened(page)
     assert not page.is_ticked()  # to look at a panel changes nothing
-    page.page.locator("#txt2img_ip_adapter [data-purpose=style]").click()
+    press(page, "style")
     assert head.evaluate(DROP, base64_of(picture(0))) == [False, False]
-    files = [{"name": "chosen.png", "mimeType": "image/png", "buffer": b"no picture"}]
-    page.find("drop_area").locator("input[type=file]").set_input_files(files)
+    choose_file(page, "chosen.png", b"no picture")
     come()
     page.wait(lambda: page.pictures() == [1, 0, 0] and page.is_ticked())
     page.wait(lambda: page.number("weight") == 1 and '"style transfer"' in page.state())
     page.wait(lambda: "chosen.png" in page.told())
+
+
+def test_a_press_counts_on_a_button_that_is_drawn_anew_before_its_turn(slow) -> None:
+    """The server's first drawing of an open panel may be there before what was kept."""
+    page, come = slow
+    page.page.evaluate(BUSY)
+    opened(page)
+    button = page.page.locator("#txt2img_ip_adapter [data-purpose=style]").element_handle()
+    press(page, "style")
+    assert page.find("purposes").evaluate(DROP, base64_of(picture(0))) == [False, False]
+    purposes = page.find("purposes").locator(".ip-adapter-purposes > button").last
+    assert purposes.evaluate(DROP, base64_of(picture(1))) == [False, False]
+    come()
+    page.wait(lambda: not button.evaluate("one => one.isConnected"))
+    page.page.evaluate("goOn()")
+    page.wait(lambda: page.pictures() == [2, 0, 0] and settings(page) == ("style transfer", 1, 0, 1))
+
+
+def test_what_is_done_early_is_done_in_its_order(slow) -> None:
+    page, come = slow
+    opened(page)
+    advanced(page)
+    press(page, "style")
+    press(page, "composition")
+    page.number("weight", 0.55)
+    choose_file(page, "one.png", png(picture(0)))
+    choose_file(page, "other.png", png(picture(1)))
+    page.find("weight_type").locator("select").select_option("composition precise")
+    page.find("wide").click()
+    page.find("region").locator("[data-region=left]").click()
+    page.find("drop_area").hover()
+    page.page.locator("body").evaluate(PASTE, base64_of(picture(2)))
+    come()
+    page.wait(lambda: page.pictures() == [3, 0, 0] and settings(page) == ("composition precise", 0.55, 0, 0.8))
+    page.wait(lambda: '"region"' in page.state() and '"wide": true' in page.state().replace('":', '": '))
+    page.wait(lambda: page.drawn(3))
+    assert page.told() == "" and page.is_ticked()
+
+
+def test_what_img2img_begins_with_and_the_choice_of_files_do_not_wait(slow) -> None:
+    page, come = slow
+    opened(page)
+    area = page.find("drop_area").locator("[role=button]")
+    for choose in (area.click, lambda: area.press("Enter")):
+        with page.page.expect_file_chooser():
+            choose()
+    page.page.locator("#tabs > .tab-nav button", has_text="img2img").click()
+    opened(page, "img2img")
+    page.find("drop_area", "img2img").locator(".ip-adapter-start").click()
+    come()
+    page.wait(lambda: page.pictures("img2img") == [1, 0, 0] and page.is_ticked("img2img"))
+    with page.page.expect_file_chooser():
+        page.find("drop_area", "img2img").locator("[role=button]").click()
+
+
+@pytest.fixture
+def preset(host: Host) -> Iterator[str]:
+    from lib_ipadapter.webui import process
+
+    store, name = process.store(), "before the scripts"
+    store.save(name, [{"model": "demo-sd15", "weight": 0.35, "images": [picture(3)]}])
+    yield name
+    store.delete(name)
+
+
+def test_a_preset_that_is_loaded_early_comes_before_what_is_done_then(slow, preset: str) -> None:
+    page, come = slow
+    opened(page)
+    field = page.find("preset_chosen").locator("input")
+
+    def is_listed() -> bool:
+        """A list that is opened before its names are there has none."""
+        field.blur()
+        field.click()
+        page.page.wait_for_timeout(200)
+        return page.find("preset_chosen").locator("ul.options li", has_text=preset).count() > 0
+
+    page.wait(is_listed)
+    page.choose("preset_chosen", preset)
+    page.preset("load")
+    choose_file(page, "more.png", png(picture(0)))
+    page.number("end", 0.5)
+    come()
+    page.wait(lambda: page.pictures() == [2, 0, 0] and settings(page)[1:] == (0.35, 0, 0.5))
+
+
+def test_what_is_done_before_what_was_kept_is_back_comes_after_it(slow) -> None:
+    page, come = slow
+    opened(page)
+    come()
+    choose_file(page, "kept.png", png(picture(0)))
+    page.wait(lambda: page.drawn(1) and page.number("weight") == 0.7)
+    page.number("start", 0.1)
+    page.number("end", 0.9)
+    page.wait(lambda: is_kept(page))
+    page.page.reload()
+    page.wait(lambda: page.page.locator("#txt2img_ip_adapter .input-accordion-checkbox").count() == 1)
+    page.page.evaluate(BUSY)
+    opened(page)
+    page.find("enabled").locator("input").uncheck()
+    come()
+    press(page, "style")
+    page.find("weight").locator("input[type=number]").click()
+    page.page.keyboard.press("Control+a")
+    page.page.keyboard.type("0.45")
+    page.page.evaluate("goOn()")
+    page.wait(lambda: page.drawn(1) and page.is_ticked())
+    page.wait(lambda: settings(page) == ("style transfer", 0.45, 0, 1))
+    assert not page.find("enabled").locator("input").is_checked()
 
 
 def test_a_panel_that_is_opened_before_the_scripts_are_here_tells_its_model_then(slow) -> None:

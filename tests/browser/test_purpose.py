@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from tests.helpers.files import picture
+from tests.helpers.files import picture, png
 from tests.helpers.page import Page, accept, advanced, paint
 
 pytestmark = pytest.mark.host("page")
@@ -64,6 +64,43 @@ def test_one_press_sets_what_a_unit_is_for(page: Page) -> None:
     press(page, "everything")
     page.wait(lambda: (weight_type(page), *numbers(page)) == ("linear", 0.7, 0, 1) and chips(page) == [])
     assert np.abs(page.generate() - everything).mean() == 0
+
+
+def test_a_purpose_stays_whatever_the_server_answers_meanwhile(pages: Callable[..., Page]) -> None:
+    """Pressed while its row is drawn anew, and while a picture is on its way."""
+    page, held = pages(), []
+    answers = "**/run/predict*"
+
+    def let_go() -> None:
+        page.page.unroute(answers)
+        for route in reversed([held.pop() for _ in range(len(held))]):
+            route.continue_()
+
+    page.page.route(answers, lambda route: held.append(route))
+    page.page.locator("#txt2img_ip_adapter > .label-wrap").click()
+    button = page.find("purposes").locator("[data-purpose=style]")
+    drawn = button.element_handle()
+    page.wait(lambda: held)
+    button.hover()
+    page.page.mouse.down()
+    let_go()
+    page.wait(lambda: not drawn.evaluate("one => one.isConnected"))
+    page.page.mouse.up()
+    page.wait(lambda: weight_type(page) == "style transfer" and pressed(page) == ["Style"])
+    press(page, "everything")
+    page.wait(lambda: weight_type(page) == "linear")
+    page.settle()
+
+    page.page.route(answers, lambda route: held.append(route))
+    data = {"name": "reference.png", "mimeType": "image/png", "buffer": png(picture(0))}
+    page.find("drop_area").locator("input[type=file]").set_input_files(data)
+    page.wait(lambda: len(held) >= 2)  # the picture, and the cards that are drawn until it is there
+    press(page, "composition")
+    page.wait(lambda: numbers(page) == (0.8, 0, 0.8))
+    let_go()
+    page.wait(lambda: page.drawn(1))
+    page.settle()
+    assert (weight_type(page), *numbers(page)) == ("composition", 0.8, 0, 0.8) and pressed(page) == ["Composition"]
 
 
 def test_only_a_first_reference_of_an_untouched_unit_begins_with_a_purpose(page: Page) -> None:

@@ -1,0 +1,155 @@
+// What is done in a panel before its scripts are here and what was kept is back in it: that is done then, in its order.
+// The WebUI loads this file with its page.
+(window.ipAdapter ??= {}).early = (() => {
+    // {act: what is to be done, null for nothing after all; of: the field that it sets, if it sets one}
+    const acts = [];
+    let isOver = false;
+    // Where the scripts are here, what they do themselves is done at once.
+    const isTaken = (event) => !isOver && (event.isTrusted || !ipAdapter.isReady?.());
+    const tabs = () => Object.values(ipAdapter.page?.tabs ?? {}).filter(({panel}) => panel);
+    const tabAt = (node) => node instanceof Node ? tabs().find(({panel}) => panel.contains(node)) : undefined;
+    const elementOf = ({target}) => target instanceof Element ? target : target.parentElement;
+
+    // The event reaches none of the panel's scripts that may be there already: these need each other. Of a field only
+    // what was last set counts.
+    function put(event, act, of = null) {
+        event.stopImmediatePropagation();
+        if (of && acts.at(-1)?.of === of) acts.pop();
+        acts.push({act, of});
+    }
+
+    // What is drawn anew
+
+    const MARKS = ["purpose", "do", "file", "region", "model"];
+    // A selector of an element in what the server draws anew, which finds the one that comes in its place; null for one
+    // that nothing tells from others. `place`: what is drawn anew.
+    function selectorOf(element, place = element.closest("[id]")) {
+        const mark = MARKS.find((name) => element.dataset[name] !== undefined);
+        if (place && mark) return `#${place.id} [data-${mark}="${CSS.escape(element.dataset[mark])}"]`;
+        const [name] = element.matches("button") ? element.classList : [];
+        return place && name && place.getElementsByClassName(name).length === 1 ? `#${place.id} .${name}` : null;
+    }
+
+    // Events
+
+    // Pictures are chosen, dropped and pasted by what these say, early or not: {tab, content}, null for no pictures.
+    const isPictures = ({types}) => ["Files", "text/uri-list"].some((type) => types.includes(type));
+    function dropped({target, dataTransfer: data}) {
+        const tab = data && isPictures(data) && tabAt(target);
+        if (!tab) return null;
+        const content = {  // the event's own is empty afterwards
+            files: [...data.files], html: data.getData("text/html"), list: data.getData("text/uri-list"),
+            entries: [...data.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean),
+        };
+        return {tab, content};
+    }
+    function pasted({target, clipboardData: data}) {  // for the panel that has the focus or is pointed at
+        const tab = tabAt(document.activeElement) ?? tabs().find(({panel}) => panel.matches(":hover"));
+        const files = [...(data?.files ?? [])].filter((file) => file.type.startsWith("image/"));
+        const isField = target.matches?.("textarea, input:not([type=checkbox], [type=range], [type=file])");
+        return !tab || !files.length || isField && data.getData("text/plain") ? null : {tab, content: {files}};
+    }
+    function chosen({target}) {
+        const tab = target.matches?.(".ip-adapter-drop-area input[type=file]") ? tabAt(target) : null;
+        if (!tab || !target.files.length) return null;
+        const files = [...target.files];
+        target.value = "";  // so that the same can be chosen again
+        return {tab, content: {files}};
+    }
+
+    // Buttons of a panel, and those that send pictures to one (send_to.py); not those that scripts alone press.
+    function isOurs(button) {
+        if (button.matches(".label-wrap") || getComputedStyle(button).display === "none") return false;
+        return Boolean(tabAt(button)) || button.id.endsWith("_send_to_ip_adapter");
+    }
+    function onClick(event) {
+        const target = elementOf(event), button = target?.closest("button"), tab = target && tabAt(target);
+        if (tab?.tickbox === target && event instanceof MouseEvent) tab.tick.clicked = Infinity;
+        if (!button || !isOurs(button)) return;
+        const selector = selectorOf(button);
+        put(event, () => (button.isConnected ? button : selector && document.querySelector(selector))?.click());
+    }
+    // A control of our own gets its value again: until then it shows the one that counts.
+    function onControl(event) {
+        const field = event.target, {value, checked} = field;
+        put(event, () => {
+            Object.assign(field, field.type === "checkbox" ? {checked} : {value});
+            field.dispatchEvent(new Event("input", {bubbles: true}));
+        }, field);
+    }
+    // One of gradio's has its value at once. It gets it again after what was done before, and after what was kept.
+    function onComponent({target}) {
+        const tab = tabAt(target), field = tab?.facts.fields.find((name) => tab.element(name)?.contains(target));
+        if (!field) return;
+        const of = tab.element(field), valueNow = () => tab.shownFields[field];
+        if (acts.at(-1)?.of !== of) acts.push({act: null, of, before: valueNow()});
+        const entry = acts.at(-1);
+        setTimeout(() => {
+            const value = valueNow(), set = () => { ipAdapter.units.revise(tab, (unit) => { unit[field] = value; }); };
+            entry.act = value === entry.before ? null : set;
+        });
+    }
+    function onPictures(event, found) {
+        if (!found) return;
+        const {target} = event;
+        event.preventDefault();  // the browser would open a file in the place of the page
+        put(event, () => ipAdapter.dropping.take(found.tab, found.content, ipAdapter.dropping.unitAt(target)));
+    }
+    const EVENTS = {
+        click: onClick,
+        input: (event) => (event.target.closest?.(".ip-adapter-control") ? onControl : onComponent)(event),
+        change(event) {
+            if (event.target.matches?.(".ip-adapter-drop-area input")) onPictures(event, chosen(event));
+            else onComponent(event);
+        },
+        mousedown: onComponent,
+        keydown: onComponent,
+        focusout: onComponent,
+        dragover(event) {
+            if (event.dataTransfer && isPictures(event.dataTransfer) && tabAt(event.target)) event.preventDefault();
+        },
+        drop: (event) => onPictures(event, dropped(event)),
+        paste: (event) => onPictures(event, pasted(event)),
+    };
+    for (const [type, take] of Object.entries(EVENTS)) {
+        window.addEventListener(type, (event) => { if (isTaken(event)) take(event); }, true);
+    }
+
+    // Files can be chosen whatever scripts are here: a browser lets nobody open its dialog later.
+
+    const DROP_AREA = ".ip-adapter-drop-area";
+    function openFiles({target}) {
+        const area = target.closest?.(DROP_AREA);
+        if (area && !target.matches("input")) area.querySelector("input").click();
+    }
+    document.addEventListener("click", openFiles);
+    document.addEventListener("keydown", (event) => {
+        if (!event.target.matches?.(DROP_AREA) || !["Enter", " "].includes(event.key)) return;
+        event.preventDefault();
+        openFiles(event);
+    });
+
+    // In a task of its own, so that one that fails stops no other; and what follows from it comes before the next one:
+    // gradio's answers, some versions of which come with a frame, and a preset from the server.
+    async function perform(act) {
+        await new Promise((resolve) => setTimeout(() => {
+            resolve();
+            act();
+        }));
+        await ipAdapter.pause(0);
+        await Promise.race([ipAdapter.pause(100), new Promise((resolve) => requestAnimationFrame(resolve))]);
+        await ipAdapter.waitUntil(() => tabs().every(({presets}) => presets.order === null), 10_000);
+    }
+    // The scripts are here, and what was kept is back. What is done while this goes on is done after it.
+    async function end() {
+        await ipAdapter.pause(0);  // gradio's components have what was last set in them
+        while (acts.length) {
+            const {act} = acts.shift();
+            if (act) await perform(act);
+        }
+        isOver = true;
+    }
+    // The scripts do not come.
+    const stop = () => { isOver = true; };
+    return {selectorOf, isPictures, dropped, pasted, chosen, end, stop};
+})();
