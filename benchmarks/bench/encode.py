@@ -1,4 +1,4 @@
-"""Encoding a reference with ViT-H, beside open_clip's own forward on the same weights."""
+"""Encoding a reference with ViT-H, beside open_clip's own forward on the same weights, and in other number formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lib_ipadapter.encode.clip_image import ImageEncoder
 
 from ..gpu import tower
 from ..gpu.bench import Bench
-from ..gpu.encoder import pixels
+from ..gpu.encoder import formats, pixels
 from ..gpu.measure import AtMost, Deviation, Row, ms, share
 from ..gpu.run import Part
 from .rotation import in_turns
@@ -30,6 +30,7 @@ def parts(bench: Bench) -> Generator[Part, None, None]:
     assert isinstance(spec, EncoderSpec)
     encoder = ImageEncoder.from_state(spec, tower.random_state(sizes, bench.device), dtype=torch.float32)
     yield Part("encoding a reference", partial(_compared, bench, encoder, sizes.layers), needs=20)
+    yield from formats(encoder, f"ViT-H's sizes, {sizes.layers} of 32 layers", pixels(encoder, 2))
 
 
 @torch.no_grad()
@@ -42,7 +43,7 @@ def _compared(bench: Bench, encoder: ImageEncoder, layers: int) -> Iterator[Row]
     off = Deviation.of(encoder.encode(shown, "pooled").of("pooled"), encoder._tower(shown))
     for call in calls.values():
         call()
-    found = in_turns(bench, calls, bench.left - 2, what="encoding")
+    found = in_turns(bench, calls, bench.left - 12, what="encoding")
     name = f"encoding 1 reference, ViT-H's sizes, {layers} of 32 layers, fp32"
     plain = found.seconds(THEIRS)
     yield Row(f"{name}, by open_clip's own forward", ms(plain.median), plain.said(ms), plain.count)

@@ -41,21 +41,17 @@ def pixels(encoder: ImageEncoder, count: int) -> Tensor:
     return F.interpolate(coarse, (side, side), mode="bicubic")
 
 
-def parts(bench: Bench) -> Generator[Part, None, None]:
-    whose = tower.provide()
-    encoder = make(bench)
-    name, few = encoder.spec.kind, pixels(encoder, 2 if bench.small else 4)
-    wanted = encoder.encode(few)
-    yield Part(f"{name}, weights", lambda: [Row(f"{name}, fp32 weights", nbytes(encoder.nbytes), whose)])
-    yield Part(f"{name}, fp32: 1 picture", lambda: [_taking(bench, encoder, f"{name}, fp32: 1 picture", 1)])
-    state = {name: tensor.clone() for name, tensor in encoder._tower.state_dict().items()}
+def formats(encoder: ImageEncoder, name: str, shown: Tensor) -> Generator[Part, None, None]:
+    """An encoder in fp32 beside itself in other number formats, the last of which it is left in: fp16."""
+    wanted = encoder.encode(shown)
+    state = {key: tensor.clone() for key, tensor in encoder._tower.state_dict().items()}
     for dtype in (torch.bfloat16, torch.float16):
         encoder._tower.to(torch.float32).load_state_dict(state)
         encoder.to(dtype=dtype)
         said = str(dtype).removeprefix("torch.")
 
         def compared(said: str = said) -> Iterator[Row]:
-            found = encoder.encode(few)
+            found = encoder.encode(shown)
             for source in ("pooled", "penultimate"):
                 one, other = getattr(found, source).float(), getattr(wanted, source).float()
                 alike = F.cosine_similarity(one.flatten(1), other.flatten(1)).min()
@@ -65,7 +61,15 @@ def parts(bench: Bench) -> Generator[Part, None, None]:
                 )  # fmt: skip
 
         yield Part(f"{name}, {said}: off fp32", compared)
-    del state
+
+
+def parts(bench: Bench) -> Generator[Part, None, None]:
+    whose = tower.provide()
+    encoder = make(bench)
+    name, few = encoder.spec.kind, pixels(encoder, 2 if bench.small else 4)
+    yield Part(f"{name}, weights", lambda: [Row(f"{name}, fp32 weights", nbytes(encoder.nbytes), whose)])
+    yield Part(f"{name}, fp32: 1 picture", lambda: [_taking(bench, encoder, f"{name}, fp32: 1 picture", 1)])
+    yield from formats(encoder, name, few)
     for count in (1, 4, 16):
         if count == 16 and bench.small:
             break
