@@ -26,6 +26,16 @@ def test_one_unit_needs_no_scrolling(width: int, pages: Callable[..., Page]) -> 
         assert inner["x"] >= box["x"] and inner["x"] + inner["width"] <= box["x"] + box["width"] + 1, name
 
 
+@pytest.mark.parametrize("width", [1000, 1100, 1280])
+def test_a_sliders_number_stays_in_its_own_place(width: int, pages: Callable[..., Page]) -> None:
+    page = pages(width=width)
+    page.open()
+    for name in ("weight", "start", "end"):
+        block, number = (one.bounding_box() for one in (page.find(name), page.find(name).locator("input").first))
+        assert number["x"] + number["width"] <= block["x"] + block["width"] + 1, name
+        assert number["width"] > 30, name  # digits are still seen
+
+
 def test_the_keyboard_reaches_everything(page: Page) -> None:
     page.add(picture(0))
     page.find("preset_chosen").locator("input").focus()
