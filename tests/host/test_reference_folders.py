@@ -360,14 +360,17 @@ def test_a_plots_cells_are_no_files(host: Host) -> None:
 
 
 def test_a_shuffle_walks_through_all_of_them(host: Host, references: Path) -> None:
-    def walked(**more: Any) -> list[str]:
-        answer = ask(host, of(references, batch="per image", order="shuffle", **more), n_iter=3, subseed_strength=0)
-        return [one.tobytes().hex() for one in pixels(answer)[-3:]]
+    singles = [{seed: make(host, unit(seeds=(seed,)), seed=1 + i) for seed in SEEDS} for i in range(3)]
 
-    singles = {make(host, unit(seeds=(seed,)), seed=1 + i)[0].tobytes().hex() for i in range(3) for seed in SEEDS}
-    assert walked(seed=7) == walked(seed=7)
-    assert len({*walked(seed=7)}) == 3 and {*walked(seed=7)} <= singles
-    assert any(walked(seed=seed) != walked(seed=7) for seed in range(4))
+    def walked(seed: int) -> list[int]:
+        """Whose pictures the three are, in their order."""
+        answer = ask(host, of(references, batch="per image", order="shuffle", seed=seed), n_iter=3, subseed_strength=0)
+        made = zip(pixels(answer)[-3:], singles, strict=True)
+        return [next(whose for whose in SEEDS if same([picture], of_seed[whose])) for picture, of_seed in made]
+
+    order = walked(7)
+    assert walked(7) == order and sorted(order) == sorted(SEEDS)
+    assert any(walked(seed) != order for seed in range(4))
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------
