@@ -143,9 +143,11 @@ class WebUI:
                 return one
         raise Trouble(f"The WebUI at {self.url} has no adapter called {name!r}: give --adapter one of {names}.")
 
-    def controlnet(self, adapter: dict[str, Any], model: str | None, module: str | None) -> tuple[str, str]:
+    def controlnet(
+        self, adapter: dict[str, Any], model: str | None = None, module: str | None = None, options: bool = False
+    ) -> tuple[str, str]:
         """ControlNet's label of ``model``, else of the file that ``adapter`` is, and its preprocessor for that adapter,
-        else ``module``. Raises Trouble where it lacks one of them."""
+        else ``module``. Raises Trouble where it lacks one of them; ``options``: both can be named at the terminal."""
         model = model or adapter["name"].rpartition("/")[2]  # ControlNet's labels name no folders
         missing = f"The WebUI at {self.url} has no sd-webui-controlnet: install it there."
         paths = ("/controlnet/model_list", "/controlnet/module_list?alias_names=true", "/controlnet/module_list")
@@ -157,17 +159,16 @@ class WebUI:
         label = next((one for one in labels if one == model or one.partition(" [")[0].lower() == model.lower()), None)
         if label is None:
             like = [one for one in labels if "ip-adapter" in one.lower() or "ip_adapter" in one.lower()] or labels
-            raise Trouble(
-                f"ControlNet has no model called {model!r}: give --controlnet-model one of {', '.join(like)}, or put "
-                "the file into its models/ControlNet."
-            )
+            named = f"give --controlnet-model one of {', '.join(like)}, or " if options else ""
+            raise Trouble(f"ControlNet has no model called {model!r}: {named}put the file into its models/ControlNet.")
         wanted = _modules(adapter) if module is None else [module]
         for name in wanted:
             if name in known:
                 return label, name
         some = ", ".join(dict.fromkeys(one for one in known if "ip-adapter" in one))
         raise Trouble(
-            f"ControlNet has no module {' or '.join(wanted)}: give --controlnet-module one of {some or 'its own'}."
+            f"ControlNet has no module {' or '.join(wanted)}: "
+            + (f"give --controlnet-module one of {some or 'its own'}." if options else "install its newest version.")
         )
 
     def picture(self, request: dict[str, Any]) -> Made:

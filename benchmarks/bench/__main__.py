@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -15,6 +16,7 @@ from ..gpu.__main__ import MEASURED
 from ..gpu.bench import Bench
 from ..gpu.run import Section, run
 from . import __doc__ as about
+from . import webui
 from .sections import SECTIONS
 
 COMMAND = "python -m benchmarks.bench --write --only"
@@ -39,11 +41,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [one for one in SECTIONS if options.only is None or one.name in options.only]
     if options.webui is None and options.only is None:
         chosen = [one for one in chosen if one.name != "webui"]
-    failure = cpu(chosen, 60 * options.minutes, options)
+    failure = cpu(*with_time(chosen, 60 * options.minutes, options.webui), options)
     if torch.cuda.is_available() and not options.small and not options.no_card and options.only is None:
         wanted = ["--write"] if options.write else []
         failure |= subprocess.run([sys.executable, "-m", "benchmarks.gpu", *wanted]).returncode
     return 2 if failure else 0
+
+
+def with_time(chosen: Sequence[Section], budget: float, asked: str | None) -> tuple[list[Section], float]:
+    """The sections with their time. Requests in a WebUI, which has to be named, have theirs beside that of the others,
+    and as it is set aside in shares of the whole, theirs is such a share."""
+    others = sum(section.seconds for section in chosen if section.name != "webui")
+    if asked is None or len(chosen) == 1:
+        return [*chosen], budget
+    share = webui.TIME * others / budget
+    return [replace(one, seconds=share) if one.name == "webui" else one for one in chosen], budget + webui.TIME
 
 
 def cpu(chosen: Sequence[Section], budget: float, options: argparse.Namespace) -> int:

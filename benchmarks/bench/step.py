@@ -40,7 +40,7 @@ def sd15(bench: Bench) -> Generator[Part, None, None]:
 def sdxl(bench: Bench) -> Generator[Part, None, None]:
     sizes = unets.SDXL.shallow() if bench.small else unets.SDXL
     scene = Scene.draw(bench, unets.build_sharing(sizes, bench.device, bench.half))
-    yield Part("SDXL, steps", partial(_sdxl, bench, at(bench, scene, 32)), needs=60)
+    yield Part("SDXL, steps", partial(_sdxl, bench, at(bench, scene, 24)), needs=60)
 
 
 def at(bench: Bench, scene: Scene, latent: int) -> Scene:

@@ -28,6 +28,7 @@ from .rotation import Rounds, in_turns
 SEEN, THIRD, BELOW = AtMost(1.01, share), AtMost(1 / 3, share), AtMost(1.0, share)
 PLAIN, OURS, CONTROLNET = "plain", "reference seen before", "ControlNet's"
 STEPS, SIDE, TIMEOUT = 20, 256, 1800
+TIME = 1800.0  # seconds for all of it, beside those of the other sections
 
 
 class Asked:
@@ -41,7 +42,7 @@ class Asked:
         self.adapter = fitting[0]
         self.controlnet, self.lacks = None, ""
         try:
-            self.controlnet = webui.controlnet(self.adapter, None, None)
+            self.controlnet = webui.controlnet(self.adapter)
         except Trouble as error:  # nothing but its own row is missing then
             self.lacks = str(error)
 
@@ -77,13 +78,13 @@ def parts(bench: Bench) -> Generator[Part, None, None]:
     if where is None:
         yield Part("whole requests in a WebUI", lambda: [Row("whole requests in a WebUI", "left out: no WEBUI= given")])
     elif where.startswith(("http://", "https://")):
-        yield Part("whole requests", lambda: seen_before(bench, Asked(WebUI(where, timeout=TIMEOUT))), most=900)
+        yield Part("whole requests", lambda: seen_before(bench, Asked(WebUI(where, timeout=TIMEOUT))), most=TIME)
     else:
-        yield Part("first requests", partial(first_requests, bench, Path(where)), most=900)
+        yield Part("first requests", partial(first_requests, bench, Path(where)), most=TIME)
 
 
 def seen_before(bench: Bench, webui: Asked) -> Iterator[Row]:
-    """Requests whose reference was seen before, beside plain ones, for at most a quarter of an hour."""
+    """Requests whose reference was seen before, beside plain ones, for as long as there is time."""
     image = shown(512)
     for whose in webui.who:
         webui.seconds(whose, image)

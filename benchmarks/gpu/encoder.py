@@ -43,12 +43,16 @@ def pixels(encoder: ImageEncoder, count: int) -> Tensor:
 
 def formats(encoder: ImageEncoder, name: str, shown: Tensor) -> Generator[Part, None, None]:
     """An encoder in fp32 beside itself in other number formats, the last of which it is left in: fp16."""
+    from lib_ipadapter.encode.clip_blocks import arithmetic
+
     wanted = encoder.encode(shown)
     state = {key: tensor.clone() for key, tensor in encoder._tower.state_dict().items()}
     for dtype in (torch.bfloat16, torch.float16):
         encoder._tower.to(torch.float32).load_state_dict(state)
         encoder.to(dtype=dtype)
+        computed = arithmetic(encoder.device, dtype)
         said = str(dtype).removeprefix("torch.")
+        said += "" if computed == dtype else f" weights, computed in {str(computed).removeprefix('torch.')}"
 
         def compared(said: str = said) -> Iterator[Row]:
             found = encoder.encode(shown)

@@ -125,7 +125,7 @@ def run(chosen: argparse.Namespace, session: Session | None = None) -> None:
     adapter = webui.adapter(chosen.adapter)
     controlnet = None
     if chosen.against:
-        controlnet = webui.controlnet(adapter, chosen.controlnet_model, chosen.controlnet_module)
+        controlnet = webui.controlnet(adapter, chosen.controlnet_model, chosen.controlnet_module, True)
     width, height = chosen.size
     settings = Settings(
         chosen.steps, width, height, chosen.sampler, chosen.guidance, chosen.negative, webui.checkpoint(), adapter,

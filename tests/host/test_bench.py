@@ -43,6 +43,9 @@ def test_sections_of_this_process_run(capsys, threads) -> None:
     assert float(found["SD1.5 fp32, 64², batch 2, diffusers' IP-Adapter (1 base): with / without"][0]) > 0
     (encoding,) = (rest for figure, rest in found.items() if figure.endswith("ours / open_clip's"))
     assert "off its embedding by 0.0e+00" in encoding[1]
+    formats = {figure: rest[1] for figure, rest in found.items() if " off fp32 by" in figure and "ViT-H's" in figure}
+    assert len(formats) == 4 and sum("float16 weights, computed in float32" in figure for figure in formats) == 2
+    assert all(float(beside.removeprefix("smallest cosine ")) > 0.999 for beside in formats.values())
     deviations = {figure: rest for figure, rest in found.items() if figure.startswith("SD1.5, narrow, float32, ")}
     assert len(deviations) == 2 * len(modes.WAYS)
     for value, beside, *_ in deviations.values():

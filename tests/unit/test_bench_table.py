@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from benchmarks.bench.__main__ import with_time
 from benchmarks.bench.kept import kept
 from benchmarks.bench.rotation import Rounds, in_turns, ordered
-from benchmarks.bench.webui import CONTROLNET, OURS, PLAIN, Asked, first_told, told
+from benchmarks.bench.webui import CONTROLNET, OURS, PLAIN, TIME, Asked, first_told, told
 from benchmarks.errors import Trouble
 from benchmarks.gpu import memory, report, unets
 from benchmarks.gpu.bench import Bench, Scene
@@ -188,8 +189,9 @@ def test_what_hooks_keep_is_the_cond_side_and_the_uncond_side_once() -> None:
 
 
 def test_both_extensions_are_asked_for_the_same_adapter() -> None:
-    adapter = {"name": "ControlNet/base", "variant": "base", "base": "SD1.5", "file": "base.safetensors"}
-    there = SmallWebUI(models={"adapters": [adapter]})  # two folders have a file of this name
+    like = {"variant": "base", "base": "SD1.5", "file": "base.safetensors"}
+    names = ("ControlNet/base", "ipadapter/base")  # a file of this name is in two folders
+    there = SmallWebUI(models={"adapters": [{"name": name, **like} for name in names]})
     asked = Asked(WebUI("http://x/", there))
     assert asked.who == [PLAIN, OURS, CONTROLNET]
     image = base64_of(picture(0))
@@ -218,6 +220,18 @@ def test_a_webui_that_lacks_something_says_what_to_do() -> None:
         Asked(WebUI("http://x", SmallWebUI(models={"adapters": []})))
     with pytest.raises(Trouble, match="--api"):
         Asked(WebUI("http://127.0.0.1:9"))
+
+
+def test_requests_in_a_webui_have_time_of_their_own() -> None:
+    sections = [
+        Section(name, "", seconds, lambda bench: iter(())) for name, seconds in (("a", 60), ("webui", 1), ("b", 40))
+    ]
+    chosen, budget = with_time(sections, 2000.0, "http://x")
+    shares = {one.name: one.seconds for one in chosen}
+    assert budget == 2000.0 + TIME
+    assert [round(budget * shares[name] / sum(shares.values())) for name in ("a", "webui", "b")] == [1200, TIME, 800]
+    assert with_time(sections[:1], 2000.0, None) == (sections[:1], 2000.0)
+    assert with_time(sections[1:2], 600.0, "http://x") == (sections[1:2], 600.0)
 
 
 def test_first_requests_are_compared_start_by_start() -> None:

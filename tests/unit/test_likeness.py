@@ -397,7 +397,7 @@ def test_beside_controlnet(tmp_path: Path, command: list[str], capsys: pytest.Ca
 def test_controlnets_module_is_the_one_for_the_adapter(adapter: dict, module: str) -> None:
     known = ["none", "ip-adapter-auto", "ip-adapter_clip_sd15", "ip-adapter_clip_sdxl"]
     webui = WebUI("http://webui", SmallWebUI(module_list={"module_list": known}))
-    assert webui.controlnet(adapter, None, None) == ("base [8a7b]", module)
+    assert webui.controlnet(adapter) == ("base [8a7b]", module)
     assert webui.controlnet({"name": "other"}, "base", "none") == ("base [8a7b]", "none")
 
 
