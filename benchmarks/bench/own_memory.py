@@ -7,6 +7,8 @@ import ctypes
 import gc
 from pathlib import Path
 
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # as malloc.h has them
+
 
 def own_memory() -> int:
     """Bytes of this process's own memory, without what the allocator keeps for the next time; mapped files come and go
@@ -15,6 +17,15 @@ def own_memory() -> int:
     with contextlib.suppress(OSError, AttributeError):  # glibc's own
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     return counted("RssAnon")
+
+
+def keep_no_spare() -> None:
+    """Have the allocator give freed memory back, at the price of time: all threads share one heap, and what is not
+    small is a mapping of its own, so that what is in use leaves few holes, whose number is chance."""
+    with contextlib.suppress(OSError, AttributeError):  # glibc's own
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_ARENA_MAX, 1)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**16)
 
 
 def largest() -> int:

@@ -47,8 +47,13 @@ class KeysValues:
         return len(self.keys)
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that it holds."""
+        return (*self.keys, *self.values)
+
+    @property
     def nbytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+        return sum(t.numel() * t.element_size() for t in self.tensors)
 
     def of(self, layer: int, index: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [len(index), tokens, width] of one layer; where they are, or on ``like``'s device."""
@@ -104,8 +109,13 @@ class KeysValuesLater:
         return len(self.cond)
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that it holds."""
+        return self.cond, self.uncond, self.factor
+
+    @property
     def nbytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.cond, self.uncond, self.factor))
+        return sum(t.numel() * t.element_size() for t in self.tensors)
 
     def of(self, layer: int, index: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [len(index), tokens, width] of one layer, fp32 on ``like``'s device."""

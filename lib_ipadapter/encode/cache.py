@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEY_BYTES = 1024  # about what a key of settings, files and pictures' hashes takes
+TENSOR_BYTES = 576  # what torch and Python keep for a tensor beside its numbers
+
+
+def remembered_bytes(tensors: Iterable[Tensor]) -> int:
+    """What it takes to remember these under one key: all of the memory that they are views of, each piece once, and
+    what stands around them, which is most of it where embeddings are small."""
+    tensors = tuple(tensors)
+    pieces = {storage.data_ptr(): storage.nbytes() for storage in (one.untyped_storage() for one in tensors)}
+    return KEY_BYTES + TENSOR_BYTES * len(tensors) + sum(pieces.values())
 
 
 class ByteCache:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import CheckpointError, UnitError
-from .cache import ByteCache
+from .cache import ByteCache, remembered_bytes
 from .combine import Fold, combine
 from .device import CPU, Device, Fallback
 from .faces.align import aligned
@@ -272,8 +272,7 @@ class References:
 
         embedding = self.work.run("image encoder", encode)
         check_finite(embedding, f"the image encoder {_needed(unit).file_name}")
-        nbytes = embedding.numel() * embedding.element_size()
-        self.encoders.cache.put(self._key(unit, shown, self.work.place), embedding, nbytes)
+        self.encoders.cache.put(self._key(unit, shown, self.work.place), embedding, remembered_bytes([embedding]))
         return embedding
 
 

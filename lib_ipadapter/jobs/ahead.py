@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..encode.cache import remembered_bytes
 from ..encode.references import References, UnitInputs
 from ..unit import Unit
 from .faces import with_faces
@@ -60,7 +61,7 @@ def encodings(unit: Unit, resources: Resources, device: Callable[[], Device]) ->
             return
         encoder = References([shown], resources, device(), _silent)
         yield partial(_encoded, encoder, shown)
-        nbytes = max([nbytes, *(one.numel() * one.element_size() for one in encoder.encoded.values())])
+        nbytes = max([nbytes, *(remembered_bytes([one]) for one in encoder.encoded.values())])
 
 
 def _find_face(plan: Plan, one: PlannedReference, found: list[PlannedReference], resources: Resources) -> None:

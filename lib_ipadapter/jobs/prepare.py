@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attend.prompt import KeysValues, KeysValuesLater
+from ..encode.cache import remembered_bytes
 from ..encode.combine import Fold, combine
 from ..encode.device import Device, Fallback
 from ..encode.references import References, mean, noise_like, of_pictures, towards, unconditional
@@ -46,9 +47,9 @@ class Prepared(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the tensors take."""
-        tensors = (self.cond, self.uncond, self.factor, self.uncond_factor)
-        return self.kv.nbytes + sum(one.numel() * one.element_size() for one in tensors if one is not None)
+        """Bytes that it takes to remember them."""
+        own = (self.cond, self.uncond, self.factor, self.uncond_factor)
+        return remembered_bytes((*self.kv.tensors, *(one for one in own if one is not None)))
 
 
 def prepare(plans: Sequence[Plan], resources: Resources, device: Device, progress: Progress) -> list[Prepared]:

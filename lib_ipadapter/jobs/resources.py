@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.specs import SIGLIP
-from ..encode.cache import ByteCache
+from ..encode.cache import ByteCache, remembered_bytes
 from ..encode.faces.face import PACKS
 from ..encode.references import check_finite
 from ..errors import CheckpointError
@@ -137,7 +137,7 @@ class Resources:
                 tower = TextTower.from_state(entry.spec.text, load.load_text_state(entry.path), dtype=torch.float32)
             embedding = tower.embed(text)
             check_finite(embedding, f"the text encoder {entry.file_name}")
-            self.cache.put(key, embedding, embedding.numel() * embedding.element_size())
+            self.cache.put(key, embedding, remembered_bytes([embedding]))
         return embedding
 
     def release_encoder(self) -> None:

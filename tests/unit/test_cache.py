@@ -1,9 +1,31 @@
 import random
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
+from lib_ipadapter.encode.cache import ByteCache, remembered_bytes
+from tests.helpers.paths import ROOT
+
+SMALL_PROMPTS = """
+import torch
+from benchmarks.bench.own_memory import own_memory
+from lib_ipadapter.attend.prompt import KeysValues
 from lib_ipadapter.encode.cache import ByteCache
+from lib_ipadapter.jobs.prepare import Prepared
+
+def prompt():
+    layers = lambda: tuple(torch.zeros(2, 4, 2) for _ in range(16))
+    return Prepared(KeysValues(layers(), layers()), torch.zeros(1, 4, 2), torch.zeros(1, 4, 2))
+
+cache, before = ByteCache(2**30), own_memory()
+for number in range(2000):
+    prepared = prompt()
+    cache.put(("keys and values", f"{number:064x}"), prepared, prepared.nbytes)
+print(own_memory() - before, cache.nbytes)
+"""
 
 
 def test_drops_what_was_not_used_for_longest():
@@ -83,3 +105,16 @@ def test_threads_leave_the_count_right():
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
     assert cache.nbytes == sum(10 + key for key in range(40) if key in cache) <= 500
+
+
+def test_what_is_remembered_takes_no_more_than_is_counted():
+    """Most of what small embeddings take stands around their numbers."""
+    done = subprocess.run([sys.executable, "-c", SMALL_PROMPTS], cwd=ROOT, capture_output=True, text=True, check=True)
+    taken, counted = map(int, done.stdout.split())
+    assert taken <= counted
+
+
+def test_a_view_counts_for_all_that_it_keeps():
+    whole = torch.zeros(1000)
+    one, two = remembered_bytes([whole[:1]]), remembered_bytes([whole[:1], whole[1:2]])
+    assert 4000 <= one <= two < 8000

@@ -19,6 +19,7 @@ from lib_ipadapter.attend.rows import Row
 from lib_ipadapter.checkpoint import load
 from lib_ipadapter.checkpoint.catalog import Catalog
 from lib_ipadapter.checkpoint.specs import SIGLIP
+from lib_ipadapter.encode.cache import KEY_BYTES, TENSOR_BYTES
 from lib_ipadapter.encode.pixels import to_pixels
 from lib_ipadapter.errors import IPAdapterError, UnitError
 from lib_ipadapter.jobs import flux
@@ -93,7 +94,8 @@ def test_redux_hands_over_tokens_and_no_layers(resources: Resources) -> None:
     assert made.cond.shape == (1, GRID**2, CONTEXT) and made.kv.keys == made.kv.values == ()
     assert torch.equal(made.factor, torch.ones(1, GRID**2))
     assert made.uncond.shape == (1, 0, CONTEXT) and made.uncond_factor.shape == (1, 0)
-    assert made.nbytes == 4 * (made.cond.numel() + made.factor.numel())
+    numbers = 4 * (made.cond.numel() + made.factor.numel())
+    assert made.nbytes == numbers + KEY_BYTES + 4 * TENSOR_BYTES
 
 
 def test_references_stand_one_after_the_other_with_their_weights_as_factors(resources: Resources) -> None:
