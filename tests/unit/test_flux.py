@@ -48,6 +48,8 @@ LEFT = torch.cat([torch.ones(8, 6), torch.zeros(8, 6)], dim=1)
 SOFT = torch.linspace(0, 1, 12).expand(8, 12).contiguous()
 PROMPTS = {"redux": redux, "xlabs": beside, "instantx": lambda **kwargs: beside(layers=4, **kwargs)}
 EACH = pytest.mark.parametrize("kind", PROMPTS)
+ROUNDING = 2e-4
+"""Between outputs of up to 4.3 of this processor and those of another kind: 3e-5 and 9e-5 were seen (AVX-512, AVX2)."""
 
 
 @pytest.fixture(autouse=True)
@@ -82,12 +84,12 @@ def counted(monkeypatch):
 
 
 def test_the_model_is_that_of_diffusers(flux) -> None:
-    assert close(packed(plain(flux)), reference()["flux.plain"], 1e-5)
+    assert close(packed(plain(flux)), reference()["flux.plain"], ROUNDING)
 
 
 def test_redux_is_that_of_diffusers(flux, counted) -> None:
     made = call(flux, [redux(reference()["flux.redux_tokens"])])
-    assert close(packed(made), reference()["flux.redux"], 1e-5)
+    assert close(packed(made), reference()["flux.redux"], ROUNDING)
     assert counted == []  # whole tokens want no bias
     longer = torch.cat([reference()["flux.txt"], reference()["flux.redux_tokens"]], dim=1)
     assert torch.equal(made, plain(flux, context=longer))
@@ -95,7 +97,7 @@ def test_redux_is_that_of_diffusers(flux, counted) -> None:
 
 def test_a_strength_is_a_bias_of_the_tokens_keys(flux, counted) -> None:
     made = call(flux, [redux(reference()["flux.redux_tokens"], 0.25)])
-    assert close(packed(made), reference()["flux.redux_columns"], 1e-5)
+    assert close(packed(made), reference()["flux.redux_columns"], ROUNDING)
     assert not close(packed(made), reference()["flux.redux_crossed"], 1e-3)
     assert set(counted) == {(1, 1, 1, 5 + 9 + 24)} and len(counted) == 4  # one line for all rows, in each block
 
@@ -112,7 +114,7 @@ def test_xlabs_is_that_of_diffusers(flux) -> None:
         for kind in "kv"
     )
     made = call(flux, [ImagePrompt(KeysValues(keys, values), 0.6)])
-    assert close(packed(made), r["xlabs.output"], 1e-5)
+    assert close(packed(made), r["xlabs.output"], ROUNDING)
     assert not close(packed(made), r["flux.plain"], 1e-2)
 
 

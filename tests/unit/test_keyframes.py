@@ -73,8 +73,9 @@ def test_the_ends_are_their_references(settings: dict, unet, resources) -> None:
 def test_keyframes_of_one_picture_are_no_keyframes(settings: dict, unet, resources) -> None:
     alone = made(unet, resources, item(0, weight=0.8), **settings)
     same = [item(0, at, weight=0.8) for at in (0, 0.3, 1)]
-    assert torch.equal(made(unet, resources, *same, **settings), alone)
-    assert torch.equal(made(unet, resources, item(0, 0.4, weight=0.8), **settings), alone)
+    # Three that are projected at once are rounded otherwise than one, on some processors.
+    assert close(made(unet, resources, *same, **settings), alone, 1e-5)
+    assert close(made(unet, resources, item(0, 0.4, weight=0.8), **settings), alone, 1e-5)
 
 
 def test_a_single_keyframe_is_none(unet, resources) -> None:
