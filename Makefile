@@ -20,15 +20,18 @@ UV := uv==0.13.9
 install = $(PY) -m uv pip install --quiet --system-certs --python $(PY) $(1) || $(PIP) $(1)
 PYTEST := $(PY) -m pytest -n auto
 
-.PHONY: environment test test-fast lint format browser faces batch demo panel bench bench-quality clean
+.PHONY: environment test all-tests test-fast lint format browser faces batch demo panel bench bench-quality clean
 
 environment: $(READY)
 
-test: lint browser faces batch
+test: lint browser faces batch all-tests
+
+# With -j beside the linters and the downloads for catalogues, whose tests wait for these themselves.
+all-tests: browser faces
 	$(PYTEST)
 
 test-fast: $(READY)
-	$(PYTEST) $(if $(WITHOUT),-m "not $(WITHOUT)") tests/unit
+	$(PYTEST) $(if $(WITHOUT),-m "not $(WITHOUT)") $(if $(ONCE),--once) tests/unit
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -29,11 +29,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True, hookwrapper=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, Any, None]:
-    """``-n auto`` is one process more than there are processors: a test that waits, for a browser or for a process of
-    its own, leaves one idle."""
+    """``-n auto`` is two processes more than there are processors: tests that wait, for a browser or for processes of
+    their own, leave some idle."""
     found = yield
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" not in os.environ:
-        found.force_result(found.get_result() + 1)
+        found.force_result(found.get_result() + 2)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -50,8 +50,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return WorkStealingScheduling(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--once", action="store_true", help="each test with the first of its parameters alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of one host stand together, so that each process starts it once."""
+    if config.getoption("once"):
+        first: dict[str, pytest.Item] = {}
+        for item in items:
+            first.setdefault(item.nodeid.partition("[")[0], item)
+        config.hook.pytest_deselected(items=[*{*items} - {*first.values()}])
+        items[:] = first.values()
     items.sort(key=lambda item: (place_of(item),) if "hosts" in item.fixturenames else ())
 
 
