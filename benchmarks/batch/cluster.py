@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lib_ipadapter.batch.ray_crew import ONLY_HERE
+
 ROOT = Path(__file__).parents[2]
 HOST = ROOT / "tests" / "helpers" / "fixed_host.py"
 LIMIT = 300.0  # seconds for anything
@@ -61,7 +63,7 @@ class Cluster(Joined):
         self.address = f"127.0.0.1:{self.port}"
         places = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self.environment = {
-            **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONPATH": places,
+            **os.environ, **ONLY_HERE, "RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONPATH": places,
             "RAY_USAGE_STATS_ENABLED": "0",
         }  # fmt: skip
         command = [
@@ -87,15 +89,11 @@ class Cluster(Joined):
         return b"Ray runtime started" in self.log.read_bytes()
 
     def close(self) -> None:
-        everybody = descendants(self._head.pid)
-        for how in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._head.pid, how)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._head.wait(20)
-        for pid in everybody:
+        """At once: asked politely, it takes 20 seconds."""
+        for pid in [self._head.pid, *descendants(self._head.pid)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self._head.wait()
 
 
 def descendants(root: int) -> list[int]:
