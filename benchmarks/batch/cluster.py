@@ -68,7 +68,7 @@ class Cluster(Joined):
         }  # fmt: skip
         command = [
             str(Path(python).with_name("ray")), "start", "--head", "--block", "--port", str(self.port),
-            "--node-ip-address", "127.0.0.1", "--include-dashboard=false", "--disable-usage-stats", "--num-cpus", "2",
+            "--node-ip-address", "127.0.0.1", "--include-dashboard=false", "--disable-usage-stats", "--num-cpus", "0",
             "--num-gpus", str(gpus), "--object-store-memory", "300000000",
         ]  # fmt: skip
         self.log = folder / "ray.log"

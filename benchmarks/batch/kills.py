@@ -145,7 +145,7 @@ class Kills:
             while (command := self._start(name)).is_running:
                 is_last = done["drivers"] == count
                 if done["drivers"] % 4 and not is_last:
-                    time.sleep(self.random.random() * 3)
+                    time.sleep(self.random.random() * 2)
                 else:
                     command.wait_for_rows()
                 self._strike(done, count, command, rounds=100 * count if is_last else 1)

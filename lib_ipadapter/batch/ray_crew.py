@@ -26,6 +26,8 @@ NEW_NODES = 15.0  # seconds between looks for nodes that have joined
 AT_ONCE = 128  # answers that are taken together
 PLACE, UP = "place", "up"  # what a worker is asked: whether it is anywhere, and to wait for its WebUI
 STORE = 300_000_000  # bytes of a local object store
+STARTS = 3  # of a local Ray
+NO_IDLE = {"num_cpus": 0}  # Ray starts a process for each processor beforehand; actors here want none
 SHARED = 100_000_000  # bytes of references that the driver keeps there
 
 # For a local Ray, read when it is imported: it takes loopback for this computer's address, as it does by itself on
@@ -67,18 +69,23 @@ def begin(address: str | None, dashboard: bool) -> str:
         ) from None
     places = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "ip-adapter-batch"}
-    try:
-        if address is None:
-            context = ray.init(
-                address="local", include_dashboard=dashboard, dashboard_host="127.0.0.1", object_store_memory=STORE,
-                runtime_env={"env_vars": {"PYTHONPATH": places}}, **common,
-            )  # fmt: skip
-        else:
-            context = ray.init(address=address, runtime_env={"py_modules": [str(ROOT / "lib_ipadapter")]}, **common)
-    except Exception as error:
-        where = "a local Ray" if address is None else f"the cluster at {address}"
-        why = plain(" ".join(str(error).split()))[:500]
-        raise BatchError(f"{where} does not answer ({type(error).__name__}: {why}): look at ray status.") from None
+    for attempt in range(STARTS if address is None else 1):
+        try:
+            if address is None:
+                context = ray.init(
+                    address="local", include_dashboard=dashboard, dashboard_host="127.0.0.1",
+                    object_store_memory=STORE, runtime_env={"env_vars": {"PYTHONPATH": places}}, **NO_IDLE, **common,
+                )  # fmt: skip
+            else:
+                context = ray.init(address=address, runtime_env={"py_modules": [str(ROOT / "lib_ipadapter")]}, **common)
+            break
+        except Exception as error:
+            ray.shutdown()
+            if address is None and attempt < STARTS - 1:
+                continue  # on a machine that is busy with other things Ray gives up its start
+            where = "a local Ray" if address is None else f"the cluster at {address}"
+            why = plain(" ".join(str(error).split()))[:500]
+            raise BatchError(f"{where} does not answer ({type(error).__name__}: {why}): look at ray status.") from None
     return str(context.dashboard_url or "")
 
 
