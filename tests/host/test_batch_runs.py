@@ -29,6 +29,8 @@ from tests.setup.batch import ready
 LIMIT = 300
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 SMALL = {"width": 128, "height": 128, "steps": 4, "sampler_name": "Euler"}
+# What a run of this kind leaves in its folder, as docs/batch.md has it.
+LEFT = {"pictures", "references", "manifest.parquet", "sheet.html", "run.sqlite3", "run.id", "run.lock"}
 SERVE = """
 import sys, time
 from demo.start import host_start
@@ -162,6 +164,8 @@ def test_a_catalogue_over_two_webuis(endpoints: list[str], tmp_path: Path) -> No
     expected, got = (np.asarray(Image.open(io.BytesIO(data)), float) for data in pictures)
     assert np.abs(expected - got).mean() <= SAME
     assert "8 done" in batch("status", out).stdout
+    assert {path.name for path in out.iterdir()} == LEFT
+    assert (out / "sheet.html").read_text().count('src="data:image/jpeg;base64,') == 8
 
 
 def test_a_dry_run_says_all_that_is_wrong_and_makes_nothing(
