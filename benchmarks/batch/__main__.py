@@ -23,6 +23,8 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=100, help="kills of each kind")
     parser.add_argument("--kills", type=int, default=10_000, help="simulated ones")
     parser.add_argument("--rows", type=int, default=0)
+    parser.add_argument("--shards", type=int, default=0, help="rows of a tar file in runs that are killed")
+    parser.add_argument("--join", default="", help="for kills: 'HOST:PORT PID' of a Ray that runs, with two GPUs")
     parser.add_argument("--seconds", type=float, default=0.5, help="of a host for a row")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
@@ -52,10 +54,13 @@ def _run(given: argparse.Namespace, folder: Path) -> None:
 
 
 def _kills(given: argparse.Namespace, folder: Path) -> None:
-    from .kills import Kills
+    from .cluster import Cluster, Joined
+    from .kills import GPUS, Kills
 
-    kills = Kills(folder, given.rows or 120, given.seed)
+    address, _, head = given.join.partition(" ")
+    cluster = Joined(address, int(head)) if head else Cluster(folder, GPUS)
     try:
+        kills = Kills(folder, cluster, given.rows or 120, given.seed, given.shards)
         print(f"without: {kills.rows} rows in {kills.calm:.1f} s", flush=True)
         if given.what == "together":
             done = kills.together(given.each)
@@ -65,7 +70,7 @@ def _kills(given: argparse.Namespace, folder: Path) -> None:
         print(f"workers: {kills.others(given.each, 'workers')} kills, all as without", flush=True)
         print(f"WebUIs: {kills.others(given.each, 'webuis')} kills, all as without", flush=True)
     finally:
-        kills.close()
+        cluster.close()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lib_ipadapter.batch.ray_crew import ONLY_HERE
+
 ROOT = Path(__file__).parents[2]
 HOST = ROOT / "tests" / "helpers" / "fixed_host.py"
 LIMIT = 300.0  # seconds for anything
@@ -37,20 +39,36 @@ def wait_for(what: str, found: object, limit: float = LIMIT) -> None:
         time.sleep(0.02)
 
 
-class Cluster:
-    """``address`` for the command, and ``environment`` with what it needs to be let in."""
+class Joined:
+    """A Ray that somebody else has started in the process ``head``. ``address`` for the command, ``environment`` with
+    what it needs to be let in."""
 
-    def __init__(self, folder: Path, gpus: int) -> None:
+    def __init__(self, address: str, head: int) -> None:
+        self.address, self.head = address, head
+        self.environment = dict(os.environ)
+
+    def workers(self) -> list[int]:
+        """The processes in which this Ray drives WebUIs."""
+        return [pid for pid in descendants(self.head) if _title(pid).startswith("ray::RayWorker")]
+
+    def close(self) -> None:
+        pass
+
+
+class Cluster(Joined):
+    """One of the benchmark's own, by the Ray that ``python`` has."""
+
+    def __init__(self, folder: Path, gpus: int, python: str = sys.executable) -> None:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         places = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self.environment = {
-            **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONPATH": places,
+            **os.environ, **ONLY_HERE, "RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONPATH": places,
             "RAY_USAGE_STATS_ENABLED": "0",
         }  # fmt: skip
         command = [
-            str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port", str(self.port),
-            "--node-ip-address", "127.0.0.1", "--include-dashboard=false", "--disable-usage-stats", "--num-cpus", "2",
+            str(Path(python).with_name("ray")), "start", "--head", "--block", "--port", str(self.port),
+            "--node-ip-address", "127.0.0.1", "--include-dashboard=false", "--disable-usage-stats", "--num-cpus", "0",
             "--num-gpus", str(gpus), "--object-store-memory", "300000000",
         ]  # fmt: skip
         self.log = folder / "ray.log"
@@ -59,6 +77,7 @@ class Cluster:
                 self._head = subprocess.Popen(
                     command, env=self.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                 )
+            self.head = self._head.pid
             wait_for("Ray", lambda: self._runs() or self._head.poll() is not None)
             if self._runs():
                 return
@@ -69,21 +88,12 @@ class Cluster:
     def _runs(self) -> bool:
         return b"Ray runtime started" in self.log.read_bytes()
 
-    def workers(self) -> list[int]:
-        """The processes in which this Ray drives WebUIs."""
-        mine = descendants(self._head.pid)
-        return [pid for pid in mine if _title(pid).startswith("ray::RayWorker")]
-
     def close(self) -> None:
-        everybody = descendants(self._head.pid)
-        for how in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._head.pid, how)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._head.wait(20)
-        for pid in everybody:
+        """At once: asked politely, it takes 20 seconds."""
+        for pid in [self._head.pid, *descendants(self._head.pid)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self._head.wait()
 
 
 def descendants(root: int) -> list[int]:
@@ -112,7 +122,7 @@ def _title(pid: int) -> str:
 class Command:
     """``python -m lib_ipadapter.batch run`` as a process."""
 
-    def __init__(self, cluster: Cluster, jobs: Path, out: Path, more: Sequence[str]) -> None:
+    def __init__(self, cluster: Joined, jobs: Path, out: Path, more: Sequence[str]) -> None:
         self.log = out.with_name(f"{out.name}.log")
         self._before = self.log.stat().st_size if self.log.exists() else 0
         command = [sys.executable, "-m", "lib_ipadapter.batch", "run", str(jobs), "--out", str(out)]
@@ -140,10 +150,16 @@ class Command:
         self.process.wait()
 
     def wait(self) -> int:
+        """Its exit status. Raises RuntimeError where it could not go on."""
         code = self.process.wait(LIMIT)
         if code not in (0, 3):
             raise RuntimeError(self.said()[-3000:])
         return code
+
+    @property
+    def was_given_up(self) -> bool:
+        """Whether it has ended because no WebUI came back to it for too long: the same command goes on then."""
+        return self.process.wait(LIMIT) == 1 and "no WebUI is left" in self.said()
 
 
 def webui_folder(folder: Path, seconds: float) -> tuple[Path, Path]:

@@ -8,13 +8,15 @@ import json
 import os
 import random
 import signal
+import tarfile
 import time
 from pathlib import Path
 
 from lib_ipadapter.batch.manifest import read_manifest
 
-from .cluster import Cluster, Command, webui_folder, webuis
+from .cluster import Command, Joined, wait_for, webui_folder, webuis
 
+GPUS = 2  # and as many WebUIs
 SECONDS = 0.05  # of a WebUI for a row
 SEEDS = "the same"  # what the seeds of rows without one come from
 
@@ -42,38 +44,59 @@ def result(out: Path) -> dict[int, tuple[str, int, tuple[str, ...]]]:
         assert line["row"] not in found, f"row {line['row']} is there twice"
         contents = []
         for picture in line["pictures"]:
-            contents.append(hashlib.sha256((out / picture["file"]).read_bytes()).hexdigest())
+            contents.append(hashlib.sha256(_content(out, line["shard"], picture["file"])).hexdigest())
             assert contents[-1] == picture["sha256"], f"row {line['row']}: its file is not the one of the manifest"
-            files.add(picture["file"])
+            if line["shard"] is None:
+                files.add(picture["file"])
         found[line["row"]] = line["state"], line["seed"], tuple(contents)
     on_disk = {str(path.relative_to(out)) for path in (out / "pictures").rglob("*") if path.is_file()}
     assert on_disk == files, f"{len(on_disk ^ files)} files are not the manifest's"
     return found
 
 
+def _content(out: Path, shard: str | None, file: str) -> bytes:
+    if shard is None:
+        return (out / file).read_bytes()
+    with tarfile.open(out / shard) as opened:
+        found = opened.extractfile(Path(file).name)
+        assert found is not None, f"{shard} lacks {file}"
+        return found.read()
+
+
+def listing(out: Path) -> set[str]:
+    """All that is in the folder, besides what WebUIs have written."""
+    names = {str(path.relative_to(out)) for path in out.rglob("*")}
+    return {name for name in names if name.split("/")[0] != "logs"}
+
+
 class Kills:
     """Runs with kills, each compared with one without."""
 
-    def __init__(self, folder: Path, rows: int, seed: int = 1) -> None:
-        self.folder, self.random = folder, random.Random(seed)
+    def __init__(self, folder: Path, cluster: Joined, rows: int, seed: int = 1, shards: int = 0) -> None:
+        self.folder, self.random, self.shards = folder, random.Random(seed), shards
         self.webui, self.log = webui_folder(folder, SECONDS)
         self.jobs, self.rows = folder / "jobs.jsonl", rows
         write_jobs(self.jobs, rows)
-        self.cluster = Cluster(folder, gpus=2)
+        self.cluster = cluster
         started = time.monotonic()
         self._start("calm").wait()
         self.calm = time.monotonic() - started
         self.want = result(folder / "calm")
+        self.listing = listing(folder / "calm")
         assert sorted(self.want) == list(range(1, rows + 1))
 
     def _start(self, name: str) -> Command:
         more = ["--webui", str(self.webui), "--seed", SEEDS, "--patience", "280"]
+        more += ["--shards", str(self.shards)]
         return Command(self.cluster, self.jobs, self.folder / name, more)
 
     def _same(self, name: str) -> None:
         got = result(self.folder / name)
         differs = [number for number in self.want if self.want[number] != got.get(number)]
         assert got.keys() == self.want.keys() and not differs, f"{name}: {len(differs)} rows differ: {differs[:5]}"
+        left = sorted(listing(self.folder / name) ^ self.listing)
+        assert not left, f"{name}: the folder differs: {left[:5]}"
+        wait_for("the end of all WebUIs", lambda: not webuis(self.log), limit=30)
 
     def drivers(self, count: int) -> int:
         """The command is killed and given again."""
@@ -108,7 +131,7 @@ class Kills:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(self.random.choice(pids), signal.SIGKILL)
                         done += 1
-            command.wait()
+            (self._start(name) if command.was_given_up else command).wait()
             self._same(name)
         return done
 
@@ -122,7 +145,7 @@ class Kills:
             while (command := self._start(name)).is_running:
                 is_last = done["drivers"] == count
                 if done["drivers"] % 4 and not is_last:
-                    time.sleep(self.random.random() * 3)
+                    time.sleep(self.random.random() * 2)
                 else:
                     command.wait_for_rows()
                 self._strike(done, count, command, rounds=100 * count if is_last else 1)
@@ -145,6 +168,3 @@ class Kills:
                 time.sleep(self.random.random() * 0.2)
             if not command.is_running or min(done["workers"], done["WebUIs"]) == count:
                 return
-
-    def close(self) -> None:
-        self.cluster.close()

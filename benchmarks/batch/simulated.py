@@ -24,6 +24,7 @@ from lib_ipadapter.batch.keep import Keep
 from lib_ipadapter.batch.ledger import Ledger, Planned, Result
 from lib_ipadapter.batch.paths import Files
 from lib_ipadapter.batch.tasks import RowTasks
+from lib_ipadapter.batch.tidy import tidied
 
 SPEEDS = (1.0, 1.0, 2.5, 0.4)  # seconds of simulated time for a row
 AWAY = 5.0  # seconds that a WebUI takes to start again
@@ -172,11 +173,10 @@ def run(folder: Path, rows: int, fate: Fate) -> dict[int, tuple[str, str]]:
     while True:
         ledger = Ledger(folder / "run.sqlite3", sure=False)
         keep = FragileKeep(folder, ledger, fate)
-        keep.clear()
         tasks = RowTasks(ledger, keep, Sources(Files(folder), folder / "given"))
-        drive = Drive(ledger, keep, SimulatedCrew(fate, keep.end), tasks, Silent())
         try:
-            drive.run()
+            with tidied(folder, ledger, keep):
+                Drive(ledger, keep, SimulatedCrew(fate, keep.end), tasks, Silent()).run()
             break
         except Killed:
             continue
@@ -213,5 +213,8 @@ def compare(folder: Path, rows: int, kills: int, seed: int = 1, every: float = 4
     want, got = run(calm, rows, Fate(seed, 0, every)), run(wild, rows, fate)
     assert sorted(want) == list(range(1, rows + 1))
     differs = [number for number in want if want[number] != got[number]]
+    left = {str(path.relative_to(calm)) for path in calm.rglob("*")}
+    left ^= {str(path.relative_to(wild)) for path in wild.rglob("*")}
+    assert not left, sorted(left)[:5]
     assert not differs, (len(differs), differs[:5], [(want[one], got[one]) for one in differs[:5]])
     return fate.done

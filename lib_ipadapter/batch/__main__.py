@@ -14,7 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .problems import BatchError
+from .problems import BatchError, disk_error
+from .say import any_text, plain, say
 
 NOT_ALL = 3  # exit status: the run has ended, and not all rows could be done
 INTERRUPTED = 130
@@ -50,22 +51,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    any_text()
     given = _parser().parse_args(arguments)
     try:
         if given.command == "status":
             from .status import lines, status
 
-            print("\n".join(lines(status(given.folder))))
+            say("\n".join(lines(status(given.folder))), sys.stdout)
             return 0
         return _run(given)
     except BatchError as error:
-        print(error.detail, file=sys.stderr)
+        say(error.detail)
         return 1
     except (OSError, sqlite3.Error) as error:
-        print(f"the disk does not play along ({error}): see to it, and give the same command again.", file=sys.stderr)
+        say(disk_error(given.folder if given.command == "status" else given.out, error).detail)
         return 1
     except KeyboardInterrupt:
-        print("stopped: the same command goes on with it.", file=sys.stderr)
+        say("stopped: the same command goes on with it.")
         return INTERRUPTED
 
 
@@ -85,7 +87,7 @@ def _run(given: argparse.Namespace) -> int:
     )  # fmt: skip
     if given.dry_run:
         lines = run.check()
-        print("\n".join(lines) if lines else "nothing is wrong.")
+        say("\n".join(map(plain, lines)) if lines else "nothing is wrong.", sys.stdout)
         return NOT_ALL if lines else 0
     return NOT_ALL if run.run() else 0
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from ..errors import printable
 from .problems import BatchError
+from .say import plain
 
 MAX_ANSWER = 512 << 20  # bytes
 CONNECT = 10.0  # seconds
@@ -55,7 +56,7 @@ class Answer:
         detail = told.get("detail") or told.get("errors") or told.get("error") if isinstance(told, dict) else None
         if isinstance(detail, list):  # FastAPI's own complaints
             detail = "; ".join(_complaint(one) for one in detail[:SHOWN])
-        return printable(str(detail))[:2000] if detail else f"the WebUI answers {self.status}."
+        return plain(str(detail))[:2000] if detail else f"the WebUI answers {self.status}."
 
 
 def _complaint(one: Any) -> str:

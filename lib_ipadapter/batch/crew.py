@@ -77,10 +77,10 @@ class Down:
 
 @dataclass(frozen=True)
 class Gone:
-    """A WebUI that is waited for no more."""
+    """A WebUI that is waited for no more. Of several that go together, the last one says why."""
 
     endpoint: str
-    sentence: str
+    sentence: str = ""
 
 
 Event = Landed | Up | Down | Gone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from . import crew as told
@@ -11,9 +11,11 @@ from .crew import Crew, Landed, Work
 from .keep import Keep, result_of
 from .ledger import FAILED, REFUSED, Ledger, Made, Result
 from .problems import BatchError, BrokenReference, PassingFault, RowError
+from .say import plain
 from .schedule import Schedule
 
 NOBODY_HAS = "no WebUI of the run has the checkpoint and the adapters that it needs: put them there."
+ONLY_REFUSED = 1.0  # seconds in which rows that cannot be sent are gone through before anything else is looked at
 
 
 class Watcher(Protocol):
@@ -35,7 +37,7 @@ class Tasks(Protocol):
         """Raises RowError for one that cannot be done."""
 
     def keep(self, work: Work, outcome: told.Outcome) -> list[Made]:
-        """Give what came its final place. Raises OSError."""
+        """Give what came its final place. Raises DiskError."""
 
     def number(self, position: int) -> int:
         """What people call it."""
@@ -60,31 +62,42 @@ class Drive:
         for name in up:
             self._is_up(name)
 
-    def run(self, committed: Callable[[], None] = lambda: None) -> None:
-        """Raises BatchError when there is no WebUI any more. ``committed`` is called after each commit."""
+    def run(self) -> None:
+        """Raises BatchError when there is no WebUI any more, or a disk does not take what is given to it."""
         try:
             while not self.schedule.is_finished:
                 self._send()
                 for event in self._crew.wait():
                     self._take(event)
-                if self._keep.flush():
-                    committed()
+                self._keep.flush()
                 self._give_up_hopeless()
         finally:
             self._keep.flush(now=True)
-            committed()
 
     def _send(self) -> None:
-        for endpoint, position in self.schedule.next():
-            try:
-                work = self._tasks.work(position)
-            except (RowError, PassingFault) as error:
-                self.schedule.done(endpoint, position)
-                state = error.state if isinstance(error, BrokenReference) else REFUSED
-                state = FAILED if isinstance(error, PassingFault) else state
-                self._record(Result(position, state, sentence=error.detail, finished=time.time()))
-                continue
-            self._crew.send(endpoint, work)
+        """Give out work until everybody has enough of it. Rows that cannot be sent make room for others at once; after
+        a while of nothing but those it is looked what has come meanwhile."""
+        end = time.monotonic() + ONLY_REFUSED
+        while True:
+            is_all_sent = True
+            for endpoint, position in self.schedule.next():
+                is_all_sent &= self._sent(endpoint, position)
+            if is_all_sent or time.monotonic() >= end:
+                return
+            self._keep.flush()
+
+    def _sent(self, endpoint: str, position: int) -> bool:
+        """Whether a row could be sent; the others have ended by that."""
+        try:
+            work = self._tasks.work(position)
+        except (RowError, PassingFault) as error:
+            self.schedule.done(endpoint, position)
+            state = error.state if isinstance(error, BrokenReference) else REFUSED
+            state = FAILED if isinstance(error, PassingFault) else state
+            self._record(Result(position, state, sentence=error.detail, finished=time.time()))
+            return False
+        self._crew.send(endpoint, work)
+        return True
 
     def _is_up(self, name: str) -> None:
         self.schedule.add(name)
@@ -98,14 +111,15 @@ class Drive:
             self._is_up(event.endpoint)
         elif event.endpoint in self.schedule.endpoints:
             self.up.discard(event.endpoint)
-            if event.sentence:
-                self._watcher.trouble(f"{event.endpoint}: {event.sentence}")
+            sentence = plain(event.sentence)
+            if sentence:
+                self._watcher.trouble(f"{event.endpoint}: {sentence}")
             if isinstance(event, told.Down):
                 self.schedule.down(event.endpoint)
                 return
             self.schedule.remove(event.endpoint)
             if not self.schedule.endpoints:
-                raise BatchError(f"no WebUI is left ({event.endpoint}: {event.sentence}) Then begin the run again.")
+                raise BatchError(f"no WebUI is left ({event.endpoint}: {sentence}) Then begin the run again.")
 
     def _landed(self, event: Landed) -> None:
         name, position, outcome = event.endpoint, event.work.position, event.outcome
@@ -131,7 +145,7 @@ class Drive:
             self._end(FAILED, name, position, tries, outcome)
 
     def _end(self, state: str, name: str, position: int, tries: int, outcome: told.Outcome) -> None:
-        self._record(Result(position, state, name, tries, outcome.sentence, outcome.seconds, time.time()))
+        self._record(Result(position, state, name, tries, plain(outcome.sentence), outcome.seconds, time.time()))
 
     def _give_up_hopeless(self) -> None:
         for position in self.schedule.hopeless():

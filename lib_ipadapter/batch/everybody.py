@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .crew import Down, Event, Gone, Landed, Outcome, Up, Work
 from .problems import BatchError
+from .say import plain
 
 
 class Asked(Protocol):
@@ -23,10 +24,10 @@ class Asked(Protocol):
 
 
 class Everybody:
-    """``up``: those that are ready."""
+    """``up``: those that are ready. ``tell``: who hears of those that are given up."""
 
-    def __init__(self, crew: Asked) -> None:
-        self._crew = crew
+    def __init__(self, crew: Asked, tell: Callable[[str], None]) -> None:
+        self._crew, self._tell = crew, tell
         self.up: list[str] = []
 
     def first(self) -> list[str]:
@@ -72,6 +73,9 @@ class Everybody:
             elif isinstance(event, (Down, Gone)) and event.endpoint in self.up:
                 self.up = [name for name in self.up if name != event.endpoint]
         gone = [event for event in events if isinstance(event, Gone)]
+        told = [f"{event.endpoint}: {plain(event.sentence)}" for event in gone if event.sentence]
         if gone and not self._crew.names():
-            raise BatchError(f"no WebUI is there ({gone[-1].endpoint}: {gone[-1].sentence})")
+            raise BatchError(f"no WebUI is there ({'; '.join(told)})")
+        for sentence in told:
+            self._tell(sentence)
         return events

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..replace_file import replace_file
 from .paths import MAX_FILE, Files, fault
-from .problems import RowError
+from .problems import RowError, writing
 
 GIVEN = "given:"
 
@@ -22,7 +22,8 @@ class Sources:
         self.files, self._folder = files, folder
 
     def keep(self, text: str, what: str) -> str:
-        """A picture or file of embeddings in base64, with or without ``data:…;base64,``, as a source."""
+        """A picture or file of embeddings in base64, with or without ``data:…;base64,``, as a source.
+        Raises RowError, and DiskError."""
         text = text.partition("base64,")[2] if text.startswith("data:") else text
         if len(text) > MAX_FILE * 4 // 3 + 4:
             raise RowError(f"{what} is larger than {MAX_FILE >> 20} MiB: make it smaller.")
@@ -32,7 +33,8 @@ class Sources:
             raise RowError(f"{what} is no base64: give a path, or the whole file as data:…;base64,….") from None
         name = hashlib.sha256(data).hexdigest()
         if not (path := self._path(name)).is_file():
-            replace_file(path, data)
+            with writing(self._folder):
+                replace_file(path, data)
         return GIVEN + name
 
     def sha256(self, source: str) -> str:

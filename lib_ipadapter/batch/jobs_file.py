@@ -99,14 +99,18 @@ def _json_lines(path: Path) -> Iterator[Row | str]:
 
 
 def _parquet(path: Path) -> Iterator[Row | str]:
-    from pyarrow import ArrowException, parquet
+    from pyarrow import ArrowException, float32, float64, parquet, string
 
     try:
         with parquet.ParquetFile(path) as file:
             if len(file.schema_arrow) > MAX_COLUMNS:
                 raise BatchError(f"{printable(path.name)} has more than {MAX_COLUMNS} columns: leave some out.")
             for batch in file.iter_batches(batch_size=AT_A_TIME):
-                for row in batch.to_pylist():
+                for place, column in enumerate(batch.schema):
+                    if column.type == float32():  # 0.7 is meant, and not 0.699999988
+                        cells = batch.column(place).cast(string()).cast(float64())
+                        batch = batch.set_column(place, column.name, cells)
+                for row in batch.to_pylist(maps_as_pydicts="lossy"):
                     yield {name: _nested(name, value) for name, value in _present(row).items()}
     except (ArrowException, OSError) as error:
         raise BatchError(
@@ -115,9 +119,12 @@ def _parquet(path: Path) -> Iterator[Row | str]:
 
 
 def _nested(name: str, value: Any) -> Any:
-    """Objects may stand in a column as JSON; what Parquet pads them with is left out."""
+    """Objects may stand in a column as JSON; what Parquet pads them with is left out, and whole numbers of a column of
+    fractions (as many tools make of one that has empty cells) are whole again."""
     if isinstance(value, str) and name not in TEXTS and value.lstrip()[:1] in ("[", "{"):
         return _value(name, value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, dict):
         return {key: _nested(key, one) for key, one in value.items() if one is not None}
     return [_nested("", one) for one in value] if isinstance(value, list) else value

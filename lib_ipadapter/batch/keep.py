@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from .crew import Outcome, Part
 from .ledger import DONE, OPEN, REFERENCES, ROWS, Ledger, Made, Result
+from .problems import writing
 
 COMING = "coming"
 PICTURES = "pictures"
@@ -30,25 +32,38 @@ class Keep:
         self.folder, self._ledger, self._sure = folder, ledger, sure
         self.references = references or folder / "references"
         self._coming = folder / COMING
+        self._mark = hashlib.sha256(str(folder.resolve()).encode("utf8", "surrogateescape")).hexdigest()[:16]
         self._waiting: dict[str, list[Result]] = {ROWS: [], REFERENCES: []}
         self._touched: set[Path] = set()
         self._due = 0.0
 
     def clear(self) -> None:
-        """Take away what was coming when the last run ended."""
+        """Take away what was coming when the last run ended, and make room for what comes. Raises DiskError."""
+        self.put_away()
+        with writing(self.folder):
+            self._coming.mkdir(parents=True, exist_ok=True)
+
+    def put_away(self) -> None:
+        """Nothing comes any more: a worker that has outlived its driver finds no place to write to."""
         shutil.rmtree(self._coming, ignore_errors=True)
-        self._coming.mkdir(parents=True, exist_ok=True)
+
+    def beside(self, path: Path) -> Path:
+        """Where a file from another disk is written before it has its name; of this run alone, and the same each time
+        so that the next command writes over it or takes it away."""
+        return path.with_name(f".{path.name}.{self._mark}")
 
     def picture(self, number: int, index: int, part: Part) -> Made:
-        """Give a picture its final name. Raises OSError."""
+        """Give a picture its final name. Raises DiskError."""
         more = f"-{index + 1}" if index else ""
         name = f"{PICTURES}/{number // PER_FOLDER:06}/{number:09}{more}.{part.ending}"
-        self._place(part, self.folder / name)
+        with writing(self.folder):
+            self._place(part, self.folder / name)
         return Made(name, part.sha256, part.size, part.infotext)
 
     def reference(self, key: str, part: Part) -> Made:
         path = self.reference_file(key)
-        self._place(part, path)
+        with writing(self.references):
+            self._place(part, path)
         return Made(path.name, part.sha256, part.size)
 
     def reference_file(self, key: str) -> Path:
@@ -88,15 +103,17 @@ class Keep:
         if path.parent not in self._touched:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._touched.add(path.parent)
-        coming = self._coming / part.coming if part.coming else self._coming / f"{os.getpid()}.{path.name}"
+        coming = self._coming / (part.coming or path.name)
         if not part.coming:
-            write_whole(coming, part.data, self._sure)
+            with writing(self._coming):
+                self._coming.mkdir(parents=True, exist_ok=True)
+                write_whole(coming, part.data, self._sure)
         try:
             os.replace(coming, path)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            shutil.copyfile(coming, beside := path.with_name(f".{path.name}.{os.getpid()}"))  # another disk
+            write_whole(beside := self.beside(path), coming.read_bytes(), self._sure)  # another disk
             os.replace(beside, path)
             coming.unlink()
 
@@ -106,13 +123,17 @@ def result_of(position: int, endpoint: str, outcome: Outcome, tries: int, pictur
 
 
 def write_whole(path: Path, data: bytes, sure: bool = True) -> None:
-    """Write a file that is on the disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(data)
-        if sure:
-            file.flush()
-            os.fsync(file.fileno())
+    """Write a file that is on the disk when this returns. Raises OSError, with nothing left of it."""
+    try:
+        with path.open("wb") as file:
+            file.write(data)
+            if sure:
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
 
 
 def _sync(folder: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .problems import BatchError
+from .problems import BatchError, disk_error, is_of_the_disk, writing
 
 VERSION = "2"
 OPEN, DONE, REFUSED, FAILED = "open", "done", "refused", "failed"
@@ -89,7 +89,9 @@ class Ledger:
     def __init__(self, path: Path, sure: bool = True, reads_only: bool = False) -> None:
         if reads_only and not path.is_file():
             raise BatchError(f"{path.parent} is the folder of no run: name one that run --out has made.")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._folder, self._reads_only = path.parent, reads_only
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         try:
             self._base = sqlite3.connect(path, timeout=PATIENCE[reads_only], isolation_level=None)
             if not reads_only:
@@ -100,22 +102,31 @@ class Ledger:
             self._base.execute("PRAGMA cache_size = -8000")  # kilobytes
             version = self.get("version")
         except sqlite3.Error as error:
+            if is_of_the_disk(error):
+                raise disk_error(self._folder, error) from None
             raise BatchError(f"{path} cannot be used ({error}): run into a new folder.") from None
         if version != VERSION:
             raise BatchError(f"{path} is of another version of this program: finish it with that, or use a new folder.")
 
     def close(self) -> None:
+        if not self._reads_only:
+            with contextlib.suppress(sqlite3.Error):  # others read it
+                self._base.execute("PRAGMA journal_mode = DELETE")  # takes the empty journal away
         self._base.close()
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        self._base.execute("BEGIN IMMEDIATE")
+        """One transaction. Raises DiskError, with nothing of it written."""
         try:
+            self._base.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            self._base.execute("ROLLBACK")
+            self._base.execute("COMMIT")
+        except BaseException as error:
+            if self._base.in_transaction:  # where the disk is full, SQLite may have ended it
+                self._base.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise disk_error(self._folder, error) from None
             raise
-        self._base.execute("COMMIT")
 
     # what is true of the whole run
 
@@ -225,6 +236,16 @@ class Ledger:
             if not found:
                 return
             last = found[-1][0]
+
+    def reference_keys(self) -> Iterator[str]:
+        for (key,) in self._base.execute("SELECT key FROM refs"):
+            yield str(key)
+
+    def single_files(self, first: int, last: int) -> set[str]:
+        """The pictures of the rows with these numbers that lie in no tar file."""
+        query = "SELECT pictures FROM rows WHERE number BETWEEN ? AND ? AND shard IS NULL"
+        found = self._base.execute(query, (first, last))
+        return {picture["file"] for (pictures,) in found for picture in json.loads(pictures)}
 
     def broken_references(self, keys: Sequence[str]) -> tuple[str, str, str] | None:
         """Key, state and sentence of the first of these references that could not be encoded."""

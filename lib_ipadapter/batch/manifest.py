@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from .ledger import Ledger
+from .problems import writing
 from .shards import shard_file
 
 NAME = "manifest.parquet"
@@ -17,7 +19,7 @@ AT_A_TIME = 2000
 
 
 def write_manifest(ledger: Ledger, folder: Path) -> Path:
-    """Write it anew, a part of the rows in memory at a time; it has its name when it is whole."""
+    """Write it anew, a part of the rows in memory at a time; it has its name when it is whole. Raises DiskError."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -31,14 +33,16 @@ def write_manifest(ledger: Ledger, folder: Path) -> Path:
         ("finished", pa.timestamp("ms", tz="UTC")),
     ])  # fmt: skip
     path, beside = folder / NAME, folder / f".{NAME}.{os.getpid()}"
-    try:
-        with parquet.ParquetWriter(beside, schema, compression="zstd") as writer:
-            lines = map(_line, ledger.every_row())
-            while part := list(islice(lines, AT_A_TIME)):
-                writer.write_table(pa.Table.from_pylist(part, schema))
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with writing(folder):
+        try:
+            with parquet.ParquetWriter(beside, schema, compression="zstd") as writer:
+                lines = map(_line, ledger.every_row())
+                while part := list(islice(lines, AT_A_TIME)):
+                    writer.write_table(pa.Table.from_pylist(part, schema))
+            os.replace(beside, path)
+        finally:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
     return path
 
 

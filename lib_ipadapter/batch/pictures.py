@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import struct
 import zlib
+from io import BytesIO
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PARAMETERS = b"parameters"
+SIDE = 256  # pixels of a preview
+MAX_PIXELS = 40_000_000  # of a picture that is looked at for one
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _KINDS = ((b"\xff\xd8\xff", "jpg"), (b"GIF8", "gif"), (SIGNATURE, "png"))
 
 
@@ -33,6 +37,21 @@ def with_parameters(data: bytes, infotext: str) -> bytes:
     chunk = struct.pack(">I", len(content)) + b"iTXt" + content + struct.pack(">I", zlib.crc32(b"iTXt" + content))
     after_header = len(SIGNATURE) + 25
     return data[:after_header] + chunk + data[after_header:]
+
+
+def preview(data: bytes) -> bytes:
+    """A small JPEG of a picture; b"" where it is none, or too large to be looked at."""
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                return b""
+            picture.thumbnail((SIDE, SIDE))
+            picture.convert("RGB").save(small := BytesIO(), "JPEG", quality=80)
+    except Exception:  # a foreign file: what readers of pictures raise is no list
+        return b""
+    return small.getvalue()
 
 
 def _texts(data: bytes) -> set[bytes] | None:

@@ -41,8 +41,8 @@ def prepare(ledger: Ledger, jobs: Path, seed: str | None) -> None:
         raise BatchError("the folder belongs to a run with another --seed: leave it out, or name another folder.")
 
 
-def plan(ledger: Ledger, jobs: Path, reader: Reader, per_shard: int | None) -> None:
-    """Write down all rows. ``per_shard``: rows of a tar file, 0 for none; None goes by how many rows there are."""
+def plan(ledger: Ledger, jobs: Path, reader: Reader, rows_of_one: int | None) -> None:
+    """Write down all rows. ``rows_of_one``: rows of a tar file, 0 for none; None goes by how many rows there are."""
     salt = ledger.get("seed") or ""
     count = 0
 
@@ -56,8 +56,23 @@ def plan(ledger: Ledger, jobs: Path, reader: Reader, per_shard: int | None) -> N
     ledger.plan(planned())
     if not count:
         raise BatchError(f"{jobs.name} has no rows: write some.")
-    shards = (PER_SHARD if count >= SHARDS_FROM else 0) if per_shard is None else per_shard
+    shards = (PER_SHARD if count >= SHARDS_FROM else 0) if rows_of_one is None else rows_of_one
     ledger.put(planned="1", shards=str(shards))
+
+
+def per_shard(ledger: Ledger) -> int:
+    """Rows of a tar file; 0: there are none."""
+    return int(ledger.get("shards") or 0)
+
+
+def settle_shards(ledger: Ledger, asked: int | None) -> None:
+    """What a command says of tar files counts as long as none has been written. Raises BatchError where it is not how
+    those are that have: a run never has two kinds."""
+    if asked is None or not ledger.is_planned or asked == (known := per_shard(ledger)):
+        return
+    if ledger.shards():
+        raise BatchError(f"the folder has tar files of {known} rows: leave --shards out, or name another folder.")
+    ledger.put(shards=str(asked))
 
 
 def plan_again(ledger: Ledger, jobs: Path, reader: Reader) -> None:
@@ -70,7 +85,7 @@ def plan_again(ledger: Ledger, jobs: Path, reader: Reader) -> None:
                 request, problems = reader.read(row)
                 yield _planned(number, request, problems, salt), {} if problems else request.references
 
-    ledger.plan_again(planned(), int(ledger.get("shards") or 0))
+    ledger.plan_again(planned(), per_shard(ledger))
 
 
 def _planned(number: int, request: Request, problems: list[str], salt: str) -> Planned:

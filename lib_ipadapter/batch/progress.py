@@ -7,12 +7,13 @@ import time
 from collections import deque
 from typing import TextIO
 
-from ..errors import printable
 from .ledger import DONE, REFERENCES, ROWS, Result
+from .say import plain, say
 
 SPAN = 300.0  # seconds over which the rate is taken
 SAMPLES = 1000
 EVERY = 0.2  # seconds between lines on a terminal
+OVER = "\r\x1b[K"  # what follows takes the place of the terminal's last line
 WORDS = {ROWS: "rows", REFERENCES: "references"}
 
 
@@ -34,14 +35,13 @@ class Progress:
         while len(self._samples) > 2 and self._samples[0][0] < now - SPAN:
             self._samples.popleft()
         if not self._is_terminal:
-            self._say(f"{WORDS[table][:-1]} {number}: {told(result)} ({self.line()})")
+            say(f"{WORDS[table][:-1]} {number}: {told(result)} ({self.line()})", self._out)
         elif now - self._shown > EVERY or self._ended == self._total:
             self._shown = now
-            self._out.write(f"\r\x1b[K{self.line()}")
-            self._out.flush()
+            say(f"{OVER}{self.line()}", self._out, end="")
 
     def trouble(self, sentence: str) -> None:
-        self._say(f"{chr(13)}\x1b[K{sentence}" if self._is_terminal else sentence)
+        say(f"{OVER if self._is_terminal else ''}{plain(sentence)}", self._out)
 
     def line(self) -> str:
         """How far it is, how fast, and how long it will take."""
@@ -53,19 +53,15 @@ class Progress:
 
     def close(self) -> None:
         if self._is_terminal:
-            self._say("")
-
-    def _say(self, line: str) -> None:
-        self._out.write(f"{line}\n")
-        self._out.flush()
+            say("", self._out)
 
 
 def told(result: Result) -> str:
     """What has become of a row, in words."""
     if result.state == DONE:
         again = f", at try {result.tries}" if result.tries > 1 else ""
-        return f"done in {result.seconds:.1f} s at {printable(result.endpoint)}{again}"
-    return f"{result.state}: {result.sentence}"
+        return f"done in {result.seconds:.1f} s at {plain(result.endpoint)}{again}"
+    return f"{result.state}: {plain(result.sentence)}"
 
 
 def per_time(rate: float) -> str:

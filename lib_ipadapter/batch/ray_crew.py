@@ -14,6 +14,7 @@ from typing import Any
 
 from .crew import DONE, FAILED, LATE, LOST, REFUSED, Down, Event, Gone, Landed, Outcome, Up, Work
 from .problems import BatchError, NoAnswer, RowError
+from .say import plain
 from .schedule import SLOTS
 from .webui import Start
 from .worker import Config, Worker
@@ -23,7 +24,10 @@ LOOK = 0.25  # seconds that a wait takes at most
 AGAIN = 0.5  # seconds before a worker that is being started again is asked again
 NEW_NODES = 15.0  # seconds between looks for nodes that have joined
 AT_ONCE = 128  # answers that are taken together
+PLACE, UP = "place", "up"  # what a worker is asked: whether it is anywhere, and to wait for its WebUI
 STORE = 300_000_000  # bytes of a local object store
+STARTS = 3  # of a local Ray
+NO_IDLE = {"num_cpus": 0}  # Ray starts a process for each processor beforehand; actors here want none
 SHARED = 100_000_000  # bytes of references that the driver keeps there
 
 # For a local Ray, read when it is imported: it takes loopback for this computer's address, as it does by itself on
@@ -39,6 +43,10 @@ class RayWorker(Worker):
     def __repr__(self) -> str:
         return self._config.name  # what the dashboard calls it
 
+    def is_there(self) -> bool:
+        """Answered as soon as Ray has found a place for it."""
+        return True
+
     def do_with(self, work: Work, keys: Sequence[str], held: Sequence[Any]) -> Outcome:
         import ray
 
@@ -52,24 +60,32 @@ def begin(address: str | None, dashboard: bool) -> str:
     if address is None:
         os.environ.update(ONLY_HERE)
     try:
+        import PIL  # noqa: F401  # for the sheet: better told now than while rows are made
+        import pyarrow  # noqa: F401
         import ray
-    except ImportError:
+    except ImportError as error:
         raise BatchError(
-            "Ray is not installed: pip install -r requirements-batch.txt, in an environment of its own."
+            f"{error.name} is not installed: pip install -r requirements-batch.txt, in an environment of its own."
         ) from None
     places = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "ip-adapter-batch"}
-    try:
-        if address is None:
-            context = ray.init(
-                address="local", include_dashboard=dashboard, dashboard_host="127.0.0.1", object_store_memory=STORE,
-                runtime_env={"env_vars": {"PYTHONPATH": places}}, **common,
-            )  # fmt: skip
-        else:
-            context = ray.init(address=address, runtime_env={"py_modules": [str(ROOT / "lib_ipadapter")]}, **common)
-    except Exception as error:
-        where = "a local Ray" if address is None else f"the cluster at {address}"
-        raise BatchError(f"{where} does not answer ({type(error).__name__}: {error}): look at ray status.") from None
+    for attempt in range(STARTS if address is None else 1):
+        try:
+            if address is None:
+                context = ray.init(
+                    address="local", include_dashboard=dashboard, dashboard_host="127.0.0.1",
+                    object_store_memory=STORE, runtime_env={"env_vars": {"PYTHONPATH": places}}, **NO_IDLE, **common,
+                )  # fmt: skip
+            else:
+                context = ray.init(address=address, runtime_env={"py_modules": [str(ROOT / "lib_ipadapter")]}, **common)
+            break
+        except Exception as error:
+            ray.shutdown()
+            if address is None and attempt < STARTS - 1:
+                continue  # on a machine that is busy with other things Ray gives up its start
+            where = "a local Ray" if address is None else f"the cluster at {address}"
+            why = plain(" ".join(str(error).split()))[:500]
+            raise BatchError(f"{where} does not answer ({type(error).__name__}: {why}): look at ray status.") from None
     return str(context.dashboard_url or "")
 
 
@@ -82,7 +98,9 @@ class RayCrew:
     ) -> None:
         self._find, self._own = find, own
         self._actors: dict[str, Any] = {}
-        self._calls: dict[Any, tuple[str, Work | None]] = {}  # an answer to come -> whose; None: until it is up
+        self._calls: dict[Any, tuple[str, Work | str]] = {}  # an answer to come -> whose, and to what
+        self._placing: dict[str, tuple[float, Any]] = {}  # since when a worker has no place, and the call that tells
+        self._gpus: dict[str, float] = {}  # what each WebUI has been promised
         self._later: list[tuple[float, str]] = []
         self._lost: list[tuple[str, Work, str]] = []
         self._absent: dict[str, float] = {}  # since when
@@ -122,6 +140,8 @@ class RayCrew:
         now = time.monotonic()
         if self._own is not None and now - self._looked > NEW_NODES:
             self._look_for_nodes()
+        if unplaced := self._unplaced(now):
+            return unplaced
         for due, name in self._later:
             if due <= now and name in self._actors:
                 self._watch(name)
@@ -136,8 +156,11 @@ class RayCrew:
         lost, self._lost = self._lost, []
         events = [one for name, work, why in lost for one in self._told(name, work, Outcome(LOST, f"{why}."))]
         for call in ready:
-            name, work = self._calls.pop(call)
-            events += self._up(call, name) if work is None else self._landed(call, name, work)
+            name, asked = self._calls.pop(call)
+            if isinstance(asked, Work):
+                events += self._landed(call, name, asked)
+            else:
+                events += (self._placed if asked == PLACE else self._up)(call, name)
         return events
 
     def close(self) -> None:
@@ -154,44 +177,95 @@ class RayCrew:
         import ray
 
         wanted = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0, "max_concurrency": SLOTS + 3, **options}
-        self._patience[config.name] = config.patience
+        self._patience[config.name], self._gpus[config.name] = config.patience, options.get("num_gpus", 0)
         self._actors[config.name] = ray.remote(**wanted)(RayWorker).remote(config)
         self._watch(config.name)
 
     def _watch(self, name: str) -> None:
-        self._calls[self._actors[name].until_up.remote()] = (name, None)
+        """Wait for its worker, and then for itself."""
+        call = self._actors[name].is_there.remote()
+        self._placing[name] = time.monotonic(), call
+        self._calls[call] = (name, PLACE)
 
     def _is_watched(self, name: str) -> bool:
-        waited = (one for one, work in self._calls.values() if work is None)
+        waited = (one for one, asked in self._calls.values() if isinstance(asked, str))
         return name in waited or any(name == later for _, later in self._later)
+
+    def _placed(self, call: Any, name: str) -> list[Event]:
+        import ray
+
+        del self._placing[name]
+        try:
+            ray.get(call)
+        except ray.exceptions.RayError as error:
+            return self._not_back(name, error)
+        self._calls[self._actors[name].until_up.remote()] = (name, UP)
+        return []
 
     def _up(self, call: Any, name: str) -> list[Event]:
         import ray
 
         try:
             is_up, sentence = ray.get(call)
-        except ray.exceptions.RayError as error:  # it is being started again, as a rule
-            since = self._absent.setdefault(name, time.monotonic())
-            if time.monotonic() - since < self._patience[name]:
-                self._later.append((time.monotonic() + AGAIN, name))
-                return []
-            is_up, sentence = False, f"its worker does not come back ({type(error).__name__}): look at its node."
+        except ray.exceptions.RayError as error:
+            return self._not_back(name, error)
         self._absent.pop(name, None)
-        if is_up:
-            return [Up(name)]
-        ray.kill(self._actors.pop(name))
-        self._given_up.add(name)
-        return [Gone(name, sentence)]
+        return [Up(name)] if is_up else self._give_up([name], sentence)
+
+    def _not_back(self, name: str, error: Exception) -> list[Event]:
+        """Its worker has ended. It is being started again, as a rule."""
+        since = self._absent.setdefault(name, time.monotonic())
+        if time.monotonic() - since < self._patience[name]:
+            self._later.append((time.monotonic() + AGAIN, name))
+            return []
+        return self._give_up([name], f"its worker does not come back ({type(error).__name__}): look at its node.")
+
+    def _give_up(self, names: Sequence[str], sentence: str) -> list[Event]:
+        """They are waited for no more; the sentence is told once."""
+        import ray
+
+        for name in names:
+            ray.kill(self._actors.pop(name))
+        self._given_up.update(names)
+        return [*(Gone(name) for name in names[:-1]), Gone(names[-1], sentence)]
+
+    def _unplaced(self, now: float) -> list[Event]:
+        """Give up those whose workers Ray has found no place for all the while."""
+        names = [name for name, (since, _) in self._placing.items() if now - since >= self._patience[name]]
+        if not names:
+            return []
+        for name in names:
+            del self._calls[self._placing.pop(name)[1]]
+        return self._give_up(names, self._what_is_missing(names))
+
+    def _what_is_missing(self, names: Sequence[str]) -> str:
+        import ray
+
+        many = f"{len(names)} of {len(self._gpus)} WebUIs"
+        waited = f"within {max(self._patience[name] for name in names):.0f} s"
+        if not any(self._gpus[name] for name in names):
+            return f"{many} have found no computer that starts their workers {waited}: look at ray status."
+        there, free = (resources.get("GPU", 0) for resources in (ray.cluster_resources(), ray.available_resources()))
+        return (
+            f"{many} have found no GPU {waited} (the cluster has {there:g}, and {free:g} of them free): end what holds "
+            "the others, or name fewer WebUIs."
+        )
 
     def _landed(self, call: Any, name: str, work: Work) -> list[Event]:
         import ray
 
         try:
             outcome = ray.get(call)
-        except (ray.exceptions.RayTaskError, ray.exceptions.ObjectStoreFullError) as error:
-            first = str(error).strip().splitlines()
-            outcome = Outcome(FAILED, f"its worker failed ({first[-1][:300] if first else error}): look at Ray's logs.")
+        except ray.exceptions.RayTaskError as error:
+            if _is_full(error):
+                raise _full(error) from None
+            lines = str(error).strip().splitlines()
+            outcome = Outcome(
+                FAILED, f"its worker failed ({plain(lines[-1])[:300] if lines else error}): look at Ray's logs."
+            )
         except ray.exceptions.RayError as error:
+            if _is_full(error):
+                raise _full(error) from None
             outcome = Outcome(LOST, f"its worker ended ({type(error).__name__}).")
         return self._told(name, work, outcome)
 
@@ -229,7 +303,25 @@ class RayCrew:
             self._held.move_to_end(key)
             return self._held[key][0]
         data = self._find(key)
-        self._held[key] = ray.put(data), len(data)
+        try:
+            self._held[key] = ray.put(data), len(data)
+        except ray.exceptions.RayError as error:
+            raise _full(error) from None
         while len(self._held) > 1 and sum(size for _, size in self._held.values()) > SHARED:
             self._held.popitem(last=False)
         return self._held[key][0]
+
+
+def _is_full(error: Any) -> bool:
+    """Whether Ray has no room for what a worker has answered: the row is not to blame, nor the WebUI."""
+    import ray
+
+    kinds = ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError
+    return isinstance(error, kinds) or isinstance(getattr(error, "cause", None), kinds)
+
+
+def _full(error: Exception) -> BatchError:
+    return BatchError(
+        f"Ray has no room for what it carries ({type(error).__name__}): make room in its temporary folder (/tmp/ray), "
+        "and give the same command again."
+    )

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import socket
 import sqlite3
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,23 +22,25 @@ from .given import Sources
 from .jobs_file import rows
 from .keep import Keep
 from .ledger import DONE, FINAL, REFERENCES, REFUSED, ROWS, Ledger
+from .lock import alone
 from .manifest import write_manifest
 from .packing import packing
 from .paths import Files
-from .plan import plan, plan_again, prepare
-from .problems import BatchError
+from .plan import per_shard, plan, plan_again, prepare, settle_shards
+from .problems import BatchError, DiskError, disk_error, writing
 from .progress import Progress
 from .ray_crew import RayCrew, begin
 from .request import Reader
+from .say import plain, say
 from .shards import Packer
-from .sheet import write_sheet
+from .sheet import Sheet, showing
 from .status import LEDGER
 from .tasks import ReferenceTasks, RowTasks
+from .tidy import tidied
 from .webui import Start
 from .worker import RUN_ID, Config
 
 FOUND = "http://127.0.0.1:7860"  # where a WebUI is looked for if nothing is said
-SHEET_EVERY = 5.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -72,50 +72,55 @@ class Run:
         self._folder = asked.out
         self._files = Files(asked.jobs.resolve().parent, asked.outside)
         self._sources = Sources(self._files, self._folder / "given")
+        self._sheet = Sheet(self._folder)
 
     def run(self) -> int:
         """How many rows could not be done."""
-        with self._alone(), contextlib.closing(Ledger(self._folder / LEDGER)) as ledger:
+        with self._begun() as (ledger, keep):
             prepare(ledger, self._asked.jobs, self._asked.seed)
-            keep = Keep(self._folder, ledger, references=self._asked.references)
-            keep.clear()
+            settle_shards(ledger, self._asked.shards)
             with self._crew(keep) as crew:
                 up: list[str] = []
                 if not ledger.is_planned:
-                    everybody = Everybody(crew)
+                    everybody = Everybody(crew, say)
                     plan(ledger, self._asked.jobs, Reader(Facts(everybody), self._sources), self._asked.shards)
                     up = everybody.up
                 elif self._asked.again:
-                    everybody = Everybody(crew)
+                    everybody = Everybody(crew, say)
                     plan_again(ledger, self._asked.jobs, Reader(Facts(everybody), self._sources))
                     up = everybody.up
                 ledger.reopen()
                 try:
-                    with packing(self._folder / LEDGER, int(ledger.get("shards") or 0)):
+                    with packing(self._folder / LEDGER, per_shard(ledger)):
                         self._drive(ledger, keep, crew, up)
                 except (BatchError, OSError, sqlite3.Error, KeyboardInterrupt):
-                    write_manifest(ledger, self._folder)
+                    with contextlib.suppress(DiskError):  # what has ended the run is told, and not this
+                        write_manifest(ledger, self._folder)
                     raise
-            keep.clear()
             return self._end(ledger)
 
     def check(self) -> list[str]:
         """All that is wrong with the jobs file, a line each."""
-        with self._alone(), contextlib.closing(Ledger(self._folder / LEDGER)) as ledger:
-            keep = Keep(self._folder, ledger, references=self._asked.references)
-            keep.clear()
+        with self._begun() as (ledger, keep):
             with self._crew(keep) as crew:
-                everybody = Everybody(crew)
+                everybody = Everybody(crew, say)
                 check = Check(Reader(Facts(everybody), self._sources))
                 for number, row in rows(self._asked.jobs):
                     check.read(number, row)
                 check.probe(everybody.made, self._sources.read)
-            keep.clear()
             lines = check.complaints.lines()
             verdict = f"{check.complaints.rows:,} cannot be done as they are" if lines else "nothing is wrong"
             return [*lines, f"{check.rows:,} rows: {verdict}."] if lines else []
 
     # what they consist of
+
+    @contextlib.contextmanager
+    def _begun(self) -> Iterator[tuple[Ledger, Keep]]:
+        """The folder is this command's, and as tidy in the end as if no other had been killed in it."""
+        with alone(self._folder), contextlib.closing(Ledger(self._folder / LEDGER)) as ledger:
+            keep = Keep(self._folder, ledger, references=self._asked.references)
+            with tidied(self._folder, ledger, keep):
+                yield ledger, keep
 
     def _drive(self, ledger: Ledger, keep: Keep, crew: RayCrew, up: list[str]) -> None:
         keep.look_at_references()
@@ -127,36 +132,28 @@ class Run:
             counts = ledger.counts(table)
             progress = Progress(table, sum(counts.values()), sum(counts.get(state, 0) for state in FINAL))
             drive = Drive(ledger, keep, crew, tasks, progress, up if drive is None else sorted(drive.up))
-            after = self._after_commits(ledger, progress) if table == ROWS else lambda: None
-            drive.run(after)
+            with showing(self._sheet, self._folder / LEDGER, progress.line):
+                drive.run()
             progress.close()
 
-    def _after_commits(self, ledger: Ledger, progress: Progress) -> Any:
-        due = 0.0
-
-        def after() -> None:
-            nonlocal due
-            if time.monotonic() >= due:
-                write_sheet(ledger, self._folder, progress.line())
-                due = time.monotonic() + SHEET_EVERY
-
-        return after
-
     def _end(self, ledger: Ledger) -> int:
-        Packer(ledger, self._folder, int(ledger.get("shards") or 0)).pack(sys.maxsize)
+        Packer(ledger, self._folder, per_shard(ledger)).pack(sys.maxsize)
         counts = ledger.counts()
         line = ", ".join(f"{count:,} {state}" for state, count in sorted(counts.items()))
-        write_sheet(ledger, self._folder, line)
-        print(f"{line}; {write_manifest(ledger, self._folder)}", file=sys.stderr)
+        say(f"{line}; {plain(str(write_manifest(ledger, self._folder)))}")
+        try:
+            self._sheet.write(ledger, line)
+        except OSError as error:  # whoever looks at it holds it open, for instance: all else is there
+            say(disk_error(self._folder, error).detail)
         if counts.get(REFUSED):
-            print("refused rows: put right what their sentences name, and add --again to the command.", file=sys.stderr)
+            say("refused rows: put right what their sentences name, and add --again to the command.")
         return sum(count for state, count in counts.items() if state != DONE)
 
     @contextlib.contextmanager
     def _crew(self, keep: Keep) -> Iterator[RayCrew]:
         dashboard = begin(self._asked.address, self._asked.dashboard)
         if dashboard:
-            print(f"Ray's dashboard: http://{dashboard}", file=sys.stderr)
+            say(f"Ray's dashboard: http://{dashboard}")
         crew = None
         try:
             configs, own = self._configs()
@@ -186,6 +183,8 @@ class Run:
         starts = [
             Start(str(Path(path).resolve()), asked.webui_python, asked.webui_args, threads) for path in asked.webuis
         ]
+        if asked.address is not None and len(starts) > 1:
+            raise BatchError("on a cluster each GPU gets the same WebUI: name one --webui.")
         if asked.address is not None and starts:
             return configs, (Config("", **common), starts[0])
         for number, start in enumerate(starts, 1):
@@ -194,23 +193,12 @@ class Run:
             configs.append((Config(f"WebUI {number}", start=start, **common), _gpu_of(len(starts))))
         return configs, None
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Nobody else's run in this folder. The lock goes with the process, however it ends."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / "run.lock").open("a+") as lock:
-            if not _locked(lock):
-                raise BatchError(f"a run is at work in {self._folder}: wait for it, or name another folder with --out.")
-            lock.truncate(0)
-            lock.write(f"{socket.gethostname()} {os.getpid()}\n")
-            lock.flush()
-            yield
-
 
 def _run_id(folder: Path) -> str:
     path = folder / RUN_ID
     if not path.is_file():
-        replace_file(path, secrets.token_hex(16))
+        with writing(folder):
+            replace_file(path, secrets.token_hex(16))
     return path.read_text(encoding="utf8")
 
 
@@ -218,21 +206,11 @@ def _gpu_of(webuis: int) -> dict[str, Any]:
     """What of this computer's GPUs a WebUI that is started here is given: without asking for one, Ray hides them."""
     import ray
 
-    gpus = ray.cluster_resources().get("GPU", 0)
-    return {"num_gpus": min(1.0, gpus / webuis)} if gpus else {}
+    return share_of(int(ray.cluster_resources().get("GPU", 0)), webuis)
 
 
-def _locked(file: Any) -> bool:
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            file.seek(0)  # the byte from here on is locked, and it has to be everybody's same one
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+def share_of(gpus: int, webuis: int) -> dict[str, Any]:
+    """A part of a GPU lies on one of them, so the fullest one decides; Ray counts in ten-thousandths."""
+    if not gpus:
+        return {}
+    return {"num_gpus": 10_000 // -(-webuis // gpus) / 10_000}

@@ -36,7 +36,7 @@ class Packer:
                 self._clear(number)
 
     def pack(self, count: int = 1) -> int:
-        """Pack what can be packed, ``count`` shards at most; how many it were."""
+        """Pack what can be packed, ``count`` shards at most; how many it were. Raises OSError, with no half of one."""
         if not self._per_shard:
             return 0
         packed = 0
@@ -65,14 +65,18 @@ class Packer:
         path = self._folder / shard_file(number)
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}")
-        with beside.open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as shard:
-                for row in self._ledger.of_shard(first, last):
-                    if row["state"] == DONE:
-                        self._add(shard, row)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        try:
+            with beside.open("wb") as file:
+                with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as shard:
+                    for row in self._ledger.of_shard(first, last):
+                        if row["state"] == DONE:
+                            self._add(shard, row)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except OSError:
+            beside.unlink(missing_ok=True)  # on a disk that is full, half of it is what others lack
+            raise
         self._ledger.add_shard(number, first, last)
         self._written[number] = False
         self._clear(number)

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..errors import printable
 from .ledger import DONE, FINAL, OPEN, REFERENCES, Ledger
 from .problems import BatchError
 from .progress import duration, per_time
+from .say import plain
 
 LEDGER = "run.sqlite3"
 RECENT = 300  # rows of which the rate is taken
@@ -46,18 +46,18 @@ def status(folder: Path) -> dict[str, Any]:
 
 def lines(told: dict[str, Any]) -> list[str]:
     """The same for people."""
-    counts = told["rows"]
+    counts, name = told["rows"], plain(told["jobs"]) or "the run"
     if not told["is_planned"]:
-        return [f"{told['jobs'] or 'the run'}: its rows are not planned yet; the same command takes it up."]
+        return [f"{name}: its rows are not planned yet; the same command takes it up."]
     left = f", {duration(told['left'])} left" if told["left"] else ""
     found = [
-        f"{told['jobs']}: {told['ended']:,} of {told['total']:,} rows have ended, {per_time(told['rate'])}{left}",
+        f"{name}: {told['ended']:,} of {told['total']:,} rows have ended, {per_time(told['rate'])}{left}",
         "rows: " + ", ".join(f"{counts[state]:,} {state}" for state in (DONE, *FINAL[1:], OPEN) if counts.get(state)),
     ]
     if told["references"]:
         found.append("references: " + ", ".join(f"{count:,} {state}" for state, count in told["references"].items()))
-    for name, (rows, seconds) in told["by_endpoint"].items():
-        found.append(f"{printable(name)}: {rows:,} rows, {seconds / rows:.2f} s each")
-    found += [f"row {number} {state}: {sentence}" for number, state, sentence in told["troubles"]]
+    for place, (rows, seconds) in told["by_endpoint"].items():
+        found.append(f"{plain(place)}: {rows:,} rows, {seconds / rows:.2f} s each")
+    found += [f"row {number} {state}: {plain(sentence)}" for number, state, sentence in told["troubles"]]
     more = counts.get("refused", 0) + counts.get("failed", 0) - len(told["troubles"])
     return [*found, f"… and {more:,} more: the manifest has them."] if more > 0 else found

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .client import AUTH
+from .problems import writing
+from .say import plain
 
 LEASH = Path(__file__).with_name("leash.py")
 
@@ -49,11 +51,13 @@ class OwnWebUI:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it, anew where it runs. Raises OSError."""
+        """Start it, anew where it runs. Raises OSError, and DiskError where its log cannot be written."""
         self.stop()
         self.port = _free_port()
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("wb") as log:
+        with writing(self._log.parent):
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            opened = self._log.open("wb")
+        with opened as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", str(LEASH), *self._start.command(self.port)],
                 cwd=self._start.folder, env=environment_of(os.environ, self._start.threads), stdin=subprocess.PIPE,
@@ -78,7 +82,7 @@ class OwnWebUI:
         with contextlib.suppress(OSError), self._log.open("rb") as log:
             log.seek(max(0, self._log.stat().st_size - 2000))
             lines = log.read().decode(errors="replace").strip().splitlines()
-            return lines[-1][:300] if lines else ""
+            return plain(lines[-1])[:300] if lines else ""
         return ""
 
 

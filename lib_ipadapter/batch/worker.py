@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import json
 import secrets
@@ -20,6 +21,7 @@ from .crew import DONE, ENCODE, FAILED, LACKING, LATE, LOST, REFUSED, Outcome, P
 from .facts import adapter_keys, checkpoint_names, has_all
 from .keep import COMING, write_whole
 from .pictures import ending, with_parameters
+from .problems import DiskError
 from .request import FILE, REFERENCE
 from .schedule import SLOTS
 from .webui import OwnWebUI, Start
@@ -57,9 +59,9 @@ class Worker:
         self._config = config
         folder = Path(config.folder)
         self._folder = folder if config.run_id and _read(folder / RUN_ID) == config.run_id else None
-        own = self._folder or Path(tempfile.mkdtemp(prefix="ip-adapter-batch-"))
         self._own: OwnWebUI | None = None
         if config.start is not None:
+            own = self._folder or _elsewhere(config.run_id)
             self._own = OwnWebUI(config.start, own / "logs" / f"{config.name.replace(' ', '-')}.log")
         self._client = Client(config.url, config.auth, config.timeout)
         self._adapters: set[str] | None = None
@@ -80,6 +82,8 @@ class Worker:
                     starts += 1
                     try:
                         self._own.start()
+                    except DiskError as error:
+                        return False, error.detail
                     except OSError as error:
                         return False, f"it cannot be started ({error}): correct --webui."
                     self._client = Client(self._own.url, "", self._config.timeout)
@@ -144,8 +148,8 @@ class Worker:
         except Late as error:
             self._is_overdue = True
             outcome = Outcome(LATE, f"{error}.")
-        except (OSError, ValueError) as error:
-            outcome = Outcome(FAILED, f"what came could not be kept ({error}): look at the disk and the WebUI.")
+        except ValueError as error:
+            outcome = Outcome(FAILED, f"what came is of no use ({error}): look into the WebUI's console.")
         return replace(outcome, seconds=round(time.monotonic() - begun, 3))
 
     def _sent(self, route: str, body: Any) -> Answer:
@@ -189,7 +193,10 @@ class Worker:
         if self._folder is None:
             return replace(part, data=data)
         coming = f"{work.name}.{secrets.token_hex(8)}"
-        write_whole(self._folder / COMING / coming, data)
+        try:
+            write_whole(self._folder / COMING / coming, data)
+        except OSError:  # its disk is full, or closed to this computer: the driver takes it itself, or says so
+            return replace(part, data=data)
         return replace(part, coming=coming)
 
 
@@ -202,6 +209,15 @@ def filled(value: Any, files: Mapping[str, bytes], references: Mapping[str, byte
             return base64.b64encode(references[value[REFERENCE]]).decode()
         return {name: filled(one, files, references) for name, one in value.items()}
     return [filled(one, files, references) for one in value] if isinstance(value, list) else value
+
+
+def _elsewhere(run_id: str) -> Path:
+    """A folder for the run's logs on a computer that does not see the run's own: the same for each worker there, and of
+    a name that nobody can have taken before."""
+    folder = Path(tempfile.gettempdir()) / f"ip-adapter-batch-{run_id}"
+    with contextlib.suppress(OSError):  # told when the log is written
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def _infotexts(told: dict[str, Any]) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lib_ipadapter.batch.crew import DONE, LACKING, Event, Landed, Outcome, Part, Up, Work
+from lib_ipadapter.batch.crew import DONE, FAILED, LACKING, Down, Event, Landed, Outcome, Part, Up, Work
 from lib_ipadapter.batch.drive import Drive
 from lib_ipadapter.batch.facts import has_all
 from lib_ipadapter.batch.given import Sources
@@ -20,11 +21,14 @@ Answer = Callable[[str, Work], Outcome]
 
 
 class Silent:
+    def __init__(self) -> None:
+        self.troubles: list[str] = []
+
     def ended(self, table: str, result: Result, number: int) -> None:
         pass
 
     def trouble(self, sentence: str) -> None:
-        pass
+        self.troubles.append(sentence)
 
 
 class ToldCrew:
@@ -33,6 +37,7 @@ class ToldCrew:
     def __init__(self, names: Sequence[str], answer: Answer) -> None:
         self._names, self._answer = names, answer
         self._events: list[Event] = [Up(name) for name in names]
+        self.waits = 0  # each may take a quarter of a second in which nothing comes
 
     def names(self) -> Sequence[str]:
         return self._names
@@ -41,6 +46,7 @@ class ToldCrew:
         self._events.append(Landed(endpoint, work, self._answer(endpoint, work)))
 
     def wait(self) -> Sequence[Event]:
+        self.waits += 1
         events, self._events = self._events, []
         return events
 
@@ -70,10 +76,12 @@ def rows_of(folder: Path, asked: Sequence[tuple[str, str]]) -> Ledger:
     return ledger
 
 
-def drive(folder: Path, ledger: Ledger, answer: Answer, names: str = "ab", table: str = "rows") -> Drive:
+def drive(
+    folder: Path, ledger: Ledger, answer: Answer, names: str = "ab", table: str = "rows", crew: ToldCrew | None = None
+) -> Drive:
     keep, sources = Keep(folder, ledger, sure=False), Sources(Files(folder), folder / "given")
     tasks = (RowTasks if table == "rows" else ReferenceTasks)(ledger, keep, sources)
-    return Drive(ledger, keep, ToldCrew(names, answer), tasks, Silent())
+    return Drive(ledger, keep, crew or ToldCrew(names, answer), tasks, Silent())
 
 
 def states(ledger: Ledger) -> dict[int, str]:
@@ -104,3 +112,28 @@ def test_references_of_an_adapter_that_nobody_has_end_no_others(tmp_path: Path) 
 
     drive(tmp_path, ledger, answer, table=REFERENCES).run()
     assert ledger.counts(REFERENCES) == {"done": 10, "failed": 5}
+
+
+def test_rows_that_cannot_be_sent_wait_for_nobody(tmp_path: Path) -> None:
+    """Of 5,000 rows all but each hundredth have a start picture that has gone since they were planned."""
+    ledger, count = rows_of(tmp_path, [("one", "")] * 5000), 5000
+    gone = json.dumps({"route": "img2img", "body": {"init_images": [{"$file": "gone.png"}]}, "needs": [],
+                       "checkpoint": "one", "references": [], "sha256": {}})  # fmt: skip
+    ledger._base.execute("UPDATE rows SET request = ? WHERE number % 100 > 0", (gone,))
+    crew = ToldCrew("ab", lambda endpoint, work: Outcome(DONE))
+    begun = time.monotonic()
+    drive(tmp_path, ledger, crew._answer, crew=crew).run()
+    assert ledger.counts() == {"refused": 4950, "done": 50}
+    assert (time.monotonic() - begun) / count < 0.01
+    assert crew.waits < 100  # and not one for each four rows
+
+
+def test_what_steers_a_terminal_is_neither_told_nor_written_down(tmp_path: Path) -> None:
+    ledger = rows_of(tmp_path, [("one", "")])
+    crew = ToldCrew("a", lambda endpoint, work: Outcome(FAILED, "\x1b[31mout of\x1b]0;owned\x07 luck\x1b[0m.\n"))
+    made = drive(tmp_path, ledger, crew._answer, crew=crew)
+    crew._events.append(Down("a", "it\x1b[2J ends."))
+    crew._events.append(Up("a"))
+    made.run()
+    assert next(ledger.every_row())["sentence"] == "out of luck.?"
+    assert made._watcher.troubles == ["a: it ends."]  # type: ignore[attr-defined]

@@ -52,22 +52,24 @@ class Waited:
 
 
 def test_all_webuis_that_are_ready_together_are_known() -> None:
-    assert Everybody(Waited([], [Up("a"), Up("b")])).first() == ["a", "b"]
-    everybody = Everybody(Waited([Up("a"), Up("b"), Down("a")]))
+    assert Everybody(Waited([], [Up("a"), Up("b")]), print).first() == ["a", "b"]
+    everybody = Everybody(Waited([Up("a"), Up("b"), Down("a")]), print)
     assert everybody.first() == everybody.up == ["b"]
     with pytest.raises(BatchError, match=r"no WebUI is there \(b: tired"):
-        Everybody(Waited([Gone("a", "tired.")], [Gone("b", "tired.")])).first()
+        Everybody(Waited([Gone("a", "tired.")], [Gone("b", "tired.")]), print).first()
 
 
 def test_one_that_is_not_ready_is_waited_for_until_it_is_given_up() -> None:
-    everybody = Everybody(Waited([Up("a")], [], [Up("b")]))
+    everybody = Everybody(Waited([Up("a")], [], [Up("b")]), print)
     assert (everybody.first(), everybody.others(), everybody.others()) == (["a"], ["b"], [])
-    everybody = Everybody(Waited([Up("a")], [Gone("b", "tired.")]))
+    told: list[str] = []
+    everybody = Everybody(Waited([Up("a")], [Gone("c"), Gone("b", "\x1b[31mtired.")]), told.append)
     assert (everybody.first(), everybody.others()) == (["a"], [])
+    assert told == ["b: tired."]  # of several that go together, one says why
 
 
 def test_a_trial_is_made_by_whoever_has_what_it_needs() -> None:
-    everybody = Everybody(Waited([Up("a"), Up("b")]))
+    everybody = Everybody(Waited([Up("a"), Up("b")]), print)
     everybody.first()
     assert everybody.made(Work("make", 0, "/", {}, "trial")).kind == DONE
 

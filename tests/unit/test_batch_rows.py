@@ -25,7 +25,7 @@ from lib_ipadapter.batch.plan import _planned, plan, prepare, seed_of
 from lib_ipadapter.batch.problems import BatchError, RowError
 from lib_ipadapter.batch.request import FILE, REFERENCE, SCRIPT, Reader
 from lib_ipadapter.batch.shards import Packer
-from lib_ipadapter.batch.sheet import write_sheet
+from lib_ipadapter.batch.sheet import Sheet
 from lib_ipadapter.batch.status import LEDGER, lines, status
 from lib_ipadapter.batch.webui import environment_of
 from lib_ipadapter.batch.worker import Config, filled
@@ -258,7 +258,7 @@ def test_status_and_contact_sheet_tell_what_is_written_down(tmp_path: Path, read
     told = status(tmp_path / "out")
     assert told["rows"] == {DONE: 2, REFUSED: 1, FAILED: 1} and told["by_endpoint"] == {"http://host": [2, 2.0]}
     assert "row 2 refused: refused." in lines(told) and "row 3 failed: failed." in lines(told)
-    page = write_sheet(ledger, tmp_path / "out", "4 of 4").read_text()
+    page = Sheet(tmp_path / "out").write(ledger, "4 of 4").read_text()
     assert page.count("<img") == 2 and "pictures/000000004.png" in page
     assert "&lt;b&gt;" in page and "<b>" not in page and "a <cat>" not in page
     with pytest.raises(BatchError, match="folder of no run"):
@@ -280,7 +280,7 @@ def test_shards_hold_what_ended_and_a_run_that_broke_off_is_taken_up(tmp_path: P
     del packer._ledger.clean_shard
     assert Packer(ledger, out, 2).pack(5) == 0
     assert not list((out / "pictures").iterdir()) and ledger.shards() == {0: True, 1: True}
-    assert "data:image/png;base64," in write_sheet(ledger, out, "").read_text()
+    assert Sheet(out).write(ledger, "").read_text().count("data:image/jpeg;base64,") == 2
 
 
 def test_shards_are_written_beside_the_run(tmp_path: Path, reader: Reader) -> None:

@@ -1,0 +1,194 @@
+"""What becomes of workers that Ray finds no place for, or no room, with a stand-in for Ray."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lib_ipadapter.batch.crew import DONE, Outcome
+from lib_ipadapter.batch.drive import Drive
+from lib_ipadapter.batch.everybody import Everybody
+from lib_ipadapter.batch.given import Sources
+from lib_ipadapter.batch.keep import Keep
+from lib_ipadapter.batch.paths import Files
+from lib_ipadapter.batch.problems import BatchError
+from lib_ipadapter.batch.ray_crew import RayCrew
+from lib_ipadapter.batch.run import share_of
+from lib_ipadapter.batch.tasks import RowTasks
+from lib_ipadapter.batch.worker import Config
+from tests.unit.test_batch_drive import Silent, rows_of
+
+
+class RayError(Exception):
+    pass
+
+
+class RayTaskError(RayError):
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class ObjectStoreFullError(RayError):
+    pass
+
+
+class OutOfDiskError(RayError):
+    pass
+
+
+class Call:
+    """An answer to come; None: it never does."""
+
+    def __init__(self, answer: Callable[[], Any] | None) -> None:
+        self.answer = answer
+
+
+class Actor:
+    def __init__(self, answers: dict[str, Callable[..., Any]], is_placed: bool) -> None:
+        self._answers, self._is_placed = answers, is_placed
+
+    def __getattr__(self, name: str) -> Any:
+        def remote(*given: Any) -> Call:
+            return Call((lambda: self._answers[name](*given)) if self._is_placed else None)
+
+        return SimpleNamespace(remote=remote)
+
+
+class StandIn(ModuleType):
+    """A cluster with so many GPUs, of which others hold some."""
+
+    def __init__(self, gpus: int, held: float = 0.0) -> None:
+        super().__init__("ray")
+        self.gpus, self.held = gpus, held
+        self.exceptions = SimpleNamespace(
+            RayError=RayError, RayTaskError=RayTaskError, ObjectStoreFullError=ObjectStoreFullError,
+            OutOfDiskError=OutOfDiskError,
+        )  # fmt: skip
+        self.answers: dict[str, Callable[..., Any]] = {
+            "is_there": lambda: True, "until_up": lambda: (True, ""),
+            "do_with": lambda work, keys, held: Outcome(DONE),
+        }  # fmt: skip
+        self.killed = 0
+
+    def remote(self, num_gpus: float = 0.0, **_: Any) -> Any:
+        def hire(config: Config) -> Actor:
+            is_placed = num_gpus <= self.gpus - self.held
+            self.held += num_gpus if is_placed else 0
+            return Actor(self.answers, is_placed)
+
+        return lambda kind: SimpleNamespace(remote=hire)
+
+    def wait(self, calls: Sequence[Call], num_returns: int, timeout: float, fetch_local: bool) -> Any:
+        ready = [call for call in calls if call.answer is not None][:num_returns]
+        if not ready:
+            time.sleep(min(timeout, 0.01))
+        return ready, []
+
+    def get(self, call: Call, timeout: float = 0.0) -> Any:
+        assert call.answer is not None
+        return call.answer()
+
+    def kill(self, actor: Actor) -> None:
+        self.killed += 1
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"GPU": self.gpus}
+
+    def available_resources(self) -> dict[str, float]:
+        return {"GPU": self.gpus - self.held}
+
+
+def crew_of(monkeypatch: pytest.MonkeyPatch, ray: StandIn, webuis: int, gpus: float = 1.0) -> RayCrew:
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    configs = [
+        (Config(f"WebUI {number}", patience=0.3), {"num_gpus": gpus} if gpus else {}) for number in range(webuis)
+    ]
+    return RayCrew(configs, lambda key: b"")
+
+
+def drive(folder: Path, crew: RayCrew, rows: int = 20) -> Drive:
+    ledger = rows_of(folder, [("one", "")] * rows)
+    keep = Keep(folder, ledger, sure=False)
+    return Drive(ledger, keep, crew, RowTasks(ledger, keep, Sources(Files(folder), folder / "given")), Silent())
+
+
+def test_webuis_without_a_gpu_are_given_up_with_one_sentence_and_the_others_make_all_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = StandIn(gpus=3, held=1.0)
+    crew = crew_of(monkeypatch, ray, 5)
+    made = drive(tmp_path, crew)
+    end = time.monotonic() + 30
+    while len(crew.names()) > 2 and time.monotonic() < end:
+        for event in crew.wait():
+            made._take(event)
+    made.run()
+    assert made._keep._ledger.counts() == {"done": 20}
+    assert crew.names() == ["WebUI 0", "WebUI 1"] and ray.killed == 3
+    (sentence,) = made._watcher.troubles  # type: ignore[attr-defined]
+    assert "3 of 5 WebUIs have found no GPU within 0 s (the cluster has 3, and 0 of them free)" in sentence
+
+
+@pytest.mark.parametrize(("gpus", "words"), [(1.0, "2 of 2 WebUIs have found no GPU"), (0.0, "found no computer")])
+def test_a_run_in_which_no_worker_has_a_place_ends_and_its_rows_stay_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: float, words: str
+) -> None:
+    ray = StandIn(gpus=0 if gpus else -1)
+    crew = crew_of(monkeypatch, ray, 2, gpus)
+    made = drive(tmp_path, crew)
+    with pytest.raises(BatchError, match=words):
+        made.run()
+    assert not made.schedule.is_finished
+    with pytest.raises(BatchError, match=words):
+        Everybody(crew_of(monkeypatch, ray, 2, gpus), print).first()
+
+
+@pytest.mark.parametrize("fault", [RayTaskError(OutOfDiskError("full")), ObjectStoreFullError("full")])
+def test_where_ray_has_no_room_no_row_is_to_blame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    ray = StandIn(gpus=1)
+
+    def full(*_: Any) -> Any:
+        raise fault
+
+    ray.answers["do_with"] = full
+    crew = crew_of(monkeypatch, ray, 1)
+    made = drive(tmp_path, crew)
+    with pytest.raises(BatchError, match="Ray has no room .*/tmp/ray"):
+        made.run()
+    assert made._keep._ledger.counts() == {"open": 20}
+
+
+@pytest.mark.parametrize("gpus", range(9))
+def test_gpus_are_shared_so_that_every_webui_has_a_place(gpus: int) -> None:
+    for webuis in range(1, 40):
+        share = share_of(gpus, webuis).get("num_gpus")
+        assert (share is None) == (not gpus)
+        if share is not None:
+            places = int(10_000 / round(share * 10_000)) * gpus
+            assert 0 < share <= 1 and places >= webuis, (gpus, webuis, share)
+
+
+def test_work_that_was_under_way_is_an_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has ended and finds no place again: what it had is made by the one that is left."""
+    ray = StandIn(gpus=2)
+    crew = crew_of(monkeypatch, ray, 2)
+    first = crew._actors["WebUI 0"]
+    answers = dict(ray.answers)
+
+    def ended(*_: Any) -> Any:
+        first._is_placed = False  # its GPU is somebody else's by now
+        raise RayError("ended")
+
+    first._answers = {**answers, "do_with": ended}
+    made = drive(tmp_path, crew)
+    made.run()
+    assert made.schedule.is_finished and made._keep._ledger.counts() == {"done": 20}
