@@ -231,7 +231,13 @@ class RayCrew:
 
     def _unplaced(self, now: float) -> list[Event]:
         """Give up those whose workers Ray has found no place for all the while."""
-        names = [name for name, (since, _) in self._placing.items() if now - since >= self._patience[name]]
+        import ray
+
+        late = {call: name for name, (since, call) in self._placing.items() if now - since >= self._patience[name]}
+        if late:  # nobody may have looked for long: a plan takes its time
+            for call in ray.wait(list(late), num_returns=len(late), timeout=0, fetch_local=False)[0]:
+                del late[call]
+        names = list(late.values())
         if not names:
             return []
         for name in names:

@@ -136,6 +136,18 @@ def test_webuis_without_a_gpu_are_given_up_with_one_sentence_and_the_others_make
     assert "3 of 5 WebUIs have found no GPU within 0 s (the cluster has 3, and 0 of them free)" in sentence
 
 
+def test_a_plan_that_takes_longer_than_patience_gives_up_nobody_who_has_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = StandIn(gpus=2)
+    crew = crew_of(monkeypatch, ray, 3)
+    time.sleep(0.4)  # nobody asks the crew while all files are read
+    made = drive(tmp_path, crew)
+    made.run()
+    assert crew.names() == ["WebUI 0", "WebUI 1"] and ray.killed == 1
+    assert made._keep._ledger.counts() == {"done": 20}
+
+
 @pytest.mark.parametrize(("gpus", "words"), [(1.0, "2 of 2 WebUIs have found no GPU"), (0.0, "found no computer")])
 def test_a_run_in_which_no_worker_has_a_place_ends_and_its_rows_stay_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: float, words: str
