@@ -131,7 +131,8 @@ class Run:
         ):
             counts = ledger.counts(table)
             progress = Progress(table, sum(counts.values()), sum(counts.get(state, 0) for state in FINAL))
-            drive = Drive(ledger, keep, crew, tasks, progress, up if drive is None else sorted(drive.up))
+            ready = up if drive is None else sorted(drive.up)
+            drive = Drive(ledger, keep, crew, tasks, progress, ready, self._asked.patience)
             with showing(self._sheet, self._folder / LEDGER, progress.line):
                 drive.run()
             progress.close()
