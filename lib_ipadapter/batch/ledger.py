@@ -201,9 +201,9 @@ class Ledger:
         what = f"min(position), max(position), sum(state = '{OPEN}'), min(checkpoint)"
         return list(self._base.execute(f"SELECT {what} FROM {table} GROUP BY section ORDER BY 1"))
 
-    def open(self, table: str, after: int, last: int, count: int) -> list[int]:
-        """The next open positions."""
-        query = f"SELECT position FROM {table} WHERE position > ? AND position <= ? AND state = '{OPEN}' "
+    def open(self, table: str, after: int, last: int, count: int, state: str = OPEN) -> list[int]:
+        """The next open positions, or those with another state."""
+        query = f"SELECT position FROM {table} WHERE position > ? AND position <= ? AND state = '{state}' "
         found = self._base.execute(query + "ORDER BY position LIMIT ?", (after, last, count))
         return [position for (position,) in found]
 

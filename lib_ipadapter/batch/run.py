@@ -138,7 +138,7 @@ class Run:
             progress.close()
 
     def _end(self, ledger: Ledger) -> int:
-        Packer(ledger, self._folder, per_shard(ledger)).pack(sys.maxsize)
+        Packer(ledger, self._folder, per_shard(ledger)).pack(sys.maxsize, is_last=True)
         counts = ledger.counts()
         line = ", ".join(f"{count:,} {state}" for state, count in sorted(counts.items()))
         say(f"{line}; {plain(str(write_manifest(ledger, self._folder)))}")

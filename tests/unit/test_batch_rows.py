@@ -272,13 +272,13 @@ def test_shards_hold_what_ended_and_a_run_that_broke_off_is_taken_up(tmp_path: P
     packer = Packer(ledger, out, 2)
     packer._ledger.clean_shard = lambda number: None  # type: ignore[method-assign]  # the end comes before that
     kept = {path.name: path.read_bytes() for path in (out / "pictures").iterdir()}
-    assert packer.pack(5) == 2
+    assert packer.pack(5, is_last=True) == 2
     with tarfile.open(out / "shards" / "000000.tar") as shard:
         assert shard.getnames() == ["000000001.png", "000000001.json"]
         assert shard.extractfile("000000001.png").read() == kept["000000001.png"]  # type: ignore[union-attr]
     (out / "pictures" / "000000001.png").write_bytes(kept["000000001.png"])
     del packer._ledger.clean_shard
-    assert Packer(ledger, out, 2).pack(5) == 0
+    assert Packer(ledger, out, 2).pack(5, is_last=True) == 0
     assert not list((out / "pictures").iterdir()) and ledger.shards() == {0: True, 1: True}
     assert Sheet(out).write(ledger, "").read_text().count("data:image/jpeg;base64,") == 2
 
@@ -287,9 +287,15 @@ def test_shards_are_written_beside_the_run(tmp_path: Path, reader: Reader) -> No
     ledger, out = finished(tmp_path, reader), tmp_path / "out"
     with packing(out / LEDGER, 2):
         end = time.monotonic() + 30
-        while len(ledger.shards()) < 2 and time.monotonic() < end:
+        while len(ledger.shards()) < 1 and time.monotonic() < end:
             time.sleep(0.01)
-    assert ledger.shards() == {0: True, 1: True} and len(list((out / "shards").iterdir())) == 2
+    assert ledger.shards() == {0: True} and len(list((out / "shards").iterdir())) == 1
+
+
+def test_a_stretch_with_a_row_that_failed_waits_for_the_end_of_the_run(tmp_path: Path, reader: Reader) -> None:
+    ledger, out = finished(tmp_path, reader), tmp_path / "out"
+    assert Packer(ledger, out, 2).pack(5) == 1 and list(ledger.shards()) == [0]
+    assert Packer(ledger, out, 2).pack(5, is_last=True) == 1 and list(ledger.shards()) == [0, 1]
 
 
 def test_failed_rows_are_open_again_and_refused_ones_are_not(tmp_path: Path, reader: Reader) -> None:
@@ -346,7 +352,7 @@ def test_a_row_that_was_made_after_its_shard_keeps_its_file(tmp_path: Path, read
     ledger, out = finished(tmp_path, reader), tmp_path / "out"
     packer = Packer(ledger, out, 4)
     packer._ledger.clean_shard = lambda number: None  # type: ignore[method-assign]  # the end comes before that
-    assert packer.pack() == 1
+    assert packer.pack(is_last=True) == 1
     del packer._ledger.clean_shard
     ledger.reopen()
     late = out / "pictures" / "000000003.png"
