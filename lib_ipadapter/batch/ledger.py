@@ -309,7 +309,7 @@ class Ledger:
 
     def of_shard(self, first: int, last: int) -> list[dict[str, Any]]:
         """The rows at these positions, with what a shard keeps of them."""
-        names = ("number", "id", "state", "seed", "pictures", "shard")
+        names = ("position", "number", "id", "state", "seed", "pictures", "shard")
         query = f"SELECT {', '.join(names)} FROM rows WHERE position BETWEEN ? AND ? ORDER BY number"
         return [dict(zip(names, values, strict=True)) for values in self._base.execute(query, (first, last))]
 

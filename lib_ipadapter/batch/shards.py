@@ -14,7 +14,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .ledger import DONE, FAILED, OPEN, ROWS, Ledger
+from .ledger import DONE, FAILED, OPEN, ROWS, Ledger, Result
 
 SHARDS = "shards"
 
@@ -46,7 +46,7 @@ class Packer:
             number = (begin + step) % total
             if packed == count:
                 break
-            if number in self._written or not self._is_ready(number, is_last):
+            if number in self._written or not self._is_ready(number, is_last) or self._reopened(number):
                 continue
             self._pack(number)
             packed += 1
@@ -61,6 +61,17 @@ class Packer:
         states = (OPEN,) if is_last else (OPEN, FAILED)
         first, last = self._stretch(number)
         return not any(self._ledger.open(ROWS, first - 1, last, 1, state) for state in states)
+
+    def _reopened(self, number: int) -> bool:
+        """Whether pictures of a stretch have gone from the disk. Their rows are open again, for the next command."""
+        gone = [
+            row["position"]
+            for row in self._ledger.of_shard(*self._stretch(number))
+            if row["state"] == DONE
+            and not all((self._folder / one["file"]).is_file() for one in json.loads(row["pictures"]))
+        ]
+        self._ledger.record([Result(position, OPEN, tries=0) for position in gone])
+        return bool(gone)
 
     def _pack(self, number: int) -> None:
         first, last = self._stretch(number)

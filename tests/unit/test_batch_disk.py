@@ -192,6 +192,32 @@ def test_a_tar_file_for_which_there_is_no_room_leaves_nothing_half_and_all_pictu
     assert Packer(ledger, tmp_path, 2).pack(5) == 2
 
 
+def test_a_run_whose_tar_files_cannot_be_written_leaves_a_manifest_and_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_ray: None, capsys: Any
+) -> None:
+    written: list[dict[str, int]] = []
+    monkeypatch.setattr(running, "write_manifest", lambda ledger, folder: written.append(ledger.counts()) or folder)
+    (tmp_path / "jobs.jsonl").write_text("{}\n{}")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "shards").write_text("a file in the way")
+    assert main(["run", str(tmp_path / "jobs.jsonl"), "--out", str(tmp_path / "out"), "--shards", "1"]) == 1
+    assert str(tmp_path / "out") in capsys.readouterr().err and written == [{"done": 2}]
+
+
+def test_a_picture_that_has_gone_is_made_again_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_ray: None, capsys: Any
+) -> None:
+    (tmp_path / "jobs.jsonl").write_text("{}\n{}")
+    command = ["run", str(tmp_path / "jobs.jsonl"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(running, "packing", lambda path, per_shard: contextlib.nullcontext())
+    assert main([*command, "--shards", "0"]) == 0
+    (tmp_path / "out" / "pictures" / "000000" / "000000001.png").unlink()
+    assert main([*command, "--shards", "2"]) == 3
+    assert "1 done, 1 open" in capsys.readouterr().err
+    assert main(command) == 0
+    assert len(list((tmp_path / "out" / "shards").iterdir())) == 1
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "jobs.jsonl").write_text("{}")
     (tmp_path / "file").write_text("")

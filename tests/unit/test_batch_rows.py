@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import time
 from datetime import datetime
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lib_ipadapter.batch import packing as packing_module
 from lib_ipadapter.batch.check import Check
 from lib_ipadapter.batch.client import AUTH, Answer, auth_of, checked_url, variable
 from lib_ipadapter.batch.facts import Facts
@@ -290,6 +292,35 @@ def test_shards_are_written_beside_the_run(tmp_path: Path, reader: Reader) -> No
         while len(ledger.shards()) < 1 and time.monotonic() < end:
             time.sleep(0.01)
     assert ledger.shards() == {0: True} and len(list((out / "shards").iterdir())) == 1
+
+
+def test_shards_are_written_beside_the_run_also_after_a_disk_has_failed_once(
+    tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, out = finished(tmp_path, reader), tmp_path / "out"
+    real, failed = Packer._add, []
+
+    def add(self: Packer, *given: Any) -> None:
+        if not failed:
+            failed.append(True)
+            raise OSError(errno.ESTALE, "as the disk says")
+        real(self, *given)
+
+    monkeypatch.setattr(Packer, "_add", add)
+    monkeypatch.setattr(packing_module, "EVERY", 0.01)
+    with packing(out / LEDGER, 2):
+        end = time.monotonic() + 10
+        while not ledger.shards() and time.monotonic() < end:
+            time.sleep(0.01)
+    assert failed and ledger.shards() == {0: True}
+
+
+def test_a_row_whose_picture_has_gone_is_open_again_and_all_others_are_packed(tmp_path: Path, reader: Reader) -> None:
+    ledger, out = finished(tmp_path, reader), tmp_path / "out"
+    (out / "pictures" / "000000001.png").unlink()
+    assert Packer(ledger, out, 2).pack(5, is_last=True) == 1 and ledger.shards() == {1: True}
+    assert ledger.counts() == {"open": 1, DONE: 1, REFUSED: 1, FAILED: 1}
+    assert next(ledger.every_row())["pictures"] == "[]" and Packer(ledger, out, 2).pack(5, is_last=True) == 0
 
 
 def test_a_stretch_with_a_row_that_failed_waits_for_the_end_of_the_run(tmp_path: Path, reader: Reader) -> None:
