@@ -115,8 +115,8 @@ class Drive:
         return True
 
     def _not_given(self, endpoint: str, position: int, error: PassingFault) -> None:
-        """Files of a row are tried again after a rest, for as long as a disk is waited for. Then the row has failed; or,
-        where no others have been given meanwhile and many rows wait, the disk has, and they stay open."""
+        """Files of a row are tried again after a rest, for as long as a disk is waited for. Then the row has failed;
+        or, where no others have been given meanwhile and many rows wait, the disk has, and they stay open."""
         now = time.monotonic()
         if not self._ungiven:
             self._watcher.trouble(plain(error.detail))

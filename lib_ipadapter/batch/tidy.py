@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .keep import PER_FOLDER, PICTURES, Keep
 from .ledger import Ledger
+from .pictures import ENDINGS
 from .problems import writing
 from .shards import SHARDS, shard_file
 
@@ -19,8 +20,9 @@ AT_WORK = "at_work"  # in the ledger: "1" from a command's beginning to its end
 _BESIDE_ROOT = re.compile(r"\.(?:run\.id|sheet\.html|manifest\.parquet)\..+")
 _BESIDE_GIVEN = re.compile(r"\.[0-9a-f]{64}\..+")
 _FOLDER = re.compile(r"\d{6,}")
-_PICTURE = re.compile(r"\.?\d{9,}(?:-\d+)?\.\w+(?:\..+)?")
-_SHARD = re.compile(r"\.?\d{6,}\.tar(?:\..+)?")
+_NAME = rf"\d{{9,}}(?:-\d+)?\.(?:{'|'.join(ENDINGS)})"
+_PICTURE = re.compile(rf"{_NAME}|\.{_NAME}\..+")
+_SHARD = re.compile(r"\d{6,}\.tar|\.\d{6,}\.tar\..+")
 
 
 @contextmanager
@@ -35,8 +37,9 @@ def tidied(folder: Path, ledger: Ledger, keep: Keep) -> Iterator[None]:
         if broke_off:
             _sweep(folder, ledger, keep)
         for empty in _folders(folder / PICTURES):
-            with suppress(OSError):  # it is not
-                empty.rmdir()
+            if _FOLDER.fullmatch(empty.name):
+                with suppress(OSError):  # it is not
+                    empty.rmdir()
     ledger.put(**{AT_WORK: "0"})
 
 

@@ -64,6 +64,19 @@ def run(folder: Path, shards: int, rubbish: bool) -> set[str]:
     return listing(folder)
 
 
+def test_what_a_person_keeps_beside_pictures_stays(tmp_path: Path) -> None:
+    own = (
+        "pictures/000000/000000001.txt", "pictures/000000/000000001.json", "pictures/000000/000000001.caption",
+        "pictures/000000/000000001.png.bak", "shards/000000.tar.gz", "shards/000000.tar.idx",
+    )  # fmt: skip
+    for name in own:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a person's own")
+    (tmp_path / "pictures" / "to sort").mkdir()
+    run(tmp_path, 2, rubbish=True)
+    assert listing(tmp_path) >= {*own, "pictures/to sort"}
+
+
 @pytest.mark.parametrize("shards", [0, 2])
 def test_a_run_that_was_killed_and_taken_up_leaves_what_one_without_kills_leaves(tmp_path: Path, shards: int) -> None:
     want = run(tmp_path / "calm", shards, rubbish=False)
