@@ -12,7 +12,8 @@ from pathlib import Path
 from .keep import PER_FOLDER, PICTURES, Keep
 from .ledger import Ledger
 from .pictures import ENDINGS
-from .problems import writing
+from .problems import disk_error
+from .say import say
 from .shards import SHARDS, shard_file
 
 AT_WORK = "at_work"  # in the ledger: "1" from a command's beginning to its end
@@ -33,13 +34,16 @@ def tidied(folder: Path, ledger: Ledger, keep: Keep) -> Iterator[None]:
     keep.clear()
     yield
     keep.put_away()
-    with writing(folder):
+    try:
         if broke_off:
             _sweep(folder, ledger, keep)
         for empty in _folders(folder / PICTURES):
             if _FOLDER.fullmatch(empty.name):
                 with suppress(OSError):  # it is not
                     empty.rmdir()
+    except OSError as error:  # all that was asked for is there: what is left over is the next command's
+        say(disk_error(folder, error).detail)
+        return
     ledger.put(**{AT_WORK: "0"})
 
 
@@ -54,7 +58,8 @@ def _sweep(folder: Path, ledger: Ledger, keep: Keep) -> None:
             known = ledger.single_files(first, first + PER_FOLDER - 1)
             _take_away(pictures, _PICTURE, {Path(file).name for file in known})
     for key in ledger.reference_keys():
-        keep.beside(keep.reference_file(key)).unlink(missing_ok=True)
+        if (beside := keep.beside(keep.reference_file(key))).exists():  # a disk that may only be read has nothing of it
+            beside.unlink(missing_ok=True)
 
 
 def _folders(folder: Path) -> list[Path]:
