@@ -224,7 +224,8 @@ def _infotexts(told: dict[str, Any]) -> list[str]:
     try:
         info = json.loads(told.get("info") or "{}")
         texts = info.get("infotexts", [])
-        return [str(text) for text in texts[:MAX_PICTURES]]
+        # half a character, which JSON can hold, stands in no ledger and no manifest
+        return [str(text).encode("utf8", "replace").decode() for text in texts[:MAX_PICTURES]]
     except (ValueError, TypeError, AttributeError, RecursionError):
         return []
 

@@ -75,6 +75,12 @@ def test_a_webui_without_the_extension_has_no_adapter_and_one_that_could_not_be_
         assert worker.do(work(), {}).kind == DONE
 
 
+def test_half_a_character_in_an_answer_is_written_down_as_another(host: FixedHost) -> None:
+    prompt = "a \udcff cat"
+    outcome = worker_of(host).do(work(prompt), {})
+    assert outcome.kind == DONE and outcome.parts[0].infotext.startswith("a ? cat\nSteps")
+
+
 def test_questions_tell_what_is_not_there_from_what_could_not_be_asked(host: FixedHost) -> None:
     worker = worker_of(host)
     assert worker.ask("/ip-adapter/presets/kept")[0] == DONE
