@@ -140,16 +140,19 @@ class Drive:
             self._landed(event)
         elif isinstance(event, told.Up):
             self._is_up(event.endpoint)
-        elif event.endpoint in self.schedule.endpoints:
+        else:
             self.up.discard(event.endpoint)
             sentence = plain(event.sentence)
             if sentence:
                 self._watcher.trouble(f"{event.endpoint}: {sentence}")
+            is_known = event.endpoint in self.schedule.endpoints  # one that joined later is, once it has been up
             if isinstance(event, told.Down):
-                self.schedule.down(event.endpoint)
+                if is_known:
+                    self.schedule.down(event.endpoint)
                 return
-            self.schedule.remove(event.endpoint)
-            if not self.schedule.endpoints:
+            if is_known:
+                self.schedule.remove(event.endpoint)
+            if not self._crew.names() and (sentence or not self.schedule.endpoints):
                 raise BatchError(f"no WebUI is left ({event.endpoint}: {sentence}) Then begin the run again.")
 
     def _landed(self, event: Landed) -> None:
