@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import printable
 from .fields import TEXTS
-from .problems import BatchError
+from .problems import BatchError, reading
 
 MAX_LINE = 8 << 20  # characters of one row
 MAX_ROWS = 10_000_000
@@ -27,15 +27,17 @@ def rows(path: Path) -> Iterator[tuple[int, Row | str]]:
     kind = KINDS.get(path.suffix.lower())
     if kind is None:
         raise BatchError(f"{path.name} is no jobs file: give one that ends with {', '.join(KINDS)}.")
-    if not path.is_file():
-        raise BatchError(f"there is no file {path}: name a jobs file.")
+    with reading(path):
+        if not path.is_file():
+            raise BatchError(f"there is no file {path}: name a jobs file.")
     read = {"csv": _csv, "jsonl": _json_lines, "parquet": _parquet}[kind]
     number = 0
     try:
-        for number, row in enumerate(read(path), 1):
-            if number > MAX_ROWS:
-                raise BatchError(f"{path.name} has more than {MAX_ROWS} rows: split it.")
-            yield number, row
+        with reading(path):
+            for number, row in enumerate(read(path), 1):
+                if number > MAX_ROWS:
+                    raise BatchError(f"{path.name} has more than {MAX_ROWS} rows: split it.")
+                yield number, row
     except UnicodeDecodeError:
         raise BatchError(f"{path.name} is no UTF-8 some way after row {number}: save it as UTF-8.") from None
 
@@ -113,6 +115,8 @@ def _parquet(path: Path) -> Iterator[Row | str]:
                 for row in batch.to_pylist(maps_as_pydicts="lossy"):
                     yield {name: _nested(name, value) for name, value in _present(row).items()}
     except (ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # the disk's word, and not Arrow's
+            raise
         raise BatchError(
             f"{path.name} cannot be read as Parquet ({printable(str(error))[:200]}): write it anew."
         ) from None
