@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .client import Answer, Away, Client, Late, Rejected
+from .client import Answer, Away, Client, Late, Rejected, TooLarge
 from .crew import DONE, ENCODE, FAILED, LACKING, LATE, LOST, REFUSED, Outcome, Part, Work
 from .facts import adapter_keys, checkpoint_names, has_all
 from .keep import COMING, write_whole
@@ -148,6 +148,8 @@ class Worker:
         except Late as error:
             self._is_overdue = True
             outcome = Outcome(LATE, f"{error}.")
+        except TooLarge as error:
+            outcome = Outcome(REFUSED, f"{error}: ask for fewer pictures, or for smaller ones.")
         except ValueError as error:
             outcome = Outcome(FAILED, f"what came is of no use ({error}): look into the WebUI's console.")
         return replace(outcome, seconds=round(time.monotonic() - begun, 3))

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from lib_ipadapter.batch import client
 from lib_ipadapter.batch.crew import DONE, FAILED, LACKING, LATE, LOST, MAKE, REFUSED, Work
 from lib_ipadapter.batch.worker import Config, Worker
 from tests.helpers.fixed_host import FixedHost
@@ -73,6 +74,14 @@ def test_a_webui_without_the_extension_has_no_adapter_and_one_that_could_not_be_
         assert worker.until_up() == (True, "")
         assert worker.do(work(needs=("adapter",)), {}).kind == kind
         assert worker.do(work(), {}).kind == DONE
+
+
+def test_an_answer_that_is_too_large_is_the_rows_own_fault(host: FixedHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = worker_of(host)
+    assert worker.until_up() == (True, "")
+    monkeypatch.setattr(client, "MAX_ANSWER", 100)
+    outcome = worker.do(work(), {})
+    assert outcome.kind == REFUSED and "ask for fewer pictures" in outcome.sentence
 
 
 def test_half_a_character_in_an_answer_is_written_down_as_another(host: FixedHost) -> None:
