@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import json
+import struct
 import time
 from datetime import datetime
 from decimal import Decimal
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lib_ipadapter.batch import jobs_file
 from lib_ipadapter.batch import packing as packing_module
 from lib_ipadapter.batch.check import Check
 from lib_ipadapter.batch.client import AUTH, Answer, auth_of, checked_url, variable
@@ -102,6 +104,17 @@ def test_a_line_that_is_no_row_is_told_and_the_others_are_read(tmp_path: Path) -
         list(rows(tmp_path / "a.csv"))
     with pytest.raises(BatchError, match="no jobs file"):
         list(rows(tmp_path / "a.txt"))
+
+
+def test_a_number_of_few_bytes_is_the_one_that_was_written() -> None:
+    for kind, texts in (
+        ("f", ("0.7", "0.1", "3e38", "1.17549e-38", "16777215", "-0.55")),
+        ("e", ("0.7", "0.3", "65500")),
+    ):
+        for text in texts:
+            (few,) = struct.unpack(kind, struct.pack(kind, float(text)))
+            assert jobs_file._shortest(few, kind) == float(text), text
+    assert jobs_file._shortest(65504.0, "e") == 65500.0 and jobs_file._shortest(float("inf"), "f") == float("inf")
 
 
 def test_references_become_embeddings_that_are_asked_for_once(reader: Reader) -> None:
