@@ -7,7 +7,9 @@ import binascii
 import contextlib
 import hashlib
 import json
+import os
 import secrets
+import stat
 import tempfile
 import threading
 import time
@@ -214,12 +216,22 @@ def filled(value: Any, files: Mapping[str, bytes], references: Mapping[str, byte
 
 
 def _elsewhere(run_id: str) -> Path:
-    """A folder for the run's logs on a computer that does not see the run's own: the same for each worker there, and of
-    a name that nobody can have taken before."""
+    """A folder for the run's logs on a computer that does not see the run's own: the same for each worker there, unless
+    somebody else has it."""
     folder = Path(tempfile.gettempdir()) / f"ip-adapter-batch-{run_id}"
     with contextlib.suppress(OSError):  # told when the log is written
         folder.mkdir(mode=0o700, exist_ok=True)
+        if not _is_ours(folder):
+            return Path(tempfile.mkdtemp(prefix="ip-adapter-batch-"))
     return folder
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is one, and only this user can write there."""
+    told = folder.lstat()
+    if not stat.S_ISDIR(told.st_mode) or not hasattr(os, "getuid"):  # on Windows each has a temporary folder
+        return stat.S_ISDIR(told.st_mode)
+    return told.st_uid == os.getuid() and not told.st_mode & 0o077
 
 
 def _infotexts(told: dict[str, Any]) -> list[str]:
