@@ -19,6 +19,7 @@ from .say import any_text, plain, say
 
 NOT_ALL = 3  # exit status: the run has ended, and not all rows could be done
 INTERRUPTED = 130
+LONGEST = 100_000_000  # seconds, three years
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BatchError as error:
         say(error.detail)
         return 1
+    except ConnectionError as error:
+        say(f"a connection is gone ({plain(str(error)) or type(error).__name__}): give the same command again.")
+        return 1
     except (OSError, sqlite3.Error) as error:
         say(disk_error(given.folder if given.command == "status" else given.out, error).detail)
         return 1
@@ -76,12 +80,16 @@ def _run(given: argparse.Namespace) -> int:
 
     if given.shards is not None and given.shards < 0:
         raise BatchError("--shards is negative: give a number of rows, or 0 for no tar files.")
-    if given.timeout <= 0 or given.patience <= 0:
-        raise BatchError("--timeout and --patience are times in seconds: give more than 0.")
+    if not all(0 < seconds <= LONGEST for seconds in (given.timeout, given.patience)):  # nor what is no number
+        raise BatchError(f"--timeout and --patience are times in seconds: give more than 0, and {LONGEST:,} at most.")
+    try:
+        webui_args = tuple(shlex.split(given.webui_args))
+    except ValueError as error:
+        raise BatchError(f"--webui-args cannot be read ({error}): close what is opened there.") from None
     run = Run(
         Asked(
             given.jobs, given.out, tuple(given.endpoint), tuple(given.webui), given.webui_python,
-            tuple(shlex.split(given.webui_args)), given.address, not given.no_dashboard, given.allow_outside,
+            webui_args, given.address, not given.no_dashboard, given.allow_outside,
             given.seed, given.shards, given.references, given.timeout, given.patience, given.again,
         )
     )  # fmt: skip

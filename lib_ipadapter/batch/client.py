@@ -33,6 +33,10 @@ class Rejected(Exception):
     """It wants a password, or another one."""
 
 
+class TooLarge(ValueError):
+    """It has answered with more than is taken."""
+
+
 class Answer:
     """``status``, and ``data`` in bytes."""
 
@@ -83,7 +87,7 @@ class Client:
         return self._ask("POST", route, json.dumps(body).encode(), timeout or self._timeout)
 
     def _ask(self, method: str, route: str, data: bytes | None, timeout: float) -> Answer:
-        """Raises Away, Late and Rejected."""
+        """Raises Away, Late, Rejected and TooLarge."""
         import requests
 
         headers = {} if data is None else {"Content-Type": "application/json"}
@@ -119,7 +123,7 @@ def _bounded(answer: Any) -> bytes:
     for chunk in answer.iter_content(1 << 20):
         data += chunk
         if len(data) > MAX_ANSWER:
-            raise OSError("the answer is too large")
+            raise TooLarge(f"the answer is larger than {MAX_ANSWER >> 20} MiB")
     return bytes(data)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,9 +13,11 @@ from .keep import Keep, result_of
 from .ledger import FAILED, REFUSED, Ledger, Made, Result
 from .problems import BatchError, BrokenReference, PassingFault, RowError
 from .say import plain
-from .schedule import Schedule
+from .schedule import TRIES, Schedule
 
 NOBODY_HAS = "no WebUI of the run has the checkpoint and the adapters that it needs: put them there."
+REST = 10.0  # seconds before files that a disk does not give now are read again, at most
+RESTING = 64  # rows with such files, while which nothing else is sent: it may be the whole disk
 ONLY_REFUSED = 1.0  # seconds in which rows that cannot be sent are gone through before anything else is looked at
 
 
@@ -44,11 +47,12 @@ class Tasks(Protocol):
 
 
 class Drive:
-    """Brings all open positions of a table to their end."""
+    """Brings all open positions of a table to their end. ``patience``: seconds for a disk that does not give files."""
 
     def __init__(
-        self, ledger: Ledger, keep: Keep, crew: Crew, tasks: Tasks, watcher: Watcher, up: Sequence[str] = ()
-    ) -> None:
+        self, ledger: Ledger, keep: Keep, crew: Crew, tasks: Tasks, watcher: Watcher, up: Sequence[str] = (),
+        patience: float = 600.0,
+    ) -> None:  # fmt: skip
         self._keep, self._crew, self._tasks, self._watcher = keep, crew, tasks, watcher
         table = tasks.table
 
@@ -57,13 +61,17 @@ class Drive:
 
         self.schedule = Schedule(ledger.sections(table), open_rows)
         self.up: set[str] = set()
+        self._patience, self._rest = patience, min(REST, patience / TRIES)
+        self._ungiven: dict[int, float] = {}  # since when files of a position are not given
+        self._resting: deque[tuple[float, int]] = deque()  # until when
+        self._given = 0.0  # when files were given last
         for name in crew.names():
             self.schedule.add(name)
         for name in up:
             self._is_up(name)
 
     def run(self) -> None:
-        """Raises BatchError when there is no WebUI any more, or a disk does not take what is given to it."""
+        """Raises BatchError when there is no WebUI any more, or a disk gives no files or takes none."""
         try:
             while not self.schedule.is_finished:
                 self._send()
@@ -78,7 +86,9 @@ class Drive:
         """Give out work until everybody has enough of it. Rows that cannot be sent make room for others at once; after
         a while of nothing but those it is looked what has come meanwhile."""
         end = time.monotonic() + ONLY_REFUSED
-        while True:
+        while self._resting and self._resting[0][0] <= time.monotonic():
+            self.schedule.wake(self._resting.popleft()[1])
+        while len(self._resting) < RESTING:
             is_all_sent = True
             for endpoint, position in self.schedule.next():
                 is_all_sent &= self._sent(endpoint, position)
@@ -87,17 +97,38 @@ class Drive:
             self._keep.flush()
 
     def _sent(self, endpoint: str, position: int) -> bool:
-        """Whether a row could be sent; the others have ended by that."""
+        """Whether a row could be sent; the others have ended by that, or rest."""
         try:
             work = self._tasks.work(position)
-        except (RowError, PassingFault) as error:
+        except PassingFault as error:
+            self._not_given(endpoint, position, error)
+            return False
+        except RowError as error:
             self.schedule.done(endpoint, position)
             state = error.state if isinstance(error, BrokenReference) else REFUSED
-            state = FAILED if isinstance(error, PassingFault) else state
             self._record(Result(position, state, sentence=error.detail, finished=time.time()))
             return False
+        self._ungiven.pop(position, None)
+        if work.files:
+            self._given = time.monotonic()
         self._crew.send(endpoint, work)
         return True
+
+    def _not_given(self, endpoint: str, position: int, error: PassingFault) -> None:
+        """Files of a row are tried again after a rest, for as long as a disk is waited for. Then the row has failed;
+        or, where no others have been given meanwhile and many rows wait, the disk has, and they stay open."""
+        now = time.monotonic()
+        if not self._ungiven:
+            self._watcher.trouble(plain(error.detail))
+        since = self._ungiven.setdefault(position, now)
+        if now - since < self._patience:
+            self.schedule.rest(endpoint, position)
+            self._resting.append((now + self._rest, position))
+            return
+        if len(self._ungiven) >= RESTING and self._given < since:
+            raise error
+        self.schedule.done(endpoint, position)
+        self._record(Result(position, FAILED, sentence=error.detail, finished=time.time()))
 
     def _is_up(self, name: str) -> None:
         self.schedule.add(name)
@@ -109,16 +140,19 @@ class Drive:
             self._landed(event)
         elif isinstance(event, told.Up):
             self._is_up(event.endpoint)
-        elif event.endpoint in self.schedule.endpoints:
+        else:
             self.up.discard(event.endpoint)
             sentence = plain(event.sentence)
             if sentence:
                 self._watcher.trouble(f"{event.endpoint}: {sentence}")
+            is_known = event.endpoint in self.schedule.endpoints  # one that joined later is, once it has been up
             if isinstance(event, told.Down):
-                self.schedule.down(event.endpoint)
+                if is_known:
+                    self.schedule.down(event.endpoint)
                 return
-            self.schedule.remove(event.endpoint)
-            if not self.schedule.endpoints:
+            if is_known:
+                self.schedule.remove(event.endpoint)
+            if not self._crew.names() and (sentence or not self.schedule.endpoints):
                 raise BatchError(f"no WebUI is left ({event.endpoint}: {sentence}) Then begin the run again.")
 
     def _landed(self, event: Landed) -> None:
@@ -152,5 +186,6 @@ class Drive:
             self._record(Result(position, FAILED, sentence=NOBODY_HAS, finished=time.time()))
 
     def _record(self, result: Result) -> None:
+        self._ungiven.pop(result.position, None)
         self._keep.record(result, self._tasks.table)
         self._watcher.ended(self._tasks.table, result, self._tasks.number(result.position))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import printable
 from .fields import TEXTS
-from .problems import BatchError
+from .problems import BatchError, reading
 
 MAX_LINE = 8 << 20  # characters of one row
 MAX_ROWS = 10_000_000
@@ -27,15 +29,17 @@ def rows(path: Path) -> Iterator[tuple[int, Row | str]]:
     kind = KINDS.get(path.suffix.lower())
     if kind is None:
         raise BatchError(f"{path.name} is no jobs file: give one that ends with {', '.join(KINDS)}.")
-    if not path.is_file():
-        raise BatchError(f"there is no file {path}: name a jobs file.")
+    with reading(path):
+        if not path.is_file():
+            raise BatchError(f"there is no file {path}: name a jobs file.")
     read = {"csv": _csv, "jsonl": _json_lines, "parquet": _parquet}[kind]
     number = 0
     try:
-        for number, row in enumerate(read(path), 1):
-            if number > MAX_ROWS:
-                raise BatchError(f"{path.name} has more than {MAX_ROWS} rows: split it.")
-            yield number, row
+        with reading(path):
+            for number, row in enumerate(read(path), 1):
+                if number > MAX_ROWS:
+                    raise BatchError(f"{path.name} has more than {MAX_ROWS} rows: split it.")
+                yield number, row
     except UnicodeDecodeError:
         raise BatchError(f"{path.name} is no UTF-8 some way after row {number}: save it as UTF-8.") from None
 
@@ -99,23 +103,52 @@ def _json_lines(path: Path) -> Iterator[Row | str]:
 
 
 def _parquet(path: Path) -> Iterator[Row | str]:
-    from pyarrow import ArrowException, float32, float64, parquet, string
+    from pyarrow import ArrowException, parquet
 
     try:
         with parquet.ParquetFile(path) as file:
             if len(file.schema_arrow) > MAX_COLUMNS:
                 raise BatchError(f"{printable(path.name)} has more than {MAX_COLUMNS} columns: leave some out.")
             for batch in file.iter_batches(batch_size=AT_A_TIME):
-                for place, column in enumerate(batch.schema):
-                    if column.type == float32():  # 0.7 is meant, and not 0.699999988
-                        cells = batch.column(place).cast(string()).cast(float64())
-                        batch = batch.set_column(place, column.name, cells)
+                kinds = {column.name: column.type for column in batch.schema}
                 for row in batch.to_pylist(maps_as_pydicts="lossy"):
-                    yield {name: _nested(name, value) for name, value in _present(row).items()}
+                    yield {name: _nested(name, _meant(value, kinds[name])) for name, value in _present(row).items()}
     except (ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # the disk's word, and not Arrow's
+            raise
         raise BatchError(
             f"{path.name} cannot be read as Parquet ({printable(str(error))[:200]}): write it anew."
         ) from None
+
+
+def _meant(value: Any, kind: Any) -> Any:
+    """A value of an Arrow type, with numbers as they were meant: 0.7 out of few bytes, and not 0.699999988."""
+    from pyarrow import types
+
+    if value is None:
+        return None
+    if types.is_decimal(kind):
+        return int(value) if value == int(value) else float(value)
+    if types.is_float16(kind) or types.is_float32(kind):
+        return _shortest(float(value), "e" if types.is_float16(kind) else "f")
+    if types.is_dictionary(kind):
+        return _meant(value, kind.value_type)
+    if types.is_struct(kind):
+        parts = {kind.field(place).name: kind.field(place).type for place in range(kind.num_fields)}
+        return {name: _meant(one, parts[name]) for name, one in value.items()}
+    if types.is_map(kind):
+        return {name: _meant(one, kind.item_type) for name, one in value.items()}
+    return [_meant(one, kind.value_type) for one in value] if isinstance(value, list) else value
+
+
+def _shortest(value: float, kind: str) -> float:
+    """The number with the fewest digits that is this one in as few bytes."""
+    packed = struct.pack(kind, value)
+    for digits in range(1, 10):
+        with suppress(OverflowError):  # rounded up, it is beyond what they hold
+            if struct.pack(kind, short := float(f"{value:.{digits}g}")) == packed:
+                return short
+    return value
 
 
 def _nested(name: str, value: Any) -> Any:

@@ -201,9 +201,9 @@ class Ledger:
         what = f"min(position), max(position), sum(state = '{OPEN}'), min(checkpoint)"
         return list(self._base.execute(f"SELECT {what} FROM {table} GROUP BY section ORDER BY 1"))
 
-    def open(self, table: str, after: int, last: int, count: int) -> list[int]:
-        """The next open positions."""
-        query = f"SELECT position FROM {table} WHERE position > ? AND position <= ? AND state = '{OPEN}' "
+    def open(self, table: str, after: int, last: int, count: int, state: str = OPEN) -> list[int]:
+        """The next open positions, or those with another state."""
+        query = f"SELECT position FROM {table} WHERE position > ? AND position <= ? AND state = '{state}' "
         found = self._base.execute(query + "ORDER BY position LIMIT ?", (after, last, count))
         return [position for (position,) in found]
 
@@ -309,7 +309,7 @@ class Ledger:
 
     def of_shard(self, first: int, last: int) -> list[dict[str, Any]]:
         """The rows at these positions, with what a shard keeps of them."""
-        names = ("number", "id", "state", "seed", "pictures", "shard")
+        names = ("position", "number", "id", "state", "seed", "pictures", "shard")
         query = f"SELECT {', '.join(names)} FROM rows WHERE position BETWEEN ? AND ? ORDER BY number"
         return [dict(zip(names, values, strict=True)) for values in self._base.execute(query, (first, last))]
 

@@ -25,10 +25,13 @@ def packing(path: Path, per_shard: int) -> Iterator[None]:
     is_over = threading.Event()
 
     def work() -> None:
-        with contextlib.suppress(OSError, sqlite3.Error, BatchError), contextlib.closing(Ledger(path)) as ledger:
-            packer = Packer(ledger, path.parent, per_shard)
-            while not is_over.wait(0 if packer.pack() else EVERY):
-                pass
+        pause = 0.0
+        while not is_over.wait(pause):  # what fails now may go well later
+            pause = EVERY
+            with contextlib.suppress(OSError, sqlite3.Error, BatchError), contextlib.closing(Ledger(path)) as ledger:
+                packer = Packer(ledger, path.parent, per_shard)
+                while not is_over.wait(0 if packer.pack() else EVERY):
+                    pass
 
     thread = threading.Thread(target=work, name="IP-Adapter: shards", daemon=True)
     thread.start()

@@ -11,6 +11,7 @@ PARAMETERS = b"parameters"
 SIDE = 256  # pixels of a preview
 MAX_PIXELS = 40_000_000  # of a picture that is looked at for one
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+ENDINGS = ("png", "jpg", "gif", "webp", "avif")  # of picture files' names
 _KINDS = ((b"\xff\xd8\xff", "jpg"), (b"GIF8", "gif"), (SIGNATURE, "png"))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from .jobs_file import rows
 from .ledger import Ledger, Planned
-from .problems import BatchError
+from .problems import BatchError, reading
 from .request import Reader, Request
 
 SHARDS_FROM = 100_000  # pictures from which on they are kept in tar files
@@ -25,9 +25,10 @@ def seed_of(salt: str, number: int, what: str = "seed") -> int:
 def prepare(ledger: Ledger, jobs: Path, seed: str | None) -> None:
     """Make sure that the folder is this run's: write down what it belongs to, and what its seeds come from, or compare
     it. Raises BatchError."""
-    if not jobs.is_file():
-        raise BatchError(f"there is no file {jobs}: name a jobs file.")
-    digest = _sha256(jobs)
+    with reading(jobs):
+        if not jobs.is_file():
+            raise BatchError(f"there is no file {jobs}: name a jobs file.")
+        digest = _sha256(jobs)
     known = ledger.get("jobs")
     if known is None:
         ledger.put(jobs=digest, name=jobs.name, folder=str(jobs.resolve().parent), seed=seed or secrets.token_hex(16))

@@ -34,12 +34,19 @@ class DiskError(BatchError):
 
 _FULL = ("has no room left", "make room there")
 _CLOSED = ("cannot be written to", "make it writable")
+_IN_USE = ("is in use", "close what has its run.sqlite3 open")
 _OTHER = ("does not play along", "see to its disk")
 # What a disk says, as an error's number, or in words of SQLite and Arrow.
 _CODES = {
     errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EROFS: _CLOSED, errno.EACCES: _CLOSED, errno.EPERM: _CLOSED,
 }  # fmt: skip
-_WORDS = {"disk is full": _FULL, "no space left": _FULL, "readonly": _CLOSED, "read-only": _CLOSED}
+_WORDS = {
+    "disk is full": _FULL,
+    "no space left": _FULL,
+    "readonly": _CLOSED,
+    "read-only": _CLOSED,
+    "is locked": _IN_USE,
+}
 _OF_A_DISK = (*_WORDS, "disk i/o error", "unable to open")
 
 
@@ -67,6 +74,16 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except (OSError, sqlite3.Error) as error:
         raise disk_error(folder, error) from None
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What a disk says meanwhile becomes a BatchError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise BatchError(f"{path} cannot be read ({why}): put that right, and give the same command again.") from None
 
 
 def unreadable(error: Exception) -> str:

@@ -22,6 +22,7 @@ from .worker import Config, Worker
 ROOT = Path(__file__).parents[2]
 LOOK = 0.25  # seconds that a wait takes at most
 AGAIN = 0.5  # seconds before a worker that is being started again is asked again
+PLACED = 60.0  # seconds at least for a worker that asks for no GPU: it waits for nobody, but its process has to start
 NEW_NODES = 15.0  # seconds between looks for nodes that have joined
 AT_ONCE = 128  # answers that are taken together
 PLACE, UP = "place", "up"  # what a worker is asked: whether it is anywhere, and to wait for its WebUI
@@ -231,18 +232,27 @@ class RayCrew:
 
     def _unplaced(self, now: float) -> list[Event]:
         """Give up those whose workers Ray has found no place for all the while."""
-        names = [name for name, (since, _) in self._placing.items() if now - since >= self._patience[name]]
+        import ray
+
+        late = {call: name for name, (since, call) in self._placing.items() if now - since >= self._placed_within(name)}
+        if late:  # nobody may have looked for long: a plan takes its time
+            for call in ray.wait(list(late), num_returns=len(late), timeout=0, fetch_local=False)[0]:
+                del late[call]
+        names = list(late.values())
         if not names:
             return []
         for name in names:
             del self._calls[self._placing.pop(name)[1]]
         return self._give_up(names, self._what_is_missing(names))
 
+    def _placed_within(self, name: str) -> float:
+        return self._patience[name] if self._gpus[name] else max(self._patience[name], PLACED)
+
     def _what_is_missing(self, names: Sequence[str]) -> str:
         import ray
 
         many = f"{len(names)} of {len(self._gpus)} WebUIs"
-        waited = f"within {max(self._patience[name] for name in names):.0f} s"
+        waited = f"within {max(map(self._placed_within, names)):.0f} s"
         if not any(self._gpus[name] for name in names):
             return f"{many} have found no computer that starts their workers {waited}: look at ray status."
         there, free = (resources.get("GPU", 0) for resources in (ray.cluster_resources(), ray.available_resources()))

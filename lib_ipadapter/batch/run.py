@@ -21,7 +21,7 @@ from .facts import Facts
 from .given import Sources
 from .jobs_file import rows
 from .keep import Keep
-from .ledger import DONE, FINAL, REFERENCES, REFUSED, ROWS, Ledger
+from .ledger import DONE, FINAL, OPEN, REFERENCES, REFUSED, ROWS, Ledger
 from .lock import alone
 from .manifest import write_manifest
 from .packing import packing
@@ -90,13 +90,10 @@ class Run:
                     plan_again(ledger, self._asked.jobs, Reader(Facts(everybody), self._sources))
                     up = everybody.up
                 ledger.reopen()
-                try:
-                    with packing(self._folder / LEDGER, per_shard(ledger)):
-                        self._drive(ledger, keep, crew, up)
-                except (BatchError, OSError, sqlite3.Error, KeyboardInterrupt):
-                    with contextlib.suppress(DiskError):  # what has ended the run is told, and not this
-                        write_manifest(ledger, self._folder)
-                    raise
+                with self._manifest_anyway(ledger), packing(self._folder / LEDGER, per_shard(ledger)):
+                    self._drive(ledger, keep, crew, up)
+            with self._manifest_anyway(ledger), writing(self._folder):
+                Packer(ledger, self._folder, per_shard(ledger)).pack(sys.maxsize, is_last=True)
             return self._end(ledger)
 
     def check(self) -> list[str]:
@@ -131,13 +128,23 @@ class Run:
         ):
             counts = ledger.counts(table)
             progress = Progress(table, sum(counts.values()), sum(counts.get(state, 0) for state in FINAL))
-            drive = Drive(ledger, keep, crew, tasks, progress, up if drive is None else sorted(drive.up))
+            ready = up if drive is None else sorted(drive.up)
+            drive = Drive(ledger, keep, crew, tasks, progress, ready, self._asked.patience)
             with showing(self._sheet, self._folder / LEDGER, progress.line):
                 drive.run()
             progress.close()
 
+    @contextlib.contextmanager
+    def _manifest_anyway(self, ledger: Ledger) -> Iterator[None]:
+        """Also a run that something ends leaves a manifest."""
+        try:
+            yield
+        except (BatchError, OSError, sqlite3.Error, KeyboardInterrupt):
+            with contextlib.suppress(DiskError):  # what has ended the run is told, and not this
+                write_manifest(ledger, self._folder)
+            raise
+
     def _end(self, ledger: Ledger) -> int:
-        Packer(ledger, self._folder, per_shard(ledger)).pack(sys.maxsize)
         counts = ledger.counts()
         line = ", ".join(f"{count:,} {state}" for state, count in sorted(counts.items()))
         say(f"{line}; {plain(str(write_manifest(ledger, self._folder)))}")
@@ -145,6 +152,8 @@ class Run:
             self._sheet.write(ledger, line)
         except OSError as error:  # whoever looks at it holds it open, for instance: all else is there
             say(disk_error(self._folder, error).detail)
+        if counts.get(OPEN):
+            say("open rows: their pictures have gone from the folder, and the same command makes them again.")
         if counts.get(REFUSED):
             say("refused rows: put right what their sentences name, and add --again to the command.")
         return sum(count for state, count in counts.items() if state != DONE)

@@ -76,11 +76,13 @@ class Schedule:
         self._troubles: dict[int, Troubles] = {}
         self._returned: list[int] = []
         self._deferred: list[int] = []
+        self._resting: set[int] = set()
 
     @property
     def is_finished(self) -> bool:
         busy = any(one.flying or one.stretch for one in self.endpoints.values())
-        return not (busy or self._returned or self._deferred or any(one.left for one in self._sections))
+        waiting = self._returned or self._deferred or self._resting
+        return not (busy or waiting or any(one.left for one in self._sections))
 
     def tries(self, position: int) -> int:
         """How often a row has been tried, this time included."""
@@ -113,6 +115,15 @@ class Schedule:
         """It is made, or refused: it needs nobody any more."""
         self._landed(name, position)
         self._troubles.pop(position, None)
+
+    def rest(self, name: str, position: int) -> None:
+        """It cannot be sent now, and nobody gets it until it is woken."""
+        self._landed(name, position)
+        self._resting.add(position)
+
+    def wake(self, position: int) -> None:
+        self._resting.remove(position)
+        self._returned.append(position)
 
     def failed(self, name: str, position: int) -> bool:
         """It failed for no reason of its own. Whether it is given up."""

@@ -14,7 +14,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .ledger import DONE, Ledger
+from .ledger import DONE, FAILED, OPEN, ROWS, Ledger, Result
 
 SHARDS = "shards"
 
@@ -35,8 +35,9 @@ class Packer:
             if not is_clean:  # a run that was ended is taken up
                 self._clear(number)
 
-    def pack(self, count: int = 1) -> int:
-        """Pack what can be packed, ``count`` shards at most; how many it were. Raises OSError, with no half of one."""
+    def pack(self, count: int = 1, is_last: bool = False) -> int:
+        """Pack what can be packed, ``count`` shards at most; how many it were. With ``is_last`` rows that failed are
+        waited for no more. Raises OSError, with no half of one."""
         if not self._per_shard:
             return 0
         packed = 0
@@ -45,7 +46,7 @@ class Packer:
             number = (begin + step) % total
             if packed == count:
                 break
-            if number in self._written or not self._is_ready(number):
+            if number in self._written or not self._is_ready(number, is_last) or self._reopened(number):
                 continue
             self._pack(number)
             packed += 1
@@ -56,9 +57,21 @@ class Packer:
         first = number * self._per_shard + 1
         return first, min(first + self._per_shard - 1, self._last)
 
-    def _is_ready(self, number: int) -> bool:
+    def _is_ready(self, number: int, is_last: bool) -> bool:
+        states = (OPEN,) if is_last else (OPEN, FAILED)
         first, last = self._stretch(number)
-        return not self._ledger.open("rows", first - 1, last, 1)
+        return not any(self._ledger.open(ROWS, first - 1, last, 1, state) for state in states)
+
+    def _reopened(self, number: int) -> bool:
+        """Whether pictures of a stretch have gone from the disk. Their rows are open again, for the next command."""
+        gone = [
+            row["position"]
+            for row in self._ledger.of_shard(*self._stretch(number))
+            if row["state"] == DONE
+            and not all((self._folder / one["file"]).is_file() for one in json.loads(row["pictures"]))
+        ]
+        self._ledger.record([Result(position, OPEN, tries=0) for position in gone])
+        return bool(gone)
 
     def _pack(self, number: int) -> None:
         first, last = self._stretch(number)

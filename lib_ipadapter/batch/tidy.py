@@ -11,7 +11,9 @@ from pathlib import Path
 
 from .keep import PER_FOLDER, PICTURES, Keep
 from .ledger import Ledger
-from .problems import writing
+from .pictures import ENDINGS
+from .problems import disk_error
+from .say import say
 from .shards import SHARDS, shard_file
 
 AT_WORK = "at_work"  # in the ledger: "1" from a command's beginning to its end
@@ -19,8 +21,9 @@ AT_WORK = "at_work"  # in the ledger: "1" from a command's beginning to its end
 _BESIDE_ROOT = re.compile(r"\.(?:run\.id|sheet\.html|manifest\.parquet)\..+")
 _BESIDE_GIVEN = re.compile(r"\.[0-9a-f]{64}\..+")
 _FOLDER = re.compile(r"\d{6,}")
-_PICTURE = re.compile(r"\.?\d{9,}(?:-\d+)?\.\w+(?:\..+)?")
-_SHARD = re.compile(r"\.?\d{6,}\.tar(?:\..+)?")
+_NAME = rf"\d{{9,}}(?:-\d+)?\.(?:{'|'.join(ENDINGS)})"
+_PICTURE = re.compile(rf"{_NAME}|\.{_NAME}\..+")
+_SHARD = re.compile(r"\d{6,}\.tar|\.\d{6,}\.tar\..+")
 
 
 @contextmanager
@@ -31,12 +34,16 @@ def tidied(folder: Path, ledger: Ledger, keep: Keep) -> Iterator[None]:
     keep.clear()
     yield
     keep.put_away()
-    with writing(folder):
+    try:
         if broke_off:
             _sweep(folder, ledger, keep)
         for empty in _folders(folder / PICTURES):
-            with suppress(OSError):  # it is not
-                empty.rmdir()
+            if _FOLDER.fullmatch(empty.name):
+                with suppress(OSError):  # it is not
+                    empty.rmdir()
+    except OSError as error:  # all that was asked for is there: what is left over is the next command's
+        say(disk_error(folder, error).detail)
+        return
     ledger.put(**{AT_WORK: "0"})
 
 
@@ -51,7 +58,8 @@ def _sweep(folder: Path, ledger: Ledger, keep: Keep) -> None:
             known = ledger.single_files(first, first + PER_FOLDER - 1)
             _take_away(pictures, _PICTURE, {Path(file).name for file in known})
     for key in ledger.reference_keys():
-        keep.beside(keep.reference_file(key)).unlink(missing_ok=True)
+        if (beside := keep.beside(keep.reference_file(key))).exists():  # a disk that may only be read has nothing of it
+            beside.unlink(missing_ok=True)
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -7,7 +7,9 @@ import binascii
 import contextlib
 import hashlib
 import json
+import os
 import secrets
+import stat
 import tempfile
 import threading
 import time
@@ -16,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .client import Answer, Away, Client, Late, Rejected
+from .client import Answer, Away, Client, Late, Rejected, TooLarge
 from .crew import DONE, ENCODE, FAILED, LACKING, LATE, LOST, REFUSED, Outcome, Part, Work
 from .facts import adapter_keys, checkpoint_names, has_all
 from .keep import COMING, write_whole
@@ -148,6 +150,8 @@ class Worker:
         except Late as error:
             self._is_overdue = True
             outcome = Outcome(LATE, f"{error}.")
+        except TooLarge as error:
+            outcome = Outcome(REFUSED, f"{error}: ask for fewer pictures, or for smaller ones.")
         except ValueError as error:
             outcome = Outcome(FAILED, f"what came is of no use ({error}): look into the WebUI's console.")
         return replace(outcome, seconds=round(time.monotonic() - begun, 3))
@@ -212,19 +216,30 @@ def filled(value: Any, files: Mapping[str, bytes], references: Mapping[str, byte
 
 
 def _elsewhere(run_id: str) -> Path:
-    """A folder for the run's logs on a computer that does not see the run's own: the same for each worker there, and of
-    a name that nobody can have taken before."""
+    """A folder for the run's logs on a computer that does not see the run's own: the same for each worker there, unless
+    somebody else has it."""
     folder = Path(tempfile.gettempdir()) / f"ip-adapter-batch-{run_id}"
     with contextlib.suppress(OSError):  # told when the log is written
         folder.mkdir(mode=0o700, exist_ok=True)
+        if not _is_ours(folder):
+            return Path(tempfile.mkdtemp(prefix="ip-adapter-batch-"))
     return folder
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is one, and only this user can write there."""
+    told = folder.lstat()
+    if not stat.S_ISDIR(told.st_mode) or not hasattr(os, "getuid"):  # on Windows each has a temporary folder
+        return stat.S_ISDIR(told.st_mode)
+    return told.st_uid == os.getuid() and not told.st_mode & 0o077
 
 
 def _infotexts(told: dict[str, Any]) -> list[str]:
     try:
         info = json.loads(told.get("info") or "{}")
         texts = info.get("infotexts", [])
-        return [str(text) for text in texts[:MAX_PICTURES]]
+        # half a character, which JSON can hold, stands in no ledger and no manifest
+        return [str(text).encode("utf8", "replace").decode() for text in texts[:MAX_PICTURES]]
     except (ValueError, TypeError, AttributeError, RecursionError):
         return []
 

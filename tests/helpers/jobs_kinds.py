@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from lib_ipadapter.batch.status import LEDGER
 
 ROWS: list[dict[str, Any]] = [
     {"id": "1", "prompt": "a cat", "seed": 7, "cfg_scale": 6.5, "denoising_strength": 0.7, "enable_hr": True},
-    {"id": "2", "prompt": "12, cats", "steps": 20, "eta": 1, "override_settings": {"CLIP_stop_at_last_layers": 2}},
+    {"id": "2", "prompt": "12, cats", "cfg_scale": 7, "steps": 20, "eta": 1,
+     "override_settings": {"CLIP_stop_at_last_layers": 2}},
     {"prompt": "猫", "unit.model": "Plus", "unit.images": ["a.png", "b.png"], "unit.weight": 0.55},
-    {"units": [{"model": "Plus", "images": [{"image": "a.png", "weight": 0.5}], "weight": 0.8},
+    {"units": [{"model": "Plus", "images": [{"image": "a.png", "weight": 0.3}], "weight": 0.8},
                {"model": "Plus", "images": ["b.png"], "crop": "top"}], "styles": ["one", "two"]},
     {"prompt": "img2img", "init_images": ["a.png"], "mask": "b.png", "denoising_strength": 0.25, "seed": 2**40},
     {"prompt": "what is wrong", "steps": 0, "sampler_name": 3},
@@ -59,20 +61,21 @@ class Told:
 
 
 def write(folder: Path) -> list[Path]:
-    """Each kind as its own tools write it. Parquet: numbers of few bytes, texts that repeat as a dictionary, lists and
-    objects as such, and nulls where a row has nothing."""
+    """Each kind as its own tools write it. Parquet: numbers of few bytes or with a fixed point, texts that repeat as a
+    dictionary, lists and objects as such, and nulls where a row has nothing."""
     import pyarrow as pa
     from pyarrow import parquet
 
     names = list(dict.fromkeys(name for row in ROWS for name in row))
-    item = pa.struct([("image", pa.string()), ("weight", pa.float64())])
+    item = pa.struct([("image", pa.string()), ("weight", pa.float16())])
     unit = pa.struct(
-        [("model", pa.string()), ("images", pa.list_(item)), ("weight", pa.float64()), ("crop", pa.string())]
+        [("model", pa.string()), ("images", pa.list_(item)), ("weight", pa.float32()), ("crop", pa.string())]
     )
     kinds: dict[str, Any] = {
         "id": pa.int32(), "prompt": pa.large_string(), "seed": pa.int64(), "steps": pa.uint8(),
-        "cfg_scale": pa.float32(), "denoising_strength": pa.float32(), "enable_hr": pa.bool_(), "eta": pa.float64(),
-        "unit.weight": pa.float64(), "override_settings": pa.map_(pa.string(), pa.int16()),
+        "cfg_scale": pa.decimal128(12, 3), "denoising_strength": pa.float32(), "enable_hr": pa.bool_(),
+        "eta": pa.float64(),
+        "unit.weight": pa.float16(), "override_settings": pa.map_(pa.string(), pa.int16()),
         "unit.images": pa.list_(pa.string()), "units": pa.list_(unit), "styles": pa.large_list(pa.string()),
         "init_images": pa.list_(pa.string()), "unit.model": pa.dictionary(pa.int8(), pa.string()),
     }  # fmt: skip
@@ -85,6 +88,8 @@ def write(folder: Path) -> list[Path]:
             cells = [cell and [{**one, "images": list(map(_item, one["images"]))} for one in cell] for cell in cells]
         if name == "sampler_name":
             cells = [None if cell is None else str(cell) for cell in cells]
+        if name == "cfg_scale":
+            cells = [cell and Decimal(str(cell)) for cell in cells]
         if name == "override_settings":
             cells = [cell and list(cell.items()) for cell in cells]
         columns[name] = pa.array(cells, kinds.get(name, pa.string()))

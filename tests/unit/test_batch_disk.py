@@ -192,6 +192,78 @@ def test_a_tar_file_for_which_there_is_no_room_leaves_nothing_half_and_all_pictu
     assert Packer(ledger, tmp_path, 2).pack(5) == 2
 
 
+def test_a_jobs_file_that_cannot_be_read_is_named_and_not_the_runs_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_ray: None, capsys: Any
+) -> None:
+    real = Path.open
+
+    def closed(path: Path, *more: Any, **named: Any) -> Any:
+        if path.stem == "jobs":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *more, **named)
+
+    names = ("jobs.csv", "jobs.jsonl")
+    for name in names:
+        (tmp_path / name).write_text("prompt\n")
+    monkeypatch.setattr(Path, "open", closed)
+    for name in names:
+        for more in ([], ["--dry-run"]):
+            assert main(["run", str(tmp_path / name), "--out", str(tmp_path / "out"), *more]) == 1
+            told = capsys.readouterr().err
+            assert f"{tmp_path / name} cannot be read (Permission denied)" in told and "written" not in told
+
+
+def test_what_is_no_disk_is_not_called_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_ray: None, capsys: Any
+) -> None:
+    def gone(self: Any) -> int:
+        raise ConnectionError("no cluster")
+
+    monkeypatch.setattr(running.Run, "run", gone)
+    assert main(["run", "jobs.csv", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "a connection is gone (no cluster): give the same command again.\n"
+    ledger = rows_of(tmp_path, [("one", "")])
+    ledger._base.execute("PRAGMA busy_timeout = 0")
+    other = sqlite3.connect(tmp_path / LEDGER, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(DiskError, match=f"{tmp_path} is in use .database is locked.: close what"):
+        ledger.record([Result(1, DONE)])
+
+
+@pytest.mark.parametrize(
+    "given", [["--webui-args", "--a 'b"], ["--timeout", "nan"], ["--timeout", "inf"], ["--patience", "nan"]]
+)
+def test_what_the_command_line_cannot_mean_is_a_sentence(tmp_path: Path, capsys: Any, given: list[str]) -> None:
+    assert main(["run", str(tmp_path / "jobs.csv"), "--out", str(tmp_path / "out"), *given]) == 1
+    assert given[0] in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_run_whose_tar_files_cannot_be_written_leaves_a_manifest_and_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_ray: None, capsys: Any
+) -> None:
+    written: list[dict[str, int]] = []
+    monkeypatch.setattr(running, "write_manifest", lambda ledger, folder: written.append(ledger.counts()) or folder)
+    (tmp_path / "jobs.jsonl").write_text("{}\n{}")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "shards").write_text("a file in the way")
+    assert main(["run", str(tmp_path / "jobs.jsonl"), "--out", str(tmp_path / "out"), "--shards", "1"]) == 1
+    assert str(tmp_path / "out") in capsys.readouterr().err and written == [{"done": 2}]
+
+
+def test_a_picture_that_has_gone_is_made_again_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_ray: None, capsys: Any
+) -> None:
+    (tmp_path / "jobs.jsonl").write_text("{}\n{}")
+    command = ["run", str(tmp_path / "jobs.jsonl"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(running, "packing", lambda path, per_shard: contextlib.nullcontext())
+    assert main([*command, "--shards", "0"]) == 0
+    (tmp_path / "out" / "pictures" / "000000" / "000000001.png").unlink()
+    assert main([*command, "--shards", "2"]) == 3
+    assert "1 done, 1 open" in capsys.readouterr().err
+    assert main(command) == 0
+    assert len(list((tmp_path / "out" / "shards").iterdir())) == 1
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "jobs.jsonl").write_text("{}")
     (tmp_path / "file").write_text("")

@@ -8,13 +8,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lib_ipadapter.batch.crew import DONE, FAILED, LACKING, Down, Event, Landed, Outcome, Part, Up, Work
+import pytest
+
+from lib_ipadapter.batch.crew import DONE, FAILED, LACKING, Down, Event, Gone, Landed, Outcome, Part, Up, Work
 from lib_ipadapter.batch.drive import Drive
 from lib_ipadapter.batch.facts import has_all
 from lib_ipadapter.batch.given import Sources
 from lib_ipadapter.batch.keep import Keep
 from lib_ipadapter.batch.ledger import REFERENCES, Ledger, Planned, Result
 from lib_ipadapter.batch.paths import Files
+from lib_ipadapter.batch.problems import BatchError
 from lib_ipadapter.batch.tasks import ReferenceTasks, RowTasks
 
 Answer = Callable[[str, Work], Outcome]
@@ -126,6 +129,35 @@ def test_rows_that_cannot_be_sent_wait_for_nobody(tmp_path: Path) -> None:
     assert ledger.counts() == {"refused": 4950, "done": 50}
     assert (time.monotonic() - begun) / count < 0.01
     assert crew.waits < 100  # and not one for each four rows
+
+
+class Joined(ToldCrew):
+    """The only WebUI is given up while that of a node that has joined is being started."""
+
+    def __init__(self, later: Event) -> None:
+        super().__init__("a", lambda endpoint, work: Outcome(DONE))
+        self._told: list[tuple[str, Event]] = [("b", Gone("a", "tired.")), ("b" * isinstance(later, Up), later)]
+        self._events = []
+
+    def wait(self) -> Sequence[Event]:
+        if not self._told:
+            return super().wait()
+        self._names, event = self._told.pop(0)
+        return [event]
+
+
+def test_a_webui_of_a_node_that_joined_later_makes_the_rows_of_the_one_that_is_gone(tmp_path: Path) -> None:
+    ledger = rows_of(tmp_path, [("one", "")] * 3)
+    made = drive(tmp_path, ledger, None, crew=Joined(Up("b")))  # type: ignore[arg-type]
+    made.run()
+    assert ledger.counts() == {"done": 3} and made._watcher.troubles == ["a: tired."]  # type: ignore[attr-defined]
+
+
+def test_a_webui_that_joined_later_and_never_came_up_is_told(tmp_path: Path) -> None:
+    made = drive(tmp_path, rows_of(tmp_path, [("one", "")]), None, crew=Joined(Gone("b", "no card.")))  # type: ignore[arg-type]
+    with pytest.raises(BatchError, match=r"no WebUI is left \(b: no card\."):
+        made.run()
+    assert made._watcher.troubles == ["a: tired.", "b: no card."]  # type: ignore[attr-defined]
 
 
 def test_what_steers_a_terminal_is_neither_told_nor_written_down(tmp_path: Path) -> None:

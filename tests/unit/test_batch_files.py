@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ START = [{"init_images": ["photos/one.png"], "mask": "photos/two.png"}, {}]
 UNIT = [{"units": [{"model": "Plus", "image": "photos/one.png"}]}, {}]
 
 
-def drive(tmp_path: Path, ledger: Ledger, table: str = ROWS) -> Drive:
+def drive(tmp_path: Path, ledger: Ledger, table: str = ROWS, patience: float = 0.2) -> Drive:
     """All rows, with answers that are as asked."""
     keep, sources = Keep(tmp_path / "out", ledger, sure=False), Sources(Files(tmp_path / "jobs"), tmp_path / "given")
 
@@ -35,14 +36,14 @@ def drive(tmp_path: Path, ledger: Ledger, table: str = ROWS) -> Drive:
         return Outcome(DONE, parts=[part(work.name.encode())])
 
     tasks = (RowTasks if table == ROWS else ReferenceTasks)(ledger, keep, sources)
-    return Drive(ledger, keep, ToldCrew("ab", answer), tasks, Silent())
+    return Drive(ledger, keep, ToldCrew("ab", answer), tasks, Silent(), patience=patience)
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    real = builtins.open
+def failing(monkeypatch: pytest.MonkeyPatch, code: int, seconds: float = 60.0) -> None:
+    real, end = builtins.open, time.monotonic() + seconds
 
     def broken(path: Any, *more: Any, **named: Any) -> Any:
-        if str(path).endswith("one.png"):
+        if str(path).endswith("one.png") and time.monotonic() < end:
             raise OSError(code, "as the disk says")
         return real(path, *more, **named)
 
@@ -70,6 +71,30 @@ def test_a_disk_that_fails_for_a_while_refuses_no_row(
     drive(tmp_path, ledger, REFERENCES).run()
     drive(tmp_path, ledger).run()
     assert states(ledger) == {1: "done", 2: "done"}
+
+
+@pytest.mark.parametrize(("table", "lines"), [(ROWS, START * 300), (REFERENCES, UNIT)])
+def test_rows_wait_for_a_share_that_is_away_for_a_while(
+    tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch, table: str, lines: list[dict[str, Any]]  # noqa: F811
+) -> None:  # fmt: skip
+    ledger = make_plan(tmp_path, reader, lines)
+    made = drive(tmp_path, ledger, table, patience=30)
+    failing(monkeypatch, errno.ESTALE, 0.3)
+    made._rest = 0.1
+    made.run()
+    assert set(ledger.counts(table)) == {"done"}
+    (sentence,) = made._watcher.troubles  # type: ignore[attr-defined]
+    assert "one.png cannot be read now" in sentence
+
+
+def test_a_share_that_stays_away_ends_the_run_and_its_rows_stay_open(
+    tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    ledger = make_plan(tmp_path, reader, START * 300)
+    failing(monkeypatch, errno.EIO)
+    with pytest.raises(BatchError, match="one.png cannot be read now .*see to the disk"):
+        drive(tmp_path, ledger).run()
+    assert set(ledger.counts()) <= {"open", "done"} and ledger.counts()["open"] >= 300
 
 
 @pytest.mark.parametrize("name", ["one", "two"])

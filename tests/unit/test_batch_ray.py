@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lib_ipadapter.batch import ray_crew
 from lib_ipadapter.batch.crew import DONE, Outcome
 from lib_ipadapter.batch.drive import Drive
 from lib_ipadapter.batch.everybody import Everybody
@@ -136,11 +137,24 @@ def test_webuis_without_a_gpu_are_given_up_with_one_sentence_and_the_others_make
     assert "3 of 5 WebUIs have found no GPU within 0 s (the cluster has 3, and 0 of them free)" in sentence
 
 
+def test_a_plan_that_takes_longer_than_patience_gives_up_nobody_who_has_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = StandIn(gpus=2)
+    crew = crew_of(monkeypatch, ray, 3)
+    time.sleep(0.4)  # nobody asks the crew while all files are read
+    made = drive(tmp_path, crew)
+    made.run()
+    assert crew.names() == ["WebUI 0", "WebUI 1"] and ray.killed == 1
+    assert made._keep._ledger.counts() == {"done": 20}
+
+
 @pytest.mark.parametrize(("gpus", "words"), [(1.0, "2 of 2 WebUIs have found no GPU"), (0.0, "found no computer")])
 def test_a_run_in_which_no_worker_has_a_place_ends_and_its_rows_stay_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: float, words: str
 ) -> None:
     ray = StandIn(gpus=0 if gpus else -1)
+    monkeypatch.setattr(ray_crew, "PLACED", 0.4)
     crew = crew_of(monkeypatch, ray, 2, gpus)
     made = drive(tmp_path, crew)
     with pytest.raises(BatchError, match=words):
@@ -148,6 +162,20 @@ def test_a_run_in_which_no_worker_has_a_place_ends_and_its_rows_stay_open(
     assert not made.schedule.is_finished
     with pytest.raises(BatchError, match=words):
         Everybody(crew_of(monkeypatch, ray, 2, gpus), print).first()
+
+
+def test_patience_is_not_for_the_process_of_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = StandIn(gpus=-1)
+    crew = crew_of(monkeypatch, ray, 1, 0.0)
+    end = time.monotonic() + 0.6  # of patience there is half of that
+    while time.monotonic() < end:
+        assert crew.wait() == []
+    crew._actors["WebUI 0"]._is_placed = True
+    for call in crew._calls:
+        call.answer = lambda: True
+    made = drive(tmp_path, crew)
+    made.run()
+    assert made._keep._ledger.counts() == {"done": 20} and not ray.killed
 
 
 @pytest.mark.parametrize("fault", [RayTaskError(OutOfDiskError("full")), ObjectStoreFullError("full")])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
+import struct
 import time
 from datetime import datetime
 from decimal import Decimal
@@ -12,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from lib_ipadapter.batch import jobs_file
+from lib_ipadapter.batch import packing as packing_module
 from lib_ipadapter.batch.check import Check
 from lib_ipadapter.batch.client import AUTH, Answer, auth_of, checked_url, variable
 from lib_ipadapter.batch.facts import Facts
@@ -100,6 +104,17 @@ def test_a_line_that_is_no_row_is_told_and_the_others_are_read(tmp_path: Path) -
         list(rows(tmp_path / "a.csv"))
     with pytest.raises(BatchError, match="no jobs file"):
         list(rows(tmp_path / "a.txt"))
+
+
+def test_a_number_of_few_bytes_is_the_one_that_was_written() -> None:
+    for kind, texts in (
+        ("f", ("0.7", "0.1", "3e38", "1.17549e-38", "16777215", "-0.55")),
+        ("e", ("0.7", "0.3", "65500")),
+    ):
+        for text in texts:
+            (few,) = struct.unpack(kind, struct.pack(kind, float(text)))
+            assert jobs_file._shortest(few, kind) == float(text), text
+    assert jobs_file._shortest(65504.0, "e") == 65500.0 and jobs_file._shortest(float("inf"), "f") == float("inf")
 
 
 def test_references_become_embeddings_that_are_asked_for_once(reader: Reader) -> None:
@@ -272,13 +287,13 @@ def test_shards_hold_what_ended_and_a_run_that_broke_off_is_taken_up(tmp_path: P
     packer = Packer(ledger, out, 2)
     packer._ledger.clean_shard = lambda number: None  # type: ignore[method-assign]  # the end comes before that
     kept = {path.name: path.read_bytes() for path in (out / "pictures").iterdir()}
-    assert packer.pack(5) == 2
+    assert packer.pack(5, is_last=True) == 2
     with tarfile.open(out / "shards" / "000000.tar") as shard:
         assert shard.getnames() == ["000000001.png", "000000001.json"]
         assert shard.extractfile("000000001.png").read() == kept["000000001.png"]  # type: ignore[union-attr]
     (out / "pictures" / "000000001.png").write_bytes(kept["000000001.png"])
     del packer._ledger.clean_shard
-    assert Packer(ledger, out, 2).pack(5) == 0
+    assert Packer(ledger, out, 2).pack(5, is_last=True) == 0
     assert not list((out / "pictures").iterdir()) and ledger.shards() == {0: True, 1: True}
     assert Sheet(out).write(ledger, "").read_text().count("data:image/jpeg;base64,") == 2
 
@@ -287,9 +302,44 @@ def test_shards_are_written_beside_the_run(tmp_path: Path, reader: Reader) -> No
     ledger, out = finished(tmp_path, reader), tmp_path / "out"
     with packing(out / LEDGER, 2):
         end = time.monotonic() + 30
-        while len(ledger.shards()) < 2 and time.monotonic() < end:
+        while len(ledger.shards()) < 1 and time.monotonic() < end:
             time.sleep(0.01)
-    assert ledger.shards() == {0: True, 1: True} and len(list((out / "shards").iterdir())) == 2
+    assert ledger.shards() == {0: True} and len(list((out / "shards").iterdir())) == 1
+
+
+def test_shards_are_written_beside_the_run_also_after_a_disk_has_failed_once(
+    tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, out = finished(tmp_path, reader), tmp_path / "out"
+    real, failed = Packer._add, []
+
+    def add(self: Packer, *given: Any) -> None:
+        if not failed:
+            failed.append(True)
+            raise OSError(errno.ESTALE, "as the disk says")
+        real(self, *given)
+
+    monkeypatch.setattr(Packer, "_add", add)
+    monkeypatch.setattr(packing_module, "EVERY", 0.01)
+    with packing(out / LEDGER, 2):
+        end = time.monotonic() + 10
+        while not ledger.shards() and time.monotonic() < end:
+            time.sleep(0.01)
+    assert failed and ledger.shards() == {0: True}
+
+
+def test_a_row_whose_picture_has_gone_is_open_again_and_all_others_are_packed(tmp_path: Path, reader: Reader) -> None:
+    ledger, out = finished(tmp_path, reader), tmp_path / "out"
+    (out / "pictures" / "000000001.png").unlink()
+    assert Packer(ledger, out, 2).pack(5, is_last=True) == 1 and ledger.shards() == {1: True}
+    assert ledger.counts() == {"open": 1, DONE: 1, REFUSED: 1, FAILED: 1}
+    assert next(ledger.every_row())["pictures"] == "[]" and Packer(ledger, out, 2).pack(5, is_last=True) == 0
+
+
+def test_a_stretch_with_a_row_that_failed_waits_for_the_end_of_the_run(tmp_path: Path, reader: Reader) -> None:
+    ledger, out = finished(tmp_path, reader), tmp_path / "out"
+    assert Packer(ledger, out, 2).pack(5) == 1 and list(ledger.shards()) == [0]
+    assert Packer(ledger, out, 2).pack(5, is_last=True) == 1 and list(ledger.shards()) == [0, 1]
 
 
 def test_failed_rows_are_open_again_and_refused_ones_are_not(tmp_path: Path, reader: Reader) -> None:
@@ -346,7 +396,7 @@ def test_a_row_that_was_made_after_its_shard_keeps_its_file(tmp_path: Path, read
     ledger, out = finished(tmp_path, reader), tmp_path / "out"
     packer = Packer(ledger, out, 4)
     packer._ledger.clean_shard = lambda number: None  # type: ignore[method-assign]  # the end comes before that
-    assert packer.pack() == 1
+    assert packer.pack(is_last=True) == 1
     del packer._ledger.clean_shard
     ledger.reopen()
     late = out / "pictures" / "000000003.png"

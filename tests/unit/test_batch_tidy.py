@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +64,48 @@ def run(folder: Path, shards: int, rubbish: bool) -> set[str]:
         Packer(ledger, folder, per_shard(ledger)).pack(100)
     ledger.close()
     return listing(folder)
+
+
+def test_what_a_person_keeps_beside_pictures_stays(tmp_path: Path) -> None:
+    own = (
+        "pictures/000000/000000001.txt", "pictures/000000/000000001.json", "pictures/000000/000000001.caption",
+        "pictures/000000/000000001.png.bak", "shards/000000.tar.gz", "shards/000000.tar.idx",
+    )  # fmt: skip
+    for name in own:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a person's own")
+    (tmp_path / "pictures" / "to sort").mkdir()
+    run(tmp_path, 2, rubbish=True)
+    assert listing(tmp_path) >= {*own, "pictures/to sort"}
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+def test_references_that_may_only_be_read_end_no_run_that_was_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, is_left: bool
+) -> None:
+    ledger = rows_of(out := tmp_path / "out", [("one", "there")])
+    keep = Keep(out, ledger, sure=False, references=tmp_path / "shared")
+    beside = keep.beside(keep.reference_file(next(iter(ledger.reference_keys()))))
+    beside.parent.mkdir(parents=True)
+    if is_left:
+        beside.write_bytes(b"half")
+    with pytest.raises(Killed), tidied(out, ledger, keep):
+        raise Killed
+    real = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if tmp_path / "shared" in path.parents:  # told before it is looked whether there is anything
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        real(path, missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", unlink)
+        with tidied(out, ledger, keep):
+            pass
+    assert (f"{beside.parent} cannot be written to" in capsys.readouterr().err) == is_left
+    with tidied(out, ledger, keep):
+        pass
+    assert not beside.exists()
 
 
 @pytest.mark.parametrize("shards", [0, 2])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from lib_ipadapter.batch import client
+from lib_ipadapter.batch import worker as worker_module
 from lib_ipadapter.batch.crew import DONE, FAILED, LACKING, LATE, LOST, MAKE, REFUSED, Work
 from lib_ipadapter.batch.worker import Config, Worker
 from tests.helpers.fixed_host import FixedHost
@@ -73,6 +78,35 @@ def test_a_webui_without_the_extension_has_no_adapter_and_one_that_could_not_be_
         assert worker.until_up() == (True, "")
         assert worker.do(work(needs=("adapter",)), {}).kind == kind
         assert worker.do(work(), {}).kind == DONE
+
+
+def test_an_answer_that_is_too_large_is_the_rows_own_fault(host: FixedHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = worker_of(host)
+    assert worker.until_up() == (True, "")
+    monkeypatch.setattr(client, "MAX_ANSWER", 100)
+    outcome = worker.do(work(), {})
+    assert outcome.kind == REFUSED and "ask for fewer pictures" in outcome.sentence
+
+
+def test_half_a_character_in_an_answer_is_written_down_as_another(host: FixedHost) -> None:
+    prompt = "a \udcff cat"
+    outcome = worker_of(host).do(work(prompt), {})
+    assert outcome.kind == DONE and outcome.parts[0].infotext.startswith("a ? cat\nSteps")
+
+
+def test_logs_go_to_no_folder_that_somebody_else_has_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ours = worker_module._elsewhere("run")
+    assert ours.name == "ip-adapter-batch-run" and worker_module._elsewhere("run") == ours
+    ours.chmod(0o770)
+    open_to_others = worker_module._elsewhere("run")
+    ours.rmdir()
+    ours.symlink_to(open_to_others)
+    for other in (open_to_others, worker_module._elsewhere("run")):
+        assert other != ours and other.parent == tmp_path and other.stat().st_mode & 0o777 == 0o700
+    ours.unlink()
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert worker_module._elsewhere("run") != ours
 
 
 def test_questions_tell_what_is_not_there_from_what_could_not_be_asked(host: FixedHost) -> None:
