@@ -176,16 +176,16 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         if (!shownTabs().length) return;
         try {
             await Promise.all(PANEL.map((name) => loadScript(`panel/${name}`)));
+            shownTabs().forEach(begin);
         } catch (error) {
             ipAdapter.early.stop();
             shownTabs().forEach(tellFailure);
             throw error;
         }
-        shownTabs().forEach(begin);
         isReady = true;
         readied();
         try {
-            await ipAdapter.shelf.begin();
+            await Promise.race([ipAdapter.shelf.begin(), pause(10_000)]);  // the browser's database may never answer
         } finally {
             await ipAdapter.early.end();
         }

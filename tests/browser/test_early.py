@@ -245,3 +245,30 @@ def test_a_script_that_does_not_come_is_asked_for_again(browser: Any, host: Host
         assert not page.page.evaluate("ipAdapter.isReady()")
     assert len(asked) > 1
     context.close()
+
+
+def test_a_script_that_fails_withholds_no_clicks(slow) -> None:
+    page, come = slow
+    page.page.evaluate("""() => {
+        ipAdapter.page.tabs.txt2img.hiddenBox = () => { throw new Error("no box"); };
+        window.addEventListener("unhandledrejection", (event) => event.preventDefault());
+        document.addEventListener("click", () => { window.isHeard = true; });
+    }""")
+    opened(page)
+    come(only="/panel/")
+    page.page.locator("#txt2img_ip_adapter .ip-adapter-problem", has_text="reload the page").wait_for()
+    page.page.evaluate("window.isHeard = false")
+    press(page, "style")
+    assert page.page.evaluate("window.isHeard")
+
+
+def test_a_database_that_does_not_answer_withholds_no_clicks_for_long(slow) -> None:
+    page, come = slow
+    page.page.evaluate("""() => {
+        localStorage.setItem("ip-adapter-panel", "kept");
+        indexedDB.open = () => ({});
+    }""")
+    opened(page)
+    press(page, "style")
+    come()
+    page.wait(lambda: settings(page)[0] == "style transfer")
