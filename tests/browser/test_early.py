@@ -186,6 +186,27 @@ def test_a_preset_that_is_loaded_early_comes_before_what_is_done_then(slow, pres
     page.wait(lambda: page.pictures() == [2, 0, 0] and settings(page)[1:] == (0.35, 0, 0.5))
 
 
+def reload(page: Page) -> None:
+    page.wait(lambda: is_kept(page))
+    page.page.reload()
+    page.wait(lambda: page.page.locator("#txt2img_ip_adapter .input-accordion-checkbox").count() == 1)
+
+
+def test_an_early_tick_leaves_what_was_kept(slow) -> None:
+    page, come = slow
+    come()
+    choose_file(page, "kept.png", png(picture(0)))
+    page.wait(lambda: page.pictures() == [1, 0, 0] and page.is_ticked())
+    page.tick()
+    page.page.evaluate("Object.values(ipAdapter.page.tabs).forEach(ipAdapter.shelf.noteChange)")
+    reload(page)
+    page.tick()
+    come()
+    page.wait(lambda: page.pictures() == [1, 0, 0])
+    page.wait(lambda: is_kept(page))
+    assert page.is_ticked()
+
+
 def test_what_is_done_before_what_was_kept_is_back_comes_after_it(slow) -> None:
     page, come = slow
     opened(page)
@@ -194,9 +215,7 @@ def test_what_is_done_before_what_was_kept_is_back_comes_after_it(slow) -> None:
     page.wait(lambda: page.drawn(1) and page.number("weight") == 0.7)
     page.number("start", 0.1)
     page.number("end", 0.9)
-    page.wait(lambda: is_kept(page))
-    page.page.reload()
-    page.wait(lambda: page.page.locator("#txt2img_ip_adapter .input-accordion-checkbox").count() == 1)
+    reload(page)
     page.page.evaluate(BUSY)
     opened(page)
     page.find("enabled").locator("input").uncheck()
