@@ -3,9 +3,9 @@
 (window.ipAdapter ??= {}).early = (() => {
     // {act: what is to be done, null for nothing after all; of: the field that it sets, if it sets one}
     const acts = [];
-    let isOver = false;
+    const over = new AbortController();
     // Where the scripts are here, what they do themselves is done at once.
-    const isTaken = (event) => !isOver && (event.isTrusted || !ipAdapter.isReady?.());
+    const isTaken = (event) => event.isTrusted || !ipAdapter.isReady?.();
     const tabs = () => Object.values(ipAdapter.page?.tabs ?? {}).filter(({panel}) => panel);
     const tabAt = (node) => node instanceof Node ? tabs().find(({panel}) => panel.contains(node)) : undefined;
     const elementOf = ({target}) => target instanceof Element ? target : target.parentElement;
@@ -112,7 +112,9 @@
         paste: (event) => onPictures(event, pasted(event)),
     };
     for (const [type, take] of Object.entries(EVENTS)) {
-        window.addEventListener(type, (event) => { if (isTaken(event)) take(event); }, true);
+        window.addEventListener(type, (event) => { if (isTaken(event)) take(event); }, {
+            capture: true, signal: over.signal,
+        });
     }
 
     // Files can be chosen whatever scripts are here: a browser lets nobody open its dialog later.
@@ -147,9 +149,9 @@
             const {act} = acts.shift();
             if (act) await perform(act);
         }
-        isOver = true;
+        stop();
     }
-    // The scripts do not come.
-    const stop = () => { isOver = true; };
+    // Also where the scripts do not come, or there is no panel.
+    const stop = () => over.abort();
     return {selectorOf, isPictures, dropped, pasted, chosen, end, stop};
 })();

@@ -137,13 +137,16 @@
     }
     document.addEventListener("click", onDownloads);
 
+    function redrawAll() {
+        for (const tab of Object.values(ipAdapter.page.tabs)) if (tab.panel) drawCards(tab);
+    }
     // The line below a model says whether it fits the checkpoint.
     function onCheckpoint() {
         const {page} = ipAdapter;
         if (opts.sd_model_checkpoint === undefined) return;
         const checkpoint = `${opts.sd_model_checkpoint} ${opts.sd_checkpoint_hash}`;
         if (page.checkpoint !== undefined && page.checkpoint !== checkpoint) {
-            Object.values(page.tabs).forEach((tab) => drawCards(tab));
+            redrawAll();
         }
         page.checkpoint = checkpoint;
     }
@@ -159,7 +162,7 @@
         followed = chosenCheckpoint();
         for (const wait of [200, 2000]) {  // a busy server hears it later
             await ipAdapter.pause(wait);
-            Object.values(ipAdapter.page.tabs).forEach((tab) => { if (tab.panel) drawCards(tab); });
+            redrawAll();
         }
     }
 

@@ -291,3 +291,26 @@ def test_a_database_that_does_not_answer_withholds_no_clicks_for_long(slow) -> N
     press(page, "style")
     come()
     page.wait(lambda: settings(page)[0] == "style transfer")
+
+
+def test_a_page_without_a_panel_withholds_no_clicks(browser: Any, host: Host) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.add_init_script("""
+        const byId = Document.prototype.getElementById;
+        Document.prototype.getElementById = function (id) {
+            return /_ip_adapter$/.test(id) && !id.includes("send") ? null : byId.call(this, id);
+        };
+        document.addEventListener("click", ({target}) => { window.heard = target.id; });
+    """)
+    page = Page.__new__(Page)
+    page.context, page.page = context, context.new_page()
+    page.page.goto(f"{host.address}/?__theme=light")
+    button = page.page.locator("#extras_send_to_ip_adapter")
+    button.wait_for(state="attached")
+
+    def is_heard() -> bool:
+        button.evaluate("one => one.dispatchEvent(new MouseEvent('click', {bubbles: true}))")
+        return page.page.evaluate("window.heard") == "extras_send_to_ip_adapter"
+
+    page.wait(is_heard)
+    context.close()
