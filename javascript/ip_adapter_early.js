@@ -62,12 +62,21 @@
         if (button.matches(".label-wrap") || getComputedStyle(button).display === "none") return false;
         return Boolean(tabAt(button)) || button.id.endsWith("_send_to_ip_adapter");
     }
+    // The button, or the one that comes in its place until then, is pressed.
+    function pressOf(button) {
+        const selector = selectorOf(button);
+        return () => (button.isConnected ? button : selector && document.querySelector(selector))?.click();
+    }
+    // For a button that is pressed without a click of the browser's.
+    function press(button) {
+        if (over.signal.aborted) button.click();
+        else acts.push({act: pressOf(button), of: null});
+    }
     function onClick(event) {
         const target = elementOf(event), button = target?.closest("button"), tab = target && tabAt(target);
         if (tab?.tickbox === target && event instanceof MouseEvent) tab.tick.clicked = Infinity;
         if (!button || !isOurs(button)) return;
-        const selector = selectorOf(button);
-        put(event, () => (button.isConnected ? button : selector && document.querySelector(selector))?.click());
+        put(event, pressOf(button));
     }
     // A control of our own gets its value again: until then it shows the one that counts.
     function onControl(event) {
@@ -153,5 +162,5 @@
     }
     // Also where the scripts do not come, or there is no panel.
     const stop = () => over.abort();
-    return {selectorOf, isPictures, dropped, pasted, chosen, end, stop};
+    return {selectorOf, isPictures, dropped, pasted, chosen, press, end, stop};
 })();

@@ -89,17 +89,21 @@
         const rest = focus.startsWith(`#${region.id} `) ? region.querySelector("[data-region=draw]") : null;
         (document.querySelector(focus) ?? rest)?.focus({preventScroll: true});
     }
-    // A button that is drawn anew while it is pressed is let go in its place, which browsers take for no click.
+    // A button that is drawn anew while it is pressed is let go in its place, which browsers take for no click; a finger
+    // clicks what is there when it is lifted.
     let pressed = null;
-    function onPress({target}) {
-        const button = target.closest?.("button"), tabs = Object.values(ipAdapter.page.tabs);
+    const isClick = ({button, isPrimary, pointerType}) => button === 0 && isPrimary && pointerType === "mouse";
+    function onPress(event) {
+        if (!isClick(event)) return;
+        const {target} = event, button = target.closest?.("button"), tabs = Object.values(ipAdapter.page.tabs);
         const selector = button && tabs.map((tab) => selectorIn(tab, button)).find(Boolean);
         pressed = selector ? {button, selector} : null;
     }
-    function onRelease({target}) {
-        const again = pressed && !pressed.button.isConnected ? target.closest?.(pressed.selector) : null;
+    function onRelease(event) {
+        if (!isClick(event)) return;
+        const {target} = event, again = pressed && !pressed.button.isConnected ? target.closest?.(pressed.selector) : null;
         pressed = null;
-        again?.click();
+        if (again) ipAdapter.early.press(again);
     }
     // Once, when the page is there.
     function build(tab) {

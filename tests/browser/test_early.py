@@ -118,6 +118,24 @@ def test_a_press_counts_on_a_button_that_is_drawn_anew_before_its_turn(slow) -> 
     page.wait(lambda: page.pictures() == [2, 0, 0] and settings(page) == ("style transfer", 1, 0, 1))
 
 
+def test_a_button_that_is_drawn_anew_while_it_is_pressed_has_its_turn(slow) -> None:
+    page, come = slow
+    page.page.evaluate(BUSY)
+    opened(page)
+    come()
+    page.wait(lambda: page.find("details").inner_text().strip() != "")
+    press(page, "composition")
+    button = page.page.locator("#txt2img_ip_adapter [data-purpose=style]")
+    button.hover()
+    page.page.mouse.down()
+    button.evaluate("one => one.replaceWith(one.cloneNode(true))")
+    page.page.mouse.up()
+    page.page.evaluate("goOn()")
+    page.wait(lambda: settings(page) == ("style transfer", 1, 0, 1))
+    page.page.wait_for_timeout(500)
+    assert settings(page) == ("style transfer", 1, 0, 1)
+
+
 def test_what_is_done_early_is_done_in_its_order(slow) -> None:
     page, come = slow
     opened(page)
