@@ -33,7 +33,9 @@
     // Events
 
     // Pictures are chosen, dropped and pasted by what these say, early or not: {tab, content}, null for no pictures.
-    const isPictures = ({types}) => ["Files", "text/uri-list"].some((type) => types.includes(type));
+    // The panel's own cards are none (moves.js), whatever a browser adds to them.
+    const isPictures = ({types}) =>
+        !types.includes(ipAdapter.moves?.TYPE) && ["Files", "text/uri-list"].some((type) => types.includes(type));
     function dropped({target, dataTransfer: data}) {
         const tab = data && isPictures(data) && tabAt(target);
         if (!tab) return null;
@@ -74,7 +76,7 @@
     }
     function onClick(event) {
         const target = elementOf(event), button = target?.closest("button"), tab = target && tabAt(target);
-        if (tab?.tickbox === target && event instanceof MouseEvent) tab.tick.clicked = Infinity;
+        if (tab && tab.tickbox === target && event instanceof MouseEvent) tab.tick.clicked = Infinity;
         if (!button || !isOurs(button)) return;
         put(event, pressOf(button));
     }

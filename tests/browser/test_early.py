@@ -332,3 +332,17 @@ def test_a_page_without_a_panel_withholds_no_clicks(browser: Any, host: Host) ->
 
     page.wait(is_heard)
     context.close()
+
+
+def test_neither_a_click_on_nothing_nor_a_card_that_is_dragged_is_taken(slow) -> None:
+    page, come = slow
+    for name in ("units", "drawings", "cards", "references", "pictures", "dropping", "moves"):
+        come(only=f"/panel/{name}.js")
+    page.wait(lambda: page.page.evaluate("Boolean(ipAdapter.moves)"))
+    page.page.evaluate("window.dispatchEvent(new MouseEvent('click'))")  # an error of it is one of the page's
+    head = page.page.locator("#txt2img_ip_adapter > .label-wrap")
+    card = DROP.replace("const event", "data.setData(ipAdapter.moves.TYPE, 'key');\n    const event")
+    assert head.evaluate(card, base64_of(picture(0))) == [True, True]
+    assert head.evaluate(DROP, base64_of(picture(0))) == [False, False]
+    come()
+    page.wait(lambda: page.pictures() == [1, 0, 0])
