@@ -80,6 +80,22 @@
         if (!button || !isOurs(button)) return;
         put(event, pressOf(button));
     }
+    // Of keys, those that choose a unit, move a reference, and undo.
+    const isText = (element) => element.matches?.("textarea, select, input:not([type=checkbox], [type=range])");
+    function isUndo({key, code, ctrlKey, metaKey, target}) {
+        const isZ = key?.toLowerCase() === "z" || code === "KeyZ" && !/^[a-z]$/i.test(key);
+        return isZ && (ctrlKey || metaKey) && !isText(target);
+    }
+    function isMove({key, altKey, target}) {
+        const places = altKey ? ".ip-adapter-units, .ip-adapter-card" : ".ip-adapter-units";
+        return ["ArrowLeft", "ArrowRight", "Home", "End"].includes(key) && Boolean(target.closest?.(places));
+    }
+    function onKey(event) {
+        const {target} = event, tab = tabAt(target), again = new KeyboardEvent(event.type, event);
+        if (!tab || !isMove(event) && !isUndo(event)) return onComponent(event);
+        event.preventDefault();
+        put(event, () => (target.isConnected ? target : tab.panel).dispatchEvent(again));
+    }
     // A control of our own gets its value again: until then it shows the one that counts.
     function onControl(event) {
         const field = event.target, {value, checked} = field;
@@ -114,7 +130,7 @@
             else onComponent(event);
         },
         mousedown: onComponent,
-        keydown: onComponent,
+        keydown: onKey,
         focusout: onComponent,
         dragover(event) {
             if (event.dataTransfer && isPictures(event.dataTransfer) && tabAt(event.target)) event.preventDefault();
@@ -164,5 +180,5 @@
     }
     // Also where the scripts do not come, or there is no panel.
     const stop = () => over.abort();
-    return {selectorOf, isPictures, dropped, pasted, chosen, press, end, stop};
+    return {selectorOf, isPictures, isUndo, dropped, pasted, chosen, press, end, stop};
 })();

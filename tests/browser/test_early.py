@@ -346,3 +346,19 @@ def test_neither_a_click_on_nothing_nor_a_card_that_is_dragged_is_taken(slow) ->
     assert head.evaluate(DROP, base64_of(picture(0))) == [False, False]
     come()
     page.wait(lambda: page.pictures() == [1, 0, 0])
+
+
+def test_keys_have_their_turn(slow) -> None:
+    page, come = slow
+    page.page.evaluate(BUSY)
+    opened(page)
+    page.number("weight", 0.55)
+    choose_file(page, "one.png", png(picture(0)))
+    come()
+    press(page, "style")
+    page.tabs().first.press("Control+z")
+    page.tabs().first.press("ArrowRight")
+    page.page.evaluate("goOn()")
+    page.wait(lambda: page.pictures() == [1, 0, 0] and page.shown() == 2)
+    first = json.loads(page.state())["units"][0]
+    assert (first["weight"], first.get("weight_type")) == (0.55, None)
