@@ -96,12 +96,16 @@
         event.preventDefault();
         put(event, () => (target.isConnected ? target : tab.panel).dispatchEvent(again));
     }
-    // A control of our own gets its value again: until then it shows the one that counts.
+    // A control of our own gets its value again: until then it shows the one that counts. Where another one waits, because
+    // somebody has gone on typing, it shows that one on.
     function onControl(event) {
-        const field = event.target, {value, checked} = field;
+        const field = event.target, name = field.type === "checkbox" ? "checked" : "value", value = field[name];
+        const show = (one) => { if (field[name] !== one) field[name] = one; };  // the caret stays where it is
         put(event, () => {
-            Object.assign(field, field.type === "checkbox" ? {checked} : {value});
+            const shown = field[name];
+            show(value);
             field.dispatchEvent(new Event("input", {bubbles: true}));
+            if (acts.some(({of}) => of === field)) show(shown);
         }, field);
     }
     // One of gradio's has its value at once. It gets it again after what was done before, and after what was kept.

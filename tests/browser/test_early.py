@@ -362,3 +362,22 @@ def test_keys_have_their_turn(slow) -> None:
     page.wait(lambda: page.pictures() == [1, 0, 0] and page.shown() == 2)
     first = json.loads(page.state())["units"][0]
     assert (first["weight"], first.get("weight_type")) == (0.55, None)
+
+
+def test_nothing_is_lost_of_what_is_typed_while_it_has_its_turn(slow) -> None:
+    page, come = slow
+    opened(page)
+    advanced(page)
+    field = page.page.locator("#txt2img_ip_adapter [data-field=layer_weights]").locator("input, textarea").first
+    field.fill("0:0.4")
+    press(page, "composition")
+    field.focus()
+    page.page.keyboard.press("End")
+    page.page.keyboard.type("5")
+    field.evaluate("""(field) => {
+        window.shown = [];
+        document.addEventListener("input", () => queueMicrotask(() => window.shown.push(field.value)));
+    }""")
+    come()
+    page.wait(lambda: '"0:0.45"' in page.state())
+    assert set(page.page.evaluate("window.shown")) == {"0:0.45"}
