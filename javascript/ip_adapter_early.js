@@ -3,9 +3,9 @@
 (window.ipAdapter ??= {}).early = (() => {
     // {act: what is to be done, null for nothing after all; of: the field that it sets, if it sets one}
     const acts = [];
-    let isOver = false;
+    const over = new AbortController();
     // Where the scripts are here, what they do themselves is done at once.
-    const isTaken = (event) => !isOver && (event.isTrusted || !ipAdapter.isReady?.());
+    const isTaken = (event) => event.isTrusted || !ipAdapter.isReady?.();
     const tabs = () => Object.values(ipAdapter.page?.tabs ?? {}).filter(({panel}) => panel);
     const tabAt = (node) => node instanceof Node ? tabs().find(({panel}) => panel.contains(node)) : undefined;
     const elementOf = ({target}) => target instanceof Element ? target : target.parentElement;
@@ -33,7 +33,9 @@
     // Events
 
     // Pictures are chosen, dropped and pasted by what these say, early or not: {tab, content}, null for no pictures.
-    const isPictures = ({types}) => ["Files", "text/uri-list"].some((type) => types.includes(type));
+    // The panel's own cards are none (moves.js), whatever a browser adds to them.
+    const isPictures = ({types}) =>
+        !types.includes(ipAdapter.moves?.TYPE) && ["Files", "text/uri-list"].some((type) => types.includes(type));
     function dropped({target, dataTransfer: data}) {
         const tab = data && isPictures(data) && tabAt(target);
         if (!tab) return null;
@@ -62,19 +64,48 @@
         if (button.matches(".label-wrap") || getComputedStyle(button).display === "none") return false;
         return Boolean(tabAt(button)) || button.id.endsWith("_send_to_ip_adapter");
     }
+    // The button, or the one that comes in its place until then, is pressed.
+    function pressOf(button) {
+        const selector = selectorOf(button);
+        return () => (button.isConnected ? button : selector && document.querySelector(selector))?.click();
+    }
+    // For a button that is pressed without a click of the browser's.
+    function press(button) {
+        if (over.signal.aborted) button.click();
+        else acts.push({act: pressOf(button), of: null});
+    }
     function onClick(event) {
         const target = elementOf(event), button = target?.closest("button"), tab = target && tabAt(target);
-        if (tab?.tickbox === target && event instanceof MouseEvent) tab.tick.clicked = Infinity;
+        if (tab && tab.tickbox === target && event instanceof MouseEvent) tab.tick.clicked = Infinity;
         if (!button || !isOurs(button)) return;
-        const selector = selectorOf(button);
-        put(event, () => (button.isConnected ? button : selector && document.querySelector(selector))?.click());
+        put(event, pressOf(button));
     }
-    // A control of our own gets its value again: until then it shows the one that counts.
+    // Of keys, those that choose a unit, move a reference, and undo.
+    const isText = (element) => element.matches?.("textarea, select, input:not([type=checkbox], [type=range])");
+    function isUndo({key, code, ctrlKey, metaKey, target}) {
+        const isZ = key?.toLowerCase() === "z" || code === "KeyZ" && !/^[a-z]$/i.test(key);
+        return isZ && (ctrlKey || metaKey) && !isText(target);
+    }
+    function isMove({key, altKey, target}) {
+        const places = altKey ? ".ip-adapter-units, .ip-adapter-card" : ".ip-adapter-units";
+        return ["ArrowLeft", "ArrowRight", "Home", "End"].includes(key) && Boolean(target.closest?.(places));
+    }
+    function onKey(event) {
+        const {target} = event, tab = tabAt(target), again = new KeyboardEvent(event.type, event);
+        if (!tab || !isMove(event) && !isUndo(event)) return onComponent(event);
+        event.preventDefault();
+        put(event, () => (target.isConnected ? target : tab.panel).dispatchEvent(again));
+    }
+    // A control of our own gets its value again: until then it shows the one that counts. Where another one waits, because
+    // somebody has gone on typing, it shows that one on.
     function onControl(event) {
-        const field = event.target, {value, checked} = field;
+        const field = event.target, name = field.type === "checkbox" ? "checked" : "value", value = field[name];
+        const show = (one) => { if (field[name] !== one) field[name] = one; };  // the caret stays where it is
         put(event, () => {
-            Object.assign(field, field.type === "checkbox" ? {checked} : {value});
+            const shown = field[name];
+            show(value);
             field.dispatchEvent(new Event("input", {bubbles: true}));
+            if (acts.some(({of}) => of === field)) show(shown);
         }, field);
     }
     // One of gradio's has its value at once. It gets it again after what was done before, and after what was kept.
@@ -103,7 +134,7 @@
             else onComponent(event);
         },
         mousedown: onComponent,
-        keydown: onComponent,
+        keydown: onKey,
         focusout: onComponent,
         dragover(event) {
             if (event.dataTransfer && isPictures(event.dataTransfer) && tabAt(event.target)) event.preventDefault();
@@ -112,7 +143,9 @@
         paste: (event) => onPictures(event, pasted(event)),
     };
     for (const [type, take] of Object.entries(EVENTS)) {
-        window.addEventListener(type, (event) => { if (isTaken(event)) take(event); }, true);
+        window.addEventListener(type, (event) => { if (isTaken(event)) take(event); }, {
+            capture: true, signal: over.signal,
+        });
     }
 
     // Files can be chosen whatever scripts are here: a browser lets nobody open its dialog later.
@@ -147,9 +180,9 @@
             const {act} = acts.shift();
             if (act) await perform(act);
         }
-        isOver = true;
+        stop();
     }
-    // The scripts do not come.
-    const stop = () => { isOver = true; };
-    return {selectorOf, isPictures, dropped, pasted, chosen, end, stop};
+    // Also where the scripts do not come, or there is no panel.
+    const stop = () => over.abort();
+    return {selectorOf, isPictures, isUndo, dropped, pasted, chosen, press, end, stop};
 })();

@@ -120,16 +120,16 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         // The checkpoint for which the lines about the models are drawn.
         checkpoint: undefined,
     };
+    // The tabs that the page has a panel in; the WebUI may leave one out.
+    const shownTabs = () => Object.values(tabs).filter(({panel}) => panel);
     const tabOf = (element) => Object.values(tabs).find(({name}) => element.closest(`[id^=${name}_ip_adapter]`));
     function noteLastTab() {
         const isOpen = ({name}) => get_uiCurrentTabContent()?.id === `tab_${name}`;
-        page.lastTab = Object.values(tabs).find(isOpen) ?? page.lastTab;
+        page.lastTab = shownTabs().find(isOpen) ?? page.lastTab;
     }
 
     // Scripts beside this one
 
-    // The tabs that the page has a panel in; the WebUI may leave one out.
-    const shownTabs = () => Object.values(tabs).filter(({panel}) => panel);
     function addScript(path) {
         const own = document.querySelector("script[src*='ip_adapter_page.js']").src;
         const script = Object.assign(document.createElement("script"), {
@@ -173,19 +173,19 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     let isReady = false, readied;
     const ready = new Promise((resolve) => { readied = resolve; });
     async function loadPanel() {
-        if (!shownTabs().length) return;
+        if (!shownTabs().length) return ipAdapter.early.stop();
         try {
             await Promise.all(PANEL.map((name) => loadScript(`panel/${name}`)));
+            shownTabs().forEach(begin);
         } catch (error) {
             ipAdapter.early.stop();
             shownTabs().forEach(tellFailure);
             throw error;
         }
-        shownTabs().forEach(begin);
         isReady = true;
         readied();
         try {
-            await ipAdapter.shelf.begin();
+            await Promise.race([ipAdapter.shelf.begin(), pause(10_000)]);  // the browser's database may never answer
         } finally {
             await ipAdapter.early.end();
         }

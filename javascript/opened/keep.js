@@ -110,9 +110,9 @@
         });
     }
 
-    // Restoring: only into a panel that nothing has been done with.
+    // Restoring: only into a panel that has no pictures. Its tick may have been set while this was on its way: it stays.
 
-    const isUntouched = (tab) => tab.panel && !ipAdapter.shelf.hasPictures(tab.state) && !tab.tickbox?.checked;
+    const isEmpty = (tab) => tab.panel && !ipAdapter.shelf.hasPictures(tab.state);
     async function read() {
         return change("readonly", async (panels, files) => {
             const found = {};
@@ -128,7 +128,7 @@
     }
     async function restore() {
         const found = await read();
-        for (const tab of tabs()) if (found[tab.name] && isUntouched(tab)) await restoreTab(tab, found[tab.name]);
+        for (const tab of tabs()) if (found[tab.name] && isEmpty(tab)) await restoreTab(tab, found[tab.name]);
     }
     // All units are shown as they were; pictures follow, and are on their way until then.
     async function restoreTab(tab, {state, isTicked, files}) {

@@ -89,17 +89,21 @@
         const rest = focus.startsWith(`#${region.id} `) ? region.querySelector("[data-region=draw]") : null;
         (document.querySelector(focus) ?? rest)?.focus({preventScroll: true});
     }
-    // A button that is drawn anew while it is pressed is let go in its place, which browsers take for no click.
+    // A button that is drawn anew while it is pressed is let go in its place, which browsers take for no click; a finger
+    // clicks what is there when it is lifted.
     let pressed = null;
-    function onPress({target}) {
-        const button = target.closest?.("button"), tabs = Object.values(ipAdapter.page.tabs);
+    const isClick = ({button, isPrimary, pointerType}) => button === 0 && isPrimary && pointerType === "mouse";
+    function onPress(event) {
+        if (!isClick(event)) return;
+        const {target} = event, button = target.closest?.("button"), tabs = Object.values(ipAdapter.page.tabs);
         const selector = button && tabs.map((tab) => selectorIn(tab, button)).find(Boolean);
         pressed = selector ? {button, selector} : null;
     }
-    function onRelease({target}) {
-        const again = pressed && !pressed.button.isConnected ? target.closest?.(pressed.selector) : null;
+    function onRelease(event) {
+        if (!isClick(event)) return;
+        const {target} = event, again = pressed && !pressed.button.isConnected ? target.closest?.(pressed.selector) : null;
         pressed = null;
-        again?.click();
+        if (again) ipAdapter.early.press(again);
     }
     // Once, when the page is there.
     function build(tab) {
@@ -137,13 +141,16 @@
     }
     document.addEventListener("click", onDownloads);
 
+    function redrawAll() {
+        for (const tab of Object.values(ipAdapter.page.tabs)) if (tab.panel) drawCards(tab);
+    }
     // The line below a model says whether it fits the checkpoint.
     function onCheckpoint() {
         const {page} = ipAdapter;
         if (opts.sd_model_checkpoint === undefined) return;
         const checkpoint = `${opts.sd_model_checkpoint} ${opts.sd_checkpoint_hash}`;
         if (page.checkpoint !== undefined && page.checkpoint !== checkpoint) {
-            Object.values(page.tabs).forEach((tab) => drawCards(tab));
+            redrawAll();
         }
         page.checkpoint = checkpoint;
     }
@@ -159,7 +166,7 @@
         followed = chosenCheckpoint();
         for (const wait of [200, 2000]) {  // a busy server hears it later
             await ipAdapter.pause(wait);
-            Object.values(ipAdapter.page.tabs).forEach((tab) => { if (tab.panel) drawCards(tab); });
+            redrawAll();
         }
     }
 

@@ -6,7 +6,6 @@
     const over = {tab: null, button: null, since: 0};  // where something is being dragged
 
     const panelAt = (target) => Object.values(ipAdapter.page.tabs).find(({panel}) => panel?.contains(target));
-    const isOfCards = ({types}) => types.includes(ipAdapter.moves?.TYPE);
     function unitAt(target) {
         const button = target.closest?.(TAB);
         return button ? [...button.parentElement.children].indexOf(button) + 1 : undefined;
@@ -25,7 +24,7 @@
     }
     function onDragOver(event) {
         const {dataTransfer: data, target} = event;
-        const tab = data && ipAdapter.early.isPictures(data) && !isOfCards(data) && panelAt(target) || null;
+        const tab = data && ipAdapter.early.isPictures(data) && panelAt(target) || null;
         highlight(tab, tab && target.closest?.(TAB));
         if (!tab) return;
         event.preventDefault();
@@ -52,7 +51,7 @@
     }
     function onDrop(event) {
         highlight(null, null);
-        if (event.dataTransfer && !isOfCards(event.dataTransfer)) takeEvent(event, ipAdapter.early.dropped(event));
+        takeEvent(event, ipAdapter.early.dropped(event));
     }
     async function addFolders(tab, entries, number) {
         const {references: most} = tab.facts;

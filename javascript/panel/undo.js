@@ -134,11 +134,8 @@
         if (again) redo(ipAdapter.tabOf(again));
     }
     function onKey(event) {
-        const isZ = event.key?.toLowerCase() === "z" || event.code === "KeyZ" && !/^[a-z]$/i.test(event.key);
-        if (!isZ || !(event.ctrlKey || event.metaKey)) return;
-        const {target} = event, tab = target.closest && ipAdapter.tabOf(target);
-        const isText = target.matches?.("textarea, select, input:not([type=checkbox], [type=range])");
-        if (tab && !isText && (event.shiftKey ? redo(tab) : undo(tab))) event.preventDefault();
+        const {target} = event, tab = target.closest && ipAdapter.early.isUndo(event) && ipAdapter.tabOf(target);
+        if (tab && (event.shiftKey ? redo(tab) : undo(tab))) event.preventDefault();
     }
 
     // Parameters are about to be put into the units.

@@ -118,6 +118,24 @@ def test_a_press_counts_on_a_button_that_is_drawn_anew_before_its_turn(slow) -> 
     page.wait(lambda: page.pictures() == [2, 0, 0] and settings(page) == ("style transfer", 1, 0, 1))
 
 
+def test_a_button_that_is_drawn_anew_while_it_is_pressed_has_its_turn(slow) -> None:
+    page, come = slow
+    page.page.evaluate(BUSY)
+    opened(page)
+    come()
+    page.wait(lambda: page.find("details").inner_text().strip() != "")
+    press(page, "composition")
+    button = page.page.locator("#txt2img_ip_adapter [data-purpose=style]")
+    button.hover()
+    page.page.mouse.down()
+    button.evaluate("one => one.replaceWith(one.cloneNode(true))")
+    page.page.mouse.up()
+    page.page.evaluate("goOn()")
+    page.wait(lambda: settings(page) == ("style transfer", 1, 0, 1))
+    page.page.wait_for_timeout(500)
+    assert settings(page) == ("style transfer", 1, 0, 1)
+
+
 def test_what_is_done_early_is_done_in_its_order(slow) -> None:
     page, come = slow
     opened(page)
@@ -186,6 +204,27 @@ def test_a_preset_that_is_loaded_early_comes_before_what_is_done_then(slow, pres
     page.wait(lambda: page.pictures() == [2, 0, 0] and settings(page)[1:] == (0.35, 0, 0.5))
 
 
+def reload(page: Page) -> None:
+    page.wait(lambda: is_kept(page))
+    page.page.reload()
+    page.wait(lambda: page.page.locator("#txt2img_ip_adapter .input-accordion-checkbox").count() == 1)
+
+
+def test_an_early_tick_leaves_what_was_kept(slow) -> None:
+    page, come = slow
+    come()
+    choose_file(page, "kept.png", png(picture(0)))
+    page.wait(lambda: page.pictures() == [1, 0, 0] and page.is_ticked())
+    page.tick()
+    page.page.evaluate("Object.values(ipAdapter.page.tabs).forEach(ipAdapter.shelf.noteChange)")
+    reload(page)
+    page.tick()
+    come()
+    page.wait(lambda: page.pictures() == [1, 0, 0])
+    page.wait(lambda: is_kept(page))
+    assert page.is_ticked()
+
+
 def test_what_is_done_before_what_was_kept_is_back_comes_after_it(slow) -> None:
     page, come = slow
     opened(page)
@@ -194,9 +233,7 @@ def test_what_is_done_before_what_was_kept_is_back_comes_after_it(slow) -> None:
     page.wait(lambda: page.drawn(1) and page.number("weight") == 0.7)
     page.number("start", 0.1)
     page.number("end", 0.9)
-    page.wait(lambda: is_kept(page))
-    page.page.reload()
-    page.wait(lambda: page.page.locator("#txt2img_ip_adapter .input-accordion-checkbox").count() == 1)
+    reload(page)
     page.page.evaluate(BUSY)
     opened(page)
     page.find("enabled").locator("input").uncheck()
@@ -245,3 +282,102 @@ def test_a_script_that_does_not_come_is_asked_for_again(browser: Any, host: Host
         assert not page.page.evaluate("ipAdapter.isReady()")
     assert len(asked) > 1
     context.close()
+
+
+def test_a_script_that_fails_withholds_no_clicks(slow) -> None:
+    page, come = slow
+    page.page.evaluate("""() => {
+        ipAdapter.page.tabs.txt2img.hiddenBox = () => { throw new Error("no box"); };
+        window.addEventListener("unhandledrejection", (event) => event.preventDefault());
+        document.addEventListener("click", () => { window.isHeard = true; });
+    }""")
+    opened(page)
+    come(only="/panel/")
+    page.page.locator("#txt2img_ip_adapter .ip-adapter-problem", has_text="reload the page").wait_for()
+    page.page.evaluate("window.isHeard = false")
+    press(page, "style")
+    assert page.page.evaluate("window.isHeard")
+
+
+def test_a_database_that_does_not_answer_withholds_no_clicks_for_long(slow) -> None:
+    page, come = slow
+    page.page.evaluate("""() => {
+        localStorage.setItem("ip-adapter-panel", "kept");
+        indexedDB.open = () => ({});
+    }""")
+    opened(page)
+    press(page, "style")
+    come()
+    page.wait(lambda: settings(page)[0] == "style transfer")
+
+
+def test_a_page_without_a_panel_withholds_no_clicks(browser: Any, host: Host) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.add_init_script("""
+        const byId = Document.prototype.getElementById;
+        Document.prototype.getElementById = function (id) {
+            return /_ip_adapter$/.test(id) && !id.includes("send") ? null : byId.call(this, id);
+        };
+        document.addEventListener("click", ({target}) => { window.heard = target.id; });
+    """)
+    page = Page.__new__(Page)
+    page.context, page.page = context, context.new_page()
+    page.page.goto(f"{host.address}/?__theme=light")
+    button = page.page.locator("#extras_send_to_ip_adapter")
+    button.wait_for(state="attached")
+
+    def is_heard() -> bool:
+        button.evaluate("one => one.dispatchEvent(new MouseEvent('click', {bubbles: true}))")
+        return page.page.evaluate("window.heard") == "extras_send_to_ip_adapter"
+
+    page.wait(is_heard)
+    context.close()
+
+
+def test_neither_a_click_on_nothing_nor_a_card_that_is_dragged_is_taken(slow) -> None:
+    page, come = slow
+    for name in ("units", "drawings", "cards", "references", "pictures", "dropping", "moves"):
+        come(only=f"/panel/{name}.js")
+    page.wait(lambda: page.page.evaluate("Boolean(ipAdapter.moves)"))
+    page.page.evaluate("window.dispatchEvent(new MouseEvent('click'))")  # an error of it is one of the page's
+    head = page.page.locator("#txt2img_ip_adapter > .label-wrap")
+    card = DROP.replace("const event", "data.setData(ipAdapter.moves.TYPE, 'key');\n    const event")
+    assert head.evaluate(card, base64_of(picture(0))) == [True, True]
+    assert head.evaluate(DROP, base64_of(picture(0))) == [False, False]
+    come()
+    page.wait(lambda: page.pictures() == [1, 0, 0])
+
+
+def test_keys_have_their_turn(slow) -> None:
+    page, come = slow
+    page.page.evaluate(BUSY)
+    opened(page)
+    page.number("weight", 0.55)
+    choose_file(page, "one.png", png(picture(0)))
+    come()
+    press(page, "style")
+    page.tabs().first.press("Control+z")
+    page.tabs().first.press("ArrowRight")
+    page.page.evaluate("goOn()")
+    page.wait(lambda: page.pictures() == [1, 0, 0] and page.shown() == 2)
+    first = json.loads(page.state())["units"][0]
+    assert (first["weight"], first.get("weight_type")) == (0.55, None)
+
+
+def test_nothing_is_lost_of_what_is_typed_while_it_has_its_turn(slow) -> None:
+    page, come = slow
+    opened(page)
+    advanced(page)
+    field = page.page.locator("#txt2img_ip_adapter [data-field=layer_weights]").locator("input, textarea").first
+    field.fill("0:0.4")
+    press(page, "composition")
+    field.focus()
+    page.page.keyboard.press("End")
+    page.page.keyboard.type("5")
+    field.evaluate("""(field) => {
+        window.shown = [];
+        document.addEventListener("input", () => queueMicrotask(() => window.shown.push(field.value)));
+    }""")
+    come()
+    page.wait(lambda: '"0:0.45"' in page.state())
+    assert set(page.page.evaluate("window.shown")) == {"0:0.45"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,6 +65,28 @@ def test_one_press_sets_what_a_unit_is_for(page: Page) -> None:
     press(page, "everything")
     page.wait(lambda: (weight_type(page), *numbers(page)) == ("linear", 0.7, 0, 1) and chips(page) == [])
     assert np.abs(page.generate() - everything).mean() == 0
+
+
+def test_only_a_mouses_first_button_presses_what_is_drawn_anew(page: Page) -> None:
+    def press_and_let_go(**of: Any) -> str:
+        return page.page.evaluate(
+            """async (of) => {
+                const row = document.getElementById("txt2img_ip_adapter_purposes");
+                const find = () => row.querySelector("[data-purpose=style]"), options = {bubbles: true, ...of};
+                find().dispatchEvent(new PointerEvent("pointerdown", options));
+                find().replaceWith(find().cloneNode(true));
+                find().dispatchEvent(new PointerEvent("pointerup", options));
+                await ipAdapter.pause(300);
+                return ipAdapter.page.tabs.txt2img.shownUnit.weight_type ?? "linear";
+            }""",
+            of,
+        )
+
+    mouse = {"pointerType": "mouse", "isPrimary": True, "button": 0}
+    assert press_and_let_go(**mouse | {"button": 2}) == "linear"
+    assert press_and_let_go(**mouse | {"pointerType": "touch"}) == "linear"
+    assert press_and_let_go(**mouse | {"isPrimary": False}) == "linear"
+    assert press_and_let_go(**mouse) == "style transfer"
 
 
 def test_a_purpose_stays_whatever_the_server_answers_meanwhile(pages: Callable[..., Page]) -> None:
