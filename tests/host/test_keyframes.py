@@ -36,7 +36,7 @@ def test_the_ends_of_a_batch_are_their_references(host: Host) -> None:
     assert difference(make(host, reverse, **batch), made) < SAME
     same = over_time(stops={0: 0.0})
     same["images"] = [{**same["images"][0], "at": at} for at in (0.0, 0.5, 1.0)]
-    assert difference(make(host, same, **batch), first) == 0
+    assert difference(make(host, same, **batch), first) < SAME  # three projected at once are rounded otherwise
 
 
 @pytest.mark.parametrize("face", [WEBUI, FORGE])
