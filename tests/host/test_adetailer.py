@@ -125,7 +125,7 @@ def test_inner_passes_have_the_references_if_a_setting_says_so(payload: dict, ho
     answer = ask(host, *units, tabs=(TWO,), **payload, **INNER)
     assert len(passes) == 2 * len(answer.images)
     for i, one in enumerate(passes):
-        assert difference(again(host, one, unit(seeds=(SEEDS[i // 2],))), pixels([one[3]])) == 0
+        assert difference(again(host, one, unit(seeds=(SEEDS[i // 2],))), pixels([one[3]])) < SAME
     assert difference(again(host, passes[0]), pixels([passes[0][3]])) > FAR / 10
     assert host.client.get("/ip-adapter/presets").json()["recent"][1 + len(passes) :] == kept[: 99 - len(passes)]
     assert "IP-Adapter in ADetailer: True" in answer.infotext
@@ -194,7 +194,7 @@ def test_a_unit_for_the_detailer_leaves_the_picture_alone(
     answer = ask(host, one, **payload, override_settings={"ip_adapter_adetailer": setting})
     assert difference(pixels([start for start, *_ in passes]), bare) == 0
     for i, recorded in enumerate(passes):
-        assert difference(again(host, recorded, unit(seeds=(SEEDS[i],))), pixels([recorded[3]])) == 0
+        assert difference(again(host, recorded, unit(seeds=(SEEDS[i],))), pixels([recorded[3]])) < SAME
         assert difference(again(host, recorded), pixels([recorded[3]])) > FAR / 10
         assert (outside(pixels(answer)[i], recorded[1]) == outside(bare[i], recorded[1])).all()
     assert "acts_in: detailer" in answer.infotext
