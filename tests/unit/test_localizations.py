@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import pytest
@@ -13,14 +14,13 @@ from tests.helpers.paths import ROOT
 AGAIN = "`python -m tests.helpers.localizations` lists what is lacking and gone, `--write` adds it to the files"
 
 
-@pytest.fixture(scope="module")
-def wanted() -> set[str]:
-    return words.gathered()
+gathered = functools.cache(words.gathered)
 
 
-@pytest.fixture(autouse=True)
-def host_modules(modules: None) -> None:
-    """Settings are declared with the host's modules."""
+@pytest.fixture
+def wanted(modules: None) -> set[str]:
+    """Settings are declared with the host's modules, so these have to be there first."""
+    return gathered()
 
 
 def test_there_is_a_file_for_each_language() -> None:
@@ -28,8 +28,7 @@ def test_there_is_a_file_for_each_language() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_language_has_each_text_and_no_other(language: str, request: pytest.FixtureRequest) -> None:
-    wanted: set[str] = request.getfixturevalue("wanted")
+def test_a_language_has_each_text_and_no_other(language: str, wanted: set[str]) -> None:
     table = words.read(language)
     lacking = sorted(wanted - set(table)) + sorted(key for key, text in table.items() if text.startswith(TODO))
     assert not lacking, f"{language} lacks: {'; '.join(lacking)}\n{AGAIN}"
