@@ -27,7 +27,7 @@ def ready() -> Path:
     home = ROOT / f".venv-batch-{sys.version_info[0]}.{sys.version_info[1]}"
     stamp, python = home / f".ready-{crc32(REQUIREMENTS.read_bytes()):08x}", home / "bin" / "python"
     home.mkdir(exist_ok=True)
-    descriptor = os.open(home / ".lock", os.O_CREAT | os.O_RDWR)
+    descriptor = os.open(home / ".setup-lock", os.O_CREAT | os.O_RDWR)  # uv waits for one called .lock
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # tests that run side by side wait for the one that sets up
         if not stamp.exists():

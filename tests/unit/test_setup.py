@@ -1,7 +1,8 @@
-"""The set-up of `make`: which Python it takes, and which browser."""
+"""The set-up of `make`: which Python it takes, which browser, and what waits for what."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.setup import browser
+from tests.setup import batch, browser
 from tests.unit.conftest import NUMBERS, pytest_collection_modifyitems
 
 SCRIPT = Path(__file__).parents[1] / "setup" / "python.sh"
@@ -123,3 +124,19 @@ def test_the_mark_chooses():
         cwd=here.parents[1], capture_output=True, text=True,
     ).stdout  # fmt: skip
     assert "test_rows.py" in listed and "test_file_names.py" not in listed
+
+
+def test_uv_has_the_lock_that_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It locks an environment by a file of this name: one that the setup held kept it waiting for five minutes."""
+
+    def install(python: Path) -> None:
+        with (python.parents[1] / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        installed.append(python)
+
+    installed: list[Path] = []
+    (tmp_path / "requirements-batch.txt").write_text("ray\n")
+    monkeypatch.setattr(batch, "ROOT", tmp_path)
+    monkeypatch.setattr(batch, "REQUIREMENTS", tmp_path / "requirements-batch.txt")
+    monkeypatch.setattr(batch, "_install", install)
+    assert [batch.ready.__wrapped__()] == installed
