@@ -15,7 +15,7 @@ from ..gpu.job import Jobs, jobs
 from ..gpu.measure import AtMost, Row, nbytes, share
 from ..gpu.run import Part
 from .rotation import in_turns
-from .step import at, named, timed
+from .step import Timed, at, named
 
 FLAT = AtMost(1.02, share)
 MANY = (4, 16, 64)
@@ -43,7 +43,7 @@ def _averaged(bench: Bench, scene: Scene, ready: dict[tuple[int, str], list[Imag
     if len(sizes) > 1:
         yield Row("references averaged", f"failed: keys and values of 1, 4, 16 and 64 take {sorted(sizes)} bytes")
         return
-    calls = {count: partial(timed, bench, scene, ready[count, "average"]) for count in (1, *MANY)}
+    calls = {count: Timed(bench, scene, ready[count, "average"]) for count in (1, MANY[-1])}
     found = in_turns(bench, {"1": calls[1], "64": calls[64]}, 0.7 * bench.left, what="references")
     beside = f"keys and values of 1, 4, 16 and 64 take {nbytes(sizes.pop())} each time"
     row = found.compared(f"{named('SD1.5', scene)}, 64 references averaged / 1", "64", "1", FLAT)
@@ -51,7 +51,7 @@ def _averaged(bench: Bench, scene: Scene, ready: dict[tuple[int, str], list[Imag
 
 
 def _concatenated(bench: Bench, scene: Scene, ready: dict[tuple[int, str], list[ImagePrompt]]) -> Iterator[Row]:
-    calls = {str(count): partial(timed, bench, scene, ready[count, "concat"]) for count in (1, *MANY)}
+    calls = {str(count): Timed(bench, scene, ready[count, "concat"]) for count in (1, *MANY)}
     found = in_turns(bench, calls, bench.left - 2, what="references")
     for count in MANY:
         yield found.compared(f"{named('SD1.5', scene)}, {count} references next to each other / 1", str(count), "1")

@@ -28,6 +28,7 @@ from .rotation import Rounds, in_turns
 SEEN, THIRD, BELOW = AtMost(1.01, share), AtMost(1 / 3, share), AtMost(1.0, share)
 PLAIN, OURS, CONTROLNET = "plain", "reference seen before", "ControlNet's"
 STEPS, SIDE, TIMEOUT = 20, 256, 1800
+FEW = 4  # steps, where what comes before the first one is looked at
 TIME = 1800.0  # seconds for all of it, beside those of the other sections
 
 
@@ -46,7 +47,7 @@ class Asked:
         except Trouble as error:  # nothing but its own row is missing then
             self.lacks = str(error)
 
-    def seconds(self, whose: str, image: str) -> float:
+    def seconds(self, whose: str, image: str, steps: int = STEPS) -> float:
         """What a request takes: plain, with our unit, or with ControlNet's."""
         scripts: dict[str, Any] = {}
         if whose == OURS:
@@ -56,7 +57,7 @@ class Asked:
             unit = {"enabled": True, "module": module, "model": model, "image": image, "weight": 0.7}
             scripts["controlnet"] = {"args": [unit]}
         body = {
-            "prompt": "a cat", "seed": 1, "steps": STEPS, "width": SIDE, "height": SIDE, "sampler_name": "Euler",
+            "prompt": "a cat", "seed": 1, "steps": steps, "width": SIDE, "height": SIDE, "sampler_name": "Euler",
             "cfg_scale": 7, "alwayson_scripts": scripts,
         }  # fmt: skip
         return self.webui.picture(body).seconds
@@ -87,7 +88,7 @@ def seen_before(bench: Bench, webui: Asked) -> Iterator[Row]:
     """Requests whose reference was seen before, beside plain ones, for as long as there is time."""
     image = shown(512)
     for whose in webui.who:
-        webui.seconds(whose, image)
+        webui.seconds(whose, image, FEW)
     found = in_turns(bench, {w: partial(webui.seconds, w, image) for w in webui.who}, bench.left - 5, what="requests")
     yield from told(found, webui)
 
@@ -104,21 +105,20 @@ def told(found: Rounds, webui: Asked) -> Iterator[Row]:
 
 
 def first_requests(bench: Bench, folder: Path, starts: int = 3) -> Iterator[Row]:
-    """The first request with a reference in a WebUI that has just started, over a plain one; then those after it."""
+    """The first request with a reference in a WebUI that has just started, over a plain one, both of few steps; then
+    those after it."""
     more: dict[str, list[float]] = {OURS: [], CONTROLNET: []}
-    last: list[Row] = []
     for number in range(starts):
         with ExitStack() as stack:
             webui = started(folder, stack)
-            webui.seconds(PLAIN, "")  # loads the checkpoint
-            plain = webui.seconds(PLAIN, "")
+            webui.seconds(PLAIN, "", FEW)  # loads the checkpoint
+            plain = webui.seconds(PLAIN, "", FEW)
             order = webui.who[1:][:: -1 if number % 2 else 1]
             for whose in order:
-                more[whose].append(webui.seconds(whose, shown(500 + number)) - plain)
+                more[whose].append(webui.seconds(whose, shown(500 + number), FEW) - plain)
             if number == starts - 1:
-                last = list(seen_before(bench, webui))
-    yield from first_told(more)
-    yield from last
+                yield from first_told(more)
+                yield from seen_before(bench, webui)
 
 
 def first_told(more: dict[str, Sequence[float]]) -> Iterator[Row]:
