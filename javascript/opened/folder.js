@@ -150,12 +150,12 @@ ipAdapter.folder = (() => {
         strip.querySelector(".ip-adapter-folder-pictures").replaceChildren(...few);
     }
     async function ask(tab) {
-        const unit = tab.shownUnit, text = unit.folder ?? "", walks = howOf(unit) === "each";
+        const unit = tab.shownUnit, text = unit.folder ?? "", walks = howOf(unit) === "each", last = asked[tab.name];
         const answer = await ipAdapter.shelf.ask(tab, {ask: "folder", text, walks});
-        if (!stripOf(tab) || (tab.shownUnit.folder ?? "") !== text) return;
-        asked[tab.name].answer = answer.offered || answer.problem
+        if (asked[tab.name] !== last || !stripOf(tab) || (tab.shownUnit.folder ?? "") !== text) return;
+        last.answer = answer.offered || answer.problem
             ? answer : {problem: "The server has not answered: write the folder again."};
-        draw(tab, tab.shownUnit, asked[tab.name].answer);
+        draw(tab, tab.shownUnit, last.answer);
     }
 
     // As the state says. Called at each of its changes.

@@ -95,14 +95,18 @@ Object.assign(ipAdapter.shelf, (() => {
 
     // What is asked
 
+    // What was asked of another group than the one that is wanted by now, or for a shelf that was closed, comes too late.
     async function show(tab, question) {
-        const answer = await ipAdapter.shelf.ask(tab, question), shelf = shelfOf(tab);
-        if (!shelf) return;
+        const shelf = shelfOf(tab);
+        if (question.group) shelf.dataset.wanted = question.group;
+        const answer = await ipAdapter.shelf.ask(tab, question);
+        if (shelf !== shelfOf(tab)) return;
+        note(answer.small);
+        if (answer.lately) drawLately(tab, answer.lately);
+        if (shelf.dataset.wanted !== question.group) return;
         const problem = answer.entries ? "" : answer.problem ?? "The server has not answered: open the shelf again.";
         shelf.querySelector(".ip-adapter-problem").textContent = problem;
         if (!answer.entries) return;
-        note(answer.small);
-        if (answer.lately) drawLately(tab, answer.lately);
         drawGroup(tab, {...answer, start: question.start});
         await fillAll(tab);
     }
@@ -119,6 +123,7 @@ Object.assign(ipAdapter.shelf, (() => {
         if (group === "presets") show(tab, {ask: "group", group});
     }
     async function more(tab, shelf) {
+        if ((shelf.dataset.wanted ?? shelf.dataset.group) !== shelf.dataset.group) return;  // another group is coming
         const start = shelf.querySelectorAll(".ip-adapter-shelved").length;
         if (shelf.dataset.start === `${start}`) return;  // asked already
         shelf.dataset.start = start;

@@ -7,8 +7,9 @@
             const stamp = ipAdapter.newKey();
             const timer = setTimeout(() => resolve({}), 30_000);
             tab.shelf.onAnswer = (answer) => {
+                if (answer.stamp !== stamp) return;  // it comes too late: nobody waits for it any longer
                 clearTimeout(timer);
-                resolve(answer.stamp === stamp && !answer.ask ? answer : {});  // or the question, where it has failed
+                resolve(answer.ask ? {} : answer);  // the question itself, where it has failed
             };
             tab.writeBox("shelf", JSON.stringify({...question, stamp}));
         }));
