@@ -77,7 +77,12 @@
     function onClick(event) {
         const target = elementOf(event), button = target?.closest("button"), tab = target && tabAt(target);
         if (tab && tab.tickbox === target && event instanceof MouseEvent) tab.tick.clicked = Infinity;
-        if (!button || !isOurs(button)) return;
+        if (!button || target.matches("input[type=file]") || !isOurs(button)) return;
+        const files = button.dataset.order === "null" && tab?.element("preset_file")?.querySelector("input[type=file]");
+        if (files) {  // "Import presets": a browser lets nobody open its dialog later
+            event.stopImmediatePropagation();
+            return files.click();
+        }
         put(event, pressOf(button));
     }
     // Of keys, those that choose a unit, move a reference, and undo.

@@ -102,6 +102,25 @@ def test_what_is_done_before_the_scripts_are_here_is_done_then(slow, there: list
     page.wait(lambda: "chosen.png" in page.told())
 
 
+def test_presets_are_imported_before_the_scripts_are_here(slow, tmp_path) -> None:
+    """A browser opens its dialog at the press alone."""
+    from lib_ipadapter.webui import process
+
+    page, come = slow
+    store = process.store()
+    store.save("early", [{"model": "demo-sd15", "images": [picture(61)]}])
+    (tmp_path / "presets.zip").write_bytes(store.export(["early"]))
+    store.delete("early")
+    opened(page)
+    with page.page.expect_file_chooser() as chooser:
+        page.preset("import")
+    chooser.value.set_files(tmp_path / "presets.zip")
+    come()
+    page.wait(lambda: page.note() == "Imported “early”.")
+    assert store.names().count("early") == 1
+    store.delete("early")
+
+
 def test_a_press_counts_on_a_button_that_is_drawn_anew_before_its_turn(slow) -> None:
     """The server's first drawing of an open panel may be there before what was kept."""
     page, come = slow

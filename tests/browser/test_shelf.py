@@ -121,7 +121,7 @@ def test_the_shelf_loads_what_is_clicked(page: Page, shelved: Any) -> None:
 
 
 def test_what_was_asked_of_one_group_does_not_come_into_another(page: Page, shelved: Any) -> None:
-    """"More" pressed while another group, or another opening of the shelf, is on its way."""
+    """ "More" pressed while another group, or another opening of the shelf, is on its way."""
     for number in range(30):
         shelved.save(f"shelf {number:02}", [{"model": "demo-sd15", "images": [picture(42)]}])
     for number in range(26):
