@@ -223,7 +223,8 @@ class Scene:
         return self.unet(self.x, self.t, context=self.text, **more)
 
     def announce(self, injection: Injection) -> None:
-        injection.begin(self.rows, 0, 1, size=(self.x.shape[-2], self.x.shape[-1]))
+        """A step in the middle of a job."""
+        injection.begin(self.rows, 6, 20, size=(self.x.shape[-2], self.x.shape[-1]))
 
     @contextmanager
     def injected(self, prompts: Sequence[ImagePrompt]) -> Iterator[Callable[[], Tensor]]:

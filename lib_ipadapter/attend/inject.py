@@ -101,6 +101,7 @@ class Injection(ModelInjection):
         self.layers = [_LayerHooks(self, i, layer) for i, layer in enumerate(layers)]
         loras = [prompt.lora for prompt in self.prompts if prompt.lora is not None]
         self.lora = LoraHooks(self, layers, loras) if loras else None
+        self.leaves_on_errors = self.lora is not None
         self.residuals = Residuals(unet, self.prompts)
         self.cursor = RowCursor()
         self._sizes: dict[nn.Module, Size] = {}  # of what each transformer works on in this call
@@ -149,7 +150,8 @@ class Injection(ModelInjection):
 
     def _announce(self, step: Step) -> None:
         if self.lora is not None:
-            self.lora.begin(lora for i in self.active if (lora := self.prompts[i].lora) is not None)
+            loras = [lora for i in self.active if (lora := self.prompts[i].lora) is not None]
+            self.lora.begin(loras, step.step, step.steps)
         self.residuals.begin(step.step, step.steps)
         self.cursor.begin(step.rows if self.acts else (), step.texts, step.latents)
         self._watch(step.sampler)
@@ -183,6 +185,8 @@ class Injection(ModelInjection):
 
     def pause(self) -> None:
         super().pause()
+        if self.lora is not None:
+            self.lora.leave(ended=False)
         self.residuals.pause()
         self.cursor.begin(())
 
@@ -195,6 +199,8 @@ class Injection(ModelInjection):
             self.rows = self.cursor.take(len(x), context, x, marked="forward" in vars(self.model))
             rule = self.cursor.rule
         served = self.rows is None or self.residuals.enter(self.rows, args, kwargs, whole=self._input is not None)
+        if self.lora is not None:
+            self.lora.enter()
         if self.rows is None or rule is None or not served:
             self.lose()
         else:
@@ -210,5 +216,7 @@ class Injection(ModelInjection):
         return size if size and self._input and is_whole(size, self._input) else None
 
     def _leave(self, ended: bool) -> None:
-        if self.residuals.leave():
+        if self.lora is not None:
+            self.lora.leave(ended=ended)
+        if self.residuals.leave() and ended:
             self.lose()

@@ -3,17 +3,15 @@
 ``out + s · up(down(x))`` (LoRA, arXiv 2106.09685, equation 3, with alpha equal to the rank, as the published files are
 trained): the query, which the image attention takes too, keys, values and the output projection.
 
-Hooks and not merged weights, which are the same numbers (tests/unit/test_lora.py) and cost a step nothing. Measured on
-SD1.5's whole UNet with random weights, a LoRA of rank 128, fp32, one thread's own time on a busy machine, a latent of
-32 x 32, in alternating rounds: a step takes 1.06 times as long with the hooks as the same unit's without (quartiles
-1.02 to 1.10, 5 rounds; ``python -m benchmarks.step_cost --lora --busy`` does the like), a transformer block of SDXL's
-widths 1.06 times (7 rounds). Merging takes 0.6 s and wants a copy of all that it changes, because subtracting does
-not give 16-bit weights back: in fp16 187 MB for SD1.5 and 1.9 GB for SDXL, where the low-rank matrices are 51 MB and
-372 MB. What decides is another thing. The host's own Lora takes its backup of a layer's weights when a prompt first
-names one, so that ours would be in it and in every later picture, and takes weights out of it in the middle of a job,
-when ours would be gone; weights kept in 8 bits would lose what a LoRA adds; other jobs of the same UNet would have it.
-
-Multiplying what q, k and v have in common once gained nothing (1.08 times), nor did adding within the product (1.05).
+Beside the layers it costs a step 5 to 10 hundredths, which is what its products take: of SDXL's whole UNet with random
+weights, a latent of 32 x 32, batch 2, two threads, rank 128, 1.10 times the step (6 rounds; an addition within the
+product saves a hundredth, what q, k and v have in common, multiplied once, nothing). In the weights it costs nothing
+but the time to put it there, as long as 8 such steps take longer. So a job with as many steps still to come has it
+there, in weights that take the place of the layers' own while one of its calls lasts (merged.py): in the layers' own
+it would be met by the host's Lora, which keeps a copy of a layer's weights when a prompt first names one and puts that
+back in the middle of a job, and by other jobs; and taking it out again would not give 16-bit weights back. They want
+room, in fp16 187 MB for SD1.5 and 1.9 GB for SDXL, and are left out where that is scarce, and for layers that store
+their weights otherwise than they compute.
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ from torch import Tensor, nn
 
 from ..errors import MismatchError
 from .layers import CrossAttention
+from .merged import MergedWeights
 from .room import Keeper, with_room
 from .uncompiled import uncompiled
 
@@ -114,13 +113,13 @@ def _scaled(up: Tensor, strength: float, like: Tensor) -> Tensor:
 class _LayerHook:
     """The hook of one layer in ``LAYERS`` of one attention, and what it keeps on the device."""
 
-    def __init__(self, hooks: LoraHooks, attention: int, layer: str) -> None:
-        self.hooks, self.attention, self.layer = hooks, attention, layer
+    def __init__(self, hooks: LoraHooks, number: int, attention: int, layer: str) -> None:
+        self.hooks, self.number, self.attention, self.layer = hooks, number, attention, layer
         self.matrices: _Matrices | None = None
 
     def add(self, _module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
-        """What the layer puts out, with the LoRA; None (as it is) where none acts."""
-        if not self.hooks.act:
+        """What the layer puts out, with the LoRA; None (as it is) where none acts, or it is in the weight."""
+        if not self.hooks.act or self.hooks.merged.acted(self.number, args[0], out):
             return None
         return with_room(self.hooks.owner, out.device, partial(self._added, args[0], out), NO_ROOM)
 
@@ -132,6 +131,15 @@ class _LayerHook:
             if self.hooks.owner.keeps:
                 self.matrices = matrices
         return out + F.linear(F.linear(x.to(out), matrices.down), matrices.up).to(out)
+
+    def merge(self, weight: Tensor) -> Tensor | None:
+        """``weight`` with the LoRA in it, which then needs no matrices; None where the layer has another dtype's, or
+        another device's."""
+        matrices = self.matrices
+        if matrices is None or not matrices.serve(weight):
+            return None
+        self.matrices = None
+        return torch.addmm(weight.float(), matrices.up.float(), matrices.down.float()).to(weight.dtype)
 
 
 NO_ROOM = (
@@ -147,13 +155,15 @@ class LoraHooks:
         """``loras``: those that may act. Raises MismatchError where they do not fit the layers."""
         self.owner = owner
         self.loras: tuple[Lora, ...] = ()  # those that act in the present step
+        places = [(number, attention, layer) for number, attention in _attentions(layers) for layer in LAYERS]
         self.hooked = [
-            (linear(attention, layer), _LayerHook(self, number, layer))
-            for number, attention in _attentions(layers)
-            for layer in LAYERS
+            (linear(attention, layer), _LayerHook(self, i, number, layer))
+            for i, (number, attention, layer) in enumerate(places)
         ]
         for module, hook in self.hooked:
             _check(module, [lora.down(hook.attention, hook.layer) for lora in loras])
+        modules = [module for module, _ in self.hooked]
+        self.merged = MergedWeights(owner, modules, lambda i, weight: self.hooked[i][1].merge(weight))
 
     @property
     def act(self) -> bool:
@@ -165,15 +175,30 @@ class LoraHooks:
         some layers would do without their LoRA."""
         return [module.register_forward_hook(uncompiled(hook.add)) for module, hook in self.hooked]
 
-    def begin(self, loras: Iterable[Lora]) -> None:
-        """A new step, in which the units with these LoRAs act."""
+    def begin(self, loras: Iterable[Lora], step: int, steps: int) -> None:
+        """Step ``step`` of ``steps``, in which the units with these LoRAs act."""
         acting = strongest(loras)
-        if [(one.key, one.strength) for one in acting] != [(one.key, one.strength) for one in self.loras]:
-            self.let_go()
+        names = [(one.key, one.strength) for one in acting]
+        if names != [(one.key, one.strength) for one in self.loras]:
+            self._let_matrices_go()
         self.loras = acting
+        self.merged.begin(tuple(names), step, steps)
+
+    def enter(self) -> None:
+        """A call of the job's own begins."""
+        if self.act:
+            self.merged.enter()
+
+    def leave(self, *, ended: bool) -> None:
+        """The call is over; not ``ended``, by an error."""
+        self.merged.leave(ended=ended)
 
     def let_go(self) -> None:
         """Let go of everything on the device."""
+        self._let_matrices_go()
+        self.merged.let_go()
+
+    def _let_matrices_go(self) -> None:
         for _, hook in self.hooked:
             hook.matrices = None
 

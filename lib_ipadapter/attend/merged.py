@@ -1,0 +1,199 @@
+"""Weights with a LoRA in them, which take the place of a layer's own for the time of one call.
+
+The layer's own parameter is never written to: during a call of the job's own the module has another one in its place,
+and has its own back when the call is over, so that whoever else calls the model, saves it or changes its weights meets
+what is theirs. Hosts change weights within a call, too: the WebUI's own Lora does when a layer is called for the first
+time with other names than before. So nothing takes a weight's place before a whole call has left all of them alone,
+nothing stays where one has not, and each run of the sampler begins anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import is_device_full
+from .room import Keeper, has_plenty
+from .uncompiled import has_compiled
+
+log = logging.getLogger("ip-adapter")
+WORTH = 8  # steps that are still to come: merging takes as long as a few steps take longer with a LoRA beside them
+LOOKED_AT = 16  # one of so many layers shows whether these weights are what it computes with
+TRIES = 3  # times that a job merges after somebody has changed what it had merged into
+
+
+class _Merged(nn.Parameter):
+    """A parameter of ours, into which nobody merges another LoRA."""
+
+
+class Stamp(NamedTuple):
+    """What is another one when a tensor has been written to, or is in another place."""
+
+    tensor: int
+    place: int
+    device: torch.device
+    version: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Stamp:
+        return cls(id(tensor), tensor.data_ptr(), tensor.device, tensor._version)
+
+
+def own_weight(module: nn.Module) -> nn.Parameter | None:
+    """A layer's weight; None where it has no plain one, or one of which nothing tells who has written to it."""
+    weight = module._parameters.get("weight") if isinstance(module, nn.Linear) else None
+    if type(weight) is not nn.Parameter or not weight.is_floating_point() or weight.is_inference():
+        return None
+    return weight
+
+
+def _stamp(module: nn.Module) -> Stamp | None:
+    weight = own_weight(module)
+    return None if weight is None else Stamp.of(weight)
+
+
+class _Layer:
+    """A layer's own weight, and the one that takes its place."""
+
+    def __init__(self, module: nn.Module, own: nn.Parameter, merged: Tensor) -> None:
+        self.module, self.own, self.own_stamp = module, own, Stamp.of(own)
+        self.merged = _Merged(merged, requires_grad=False)
+        self._stamp = Stamp.of(self.merged)
+        self.is_in = False
+
+    @property
+    def fits(self) -> bool:
+        """Whether the layer's own weight is still what this was merged from."""
+        return _stamp(self.module) == self.own_stamp
+
+    def is_used(self, x: Tensor, out: Tensor) -> Tensor:
+        """A bool: whether the first row of ``out`` is what this weight makes of that of ``x``, and not what the layer's
+        own one does, which others may have kept somewhere."""
+        x, out = x.reshape(-1, x.shape[-1])[:1], out.reshape(-1, out.shape[-1])[:1]
+        off, own = ((out - F.linear(x, weight, self.module.bias)).abs().max() for weight in (self.merged, self.own))
+        rounding = 8 * torch.finfo(out.dtype).eps * out.abs().max()
+        return off <= torch.maximum(own, rounding)
+
+    def put_in(self) -> None:
+        self.module._parameters["weight"] = self.merged
+        self.is_in = True
+
+    def take_out(self) -> bool:
+        """Give the layer its own weight back. False where somebody has touched the other one; what he made of it, by
+        putting back what he had kept and adding to that, was to become of the layer's own."""
+        self.is_in = False
+        if self.module._parameters.get("weight") is not self.merged:
+            return False
+        self.module._parameters["weight"] = self.own
+        now = Stamp.of(self.merged)
+        if now == self._stamp:
+            return True
+        with torch.no_grad():
+            if now.device != self.own.device:
+                self.own.data = self.own.to(now.device)
+            if now.version != self._stamp.version:
+                self.own.copy_(self.merged)
+        return False
+
+
+class MergedWeights:
+    """Those of one model's layers, for one job."""
+
+    def __init__(
+        self, owner: Keeper, modules: Sequence[nn.Module], merge: Callable[[int, Tensor], Tensor | None]
+    ) -> None:
+        """``merge`` gives the weight of a layer, by its number, with what acts in the present step in it; None for a
+        layer that computes in another dtype or on another device than its weight has."""
+        self.owner, self.modules, self._merge = owner, modules, merge
+        self._layers: dict[int, _Layer] = {}
+        self._key: Hashable = None
+        self._step, self._left = 0, 0
+        self._within = False  # a call of the job's own, in which a LoRA acts
+        self._stamps: list[Stamp | None] = []  # of the layers after the last call
+        self._settled = False  # the last call has left them alone
+        self._looking = False  # the first call with merged weights
+        self._used: list[Tensor] = []  # bools, on the device
+        self._tries = TRIES
+
+    def begin(self, key: Hashable, step: int, steps: int) -> None:
+        """A step of so many, in which what is called ``key`` acts."""
+        self.leave(ended=False)  # a call that was broken off
+        if key != self._key or step < self._step:  # the sampler runs again: the host may have prepared other weights
+            self._start_anew()
+        self._key, self._step, self._left = key, step, steps - step
+
+    def acted(self, number: int, x: Tensor, out: Tensor) -> bool:
+        """Whether a layer had the merged weight when it made ``out`` of ``x``."""
+        layer = self._layers.get(number)
+        if layer is None or not layer.is_in:
+            return False
+        if self._looking and number % LOOKED_AT == 0:
+            self._used.append(layer.is_used(x, out))
+        return True
+
+    def enter(self) -> None:
+        """A call of the job's own begins, in which a LoRA acts."""
+        self._within = True
+        if not (self._settled and self._tries and self.owner.keeps):
+            return
+        if not all(layer.fits for layer in self._layers.values()):
+            self._tries -= 1
+            self._start_anew()
+        elif not self._layers and self._left >= WORTH:
+            self._layers = self._all_merged()
+            self._looking = True
+        for layer in self._layers.values():
+            layer.put_in()
+
+    def leave(self, *, ended: bool) -> None:
+        """The call is over; not ``ended``, by an error."""
+        if not self._within:
+            return
+        self._within = False
+        untouched, used, self._looking, self._used = self._take_out(), self._used, False, []
+        if not untouched or (used and not bool(torch.stack(used).all())):
+            why = "does not compute with the model's own weights" if untouched else "has changed weights within a call"
+            log.debug("IP-Adapter: another extension %s: the LoRA stays beside them.", why)
+            self._tries = 0
+        if not self._tries or self._left <= 1:  # what comes after the last step needs the room
+            self.let_go()
+        elif not self._layers:
+            stamps = [_stamp(module) for module in self.modules]
+            self._settled, self._stamps = ended and stamps == self._stamps, stamps
+
+    def let_go(self) -> None:
+        """Also in the middle of a call, the rest of which has the layers' own weights."""
+        self._take_out()
+        self._layers = {}
+
+    def _start_anew(self) -> None:
+        self.let_go()
+        self._stamps, self._settled = [], False
+
+    def _take_out(self) -> bool:
+        untouched = [layer.take_out() for layer in self._layers.values() if layer.is_in]
+        return all(untouched)
+
+    def _all_merged(self) -> dict[int, _Layer]:
+        """By number; none where there is no room, or compiled code may have the layers' own weights in it."""
+        own = {i: weight for i, module in enumerate(self.modules) if (weight := own_weight(module)) is not None}
+        needed: dict[torch.device, int] = {}
+        for weight in own.values():
+            needed[weight.device] = needed.get(weight.device, 0) + weight.nbytes
+        found: dict[int, _Layer] = {}
+        try:
+            if not has_compiled() and all(has_plenty(*one) for one in needed.items()):
+                with torch.inference_mode(False), torch.no_grad():  # nothing tells who writes to an inference tensor
+                    merged = ((i, weight, self._merge(i, weight)) for i, weight in own.items())
+                    found = {i: _Layer(self.modules[i], weight, one) for i, weight, one in merged if one is not None}
+        except RuntimeError as error:
+            if not is_device_full(error):
+                raise
+        if not found:
+            self._tries = 0
+        return found
