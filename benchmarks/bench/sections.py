@@ -26,9 +26,10 @@ SECTIONS = (
     Section("memory", "Memory", 150, _alone("memory", "encoder_memory", "generations", "kept")),
     Section("encode", "Encoding references", 120, encode.parts),
     Section("references", "Many references", 150, references.parts),
-    Section("precision", "Number formats, layouts and attention", 60, precision.parts),
     Section("faults", "Faults, kills, hostile files and requests", 210, _alone("faults", "faults")),
     Section("webui", "Whole requests in a WebUI", 1, webui.parts),
     Section("sdxl", "Cost of a step, SDXL", 689, step.sdxl),
     Section("step", "Cost of a step, SD1.5", 900, step.sd15),
+    # Last, because it compiles: then no LoRA is merged in this process.
+    Section("precision", "Number formats, layouts and attention", 60, precision.parts),
 )

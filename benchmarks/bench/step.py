@@ -29,7 +29,12 @@ from .rotation import Rounds, in_turns
 STEPS = 20  # of a request
 REQUEST, BELOW = AtMost(1.01, share), AtMost(1.0, share)
 OURS = ("1 base unit", "1 plus unit (16 tokens)", "4 base units", "1 full-face unit (257 tokens)")
-SDXL_OURS = ("1 base unit", "1 base unit in a region", "1 face unit with its LoRA")
+FACE = "1 face unit with its LoRA"
+SDXL_OURS = ("1 base unit", "1 base unit in a region", FACE)
+BESIDE = f"{FACE} beside the layers"
+BEFORE = 2  # steps of a job whose LoRA is beside the layers
+SMALL, LARGE = 20, 32  # SDXL's latent, and where there is time for larger ones
+TIME = 1000.0  # seconds
 PLAIN, THEIRS, THEIRS_PLAIN = "plain", "diffusers' IP-Adapter", "diffusers, plain"
 
 
@@ -41,7 +46,8 @@ def sd15(bench: Bench) -> Generator[Part, None, None]:
 def sdxl(bench: Bench) -> Generator[Part, None, None]:
     sizes = unets.SDXL.shallow() if bench.small else unets.SDXL
     scene = Scene.draw(bench, unets.build_sharing(sizes, bench.device, bench.half))
-    yield Part("SDXL, steps", partial(_sdxl, bench, at(bench, scene, 20)), needs=60)
+    latent = LARGE if bench.left > TIME else SMALL
+    yield Part("SDXL, steps", partial(_sdxl, bench, at(bench, scene, latent)), needs=60)
 
 
 def at(bench: Bench, scene: Scene, latent: int) -> Scene:
@@ -54,20 +60,38 @@ def named(base: str, scene: Scene) -> str:
 
 
 class Timed:
-    """Seconds of a step with ``prompts``. Their keys and values are there since a first one, on a latent of 8 x 8,
-    which takes a fraction of the time, and stay between calls; the hooks do not."""
+    """Seconds of a step with ``prompts``. Their keys and values are there since the first ones, on a latent of 8 x 8,
+    which take a fraction of the time, and stay between calls, as a LoRA in weights does; the hooks do not.
 
-    def __init__(self, bench: Bench, scene: Scene, prompts: Sequence[ImagePrompt]) -> None:
+    ``beside``: a LoRA stays beside the layers. ``merging``: the seconds that it took to put it into the weights.
+    """
+
+    def __init__(self, bench: Bench, scene: Scene, prompts: Sequence[ImagePrompt], *, beside: bool = False) -> None:
         self._bench, self._scene, self._is_ready = bench, scene, False
         self._injection = Injection(scene.unet, cross_attention_layers(scene.unet), prompts)
+        self._beside, self.merging = beside, 0.0
+
+    def _make_ready(self, injection: Injection) -> None:
+        first = replace(self._scene, x=self._scene.x[..., :8, :8].contiguous())
+
+        def step() -> None:
+            first.announce(injection)
+            first.plain()
+
+        lora = injection.lora
+        taken = [self._bench.seconds(step) for _ in range(1 if lora is None else BEFORE)]
+        if lora is not None and self._beside:
+            lora.merged.give_up()
+        elif lora is not None:
+            self.merging = self._bench.seconds(step) - taken[-1]
+            if not (lora.merged.is_there or self._bench.small):
+                raise RuntimeError("the LoRA was not merged: this machine has too little free memory, or has compiled")
+        self._is_ready = True
 
     def __call__(self) -> float:
         with _hooked(self._injection) as injection:
             if not self._is_ready:
-                first = replace(self._scene, x=self._scene.x[..., :8, :8].contiguous())
-                first.announce(injection)
-                first.plain()
-                self._is_ready = True
+                self._make_ready(injection)
 
             def step() -> None:
                 self._scene.announce(injection)
@@ -185,7 +209,23 @@ def _sdxl(bench: Bench, scene: Scene) -> Iterator[Row]:
     name = f"{named('SDXL', scene)}, 70 layers"
     yield from without_effect(scene, SDXL_OURS)
     calls = calls_of(bench, scene, SDXL_OURS)
+    merged, beside = calls[FACE], Timed(bench, scene, CASES[FACE](scene), beside=True)
+    calls[BESIDE] = beside
     for call in calls.values():
         call()
     found = in_turns(bench, calls, bench.left - 2, what="SDXL")
     yield from _ours(name, found, SDXL_OURS, SDXL_TARGETS)
+    yield found.compared(f"{name}, {BESIDE}, as in a job's first steps: with / without", BESIDE, PLAIN)
+    assert isinstance(merged, Timed)
+    yield _run(name, found, merged.merging)
+
+
+def _run(name: str, found: Rounds, merging: float) -> Row:
+    """Of the rounds' steps: a run of 20 of them with a LoRA, beside 20 plain ones."""
+    triples = zip(found.taken[BESIDE], found.taken[FACE], found.taken[PLAIN], strict=True)
+    whole = Spread.of([
+        (BEFORE * first + merging + (STEPS - BEFORE) * later) / (STEPS * plain) for first, later, plain in triples
+    ])  # fmt: skip
+    beside = f"{whole.said(ratio)}; merged once, in {ms(merging)}"
+    figure = f"{name}, {FACE}, {STEPS} steps / plain, of these steps and what merging takes"
+    return Row(figure, ratio(whole.median), beside, whole.count)

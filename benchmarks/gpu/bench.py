@@ -19,7 +19,7 @@ from lib_ipadapter.attend.regions import Region
 from lib_ipadapter.attend.rows import Rows, layout
 
 from . import unets
-from .measure import AtMost, Row, Spread, ratio
+from .measure import AtMost, Row, Spread, ms, ratio
 
 BASE, PLUS, FULL_FACE = 4, 16, 257  # image tokens of the published adapters
 
@@ -144,6 +144,9 @@ class Bench:
         def with_it() -> float:
             with scene.injected(prompts) as step:
                 found.first.append(self.seconds(step))
+                if any(prompt.lora is not None for prompt in prompts):
+                    found.beside.append(self.seconds(step))
+                    found.merging.append(self.seconds(step))
                 return self.seconds(step, calls)
 
         while len(found.ratios) < most and (len(found.ratios) < least or time.monotonic() < until):
@@ -158,11 +161,14 @@ class Bench:
 
 @dataclass
 class Pairs:
-    """Measured steps. ``first``: a job's first step, in which keys and values go to the device."""
+    """Measured steps. ``first``: a job's first step, in which keys and values go to the device. With a LoRA,
+    ``beside``: the next one, which has it beside the layers still, and ``merging``: the one in which it is merged."""
 
     plain: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
+    beside: list[float] = field(default_factory=list)
+    merging: list[float] = field(default_factory=list)
 
     @property
     def ratio(self) -> Spread:
@@ -178,6 +184,20 @@ class Pairs:
     def gathering(self) -> float:
         """What the first step takes longer than a plain one, in seconds."""
         return Spread.of(self.first).median - Spread.of(self.plain).median
+
+    def of_lora(self, figure: str) -> Iterator[Row]:
+        """What a LoRA costs before it is in the weights, and what it takes to put it there."""
+        found = Spread.of([beside / plain for beside, plain in zip(self.beside, self.plain, strict=True)])
+        yield Row(
+            f"{figure}, the LoRA beside the layers: with / without", ratio(found.median), found.said(ratio), found.count
+        )
+        longer = Spread.of([merging - plain for merging, plain in zip(self.merging, self.plain, strict=True)])
+        yield Row(
+            f"{figure}: the step in which the LoRA is merged, longer by",
+            ms(longer.median),
+            longer.said(ms),
+            longer.count,
+        )
 
 
 @dataclass

@@ -121,6 +121,8 @@ def _with(bench: Bench, scene: Scene, figure: str, make: Make, target: AtMost | 
         return
     found = bench.pairs(scene, prompts, seconds=8)
     yield found.compared(f"{figure}: with / without", target)
+    if loras:
+        yield from found.of_lora(figure)
     kept = f"K and V of {nbytes(sum(prompt.kv.nbytes for prompt in prompts))}"
     if loras:
         kept += f" and a LoRA of {nbytes(sum(lora.nbytes for lora in loras))}"

@@ -159,12 +159,22 @@ class MergedWeights:
         if not untouched or (used and not bool(torch.stack(used).all())):
             why = "does not compute with the model's own weights" if untouched else "has changed weights within a call"
             log.debug("IP-Adapter: another extension %s: the LoRA stays beside them.", why)
-            self._tries = 0
-        if not self._tries or self._left <= 1:  # what comes after the last step needs the room
+            self.give_up()
+        if self._left <= 1:  # what comes after the last step needs the room
             self.let_go()
-        elif not self._layers:
+        elif self._tries and not self._layers:
             stamps = [_stamp(module) for module in self.modules]
             self._settled, self._stamps = ended and stamps == self._stamps, stamps
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there are merged weights, in their places or waiting for a call."""
+        return bool(self._layers)
+
+    def give_up(self) -> None:
+        """Leave the LoRA beside the layers for the rest of the job."""
+        self._tries = 0
+        self.let_go()
 
     def let_go(self) -> None:
         """Also in the middle of a call, the rest of which has the layers' own weights."""

@@ -286,8 +286,8 @@ def test_hooks_that_do_nothing_are_seen(bench: Bench, scene: Scene, monkeypatch)
     (row,) = steps._with(bench, scene, "case", steps.CASES["1 face unit with its LoRA"])
     assert "NO EFFECT of the LoRA" in row.value
     monkeypatch.undo()
-    _, row = steps._with(bench, scene, "case", steps.CASES["1 face unit with its LoRA"])
-    assert " and a LoRA of " in row.spread
+    _, beside, merging, row = steps._with(bench, scene, "case", steps.CASES["1 face unit with its LoRA"])
+    assert "beside the layers" in beside.figure and "is merged" in merging.figure and " and a LoRA of " in row.spread
 
     mode = next(mode for mode in modes.modes(bench) if mode.last)
     acting = Scene.with_prompts

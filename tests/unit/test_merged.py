@@ -52,7 +52,7 @@ class Run:
         self.weights = dict(unet.named_parameters())
         self.merged: list[int] = []
         if not merge:
-            self.injection.lora.merged._tries = 0
+            self.injection.lora.merged.give_up()
 
     def __call__(self, step: int, steps: int = STEPS) -> Tensor:
         self.injection.begin(ROWS, step, steps)
@@ -158,7 +158,7 @@ def test_the_last_step_leaves_the_room_to_what_comes_after(unet) -> None:
     with Run(unet, [prompt_with(unet)]) as run:
         for step in range(STEPS):
             run(step)
-            assert bool(run.injection.lora.merged._layers) == (MERGED_FROM <= step < STEPS - 1)
+            assert run.injection.lora.merged.is_there == (MERGED_FROM <= step < STEPS - 1)
 
 
 def test_another_jobs_calls_have_the_layers_own_weights(unet) -> None:
