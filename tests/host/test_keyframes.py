@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from demo.start import FORGE, WEBUI, Host
 from lib_ipadapter import infotext
 from tests.helpers.files import base64_of, half, picture, unit
 from tests.helpers.host import FAR, SAME, ask, difference, make, ours, pixels
+from tests.helpers.img2img_files import files_through
 from tests.helpers.neighbours import APART, X
-from tests.helpers.panel import panel_args
 
 LEFT = base64_of(half("left"))
 STOPS = {0: 0.0, 7: 1.0}
@@ -92,30 +91,7 @@ def test_windows_that_nothing_tells_are_no_guess(host: Host, near) -> None:
 
 
 def files_made(host: Host, settings: dict, count: int, **fields: Any) -> list[np.ndarray]:
-    """What img2img's batch of so many files makes: each a run of the same processing object."""
-    from modules import processing, scripts, shared
-
-    runner = scripts.scripts_img2img
-    (script,) = [one for one in runner.alwayson_scripts if one.title() == "IP-Adapter"]
-    args: list[Any] = [0, *[None] * (len(runner.inputs) - 1)]
-    args[script.args_from : script.args_to] = [settings, *panel_args(host, {}, {}, {}, tick=False)[1:]]
-    p = processing.StableDiffusionProcessingImg2Img(
-        sd_model=shared.sd_model, prompt="a cat", negative_prompt="blurry", seed=5, steps=3, width=64, height=64,
-        denoising_strength=0.9, sampler_name="Euler", do_not_save_samples=True, do_not_save_grid=True, **fields,
-    )  # fmt: skip
-    p.is_api, p.scripts, p.script_args = True, runner, args
-    made = []
-    shared.state.begin("test")
-    try:
-        for i in range(count):
-            shared.state.job = f"{i + 1} out of {count}"
-            p.init_images = [picture(50, (64, 64))] * p.batch_size
-            torch.manual_seed(3)
-            made.extend(pixels(processing.process_images(p))[-p.batch_size * p.n_iter :])
-    finally:
-        p.close()
-        shared.state.end()
-    return made
+    return [one for made in files_through(host, count, settings, **fields) for one in made]
 
 
 @pytest.mark.parametrize("batch", [{}, {"n_iter": 2}, {"batch_size": 2}])

@@ -12,6 +12,7 @@ from demo.start import Host
 from lib_ipadapter.encode.folders import FolderMark
 from tests.helpers.files import base64_of, picture, unit
 from tests.helpers.host import SAME, ask, difference, make, ours, pixels
+from tests.helpers.img2img_files import files_through
 
 SEEDS = (3, 4, 5)
 
@@ -287,37 +288,6 @@ def test_a_walk_reads_what_its_pictures_see(host: Host, references: Path) -> Non
     beside = of(references, batch="per image")
     beside["images"].append(base64_of(picture(1)))
     assert "a folder stands beside other references, and batch is “per image”" in refused(host, beside)
-
-
-def files_through(host: Host, count: int, *units: dict, first: int = 0, **fields: Any) -> list[list[np.ndarray]]:
-    """The pictures of each of ``count`` equal files that img2img's batch of files makes pictures of, ``first`` being
-    the place of the first of them."""
-    from modules import processing, scripts, shared
-
-    from tests.helpers.panel import panel_args
-
-    runner = scripts.scripts_img2img
-    script = next(s for s in runner.alwayson_scripts if s.title() == "IP-Adapter")
-    args = [0, *[None] * (len(runner.inputs) - 1)]
-    values = panel_args(host, {}, {}, {}, tick=False)
-    values[: len(units)] = units
-    args[script.args_from : script.args_to] = values
-    p = processing.StableDiffusionProcessingImg2Img(
-        sd_model=shared.sd_model, prompt="a cat", negative_prompt="blurry", seed=5, steps=3, width=64, height=64,
-        denoising_strength=0.9, sampler_name="Euler", do_not_save_samples=True, do_not_save_grid=True, **fields,
-    )  # fmt: skip
-    p.is_api, p.scripts, p.script_args = True, runner, args
-    made = []
-    shared.state.begin("test")
-    try:
-        for i in range(count):
-            shared.state.job = f"{first + i + 1} out of {first + count}"
-            p.init_images = [picture(50, (64, 64))] * p.batch_size
-            made.append(pixels(processing.process_images(p))[-p.batch_size * p.n_iter :])
-    finally:
-        p.close()
-        shared.state.end()
-    return made
 
 
 def img2img(host: Host, settings: dict, **payload: Any) -> list[np.ndarray]:
