@@ -60,6 +60,7 @@ Object.assign(ipAdapter.shelf, (() => {
         const shelf = shelfOf(tab), grid = shelf.querySelector(".ip-adapter-shelf-grid");
         const more = shelf.querySelector(".ip-adapter-shelf-more"), hadFocus = document.activeElement === more;
         if (!start) grid.replaceChildren();
+        else if (start !== grid.querySelectorAll(".ip-adapter-shelved").length) return;  // drawn anew meanwhile
         const tiles = entries.map(entry);
         grid.append(...tiles);
         if (!total) grid.append(make("em", {}, EMPTY[group]));
@@ -128,7 +129,7 @@ Object.assign(ipAdapter.shelf, (() => {
         if (shelf.dataset.start === `${start}`) return;  // asked already
         shelf.dataset.start = start;
         await show(tab, {ask: "group", group: shelf.dataset.group, start});
-        delete shelf.dataset.start;
+        if (shelf.dataset.start === `${start}`) delete shelf.dataset.start;
     }
     function onClick(event) {
         const pressed = event.target.closest?.(".ip-adapter-shelf button"), tab = pressed && ipAdapter.tabOf(pressed);

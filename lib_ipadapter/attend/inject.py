@@ -151,7 +151,7 @@ class Injection(ModelInjection):
     def _announce(self, step: Step) -> None:
         if self.lora is not None:
             loras = [lora for i in self.active if (lora := self.prompts[i].lora) is not None]
-            self.lora.begin(loras, step.step, step.steps)
+            self.lora.begin(loras, step.step, step.steps, step.host_weights)
         self.residuals.begin(step.step, step.steps)
         self.cursor.begin(step.rows if self.acts else (), step.texts, step.latents)
         self._watch(step.sampler)

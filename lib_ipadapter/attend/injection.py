@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -146,6 +146,7 @@ class ModelInjection(ABC):
         latents: Callable[[], Tensor] | None = None,
         sampler: nn.Module | None = None,
         rows_of_call: RowsOfCall | None = None,
+        host_weights: Callable[[], Hashable] | None = None,
     ) -> None:
         """Announce a denoising step: the fields of ``Step``."""
         self.active = tuple(i for i, prompt in enumerate(self.prompts) if prompt.begin(step, steps))
@@ -156,7 +157,7 @@ class ModelInjection(ABC):
         for i, shares in self.shares:
             shares.begin(step, steps, partial(self._weight, i))
         self.rows_of_call, self.rows = rows_of_call, None
-        self._announce(Step(rows, step, steps, texts, size, latents, sampler, rows_of_call))
+        self._announce(Step(rows, step, steps, texts, size, latents, sampler, rows_of_call, host_weights))
 
     def pause(self) -> None:
         """Do nothing until the next ``begin``: another job has the model."""

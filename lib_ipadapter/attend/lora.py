@@ -17,7 +17,7 @@ their weights otherwise than they compute.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -175,19 +175,23 @@ class LoraHooks:
         some layers would do without their LoRA."""
         return [module.register_forward_hook(uncompiled(hook.add)) for module, hook in self.hooked]
 
-    def begin(self, loras: Iterable[Lora], step: int, steps: int) -> None:
-        """Step ``step`` of ``steps``, in which the units with these LoRAs act."""
+    def begin(
+        self, loras: Iterable[Lora], step: int, steps: int, host_weights: Callable[[], Hashable] | None = None
+    ) -> None:
+        """Step ``step`` of ``steps``, in which the units with these LoRAs act; ``host_weights``: see ``Step``."""
         acting = strongest(loras)
         names = [(one.key, one.strength) for one in acting]
         if names != [(one.key, one.strength) for one in self.loras]:
             self._let_matrices_go()
         self.loras = acting
-        self.merged.begin(tuple(names), step, steps)
+        self.merged.begin(tuple(names), step, steps, host_weights)
 
     def enter(self) -> None:
-        """A call of the job's own begins."""
+        """A call of the model begins in a step in which something acts."""
         if self.act:
             self.merged.enter()
+        else:  # somebody else's, maybe within one of ours
+            self.merged.leave(ended=False)
 
     def leave(self, *, ended: bool) -> None:
         """The call is over; not ``ended``, by an error."""

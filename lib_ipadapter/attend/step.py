@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ class Step(NamedTuple):
     ``texts`` gives what the rows are conditioned on, cond and uncond [n, tokens, width], and ``latents`` the rows'
     latents; ``sampler`` is the module that it asks.
 
+    ``host_weights`` is there on hosts that write LoRAs of their own into weights within a call: before one in which
+    they will, it gives something else.
+
     ``rows_of_call`` is there on hosts that announce the rows with each call: it gives those of a call from its keyword
     arguments and the number of its rows, None where these do not fit each other. Nothing else is asked then.
     """
@@ -33,6 +36,7 @@ class Step(NamedTuple):
     latents: Callable[[], Tensor] | None = None
     sampler: nn.Module | None = None
     rows_of_call: RowsOfCall | None = None
+    host_weights: Callable[[], Hashable] | None = None
 
 
 def in_window(start: float, end: float, step: int, steps: int) -> bool:

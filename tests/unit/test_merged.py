@@ -51,11 +51,12 @@ class Run:
         self.injection = Injection(unet, cross_attention_layers(unet), prompts)
         self.weights = dict(unet.named_parameters())
         self.merged: list[int] = []
+        self.host_weights: Callable[[], float] | None = None
         if not merge:
             self.injection.lora.merged.give_up()
 
     def __call__(self, step: int, steps: int = STEPS) -> Tensor:
-        self.injection.begin(ROWS, step, steps)
+        self.injection.begin(ROWS, step, steps, host_weights=self.host_weights)
         x, t, text = inputs(self.unet, seed=100 + step)
         return self.unet(x, t, context=text)
 
@@ -86,14 +87,16 @@ def prompt_with(unet: nn.Module, seed: int = 5, **options: Any) -> ImagePrompt:
 
 def outputs(
     unet: nn.Module, prompts: list[ImagePrompt], steps: Sequence[int] = tuple(range(STEPS)), *, merge: bool = True,
-    between: Callable[[int, int], None] = lambda call, step: None,
+    of: int = STEPS, between: Callable[[int], None] = lambda call: None,
+    host_weights: Callable[[], float] | None = None,
 ) -> tuple[list[Tensor], list[int]]:  # fmt: skip
     """Of a job's calls, before each of which ``between`` is called; and how many layers had a merged weight in each."""
     with Run(unet, prompts, merge=merge) as run:
+        run.host_weights = host_weights
         found = []
         for call, step in enumerate(steps):
-            between(call, step)
-            found.append(run(step))
+            between(call)
+            found.append(run(step, of))
             run.check_own()
         return found, run.merged
 
@@ -161,6 +164,49 @@ def test_the_last_step_leaves_the_room_to_what_comes_after(unet) -> None:
             assert run.injection.lora.merged.is_there == (MERGED_FROM <= step < STEPS - 1)
 
 
+def test_calls_of_single_rows_have_it_to_the_last(unet) -> None:
+    with Run(unet, [prompt_with(unet)]) as run:
+        for step in range(STEPS):
+            run.injection.begin(ROWS, step, STEPS)
+            x, t, text = inputs(unet, seed=100 + step)
+            for i in (0, 1):
+                run.unet(x[i : i + 1], t[i : i + 1], context=text[i : i + 1])
+    assert run.merged == [0] * MERGED_FROM + [len(linears(unet))] * (2 * STEPS - MERGED_FROM)
+    assert not run.injection.lora.merged.is_there
+
+
+def test_hooks_that_were_cleaned_away_in_the_middle_merge_again(unet) -> None:
+    """By a job inside this one."""
+    beside, _ = outputs(unet, [prompt_with(unet)], range(30), of=30, merge=False)
+    with Run(unet, [prompt_with(unet)]) as run:
+        found = []
+        for step in range(30):
+            if step == 6:
+                run.injection.detach()
+                run.injection.attach()
+            found.append(run(step, 30))
+    whole = len(linears(unet))
+    assert all_close(found, beside) and run.merged == [0, 0, *[whole] * 4, 0, 0, *[whole] * 22]
+
+
+def test_somebody_elses_call_within_one_of_ours_has_the_layers_own_weights(unet) -> None:
+    threes = inputs(unet, rows=3)
+    plain = unet(threes[0], threes[1], context=threes[2])
+    within: list[Tensor] = []
+
+    def call(*_: Any) -> None:
+        handle.remove()
+        within.append(unet(threes[0], threes[1], context=threes[2]))
+
+    with Run(unet, [prompt_with(unet)]) as run:
+        for step in range(4):
+            run(step)
+        handle = unet.middle_block.register_forward_pre_hook(call)
+        run(4)
+        run.check_own()
+    assert torch.equal(within[0], plain)
+
+
 def test_another_jobs_calls_have_the_layers_own_weights(unet) -> None:
     x, t, text = inputs(unet)
     plain = unet(x, t, context=text)
@@ -185,25 +231,37 @@ def without_hooks(unet: nn.Module, x: Tensor, t: Tensor, text: Tensor) -> Tensor
 # --- hosts that change weights ---------------------------------------------------------------------------------------
 
 
-def writes(unet: nn.Module, seed: int = 900) -> None:
+def writes(unet: nn.Module, seed: int) -> None:
     """As a host's LoRA writes into weights."""
     for i, layer in enumerate(linears(unet)):
         layer.weight += 0.05 * draw(*layer.weight.shape, seed=seed + i)
 
 
-def test_what_the_host_adds_between_calls_is_there_at_once(unet) -> None:
+@pytest.mark.parametrize("when", [(6,), (4, 8, 12, 16)])
+def test_what_the_host_adds_between_calls_is_there_at_once(when: tuple[int, ...], unet) -> None:
+    """It is merged into some calls later, but not ever again."""
+    steps = range(30)
+
     def added(merge: bool) -> Any:
         own = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
         found = outputs(
-            unet, [prompt_with(unet)], merge=merge, between=lambda call, _: writes(unet) if call == 6 else None
-        )
+            unet, [prompt_with(unet)], steps, of=30, merge=merge,
+            between=lambda call: writes(unet, 900 * call) if call in when else None,
+        )  # fmt: skip
         unet.load_state_dict(own)
         return found
 
     (within, merged), (beside, _) = added(True), added(False)
     assert all_close(within, beside)
-    whole = len(linears(unet))
-    assert merged == [0, 0, *[whole] * 4, 0, 0, *[whole] * 4][:STEPS] or merged[6:8] == [0, 0]
+    whole, beside_for = len(linears(unet)), MERGED_FROM
+    expected = [0] * MERGED_FROM + [whole] * (30 - MERGED_FROM)
+    for tries, call in enumerate(when, 1):
+        expected[call:] = (
+            [0] * (30 - call) if tries == module.TRIES else [0] * beside_for + [whole] * (30 - call - beside_for)
+        )
+        if tries == module.TRIES:
+            break
+    assert merged == expected
 
 
 def test_a_parameter_in_the_place_of_another_is_met(unet) -> None:
@@ -260,65 +318,62 @@ class Lazy:
             layer.weight.copy_(weight)
 
 
-@pytest.mark.parametrize("first", [0.0, 1.0])
-def test_another_prompts_lora_in_the_second_run_of_the_sampler(first: float, unet) -> None:
-    """A job's second pass, or its next batch: the first call of each changes the weights."""
+def beside_lazy(
+    unet: nn.Module, wanted: Callable[[int], float], steps: Sequence[int] = tuple(range(STEPS)), of: int = STEPS,
+    *, tells: bool,
+) -> tuple[list[int], list[Tensor], list[Tensor]]:  # fmt: skip
+    """A job beside a host that wants its LoRA so strong in each call, and tells that it will write: how many layers had
+    merged weights in each call, what came, and what comes with our LoRA beside the layers. The host's weights are
+    afterwards, without its LoRA, what they were."""
     own = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
-    steps = [*range(STEPS), *range(STEPS), *range(2, STEPS)]
 
     def run(merge: bool) -> tuple[list[Tensor], list[int]]:
         host = Lazy(unet)
 
-        def between(call: int, _step: int) -> None:
-            host.wanted = first if call < STEPS else 0.5 if call < 2 * STEPS else 0.0
+        def between(call: int) -> None:
+            host.wanted = wanted(call)
 
         try:
-            return outputs(unet, [prompt_with(unet)], steps, merge=merge, between=between)
+            told = (lambda: host.wanted) if tells else None
+            return outputs(unet, [prompt_with(unet)], steps, of=of, merge=merge, between=between, host_weights=told)
         finally:
             host.remove()
             assert all(torch.equal(tensor, own[name]) for name, tensor in unet.state_dict().items())
 
     (within, merged), (beside, _) = run(True), run(False)
+    return merged, within, beside
+
+
+@pytest.mark.parametrize("tells", [True, False])
+@pytest.mark.parametrize("first", [0.0, 1.0])
+def test_another_prompts_lora_in_the_second_run_of_the_sampler(first: float, tells: bool, unet) -> None:
+    """A job's second pass, or its next batch: the first call of each changes the weights."""
+    steps = [*range(STEPS), *range(STEPS), *range(2, STEPS)]
+
+    def wanted(call: int) -> float:
+        return first if call < STEPS else 0.5 if call < 2 * STEPS else 0.0
+
+    merged, within, beside = beside_lazy(unet, wanted, steps, tells=tells)
     assert all_close(within, beside)
     whole = len(linears(unet))
     assert merged[STEPS : STEPS + 2] == [0, 0] and merged[STEPS + 2] == whole and merged[STEPS - 1] == whole
 
 
-def test_a_lora_whose_weight_changes_with_every_step_is_never_merged_into(unet) -> None:
-    def run(merge: bool) -> tuple[list[Tensor], list[int]]:
-        host = Lazy(unet)
-
-        def between(call: int, _step: int) -> None:
-            host.wanted = 0.1 * (call + 1)
-
-        try:
-            return outputs(unet, [prompt_with(unet)], merge=merge, between=between)
-        finally:
-            host.remove()
-
-    (within, merged), (beside, _) = run(True), run(False)
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_lora_whose_strength_changes_with_every_step_is_never_merged_into(tells: bool, unet) -> None:
+    merged, within, beside = beside_lazy(unet, lambda call: 0.1 * (call + 1), tells=tells)
     assert all_close(within, beside) and merged == [0] * STEPS
 
 
-def test_a_lora_whose_weight_changes_in_the_middle_is_there_from_then_on(unet) -> None:
-    """Within that one call what it writes is what the layers have; afterwards all is as beside the layers."""
-    own = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
-
-    def run(merge: bool) -> tuple[list[Tensor], list[int]]:
-        host = Lazy(unet)
-
-        def between(call: int, _step: int) -> None:
-            host.wanted = 1.0 if call < 6 else 0.3
-
-        try:
-            return outputs(unet, [prompt_with(unet)], merge=merge, between=between)
-        finally:
-            host.remove()
-            assert all(torch.equal(tensor, own[name]) for name, tensor in unet.state_dict().items())
-
-    (within, merged), (beside, _) = run(True), run(False)
-    assert all_close(within[:6] + within[7:], beside[:6] + beside[7:])
-    assert merged[7:] == [0] * (STEPS - 7)
+@pytest.mark.parametrize(("before", "tells"), [(0.0, True), (1.0, True), (1.0, False)])
+def test_a_lora_that_comes_or_changes_in_the_middle_is_there_at_once(before: float, tells: bool, unet) -> None:
+    """Told, it is merged into again; untold, what was written in that call stays, and ours is beside the layers."""
+    merged, within, beside = beside_lazy(
+        unet, lambda call: before if call < 6 else 0.3, tuple(range(30)), 30, tells=tells
+    )
+    assert all_close(within, beside)
+    whole = len(linears(unet))
+    assert merged[6:] == ([0] * 2 + [whole] * 22 if tells else [whole] + [0] * 23)
 
 
 def test_weights_that_move_within_a_call_have_moved(unet) -> None:
@@ -387,8 +442,11 @@ def test_without_plenty_of_room_it_stays_beside_the_layers(unet, monkeypatch) ->
     assert asked == [sum(layer.weight.nbytes for layer in linears(unet))]  # once
 
 
-@pytest.mark.parametrize("n", [1, 7])
-def test_a_device_that_is_full_after_all_merges_nothing(n: int, unet, monkeypatch) -> None:
+FULL = [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory"), MemoryError()]
+
+
+@pytest.mark.parametrize(("n", "error"), [(1, FULL[0]), *((7, error) for error in FULL)])
+def test_a_device_that_is_full_after_all_merges_nothing(n: int, error: Exception, unet, monkeypatch) -> None:
     beside, _ = outputs(unet, [prompt_with(unet)], merge=False)
     made: list[Any] = []
 
@@ -396,7 +454,7 @@ def test_a_device_that_is_full_after_all_merges_nothing(n: int, unet, monkeypatc
         def __init__(self, *args: Any) -> None:
             made.append(args)
             if len(made) == n:
-                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+                raise error
             super().__init__(*args)
 
     monkeypatch.setattr(module, "_Layer", Scarce)
@@ -466,7 +524,8 @@ def test_a_layer_that_computes_with_its_weight_is_known(dtype: torch.dtype) -> N
         layer.put_in()
         assert layer.is_used(x, linear(x)) and layer.is_used(0 * x, linear(0 * x))
         assert strength < 1 or not layer.is_used(x, without)
-        assert layer.take_out() and linear.weight is own
+        layer.put_back()
+        assert layer.settle() and linear.weight is own
 
 
 def test_half_precision_weights_have_a_lora_as_exact_as_they_are(unet) -> None:
@@ -487,11 +546,63 @@ def _matrices(lora: Lora, weight: Tensor) -> Any:
     return _Matrices.gather([lora], 0, "q", weight)
 
 
-def test_under_inference_mode_it_merges_too(unet) -> None:
+@pytest.mark.parametrize("moved", [False, True])
+def test_under_inference_mode_it_merges_too(moved: bool, unet) -> None:
+    """Also into weights that were moved to their device there."""
     beside, _ = outputs(unet, [prompt_with(unet)], merge=False)
     with torch.inference_mode():
+        if moved:
+            unet.double().float()
+            assert linears(unet)[0].weight.is_inference()
         within, merged = outputs(unet, [prompt_with(unet)])
     assert all_close(within, beside) and merged[-2] == len(linears(unet))
+
+
+class Plain(nn.Module):
+    """A linear layer of a host's own making, with what else it may do to its output."""
+
+    def __init__(self, layer: nn.Linear, factor: float) -> None:
+        super().__init__()
+        self.weight, self.bias, self.factor = layer.weight, layer.bias, factor
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * nn.functional.linear(x, self.weight, self.bias)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_layers_that_are_no_torchs_are_merged_into_if_they_do_the_same(factor: float, unet) -> None:
+    prompt = prompt_with(unet)
+    for i, layer in enumerate(cross_attention_layers(unet)):
+        for attention in (layer.self_attention, layer.module):
+            attention.to_q = Plain(attention.to_q, factor if i == 5 else 1.0)
+            attention.to_out[0] = Plain(attention.to_out[0], 1.0)
+    beside, _ = outputs(unet, [prompt], merge=False)
+    within, merged = outputs(unet, [prompt])
+    assert merged[MERGED_FROM] == 128 and merged[-2] == (128 if factor == 1 else 0)
+    del within[MERGED_FROM], beside[MERGED_FROM]
+    assert all_close(within, beside)
+
+
+def test_weights_of_devices_that_do_not_say_where_they_are_stay_alone(unet) -> None:
+    """As DirectML's, whose tensors have no pointer."""
+    layer = linears(unet)[3]
+
+    class Opaque(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(layer.weight.to_mkldnn(), requires_grad=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return layer(x)
+
+    with pytest.raises(RuntimeError):
+        Opaque().weight.data_ptr()
+    first = cross_attention_layers(unet)[0].self_attention
+    first.to_out[0] = Opaque()
+    beside, _ = outputs(unet, [prompt_with(unet)], merge=False)
+    within, merged = outputs(unet, [prompt_with(unet)])
+    assert all_close(within, beside) and merged[-2] == 127
 
 
 def test_two_jobs_in_one_model_merge_into_none_of_each_others(unet) -> None:

@@ -171,6 +171,7 @@ class A1111(Host):
             texts=lambda: (_text(params.text_cond), _text(params.text_uncond)),  # as the callbacks after ours leave it
             latents=lambda: params.x,
             sampler=denoiser.inner_model if isinstance(denoiser.inner_model, nn.Module) else None,
+            host_weights=prompts.networks,
         )
 
     def cut_short(self) -> bool:

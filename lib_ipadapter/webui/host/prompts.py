@@ -1,4 +1,4 @@
-"""Which LoRAs a job's prompts name, on hosts that take ``<lora:name:strength>`` out of prompts."""
+"""Which LoRAs a job's prompts name, on hosts that take ``<lora:name:strength>`` out of prompts; and those loaded."""
 
 from __future__ import annotations
 
@@ -55,6 +55,13 @@ def _networks() -> Any:
     """The module in which the host's own LoRA extension keeps what it has found; None where it is not loaded."""
     module = sys.modules.get("networks")
     return module if hasattr(module, "available_network_aliases") else None
+
+
+def networks() -> tuple[tuple[Any, ...], ...]:
+    """Of the LoRAs that are loaded, all that the host compares to see whether it has to write to a layer's weights."""
+    told = ("name", "te_multiplier", "unet_multiplier", "dyn_dim")
+    loaded = getattr(_networks(), "loaded_networks", ())
+    return tuple(tuple(getattr(one, field, None) for field in told) for one in loaded)
 
 
 def _of_file(name: str) -> Iterator[str]:
