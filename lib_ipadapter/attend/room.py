@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
@@ -53,20 +54,35 @@ def has_room(device: torch.device, nbytes: int) -> bool:
 
 
 SPARE = 0.25  # of all memory
+# What a container may have, and has, in bytes: cgroups of version 2 and 1. Nothing of the machine's memory shows it.
+_CGROUP = Path("/sys/fs/cgroup")
+_CONTAINERS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
 
 def has_plenty(device: torch.device, nbytes: int) -> bool:
     """Whether a quarter of the memory of ``device`` stays free beside so many bytes, which only save time. False where
     nothing tells."""
+    return all(free - nbytes >= SPARE * whole for free, whole in _memory(device))
+
+
+def _memory(device: torch.device) -> list[tuple[float, float]]:
+    """Bytes that are free, and of how many: of all limits that there are."""
     if device.type == "cuda":
-        free, whole = torch.cuda.mem_get_info(device)
-    elif device.type == "cpu":
+        return [torch.cuda.mem_get_info(device)]
+    try:
+        import psutil
+    except ImportError:
+        psutil = None
+    if psutil is None or device.type != "cpu":
+        return [(0, 1)]
+    machine = psutil.virtual_memory()
+    return [(machine.available, machine.total), *_of_container()]
+
+
+def _of_container() -> Iterator[tuple[float, float]]:
+    for limit, used in _CONTAINERS:
         try:
-            import psutil
-        except ImportError:
-            return False
-        memory = psutil.virtual_memory()
-        free, whole = memory.available, memory.total
-    else:
-        return False
-    return bool(free - nbytes >= SPARE * whole)
+            whole, taken = (int((_CGROUP / name).read_text()) for name in (limit, used))
+        except (OSError, ValueError):  # none, "max" for no limit, or no such system
+            continue
+        yield whole - taken, whole

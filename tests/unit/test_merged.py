@@ -462,8 +462,9 @@ def test_a_device_that_is_full_after_all_merges_nothing(n: int, error: Exception
     assert all_close(found, beside) and merged == [0] * STEPS and len(made) == n
 
 
-def test_a_quarter_of_the_memory_stays_free(monkeypatch) -> None:
+def test_a_quarter_of_the_memory_stays_free(monkeypatch, tmp_path) -> None:
     memory = SimpleNamespace(available=1000, total=2000)
+    monkeypatch.setattr(room, "_CGROUP", tmp_path)
     monkeypatch.setitem(sys.modules, "psutil", SimpleNamespace(virtual_memory=lambda: memory))
     assert room.has_plenty(torch.device("cpu"), 500) and not room.has_plenty(torch.device("cpu"), 501)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (300, 400))
@@ -471,6 +472,20 @@ def test_a_quarter_of_the_memory_stays_free(monkeypatch) -> None:
     assert not room.has_plenty(torch.device("mps"), 1)
     monkeypatch.setitem(sys.modules, "psutil", None)
     assert not room.has_plenty(torch.device("cpu"), 1)
+
+
+@pytest.mark.parametrize("names", room._CONTAINERS)
+def test_a_containers_memory_is_what_it_may_have(names: tuple[str, str], monkeypatch, tmp_path) -> None:
+    memory = SimpleNamespace(available=10_000, total=10_000)
+    monkeypatch.setattr(room, "_CGROUP", tmp_path)
+    monkeypatch.setitem(sys.modules, "psutil", SimpleNamespace(virtual_memory=lambda: memory))
+    limit, used = (tmp_path / name for name in names)
+    limit.parent.mkdir(exist_ok=True)
+    limit.write_text("1000\n")
+    used.write_text("400\n")
+    assert room.has_plenty(torch.device("cpu"), 350) and not room.has_plenty(torch.device("cpu"), 351)
+    limit.write_text("max\n")
+    assert room.has_plenty(torch.device("cpu"), 7500) and not room.has_plenty(torch.device("cpu"), 7501)
 
 
 # --- layers that are left alone --------------------------------------------------------------------------------------
