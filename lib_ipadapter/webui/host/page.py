@@ -11,6 +11,9 @@ import gradio as gr
 
 # Whether a list on the page takes its choices with their labels, and nothing else.
 LABELLED = int(gr.__version__.split(".")[0]) >= 4
+# How an event's settings call the script that runs in the page. Hosts with gradio 4 take the older name, too, but not
+# yet where a component has just been made (``on_after_component``).
+SCRIPT = "js" if LABELLED else "_js"
 
 
 def listing(names: Sequence[str]) -> list[str] | list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from ...errors import IPAdapterError, printable
 from .. import downloads, host
 from ..guards import refuse_other_sites
 from ..host import folders
+from ..host.page import SCRIPT
 from .html_controls import attributes
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ def add_button() -> None:
     """The button that the script presses; one is enough for a page."""
     button = gr.Button("", visible=False, elem_id=BUTTON)
     button.click(
-        follow, button, button, queue=False, show_progress="hidden", _js="() => [ipAdapter.downloads.order()]"
-    ).then(None, button, None, _js="(text) => ipAdapter.downloads.answer(text)")
+        follow, button, button, queue=False, show_progress="hidden", **{SCRIPT: "() => [ipAdapter.downloads.order()]"}
+    ).then(None, button, None, **{SCRIPT: "(text) => ipAdapter.downloads.answer(text)"})
 
 
 def follow(order: str, request: gr.Request) -> str:

@@ -26,7 +26,7 @@ from ...reference import FOLDER, MAX_REFERENCES
 from ...unit import Unit
 from .. import ahead, options
 from ..host.folders import EXTENSION
-from ..host.page import LABELLED, listing
+from ..host.page import LABELLED, SCRIPT, listing
 from . import (
     advanced,
     block_strengths,
@@ -67,7 +67,11 @@ def hidden(elem_id: str, value: str = "", *, is_long: bool = False) -> gr.Textbo
 
 def in_page(tab: str, function: str) -> dict[str, str]:
     """Settings of an event that the page's script answers: by ``function``, from its inputs' values."""
-    return {"_js": f"(...values) => ipAdapter.call({function!r}, ipAdapter.page.tabs.{tab}, values)"}
+    return {SCRIPT: script_of(tab, function)}
+
+
+def script_of(tab: str, function: str) -> str:
+    return f"(...values) => ipAdapter.call({function!r}, ipAdapter.page.tabs.{tab}, values)"
 
 
 def note(sentence: str, *more: str) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 import gradio as gr
 from modules.ui_components import ToolButton
 
+from ..host.page import SCRIPT
+
 LABEL = "Send to IP-Adapter"
 # elem_id of the host's last button in a row -> where the page's script finds the picture
 AFTER = {f"{tab}_send_to_extras": tab for tab in ("txt2img", "img2img", "extras")}
@@ -35,4 +37,4 @@ class Buttons:
 
     @staticmethod
     def _connect(button: gr.Button, source: str) -> None:
-        button.click(None, None, None, _js=f"() => ipAdapter.call('pictures.send', {source!r})")
+        button.click(None, None, None, **{SCRIPT: f"() => ipAdapter.call('pictures.send', {source!r})"})
