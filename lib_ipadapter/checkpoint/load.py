@@ -18,7 +18,7 @@ from .specs import AdapterSpec, KeypointsSpec
 from .tensor_files import open_tensors
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
 
 
 CHANGED = "This file has changed since it was listed: refresh the list of models."
@@ -98,15 +98,15 @@ def load_keypoints_state(path: str | Path, spec: KeypointsSpec) -> dict[str, Ten
         return state
 
 
-def load_encoder_state(path: str | Path) -> dict[str, Tensor]:
+def load_encoder_state(path: str | Path, at_least: dtype | None = None) -> dict[str, Tensor]:
     """The tensors of the file's image tower, CLIP's or SigLIP's, named as in the file, less what stands before all of
-    them.
+    them; ``at_least``: see ``TensorFile.read``.
 
     Text tower and position ids stay unread. Raises CheckpointError for a file that is damaged or has no image tower.
     """
     return _tower_state(
         path, image_tower,
-        "This file holds no image encoder: get models/image_encoder/model.safetensors from h94/IP-Adapter.",
+        "This file holds no image encoder: get models/image_encoder/model.safetensors from h94/IP-Adapter.", at_least,
     )  # fmt: skip
 
 
@@ -121,14 +121,16 @@ def load_text_state(path: str | Path) -> dict[str, Tensor]:
     )  # fmt: skip
 
 
-def _tower_state(path: str | Path, find: Callable[[Iterable[str]], Tower | None], missing: str) -> dict[str, Tensor]:
+def _tower_state(
+    path: str | Path, find: Callable[[Iterable[str]], Tower | None], missing: str, at_least: dtype | None = None
+) -> dict[str, Tensor]:
     with open_tensors(path) as file:
         tower = find(file.entries)
         if tower is None:
             raise CheckpointError(missing)
         state = {}
         for key in tower.keys:
-            state[key] = file.read(tower.prefix + key)
+            state[key] = file.read(tower.prefix + key, at_least)
             _check_finite(key, state[key], tower.kind.file)
         return state
 

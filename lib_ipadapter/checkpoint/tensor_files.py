@@ -24,9 +24,9 @@ class TensorFile(Protocol):
     def entries(self) -> Mapping[str, TensorEntry]:
         """Its table."""
 
-    def read(self, key: str) -> Tensor:
-        """The tensor of that name, on the CPU in the dtype of the file. Raises CheckpointError for one of whole
-        numbers, and for a file cut short."""
+    def read(self, key: str, at_least: dtype | None = None) -> Tensor:
+        """The tensor of that name, on the CPU in the dtype of the file, or in ``at_least`` where that has more bits.
+        Raises CheckpointError for one of whole numbers, and for a file cut short."""
 
 
 @contextmanager
@@ -53,16 +53,20 @@ class _OfLibrary:
             self._handle("numpy")  # the library accepts it, or nothing is read of it
             self.entries: Mapping[str, TensorEntry] = accepted(path).entries
 
-    def read(self, key: str) -> Tensor:
+    def read(self, key: str, at_least: dtype | None = None) -> Tensor:
         import torch
 
         entry = self.entries[key]
         kind = _floating(key, entry)
+        wanted = _wide(kind, at_least)
         if 0 in entry.shape:
-            return torch.empty(entry.shape, dtype=kind)
+            return torch.empty(entry.shape, dtype=wanted)
         # torch's tensors are the file itself, mapped: whoever writes it later would change them, and a copy of them
         # takes several times as long as numpy's arrays, which are copies. But numpy knows these three alone.
         with no_stumbling():
+            if wanted != kind:
+                widened: Tensor = self._handle("pt").get_tensor(key).to(wanted)
+                return widened
             if kind in (torch.float16, torch.float32, torch.float64):
                 return torch.from_numpy(self._handle("numpy").get_tensor(key))
             tensor: Tensor = self._handle("pt").get_tensor(key).clone()
@@ -82,10 +86,11 @@ class _OfTorch:
         self._file, self.entries = file, table
         self._read: dict[StoredTensor, Tensor] = {}
 
-    def read(self, key: str) -> Tensor:
+    def read(self, key: str, at_least: dtype | None = None) -> Tensor:
         entry = self.entries[key]
         if entry not in self._read:
-            self._read[entry] = read_tensor(self._file, key, entry)
+            tensor = read_tensor(self._file, key, entry)
+            self._read[entry] = tensor.to(_wide(tensor.dtype, at_least))
         return self._read[entry]
 
 
@@ -99,6 +104,12 @@ def read_tensor(file: BufferedReader, key: str, entry: StoredTensor) -> Tensor:
     if file.readinto(memoryview(buffer.numpy())) != entry.nbytes:
         raise CheckpointError(f"This file is cut short within {key[:80]}. {AGAIN}")
     return buffer.view(kind).as_strided(entry.shape, entry.stride)
+
+
+def _wide(kind: dtype, at_least: dtype | None) -> dtype:
+    import torch
+
+    return kind if at_least is None or torch.finfo(at_least).bits <= torch.finfo(kind).bits else at_least
 
 
 def _floating(key: str, entry: TensorEntry) -> dtype:

@@ -102,7 +102,7 @@ class Resources:
         if kept is None or kept[:2] != (file, dtype):
             kept = self._encoder = None  # free the old one before the new one is read
             with _errors_name_file(entry):
-                state = load.load_encoder_state(entry.path)
+                state = load.load_encoder_state(entry.path, dtype)
                 tower = SiglipEncoder if entry.spec.family == SIGLIP else ImageEncoder
                 kept = (file, dtype, tower.from_state(entry.spec, state, dtype=dtype))
             self._encoder = kept

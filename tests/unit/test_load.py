@@ -201,6 +201,20 @@ def test_only_the_image_tower_is_loaded(tmp_path, write, build):
     assert identify({key: tuple(tensor.shape) for key, tensor in loaded.items()}) == identify(build(*TOWER))
 
 
+@pytest.mark.parametrize("write", [save_safetensors, torch.save])
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("at_least", [torch.float16, torch.float32])
+def test_an_image_tower_is_read_in_more_bits_at_once(tmp_path, write, kind, at_least):
+    """In fewer never, which might lose what is read; and what was read stays what it was, whoever writes the file."""
+    state = {key: tensor.to(kind) for key, tensor in tensors(open_clip_tower(*TOWER)).items()}
+    write(state, tmp_path / "x")
+    loaded = load_encoder_state(tmp_path / "x", at_least)
+    wanted = at_least if (kind, at_least) in [(torch.float16, torch.float32), (torch.bfloat16, torch.float32)] else kind
+    with open(tmp_path / "x", "r+b") as file:
+        file.write(bytes((tmp_path / "x").stat().st_size))
+    assert all(same(tensor, state[f"visual.{key}"].to(wanted)) for key, tensor in loaded.items())
+
+
 def test_a_file_without_an_image_tower_is_no_encoder(tmp_path):
     save_safetensors(tensors(SMALL["base"]), tmp_path / "x")
     with pytest.raises(CheckpointError, match="no image encoder: get"):
