@@ -128,6 +128,23 @@ def test_a_loras_file_may_have_another_name(a1111: Any, monkeypatch: pytest.Monk
     assert named("<lora:two:1>") == ["two", "same"]
 
 
+def test_what_the_hosts_loras_will_write_to_weights_is_told(a1111: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By all that it compares itself, at the moment of asking."""
+    from lib_ipadapter.webui.host.a1111 import prompts
+
+    assert prompts.networks() == ()
+    networks_on_disk(monkeypatch)
+    assert prompts.networks() == ()
+    one = SimpleNamespace(name="one", te_multiplier=1.0, unet_multiplier=1.0, dyn_dim=None)
+    sys.modules["networks"].loaded_networks = [one]
+    found = [prompts.networks()]
+    for change in ({"unet_multiplier": 0.5}, {"te_multiplier": 0.5}, {"dyn_dim": 4}, {"name": "two"}):
+        vars(one).update(change)
+        found.append(prompts.networks())
+    sys.modules["networks"].loaded_networks = []
+    assert len({*found, prompts.networks()}) == 6
+
+
 def test_a_lora_of_the_settings_is_in_every_prompt(a1111: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from modules import shared
 
