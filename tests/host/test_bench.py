@@ -13,7 +13,7 @@ from benchmarks.gpu import modes, unets
 from benchmarks.gpu.bench import Bench, Scene
 from benchmarks.gpu.measure import Row
 from benchmarks.gpu.modes import Mode
-from lib_ipadapter.attend import inject
+from lib_ipadapter.attend import inject, merged
 
 CPU = torch.device("cpu")
 
@@ -30,8 +30,10 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_sections_of_this_process_run(capsys, threads) -> None:
+def test_sections_of_this_process_run(capsys, threads, monkeypatch) -> None:
     names = ["encode", "references", "precision", "webui", "sdxl", "step"]
+    monkeypatch.setattr(merged, "has_plenty", lambda _device, _nbytes: True)
+    monkeypatch.setattr(merged, "has_compiled", lambda: False)
     assert main(["--small", "--only", *names]) == 0
     found = cells(capsys.readouterr().out)
     left_out = {"whole requests in a WebUI", "SD1.5, narrow, fp16"}  # older torch computes no fp16 on the CPU
@@ -91,6 +93,19 @@ def test_prompts_that_do_nothing_are_seen(monkeypatch) -> None:
     monkeypatch.setattr(inject.Injection, "attach", lambda self: self)
     rows = step.without_effect(scene, step.OURS)
     assert [row.figure for row in rows] == [*step.OURS] and all("NO EFFECT" in row.value for row in rows)
+
+
+@pytest.mark.parametrize("roomy", [True, False])
+def test_a_lora_is_timed_in_the_weights_where_there_is_room(roomy: bool, monkeypatch) -> None:
+    monkeypatch.setattr(merged, "has_plenty", lambda _device, _nbytes: roomy)
+    monkeypatch.setattr(merged, "has_compiled", lambda: False)
+    bench = Bench(CPU, small=True)
+    scene = Scene.draw(bench, unets.build(unets.SD15.shallow(), CPU))
+    rows = {row.figure.partition("70 layers, ")[2]: row.value for row in step._sdxl(bench, scene)}
+    timed = {figure for figure, value in rows.items() if float(value.partition(" ")[0].replace("left", "nan")) > 0}
+    assert f"{step.BESIDE}, as in a job's first steps: with / without" in timed
+    assert (f"{step.FACE}: with / without" in timed) == roomy == any("20 steps" in figure for figure in timed)
+    assert rows.get(step.FACE, "").startswith("left out") != roomy
 
 
 @pytest.mark.parametrize("way", modes.WAYS, ids=lambda way: way.name)
