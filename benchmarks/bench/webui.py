@@ -11,6 +11,7 @@ import argparse
 import base64
 import io
 import tempfile
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -104,11 +105,12 @@ def told(found: Rounds, webui: Asked) -> Iterator[Row]:
     yield found.compared(f"{name}, ours / {CONTROLNET}", OURS, CONTROLNET, BELOW)
 
 
-def first_requests(bench: Bench, folder: Path, starts: int = 3) -> Iterator[Row]:
+def first_requests(bench: Bench, folder: Path, starts: int = 6) -> Iterator[Row]:
     """The first request with a reference in a WebUI that has just started, over a plain one, both of few steps; then
-    those after it."""
+    those after it. Fewer starts where there is no time for one more."""
     more: dict[str, list[float]] = {OURS: [], CONTROLNET: []}
     for number in range(starts):
+        begun = time.monotonic()
         with ExitStack() as stack:
             webui = started(folder, stack)
             webui.seconds(PLAIN, "", FEW)  # loads the checkpoint
@@ -116,9 +118,10 @@ def first_requests(bench: Bench, folder: Path, starts: int = 3) -> Iterator[Row]
             order = webui.who[1:][:: -1 if number % 2 else 1]
             for whose in order:
                 more[whose].append(webui.seconds(whose, shown(500 + number), FEW) - plain)
-            if number == starts - 1:
+            if number == starts - 1 or bench.left < 2 * (time.monotonic() - begun):
                 yield from first_told(more)
                 yield from seen_before(bench, webui)
+                return
 
 
 def first_told(more: dict[str, Sequence[float]]) -> Iterator[Row]:
