@@ -234,7 +234,9 @@ def test_requests_in_a_webui_have_time_of_their_own() -> None:
     assert with_time(sections[1:2], 600.0, "http://x") == (sections[1:2], 600.0)
 
 
-def test_first_requests_are_compared_start_by_start() -> None:
-    rows = list(first_told({OURS: [1.0, 2.0], CONTROLNET: [4.0, 8.0]}))
-    assert rows[-1].value == "0.250" and rows[-1].target == "≤ 0.333: met"
+def test_first_requests_are_compared_by_two_starts_of_either_order() -> None:
+    """Whoever comes first is slower by 2."""
+    rows = list(first_told({OURS: [3.0, 1.0, 3.0, 1.0, 9.0], CONTROLNET: [8.0, 10.0, 8.0, 10.0, 9.0]}))
+    assert rows[-1].value == "0.222" and rows[-1].count == 2 and rows[-1].target == "≤ 0.333: met"
+    assert list(first_told({OURS: [1.0], CONTROLNET: [4.0]}))[-1].value == "0.250"
     assert len(list(first_told({OURS: [1.0], CONTROLNET: []}))) == 1
