@@ -67,7 +67,11 @@ class DeviceMemoryError(IPAdapterError):
     """The device has no room for what a job needs there."""
 
 
-NO_ROOM = ("out of memory", "out_of_memory", "out_of_device_memory", "alloc_failed", "not enough gpu video memory")
+NO_ROOM = (
+    "out of memory", "out_of_memory", "out_of_device_memory", "alloc_failed", "not enough gpu video memory",
+    # cuDNN, where none of its ways to convolve has room for what it works with
+    "unable to find an engine", "unable to find a valid cudnn algorithm",
+)  # fmt: skip
 
 
 def is_device_full(error: BaseException) -> bool:

@@ -118,7 +118,8 @@ class KeysValuesLater:
         return sum(t.numel() * t.element_size() for t in self.tensors)
 
     def of(self, layer: int, index: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [len(index), tokens, width] of one layer, fp32 on ``like``'s device."""
+        """Keys and values [len(index), tokens, width] of one layer on ``like``'s device, in fp32, or in what the host
+        has torch cast products to in this step."""
         n = self.pictures
         tokens = torch.stack([self.cond[i] if i < n else self.uncond[(i - n) % len(self.uncond)] for i in index])
         factor = torch.stack([self.factor[i % n] for i in index])[..., None]

@@ -51,6 +51,9 @@ class Residuals:
         self.announced = False  # whether any step so far was one in which a network acts
         self.fired = False  # whether any has added anything
         self.misplaced = False  # whether one was left out where nothing told the place
+        self._step = 0
+        self._later = False  # whether any acts in a later step
+        self._calls, self._calls_before = 0, 1  # that were served in the present step, and in the one before
         self._call: UNetCall | None = None
         self._made: list[Tensor] = []  # in this call: what the skips are given, in order, and the middle
         self._hints: dict[tuple[int, int, Size], Tensor] = {}  # embedded, by prompt, picture of the batch, and size
@@ -67,9 +70,16 @@ class Residuals:
 
     def begin(self, step: int, steps: int) -> None:
         """A denoising step begins."""
+        self.leave()
+        if step != self._step:
+            self._step, self._calls, self._calls_before = step, 0, self._calls
         self.active = [i for i, (_, keypoints) in enumerate(self.prompts) if keypoints.acts_in(step, steps)]
         self.announced |= bool(self.active)
-        self.leave()
+        self._later = any(
+            keypoints.acts_in(later, steps) for _, keypoints in self.prompts for later in range(step + 1, steps)
+        )
+        if not self.active and not self._later:
+            self._make_room()
 
     def pause(self) -> None:
         """Do nothing until the next ``begin``."""
@@ -95,12 +105,19 @@ class Residuals:
     def leave(self) -> bool:
         """The call is over. Whether it was to be served, and passed the UNet's middle by."""
         missed = self._call is not None and not self._made
-        self._call, self._made = None, []
+        self._calls += self._call is not None
+        ended, self._call, self._made = self._call is not None, None, []
+        if ended and not self._later and self._calls >= self._calls_before:
+            self._make_room()
         return missed
 
     def leave_device(self) -> None:
         """Let go of everything on the device."""
         self.pause()
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """What comes after the last step in which they act needs it: decoding, upscaling, the rest of the steps."""
         self._hints.clear()
         for _, keypoints in self.prompts:
             keypoints.network.leave_device()

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Device:
-    """``dtype`` is the image encoder's; projections are always fp32."""
+    """``dtype`` is the image encoder's; projections are always of fp32 tensors."""
 
     device: torch.device
     dtype: torch.dtype

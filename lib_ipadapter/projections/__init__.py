@@ -2,8 +2,8 @@
 
 A class holds the layout that recognises its architecture and the computation; adding one is one file here and one
 row in the table. It is built from an adapter's ``image_proj`` tensors; every size is read from their shapes. It
-computes in fp32 wherever the weights are stored, because it runs once per reference and its result decides every
-step. Importing this package imports no torch.
+computes on fp32 tensors wherever the weights are stored, because it runs once per reference and its result decides
+every step; a host that lets its card multiply them as TF32 has a little less. Importing this package imports no torch.
 """
 
 from __future__ import annotations

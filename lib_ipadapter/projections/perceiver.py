@@ -50,7 +50,9 @@ class Perceiver(Architecture):
         q = self.linear(f"{name}.to_q", latents)
         k, v = self.linear(f"{name}.to_kv", torch.cat([features, latents], dim=1)).chunk(2, dim=-1)
         q, k, v = (x.unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2) for x in (q, k, v))
-        out = torch.ops.aten.scaled_dot_product_attention(q, k, v)  # torch's own, whatever stands in its place
+        # Written out: torch's own gives wrong values on Apple's devices where there are as few queries as a face has
+        # (2.8 and later), and hosts put others in its place.
+        out = (q @ k.mT * HEAD_WIDTH**-0.5).softmax(dim=-1) @ v
         return self.linear(f"{name}.to_out", out.transpose(1, 2).flatten(2))
 
     def feed_forward(self, name: str, x: Tensor) -> Tensor:

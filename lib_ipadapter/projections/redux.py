@@ -45,7 +45,8 @@ class Redux(Architecture):
         side = grid(tokens.shape[1])
         square = tokens.transpose(1, 2).unflatten(2, (side, side))
         coarse = max(1, side // downsampling)
-        made: Tensor = F.interpolate(square, (coarse, coarse), mode="area")
+        # In main memory: Apple's devices take areas of one size only.
+        made = F.interpolate(square.cpu(), (coarse, coarse), mode="area").to(square.device)
         return made.flatten(2).transpose(1, 2)
 
 

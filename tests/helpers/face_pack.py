@@ -74,14 +74,12 @@ import numpy as np
 CALLS = {calls!r}
 
 class Session:
-    def __init__(self, providers): self.providers = providers
-    def get_providers(self): return self.providers
     def get_inputs(self): return [type("Input", (), {{"shape": [1, 3, "height", "width"]}})]
 
 class Network:
     def __init__(self, file, providers):
         self.taskname = "detection" if "det" in file else "recognition"
-        self.session = Session(providers)
+        self.session = Session()
         with open(CALLS, "a") as calls:
             calls.write(json.dumps([os.path.basename(file), providers, os.getpid()]) + "\\n")
     def detect(self, picture, input_size):
@@ -98,16 +96,13 @@ def get_model(file, providers):
 """
 
 
-def write_networks(
-    folder: Path, *, load: str = "", detect: str = "", recognise: str = "", providers: Sequence[str] = ()
-) -> tuple[Environment, Path]:
+def write_networks(folder: Path, *, load: str = "", detect: str = "", recognise: str = "") -> tuple[Environment, Path]:
     """Packages that stand in for insightface and onnxruntime, one face in every picture, with lines of Python at the
     beginning of what they do; and the file in which they write down what they load."""
     calls = folder / "calls"
     for package in ("onnxruntime", "insightface"):
         (folder / package).mkdir(parents=True)
-    available = [*providers, "CPUExecutionProvider"]
-    (folder / "onnxruntime" / "__init__.py").write_text(f"def get_available_providers(): return {available!r}\n")
+    (folder / "onnxruntime" / "__init__.py").write_text("")
     (folder / "insightface" / "__init__.py").write_text("print('insightface is chatty', flush=True)\n")
     code = NETWORKS.format(
         calls=str(calls), load=load or "pass", detect=detect or "pass", recognise=recognise or "pass"

@@ -217,34 +217,23 @@ def test_networks_that_are_not_what_their_names_say(tmp_path: Path) -> None:
         made.end()
 
 
-DEVICE = """
-CUDA = "CUDAExecutionProvider"
-real.get_available_providers = lambda: ["TensorrtExecutionProvider", CUDA, "CPUExecutionProvider"]
+CARD = """
+real.get_available_providers = lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 class Session(real.InferenceSession):
     def __init__(self, *arguments, providers=(), **settings):
-        if CUDA in providers:
-            {failure}
+        if list(providers) != ["CPUExecutionProvider"]:
+            raise SystemExit("a card was asked for")
         super().__init__(*arguments, providers=providers, **settings)
 
 real.InferenceSession = Session
 """
 
 
-@pytest.mark.parametrize(
-    ("failure", "why"),
-    [
-        ("raise RuntimeError('CUDA failure 35: driver is\\n insufficient')", "RuntimeError: insufficient"),
-        ("providers = ['CPUExecutionProvider']", "went on without it"),
-    ],
-    ids=["raises", "falls back"],
-)
-def test_a_device_that_does_not_start(tmp_path: Path, caplog, people, failure: str, why: str) -> None:
-    made = finder(None, write_shim(tmp_path / "shim", DEVICE.format(failure=failure)))
+def test_faces_take_nothing_from_a_card(tmp_path: Path, people) -> None:
+    made = finder(None, write_shim(tmp_path / "shim", CARD))
     try:
         [face] = made.find(photo("person_a_1"), "buffalo_l").faces
     finally:
         made.end()
     assert cosine(face, people["person_a_1"]) > 0.9999
-    [line] = [record.message for record in caplog.records if "did not start" in record.message]
-    assert line.startswith("IP-Adapter: CUDAExecutionProvider did not start") and why in line and "CPU" in line

@@ -131,6 +131,8 @@ def test_another_error_is_told_as_it_is(what: str, unet, resources, card: Card) 
         (RuntimeError("CUDA error: out of memory"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("Could not allocate tensor. There is not enough GPU video memory available!"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"), True),
         (RuntimeError("Native API failed. Native API returns: -5 (PI_ERROR_OUT_OF_DEVICE_MEMORY)"), True),
         (
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),

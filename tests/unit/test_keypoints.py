@@ -363,6 +363,24 @@ def test_its_steps_are_its_own(control: ControlNetwork, unet) -> None:
     assert late.fired is True
 
 
+@pytest.mark.parametrize(("end", "last"), [(1.0, 3), (0.5, 1)], ids=["to the end", "half"])
+def test_after_its_last_step_the_network_makes_room(end: float, last: int, control: ControlNetwork, unet) -> None:
+    """A host decodes, upscales and samples anew before it tells that the pass is over."""
+    step = Step()
+    seen, pictures = [], []
+    with Injection(unet, cross_attention_layers(unet), [prompt(unet, points(control, end=end))]) as injection:
+        for _ in range(2):  # the second pass finds everything again
+            for number in range(4):
+                injection.begin(step.rows, number, 4, size=(8, 8))
+                for call in range(2):  # rows apart, or a sampler that asks twice
+                    pictures.append(step.plain(unet))
+                    seen.append((number, call, control.place is not None))
+        assert not injection.residuals._hints
+    assert seen == 2 * [(n, call, (n, call) < (last, 1)) for n in range(4) for call in range(2)]
+    half = len(pictures) // 2
+    assert all(torch.equal(one, other) for one, other in zip(pictures[:half], pictures[half:], strict=True))
+
+
 def test_calls_of_unknown_rows_and_of_unknown_place_stay_as_they_are(control: ControlNetwork, unet) -> None:
     step = Step()
     plain = step.plain(unet)

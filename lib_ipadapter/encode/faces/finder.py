@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...errors import CheckpointError, IPAdapterError, printable
+from ...errors import CheckpointError, IPAdapterError
 from . import process as processes
 from . import worker
 from .align import aligned
@@ -117,7 +117,7 @@ class InsightFace:
                 self._process = self._started(self._tried())
             process = self._process
             try:
-                answer = self._told(process.ask(request, data, processes.WORK))
+                answer = process.ask(request, data, processes.WORK)
             except Ended as ended:
                 self._stop()
                 log.warning("IP-Adapter: the process that finds faces %s", ended)
@@ -177,12 +177,6 @@ class InsightFace:
         process, self._process = self._process, None
         if process is not None:
             process.end()
-
-    @staticmethod
-    def _told(answer: dict[str, Any]) -> dict[str, Any]:
-        for note in answer["notes"]:
-            log.warning("IP-Adapter: %s", printable(note))
-        return answer
 
     def _wait_idly(self) -> None:
         """From now on the process goes if nobody asks."""

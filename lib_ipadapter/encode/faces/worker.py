@@ -14,9 +14,9 @@ import os
 import sys
 from typing import Any, BinaryIO
 
-CPU = "CPUExecutionProvider"
-# Those that are tried. TensorRT is none of them: it translates each network for minutes.
-PROVIDERS = ("CUDAExecutionProvider", "ROCMExecutionProvider", "DmlExecutionProvider", CPU)
+# The CPU alone: a face takes it some tenths of a second, once, while a card's context and arenas would take a gigabyte
+# from the model for as long as this process lives, on whichever card onnxruntime thinks the first one.
+PROVIDERS = ["CPUExecutionProvider"]
 PACKAGES = ("onnxruntime", "insightface")
 KEPT = 4  # networks in memory: both packs'
 DATA_LIMIT = 64 * 2**20  # bytes of one request's pixels
@@ -33,43 +33,28 @@ class Refused(Exception):
 
 
 class Networks:
-    """The networks in memory. ``notes`` says what has not gone as it should."""
+    """The networks in memory."""
 
     def __init__(self) -> None:
         self._get_model = importlib.import_module("insightface.model_zoo").get_model
-        available = importlib.import_module("onnxruntime").get_available_providers()
-        self.providers = [one for one in PROVIDERS if one in available or one == CPU]
-        self.notes: list[str] = []
         self._loaded: dict[str, tuple[Any, Any]] = {}  # by path: the file's version, and its network
 
     def run(self, request: dict[str, Any], task: str, work: Any) -> Any:
-        """What ``work`` makes of the network in the request's "file", of its "version". A device that fails is left for
-        the CPU. Raises Refused."""
+        """What ``work`` makes of the network in the request's "file", of its "version". Raises Refused."""
         file = request["file"]
-        while True:
-            try:
-                return work(self._network(file, request["version"], task))
-            except Refused:
-                raise
-            except Exception as error:
-                if self.providers == [CPU]:
-                    raise Refused(last_line(error), file, failed=True) from error
-                self._leave_device(last_line(error))
-
-    def _leave_device(self, why: str) -> None:
-        self.notes.append(f"{self.providers[0]} did not start ({why}): faces are looked for on the CPU")
-        self.providers = [CPU]
-        self._loaded.clear()
+        try:
+            return work(self._network(file, request["version"], task))
+        except Refused:
+            raise
+        except Exception as error:
+            raise Refused(last_line(error), file, failed=True) from error
 
     def _network(self, file: str, version: Any, task: str) -> Any:
         loaded, network = self._loaded.pop(file, (None, None))
         if network is None or loaded != version:  # the file may have been replaced
-            network = self._get_model(file, providers=self.providers)
+            network = self._get_model(file, providers=PROVIDERS)
             if getattr(network, "taskname", None) != task:
                 raise Refused(f"it is no network for {task}", file)
-            started = network.session.get_providers()
-            if self.providers[0] not in started:
-                self._leave_device("onnxruntime went on without it")
         self._loaded[file] = version, network
         while len(self._loaded) > KEPT:
             self._loaded.pop(next(iter(self._loaded)))
@@ -117,11 +102,9 @@ WORK = {"detect": detect, "recognise": recognise}
 
 def answer(networks: Networks, request: dict[str, Any], data: bytes) -> dict[str, Any]:
     try:
-        found = WORK[request["work"]](networks, request, data)
+        return WORK[request["work"]](networks, request, data)
     except Refused as refused:
-        found = {"problem": str(refused), "file": refused.file, "failed": refused.failed}
-    found["notes"], networks.notes = networks.notes, []
-    return found
+        return {"problem": str(refused), "file": refused.file, "failed": refused.failed}
 
 
 def last_line(error: BaseException) -> str:
