@@ -74,10 +74,28 @@ def test_only_an_answer_on_the_request_itself_refuses_a_row(host: FixedHost, sta
 def test_a_webui_without_the_extension_has_no_adapter_and_one_that_could_not_be_asked_may(host: FixedHost) -> None:
     for status, kind in ((404, LACKING), (500, DONE), (200, DONE)):
         host.models_status = status
-        worker = worker_of(host)
+        worker = worker_of(host, patience=1)
         assert worker.until_up() == (True, "")
         assert worker.do(work(needs=("adapter",)), {}).kind == kind
         assert worker.do(work(), {}).kind == DONE
+
+
+def test_a_webui_that_is_starting_has_its_own_routes_before_those_of_the_extension(host: FixedHost) -> None:
+    host.registering = 2
+    worker = worker_of(host)
+    assert worker.until_up() == (True, "") and not host.registering
+    assert worker.do(work(needs=("adapter",)), {}).kind == DONE
+
+
+def test_one_without_the_extension_is_not_waited_for_longer_than_extensions_take(
+    host: FixedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.models_status = 404
+    monkeypatch.setattr(worker_module, "REGISTERS", 0.3)
+    begun = time.monotonic()
+    assert worker_of(host, patience=60).until_up() == (True, "")
+    assert 0.3 <= time.monotonic() - begun < 20
+    assert worker_of(host, patience=0.3).until_up() == (True, "")  # nor given up for that
 
 
 def test_an_answer_that_is_too_large_is_the_rows_own_fault(host: FixedHost, monkeypatch: pytest.MonkeyPatch) -> None:
