@@ -342,6 +342,32 @@ def test_a_stretch_with_a_row_that_failed_waits_for_the_end_of_the_run(tmp_path:
     assert Packer(ledger, out, 2).pack(5, is_last=True) == 1 and list(ledger.shards()) == [0, 1]
 
 
+def test_a_stretch_of_which_much_failed_is_packed_when_its_rows_are_made(tmp_path: Path, reader: Reader) -> None:
+    import tarfile
+
+    ledger, out = make_plan(tmp_path, reader, [{}] * 60), tmp_path / "out"
+    (out / "pictures").mkdir()
+
+    def end(position: int, state: str) -> None:
+        file = out / f"pictures/{position:09}.png"
+        if state == DONE:
+            file.write_bytes(b"made")
+        made = [Made(f"pictures/{file.name}", "", 4)] if state == DONE else []
+        ledger.record([Result(position, state, pictures=made)])
+
+    failed = {3, 24, 25, *range(41, 61)}
+    for position in range(1, 61):
+        end(position, FAILED if position in failed else DONE)
+    assert Packer(ledger, out, 20).pack(5, is_last=True) == 1 and ledger.shards() == {0: True}
+    ledger.reopen()
+    for position in failed:
+        end(position, DONE)
+    assert Packer(ledger, out, 20).pack(5) == 2
+    with tarfile.open(out / "shards" / "000001.tar") as shard:
+        assert len(shard.getnames()) == 40
+    assert [path.name for path in (out / "pictures").iterdir()] == ["000000003.png"]
+
+
 def test_failed_rows_are_open_again_and_refused_ones_are_not(tmp_path: Path, reader: Reader) -> None:
     ledger = finished(tmp_path, reader)
     ledger.reopen()
