@@ -123,6 +123,8 @@ class RayCrew:
         try:
             kind, told = ray.get(self._actors[name].ask.remote(route), timeout=120)
         except (ray.exceptions.RayError, KeyError) as error:
+            if _is_full(error):
+                raise _full(error) from None
             raise NoAnswer(f"its worker does not answer ({type(error).__name__}): try again.") from None
         if kind != DONE:
             raise (RowError if kind == REFUSED else NoAnswer)(str(told))
@@ -132,7 +134,9 @@ class RayCrew:
         held = [self._reference(key) for key in work.references]
         try:
             self._calls[self._actors[endpoint].do_with.remote(work, list(work.references), held)] = (endpoint, work)
-        except Exception as error:  # what an actor that has ended for good says at once
+        except Exception as error:  # what an actor that has ended for good says at once, or an object store
+            if _is_full(error):
+                raise _full(error) from None
             self._lost.append((endpoint, work, type(error).__name__))
 
     def wait(self) -> list[Event]:
@@ -323,7 +327,7 @@ class RayCrew:
 
 
 def _is_full(error: Any) -> bool:
-    """Whether Ray has no room for what a worker has answered: the row is not to blame, nor the WebUI."""
+    """Whether Ray has no room for what it carries to a worker or back: the row is not to blame, nor the WebUI."""
     import ray
 
     kinds = ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError

@@ -18,7 +18,7 @@ from lib_ipadapter.batch.everybody import Everybody
 from lib_ipadapter.batch.given import Sources
 from lib_ipadapter.batch.keep import Keep
 from lib_ipadapter.batch.paths import Files
-from lib_ipadapter.batch.problems import BatchError
+from lib_ipadapter.batch.problems import BatchError, NoAnswer
 from lib_ipadapter.batch.ray_crew import RayCrew
 from lib_ipadapter.batch.run import share_of
 from lib_ipadapter.batch.tasks import RowTasks
@@ -187,9 +187,29 @@ def test_where_ray_has_no_room_no_row_is_to_blame(
     def full(*_: Any) -> Any:
         raise fault
 
-    ray.answers["do_with"] = full
+    ray.answers["do_with"] = ray.answers["ask"] = full
     crew = crew_of(monkeypatch, ray, 1)
     made = drive(tmp_path, crew)
+    with pytest.raises(BatchError, match="Ray has no room .*/tmp/ray"):
+        made.run()
+    assert made._keep._ledger.counts() == {"open": 20}
+    with pytest.raises(BatchError, match="Ray has no room") as caught:
+        crew.ask("WebUI 0", "/")
+    assert not isinstance(caught.value, NoAnswer)
+
+
+@pytest.mark.parametrize("kind", [OutOfDiskError, ObjectStoreFullError])
+def test_where_ray_has_no_room_for_a_requests_pictures_no_row_is_to_blame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    ray = StandIn(gpus=1)
+    crew = crew_of(monkeypatch, ray, 1)
+    made = drive(tmp_path, crew)
+
+    def full(*_: Any) -> Any:
+        raise kind("full")
+
+    crew._actors["WebUI 0"].do_with = SimpleNamespace(remote=full)  # it is the driver that puts them there
     with pytest.raises(BatchError, match="Ray has no room .*/tmp/ray"):
         made.run()
     assert made._keep._ledger.counts() == {"open": 20}
