@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from .crew import MAKE, Outcome, Work
@@ -13,7 +14,7 @@ from .request import FILE, REFERENCE, Reader, Request, sources_in
 
 MAX_SENTENCES = 10_000  # different ones
 MAX_PROBES = 200  # pairs of a checkpoint and adapters that are tried
-SHOWN = 12  # numbers of rows after a sentence
+SHOWN = 12  # numbers of rows before a sentence
 SIDE = 64  # pixels of a picture that is made to see whether it can be
 # What a trial leaves out of a row, because it costs time and says nothing of what fits.
 LEFT_OUT = ("enable_hr", "n_iter", "batch_size", "hr_scale", "hr_resize_x", "hr_resize_y")
@@ -28,21 +29,35 @@ class Complaints:
         self._rows: dict[str, tuple[int, list[int]]] = {}
         self.rows = 0  # that have one
 
-    def add(self, number: int, sentence: str) -> None:
+    def add(self, numbers: Sequence[int], sentence: str, count: int = 1) -> None:
+        """``numbers``: the first of ``count`` rows."""
         if sentence not in self._rows and len(self._rows) >= MAX_SENTENCES:
             sentence = "more is wrong than is told here: mend that first."
-        count, rows = self._rows.get(sentence, (0, []))
-        if len(rows) < SHOWN:
-            rows.append(number)
-        self._rows[sentence] = count + 1, rows
+        known, rows = self._rows.get(sentence, (0, []))
+        self._rows[sentence] = known + count, sorted([*rows, *numbers])[:SHOWN]
 
     def lines(self) -> list[str]:
         """A line for each sentence, by the first row."""
-        found = []
-        for sentence, (count, rows) in sorted(self._rows.items(), key=lambda one: one[1][1]):
-            more = f" and {count - len(rows):,} more" if count > len(rows) else ""
-            found.append(f"row{'s' if count > 1 else ''} {', '.join(map(str, rows))}{more}: {sentence}")
-        return found
+        found = sorted(self._rows.items(), key=lambda one: one[1][1])
+        return [f"{_rows(count, numbers)}: {sentence}" for sentence, (count, numbers) in found]
+
+
+def _rows(count: int, numbers: Sequence[int]) -> str:
+    more = f" and {count - len(numbers):,} more" if count > len(numbers) else ""
+    return f"row{'s' if count > 1 else ''} {', '.join(map(str, numbers))}{more}"
+
+
+@dataclass
+class Pair:
+    """A checkpoint and adapters that ``count`` rows have; the first of them, of which one is tried."""
+
+    count: int = 0
+    first: list[tuple[int, Request]] = field(default_factory=list)
+
+    def add(self, number: int, request: Request) -> None:
+        self.count += 1
+        if len(self.first) < SHOWN:
+            self.first.append((number, request))
 
 
 class Check:
@@ -52,8 +67,8 @@ class Check:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self.complaints = Complaints()
-        self._pairs: dict[tuple[str, str, tuple[str, ...]], tuple[int, Request]] = {}
-        self._counts: dict[tuple[str, str, tuple[str, ...]], int] = {}
+        self._pairs: dict[tuple[str, str, tuple[str, ...]], Pair] = {}
+        self._untried: tuple[int, list[int]] = 0, []
         self.rows = 0
 
     def read(self, number: int, row: Row | str) -> None:
@@ -62,12 +77,14 @@ class Check:
         if problems:
             self.complaints.rows += 1
         for sentence in problems:
-            self.complaints.add(number, sentence)
+            self.complaints.add([number], sentence)
         if request is not None and not problems:
             pair = request.route, request.checkpoint, request.models
             if pair in self._pairs or len(self._pairs) < MAX_PROBES:
-                self._pairs.setdefault(pair, (number, request))
-                self._counts[pair] = self._counts.get(pair, 0) + 1
+                self._pairs.setdefault(pair, Pair()).add(number, request)
+            else:
+                count, numbers = self._untried
+                self._untried = count + 1, [*numbers, number][:SHOWN]
 
     def _request(self, row: Row) -> tuple[Request | None, list[str]]:
         try:
@@ -79,18 +96,37 @@ class Check:
 
     def probe(self, make: Try, read: Callable[[str], bytes]) -> None:
         """``make`` has a WebUI make a picture; ``read`` reads a source."""
-        for pair, (number, request) in self._pairs.items():
+        for pair in sorted(self._pairs, key=lambda pair: pair[1]):  # each checkpoint is loaded once
+            self._try(self._pairs[pair], make, read)
+
+    def _try(self, pair: Pair, make: Try, read: Callable[[str], bytes]) -> None:
+        """The first row whose files can be read is tried for all others."""
+        for place, (number, request) in enumerate(pair.first):
             try:
-                outcome = make(_small(number, request, read))
+                work = _small(number, request, read)
             except RowError as error:
-                self.complaints.add(number, error.detail)
-                continue
-            if outcome.kind != "done":
-                others = self._counts[pair] - 1
-                also = f" ({others:,} other rows have this checkpoint and these adapters)" if others else ""
-                sentence = outcome.sentence or "the WebUI lacks the checkpoint or an adapter: put it there."
-                self.complaints.add(number, f"{sentence}{also}")
+                self.complaints.add([number], error.detail)
                 self.complaints.rows += 1
+                continue
+            outcome = make(work)
+            if outcome.kind != "done":
+                sentence = outcome.sentence or "the WebUI lacks the checkpoint or an adapter: put it there."
+                count = pair.count - place
+                self.complaints.add([one for one, _ in pair.first[place:]], sentence, count)
+                self.complaints.rows += count
+            return
+
+    def lines(self) -> list[str]:
+        """All that is wrong, what has not been tried, and a sum. None where nothing is wrong."""
+        lines, (untried, numbers) = self.complaints.lines(), self._untried
+        if untried:
+            lines.append(
+                f"{_rows(untried, numbers)}: other pairs of a checkpoint and adapters than the {MAX_PROBES} that are "
+                "tried: whether they fit is not known."
+            )
+        wrong = self.complaints.rows
+        verdict = f"{wrong:,} cannot be done as they are" if wrong else "nothing is wrong with what was tried"
+        return [*lines, f"{self.rows:,} rows: {verdict}."] if lines else []
 
 
 def _small(number: int, request: Request, read: Callable[[str], bytes]) -> Work:

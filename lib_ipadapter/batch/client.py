@@ -17,8 +17,9 @@ MAX_ANSWER = 512 << 20  # bytes
 CONNECT = 10.0  # seconds
 AUTH = "IP_ADAPTER_BATCH_AUTH"
 SHOWN = 20  # complaints of one answer
-# A proxy before a WebUI that is not there.
-ABSENT = (502, 503, 504)
+# A proxy before a WebUI that is not there, the last four from Cloudflare; and one that has not waited for its answer.
+ABSENT = (502, 503, 521, 522, 523, 530)
+GIVEN_UP = (504, 524)
 
 
 class Away(Exception):
@@ -103,7 +104,11 @@ class Client:
             raise Late(f"it has not answered within {timeout:.0f} s: raise --timeout, or ask for less") from None
         except (requests.RequestException, OSError) as error:
             raise Away(f"the connection is gone ({type(error).__name__})") from None
-        if found.status in ABSENT:
+        if found.status in GIVEN_UP and method == "POST":
+            raise Late(
+                f"a proxy before it has waited no longer ({found.status}): raise its timeout, or name the WebUI itself"
+            )
+        if found.status in (*ABSENT, *GIVEN_UP):
             raise Away(f"it answers {found.status}")
         if found.status in (401, 403):
             raise Rejected(f"it answers {found.status}: put user:password into {variable(self.url)} or {AUTH}.")

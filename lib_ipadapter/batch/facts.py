@@ -41,6 +41,7 @@ class Facts:
         self._presets: dict[str, list[dict[str, Any]]] = {}
         self.adapters: dict[str, dict[str, Any]] = {}
         self.checkpoints: dict[str, str] = {}
+        self._short: dict[str, set[str]] = {}  # names without folder or hash, and the checkpoints that have them
         self.listed: dict[str, frozenset[str]] = dict.fromkeys(ROUTES, frozenset())
         self._asked: list[str] = []
         self._silent: dict[str, str] = {}  # who could not be asked, and why
@@ -69,8 +70,11 @@ class Facts:
             self._silent.pop(name, None)
             self.adapters = {**{_key(one["name"]): one for one in adapters}, **self.adapters}
             for one in checkpoints:
+                model = str(one["model_name"])
                 for known in names_of(one):
-                    self.checkpoints.setdefault(known, str(one["model_name"]))
+                    self.checkpoints.setdefault(known, model)
+                for known in short_names_of(one):
+                    self._short.setdefault(known, set()).add(model)
             self.listed = {route: self.listed[route] | listed[route] for route in ROUTES}
 
     def _more(self) -> bool:
@@ -97,7 +101,8 @@ class Facts:
                 with contextlib.suppress(NoAnswer, RowError):
                     options = self._everybody.ask(name, "/sdapi/v1/options")
                     told = options.get("sd_model_checkpoint") if isinstance(options, dict) else None
-                    self._current = self.checkpoints.get(told.casefold()) if isinstance(told, str) else None
+                    if isinstance(told, str):  # its hash may have been computed since all were asked for their names
+                        self._current = self._known(told) or self._known(without_hash(told))
                 if self._current is not None:
                     return self._current
         if self._current is None:
@@ -106,12 +111,20 @@ class Facts:
 
     def checkpoint(self, name: str) -> str:
         """The name by which a request asks for a checkpoint. Raises RowError."""
-        wanted = name.strip().casefold()
-        while (found := self.checkpoints.get(wanted)) is None:
+        while (found := self._known(name)) is None:
             if not self._more():
+                if several := self._short.get(name.strip().casefold()):
+                    sentence = f"several checkpoints are called {name[:200]!r}: name one of {_some(several)}."
+                    raise self._nobody(sentence)
                 listed = _some(self.checkpoints.values())
                 raise self._nobody(f"there is no checkpoint {name[:200]!r}: name one of {listed}.")
         return found
+
+    def _known(self, name: str) -> str | None:
+        """The checkpoint of this name; none where several have it and it is nobody's whole name."""
+        name = name.strip().casefold()
+        short = self._short.get(name, set())
+        return self.checkpoints.get(name) or (next(iter(short)) if len(short) == 1 else None)
 
     def adapter(self, name: str) -> Mapping[str, Any]:
         """What the list of models says of an adapter. Raises RowError."""
@@ -157,11 +170,27 @@ class Facts:
 
 
 def names_of(checkpoint: Mapping[str, Any]) -> set[str]:
-    """The names under which the WebUI knows a checkpoint, small."""
+    """The names under which the WebUI knows a checkpoint and no other, small."""
     title, model, hashed = (str(checkpoint.get(name) or "") for name in ("title", "model_name", "hash"))
-    file = PurePath(str(checkpoint.get("filename") or "").replace("\\", "/")).name
-    names = {title, title.partition(" [")[0], model, hashed, file, str(checkpoint.get("sha256") or "")}
+    names = {title, model, hashed, str(checkpoint.get("sha256") or "")}
+    if hashed:
+        names |= {title.removesuffix(f" [{hashed}]"), f"{_file_of(checkpoint).stem} [{hashed}]"}
     return {name.casefold() for name in names if name}
+
+
+def short_names_of(checkpoint: Mapping[str, Any]) -> set[str]:
+    """Names without its folder or hash, small: another may have them, too."""
+    file, title = _file_of(checkpoint), str(checkpoint.get("title") or "")
+    return {name.casefold() for name in (file.name, file.stem, without_hash(title)) if name}
+
+
+def without_hash(title: str) -> str:
+    """A title as it is before the WebUI has computed the hash of the file, whose name may have brackets, too."""
+    return title.rpartition(" [")[0] if title.endswith("]") and " [" in title else title
+
+
+def _file_of(checkpoint: Mapping[str, Any]) -> PurePath:
+    return PurePath(str(checkpoint.get("filename") or "").replace("\\", "/"))
 
 
 def has_all(needs: tuple[str, ...], checkpoint: str, adapters: set[str] | None, checkpoints: set[str]) -> bool:

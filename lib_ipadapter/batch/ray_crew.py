@@ -107,6 +107,7 @@ class RayCrew:
         self._absent: dict[str, float] = {}  # since when
         self._patience: dict[str, float] = {}  # seconds, as long as a WebUI that is away is waited for
         self._given_up: set[str] = set()
+        self._in_vain: dict[Any, tuple[str, Any]] = {}  # workers that still have no place -> name and actor
         self._held: OrderedDict[str, tuple[Any, int]] = OrderedDict()
         self._looked = 0.0
         for config, options in configs:
@@ -123,6 +124,8 @@ class RayCrew:
         try:
             kind, told = ray.get(self._actors[name].ask.remote(route), timeout=120)
         except (ray.exceptions.RayError, KeyError) as error:
+            if _is_full(error):
+                raise _full(error) from None
             raise NoAnswer(f"its worker does not answer ({type(error).__name__}): try again.") from None
         if kind != DONE:
             raise (RowError if kind == REFUSED else NoAnswer)(str(told))
@@ -132,7 +135,9 @@ class RayCrew:
         held = [self._reference(key) for key in work.references]
         try:
             self._calls[self._actors[endpoint].do_with.remote(work, list(work.references), held)] = (endpoint, work)
-        except Exception as error:  # what an actor that has ended for good says at once
+        except Exception as error:  # what an actor that has ended for good says at once, or an object store
+            if _is_full(error):
+                raise _full(error) from None
             self._lost.append((endpoint, work, type(error).__name__))
 
     def wait(self) -> list[Event]:
@@ -141,6 +146,7 @@ class RayCrew:
         now = time.monotonic()
         if self._own is not None and now - self._looked > NEW_NODES:
             self._look_for_nodes()
+            self._look_for_places()
         if unplaced := self._unplaced(now):
             return unplaced
         for due, name in self._later:
@@ -168,7 +174,7 @@ class RayCrew:
         """End the workers, and what they have started."""
         import ray
 
-        for actor in self._actors.values():
+        for actor in (*self._actors.values(), *(actor for _, actor in self._in_vain.values())):
             ray.kill(actor)
         ray.shutdown()
 
@@ -223,15 +229,19 @@ class RayCrew:
 
     def _give_up(self, names: Sequence[str], sentence: str) -> list[Event]:
         """They are waited for no more; the sentence is told once."""
+        self._dismiss(names)
+        return _gone(names, sentence)
+
+    def _dismiss(self, names: Sequence[str]) -> None:
         import ray
 
         for name in names:
             ray.kill(self._actors.pop(name))
         self._given_up.update(names)
-        return [*(Gone(name) for name in names[:-1]), Gone(names[-1], sentence)]
 
     def _unplaced(self, now: float) -> list[Event]:
-        """Give up those whose workers Ray has found no place for all the while."""
+        """Give up those whose workers Ray has found no place for all the while. Nobody waits any more for one on a
+        GPU of a cluster, but Ray goes on looking for its place."""
         import ray
 
         late = {call: name for name, (since, call) in self._placing.items() if now - since >= self._placed_within(name)}
@@ -241,9 +251,16 @@ class RayCrew:
         names = list(late.values())
         if not names:
             return []
-        for name in names:
-            del self._calls[self._placing.pop(name)[1]]
-        return self._give_up(names, self._what_is_missing(names))
+        sentence = self._what_is_missing(names)
+        calls = {name: self._placing.pop(name)[1] for name in names}
+        for call in calls.values():
+            del self._calls[call]
+        kept = [name for name in names if self._own is not None and self._gpus[name]]
+        self._dismiss([name for name in names if name not in kept])
+        self._in_vain.update({calls[name]: (name, self._actors.pop(name)) for name in kept})
+        if kept and self._actors:
+            sentence = f"{sentence.removesuffix('.')}; they take part when one becomes free."
+        return _gone(names, sentence)
 
     def _placed_within(self, name: str) -> float:
         return self._patience[name] if self._gpus[name] else max(self._patience[name], PLACED)
@@ -297,13 +314,31 @@ class RayCrew:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         config, start = self._own
+        known = {*self._actors, *self._given_up, *(name for name, _ in self._in_vain.values())}
         for node in ray.nodes():
             for gpu in range(int(node["Resources"].get("GPU", 0)) if node["Alive"] else 0):
                 name = f"{node['NodeManagerAddress']} {node['NodeID'][:8]} gpu {gpu}"
-                if name not in self._actors and name not in self._given_up:
+                if name not in known:
                     place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                     options = {"num_gpus": 1, "scheduling_strategy": place}
                     self._hire(replace(config, name=name, start=start), options)
+
+    def _look_for_places(self) -> None:
+        """Those for whose workers Ray has found a place after all are waited for again."""
+        import ray
+
+        calls = list(self._in_vain)
+        for call in ray.wait(calls, num_returns=len(calls), timeout=0, fetch_local=False)[0] if calls else ():
+            name, actor = self._in_vain.pop(call)
+            try:
+                ray.get(call)
+            except ray.exceptions.RayError:  # its node has gone
+                ray.kill(actor)
+                self._given_up.add(name)
+                continue
+            self._absent.pop(name, None)
+            self._actors[name] = actor
+            self._calls[actor.until_up.remote()] = name, UP
 
     def _reference(self, key: str) -> Any:
         """Where a reference lies in the object store; the ones that were used last stay there."""
@@ -322,8 +357,12 @@ class RayCrew:
         return self._held[key][0]
 
 
+def _gone(names: Sequence[str], sentence: str) -> list[Event]:
+    return [*(Gone(name) for name in names[:-1]), Gone(names[-1], sentence)]
+
+
 def _is_full(error: Any) -> bool:
-    """Whether Ray has no room for what a worker has answered: the row is not to blame, nor the WebUI."""
+    """Whether Ray has no room for what it carries to a worker or back: the row is not to blame, nor the WebUI."""
     import ray
 
     kinds = ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError

@@ -97,6 +97,7 @@ class Schedule:
     def up(self, name: str) -> None:
         endpoint = self.endpoints[name]
         endpoint.is_up, endpoint.is_blamed = True, False
+        endpoint.lacks.clear()  # it has been asked anew what it has
 
     def down(self, name: str) -> None:
         """It takes nothing for now. What it is working on is told one by one."""

@@ -17,6 +17,7 @@ from typing import Any
 from .ledger import DONE, FAILED, OPEN, ROWS, Ledger, Result
 
 SHARDS = "shards"
+FEW = 20  # of a stretch one row, or one in so many, may have failed where it is packed at the end of a run
 
 
 def shard_file(number: int) -> str:
@@ -36,8 +37,8 @@ class Packer:
                 self._clear(number)
 
     def pack(self, count: int = 1, is_last: bool = False) -> int:
-        """Pack what can be packed, ``count`` shards at most; how many it were. With ``is_last`` rows that failed are
-        waited for no more. Raises OSError, with no half of one."""
+        """Pack what can be packed, ``count`` shards at most; how many it were. With ``is_last`` a few rows that
+        failed are waited for no more: their pictures will lie in none. Raises OSError, with no half of one."""
         if not self._per_shard:
             return 0
         packed = 0
@@ -58,9 +59,14 @@ class Packer:
         return first, min(first + self._per_shard - 1, self._last)
 
     def _is_ready(self, number: int, is_last: bool) -> bool:
-        states = (OPEN,) if is_last else (OPEN, FAILED)
+        """Whether there is something to pack, and not much that would come too late for it."""
         first, last = self._stretch(number)
-        return not any(self._ledger.open(ROWS, first - 1, last, 1, state) for state in states)
+        few = max(1, (last - first + 1) // FEW) if is_last else 0
+
+        def has_more_than(count: int, state: str) -> bool:
+            return len(self._ledger.open(ROWS, first - 1, last, count + 1, state)) > count
+
+        return not has_more_than(0, OPEN) and not has_more_than(few, FAILED) and has_more_than(0, DONE)
 
     def _reopened(self, number: int) -> bool:
         """Whether pictures of a stretch have gone from the disk. Their rows are open again, for the next command."""

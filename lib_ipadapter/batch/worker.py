@@ -32,6 +32,7 @@ RUN_ID = "run.id"
 QUESTION = 60.0  # seconds for an answer that needs no picture
 PAUSE = 0.25  # seconds between looks for a WebUI that is not there
 STARTS = 5  # of a WebUI that ends before it answers, one after the other
+REGISTERS = 20.0  # seconds at most in which a WebUI that starts has routes of its own and none of its extensions yet
 OWN_FAULT = (400, 422)  # what a request is answered with that no WebUI can do; all else is this WebUI's
 MAX_PICTURES = 1000  # of one answer
 
@@ -75,7 +76,9 @@ class Worker:
     def until_up(self) -> tuple[bool, str]:
         """Waits for the WebUI, and starts it where it is the worker's own. False with a sentence where it is given
         up."""
-        end, starts, why = time.monotonic() + self._config.patience, 0, "it does not answer"
+        patience = self._config.patience
+        end, starts, why = time.monotonic() + patience, 0, "it does not answer"
+        since: float | None = None  # when it has begun to answer
         while time.monotonic() < end:
             with self._starting:
                 if self._own is not None and not self._own.is_running:
@@ -90,17 +93,23 @@ class Worker:
                         return False, f"it cannot be started ({error}): correct --webui."
                     self._client = Client(self._own.url, "", self._config.timeout)
             try:
-                self._look_around()
-                if not self._is_overdue or self._is_idle():
+                has_extension = self._look_around()
+                now = time.monotonic()
+                since = now if since is None else since
+                if not has_extension and now < min(since + min(REGISTERS, patience / 2), end - 2 * PAUSE):
+                    why = "it has no routes of this extension"
+                elif self._is_overdue and not self._is_idle():
+                    why = "it is still at work on a request that was given up"
+                else:
                     self._is_overdue = False
+                    self._adapters = self._adapters if has_extension else set()
                     return True, ""
-                why = "it is still at work on a request that was given up"
             except Rejected as error:
                 return False, str(error)
             except (Away, Late) as error:
-                why = str(error)
+                since, why = None, str(error)
             except ValueError as error:
-                why = f"it is no WebUI with --api ({error})"
+                since, why = None, f"it is no WebUI with --api ({error})"
             time.sleep(PAUSE)
         if self._own is not None and self._is_overdue:
             self._is_overdue = False
@@ -108,16 +117,16 @@ class Worker:
             return self.until_up()
         return False, f"{why}, for {self._config.patience:.0f} s: start it, or leave it out."
 
-    def _look_around(self) -> None:
+    def _look_around(self) -> bool:
+        """Whether it has this extension, as far as it tells. With its page a WebUI listens before it has routes, and
+        has its own before those of extensions."""
         checkpoints = self._client.get("/sdapi/v1/sd-models", QUESTION)
         if checkpoints.status != 200:
             raise ValueError(f"/sdapi/v1/sd-models answers {checkpoints.status}")
         adapters = self._client.get("/ip-adapter/models", QUESTION)
         self._checkpoints = checkpoint_names(checkpoints.json())
-        if adapters.status == 200:
-            self._adapters = adapter_keys(adapters.json())
-        else:
-            self._adapters = set() if adapters.status == 404 else None  # without the extension, or not known
+        self._adapters = adapter_keys(adapters.json()) if adapters.status == 200 else None  # else not known
+        return adapters.status != 404
 
     def _is_idle(self) -> bool:
         """Whether it works on nothing; where it does not tell, whether it has answered all that it was sent."""

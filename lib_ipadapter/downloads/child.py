@@ -42,9 +42,11 @@ def main() -> None:
 
     try:
         fetch(order, tell)
-        tell({"done": True})
     except BaseException as error:
-        tell(problem(error))
+        if not _has_come(error, order, tell):
+            tell(problem(error))
+            return
+    tell({"done": True})
 
 
 def _end_with_parent() -> None:
@@ -65,9 +67,7 @@ class Taken(Exception):
 def fetch(order: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
     """Fetch a file, and give it its name when it is the right one."""
     target, partial = Path(order["target"]), Path(order["partial"])
-    if target.exists():
-        if hash_of(target, tell) != order["sha256"]:
-            raise Taken
+    if _is_here(target, order, tell):
         _forget(partial)  # what has come of it before it lay there by hand
         return
     partial.mkdir(parents=True, exist_ok=True)
@@ -77,10 +77,26 @@ def fetch(order: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None
         raise Wrong
     with suppress(OSError), file.open("rb+") as whole:  # before its name says that it is whole
         os.fsync(whole.fileno())
-    if target.exists():
-        raise Taken
-    os.replace(file, target)
+    if not _is_here(target, order, tell):  # another WebUI with this folder may have been sooner
+        os.replace(file, target)
     _forget(partial)
+
+
+def _is_here(target: Path, order: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> bool:
+    """Whether the file has its name already. Raises Taken where another one has it."""
+    if not target.exists():
+        return False
+    if hash_of(target, tell) != order["sha256"]:
+        raise Taken
+    return True
+
+
+def _has_come(error: BaseException, order: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> bool:
+    """Whether the file is here although fetching it ended with ``error``: whoever was sooner has taken away what had
+    come."""
+    with suppress(Taken, OSError):
+        return not isinstance(error, Taken) and _is_here(Path(order["target"]), order, tell)
+    return False
 
 
 def _forget(partial: Path) -> None:

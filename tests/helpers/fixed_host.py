@@ -56,6 +56,7 @@ class FixedHost(ThreadingHTTPServer):
         self.seconds, self.log, self.auth, self.checkpoints = seconds, log, auth, checkpoints
         self.turn = threading.Lock()
         self.models_status = 200
+        self.registering = 0  # questions for which it does not have the extension yet
         self.waiting = 0  # requests that it has not answered
         self.failed: set[str] = set()
 
@@ -85,7 +86,10 @@ class Handler(BaseHTTPRequestHandler):
         }  # fmt: skip
         if not self._is_allowed():
             return
-        if self.path == "/ip-adapter/models" and self.server.models_status != 200:
+        if self.path == "/ip-adapter/models" and self.server.registering:
+            self.server.registering -= 1
+            self._answer(404, b'{"detail": "Not Found"}')
+        elif self.path == "/ip-adapter/models" and self.server.models_status != 200:
             self._answer(self.server.models_status, b'{"detail": "Not Found"}')
         elif self.path in answers:
             self._answer(200, json.dumps(answers[self.path]).encode())

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -71,6 +71,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made.close()
 
 
+class Done(NamedTuple):
+    """How a command has ended; ``places``: the addresses at which it has listened meanwhile."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    places: set[str]
+
+
 def listening(pids: Iterable[int]) -> set[str]:
     """The addresses at which these processes listen, as Linux writes them."""
     sockets = set()
@@ -87,14 +96,14 @@ def listening(pids: Iterable[int]) -> set[str]:
     return found
 
 
-def batch(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def batch(*arguments: object, **environment: str) -> Done:
     """The command; while it runs, nothing of it may listen elsewhere than on loopback."""
     command = [str(ready()), "-m", "lib_ipadapter.batch", *map(str, arguments)]
     with subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            end, places = time.monotonic() + LIMIT, set()
+            end, places = time.monotonic() + LIMIT, set[str]()
             while True:
                 try:
                     out, error = process.communicate(timeout=1)
@@ -105,7 +114,7 @@ def batch(*arguments: object, **environment: str) -> subprocess.CompletedProcess
         finally:
             process.kill()
     assert places <= LOOPBACK, places
-    return subprocess.CompletedProcess(command, process.returncode, out, error)
+    return Done(process.returncode, out, error, places)
 
 
 def manifest(out: Path) -> list[dict[str, Any]]:
@@ -143,6 +152,7 @@ def test_a_catalogue_over_two_webuis(endpoints: list[str], tmp_path: Path) -> No
 
     done = batch("run", jobs, "--out", out, *places, "--seed", "x", IP_ADAPTER_BATCH_AUTH="anna:secret")
     assert done.returncode == 3, done.stdout + done.stderr  # one row cannot be done
+    assert done.places  # Ray has been seen to listen, on loopback
     found = manifest(out)
 
     assert [line["row"] for line in found] == list(range(1, 10))

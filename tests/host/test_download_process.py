@@ -277,6 +277,43 @@ def test_what_has_come_of_a_file_goes_once_it_lies_there(made: SimpleNamespace, 
     assert fetched(made)[0]["state"] == "done" and os.listdir(folder) == [FILE.name]
 
 
+@pytest.mark.parametrize("there", [DATA, OTHER], ids=["right", "another"])
+def test_another_webui_with_this_folder_may_be_sooner(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, there: bytes
+) -> None:
+    target, partial = folder / FILE.name, folder / PARTIAL / "one"
+
+    def downloaded(order: dict, partial: Path) -> str:
+        target.write_bytes(there)
+        (partial / "come").write_bytes(DATA)
+        return str(partial / "come")
+
+    monkeypatch.setattr(child, "downloaded", downloaded)
+    order = {"target": str(target), "partial": str(partial), "sha256": FILE.sha256}
+    if there == DATA:
+        child.fetch(order, lambda told: None)
+        assert os.listdir(folder) == [FILE.name]
+    else:
+        with pytest.raises(child.Taken):
+            child.fetch(order, lambda told: None)
+    assert target.read_bytes() == there
+
+
+@pytest.mark.parametrize(("there", "state"), [(DATA, "done"), (OTHER, "failed")], ids=["right", "another"])
+def test_another_webui_that_was_sooner_takes_away_what_has_come(
+    made: SimpleNamespace, hub: Hub, folder: Path, there: bytes, state: str
+) -> None:
+    hub.stop_after, hub.hold = HALF, True
+    made.desk.start([FILE.name])
+    until(lambda: made.desk.state()["done"])
+    (folder / FILE.name).write_bytes(there)
+    shutil.rmtree(folder / PARTIAL)
+    hub.go.set()
+    made.desk.wait(60)
+    assert [one["state"] for one in made.desk.state()["files"]] == [state]
+    assert (folder / FILE.name).read_bytes() == there
+
+
 def test_the_process_ends_with_the_webui(hub: Hub, folder: Path) -> None:
     hub.stop_after, hub.hold = HALF, True
     code = (

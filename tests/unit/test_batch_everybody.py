@@ -119,6 +119,57 @@ def test_a_row_without_a_checkpoint_waits_for_the_name_of_the_loaded_one(tmp_pat
     assert made.read({})[0].checkpoint == "xl"
 
 
+def listed(name: str, hashed: str | None = None) -> dict[str, Any]:
+    """What A1111 and Forge say of a file below their folder of checkpoints."""
+    title = f"{name} [{hashed}]" if hashed else name
+    model = name.rpartition(".")[0].replace("/", "_")
+    return {"title": title, "model_name": model, "hash": hashed, "filename": f"/models/{name}"}
+
+
+NAMES = [
+    listed("new [v2].safetensors"),
+    listed("new.safetensors"),
+    listed("x/new.safetensors"),
+    listed("sub/bar.safetensors", "ab12"),
+    listed("a/two.safetensors", "ab34"),
+    listed("b/two.safetensors", "ab56"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("new.safetensors", "new"), ("new", "new"), ("new [v2]", "new [v2]"), ("x_new", "x_new"),
+        ("sub/bar.safetensors [ab12]", "sub_bar"), ("sub/bar.safetensors", "sub_bar"), ("bar.safetensors", "sub_bar"),
+        ("BAR [ab12]", "sub_bar"), (" bar ", "sub_bar"), ("ab12", "sub_bar"), ("two [ab34]", "a_two"),
+        ("two [ab56]", "b_two"), ("a/two.safetensors", "a_two"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_has_all_names_under_which_a_webui_knows_it(name: str, model: str) -> None:
+    answers = {**ANSWERS, "/sdapi/v1/sd-models": NAMES, "/sdapi/v1/options": {"sd_model_checkpoint": name}}
+    facts = Facts(Told({"a": answers}), pause=0)
+    assert facts.checkpoint(name) == model == facts.current
+
+
+@pytest.mark.parametrize("name", ["two", "TWO.safetensors"])
+def test_of_two_checkpoints_of_one_name_none_is_taken(name: str) -> None:
+    facts = Facts(Told({"a": {**ANSWERS, "/sdapi/v1/sd-models": NAMES}}), pause=0)
+    with pytest.raises(RowError, match="several checkpoints are called .* name one of a_two, b_two"):
+        facts.checkpoint(name)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "model"),
+    [
+        ("new.safetensors [abcdef1234]", "new"), ("new [v2].safetensors [abcdef1234]", "new [v2]"),
+        ("new [v2] [abcdef1234]", "new [v2]"), ("x/new.safetensors [abcdef1234]", "x_new"), ("bar [ffff]", "sub_bar"),
+    ],
+)  # fmt: skip
+def test_the_checkpoint_that_is_loaded_has_a_hash_that_it_did_not_have_before(loaded: str, model: str) -> None:
+    answers = {**ANSWERS, "/sdapi/v1/sd-models": NAMES, "/sdapi/v1/options": {"sd_model_checkpoint": loaded}}
+    assert Facts(Told({"a": answers}), pause=0).current == model
+
+
 def test_one_that_was_away_and_is_back_counts(tmp_path: Path) -> None:
     answers = {**OTHER, "/ip-adapter/models": AWAY}
     told = Told({"a": ANSWERS, "b": answers})

@@ -18,10 +18,11 @@ from lib_ipadapter.batch.everybody import Everybody
 from lib_ipadapter.batch.given import Sources
 from lib_ipadapter.batch.keep import Keep
 from lib_ipadapter.batch.paths import Files
-from lib_ipadapter.batch.problems import BatchError
+from lib_ipadapter.batch.problems import BatchError, NoAnswer
 from lib_ipadapter.batch.ray_crew import RayCrew
 from lib_ipadapter.batch.run import share_of
 from lib_ipadapter.batch.tasks import RowTasks
+from lib_ipadapter.batch.webui import Start
 from lib_ipadapter.batch.worker import Config
 from tests.unit.test_batch_drive import Silent, rows_of
 
@@ -54,12 +55,24 @@ class Call:
 class Actor:
     def __init__(self, answers: dict[str, Callable[..., Any]], is_placed: bool) -> None:
         self._answers, self._is_placed = answers, is_placed
+        self._waiting: list[tuple[Call, Callable[[], Any]]] = []
 
     def __getattr__(self, name: str) -> Any:
         def remote(*given: Any) -> Call:
-            return Call((lambda: self._answers[name](*given)) if self._is_placed else None)
+            def answer() -> Any:
+                return self._answers[name](*given)
+
+            call = Call(answer if self._is_placed else None)
+            if not self._is_placed:
+                self._waiting.append((call, answer))
+            return call
 
         return SimpleNamespace(remote=remote)
+
+    def place(self) -> None:
+        self._is_placed = True
+        for call, answer in self._waiting:
+            call.answer = answer
 
 
 class StandIn(ModuleType):
@@ -77,12 +90,14 @@ class StandIn(ModuleType):
             "do_with": lambda work, keys, held: Outcome(DONE),
         }  # fmt: skip
         self.killed = 0
+        self.hired: list[Actor] = []
 
     def remote(self, num_gpus: float = 0.0, **_: Any) -> Any:
         def hire(config: Config) -> Actor:
             is_placed = num_gpus <= self.gpus - self.held
             self.held += num_gpus if is_placed else 0
-            return Actor(self.answers, is_placed)
+            self.hired.append(Actor(self.answers, is_placed))
+            return self.hired[-1]
 
         return lambda kind: SimpleNamespace(remote=hire)
 
@@ -99,6 +114,16 @@ class StandIn(ModuleType):
     def kill(self, actor: Actor) -> None:
         self.killed += 1
 
+    def free(self) -> None:
+        """Others hold one GPU less, and the first worker that has waited for one has it."""
+        next(actor for actor in self.hired if not actor._is_placed).place()
+
+    def shutdown(self) -> None:
+        pass
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"NodeManagerAddress": "host", "NodeID": "0123456789", "Alive": True, "Resources": {"GPU": self.gpus}}]
+
     def cluster_resources(self) -> dict[str, float]:
         return {"GPU": self.gpus}
 
@@ -112,6 +137,16 @@ def crew_of(monkeypatch: pytest.MonkeyPatch, ray: StandIn, webuis: int, gpus: fl
         (Config(f"WebUI {number}", patience=0.3), {"num_gpus": gpus} if gpus else {}) for number in range(webuis)
     ]
     return RayCrew(configs, lambda key: b"")
+
+
+def crew_of_cluster(monkeypatch: pytest.MonkeyPatch, ray: StandIn) -> RayCrew:
+    """With a WebUI for each GPU."""
+    strategies = ModuleType("ray.util.scheduling_strategies")
+    strategies.NodeAffinitySchedulingStrategy = lambda node, soft: node  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, strategies.__name__, strategies)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(ray_crew, "NEW_NODES", 0.0)
+    return RayCrew([], lambda key: b"", (Config("", patience=0.3), Start("webui")))
 
 
 def drive(folder: Path, crew: RayCrew, rows: int = 20) -> Drive:
@@ -135,6 +170,63 @@ def test_webuis_without_a_gpu_are_given_up_with_one_sentence_and_the_others_make
     assert crew.names() == ["WebUI 0", "WebUI 1"] and ray.killed == 3
     (sentence,) = made._watcher.troubles  # type: ignore[attr-defined]
     assert "3 of 5 WebUIs have found no GPU within 0 s (the cluster has 3, and 0 of them free)" in sentence
+
+
+def until(made: Drive, condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        for event in made._crew.wait():
+            made._take(event)
+
+
+def test_a_webui_of_a_cluster_without_a_gpu_takes_part_when_one_becomes_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = StandIn(gpus=3, held=2.0)
+    crew = crew_of_cluster(monkeypatch, ray)
+    made = drive(tmp_path, crew)
+    until(made, lambda: len(crew.names()) == 1)
+    (sentence,) = made._watcher.troubles  # type: ignore[attr-defined]
+    assert "2 of 3 WebUIs have found no GPU" in sentence and "; they take part when one becomes free." in sentence
+    everybody = Everybody(crew, print)
+    everybody.up = crew.names()
+    assert everybody.others() == [] and not ray.killed  # nobody waits for them
+    ray.free()
+    until(made, lambda: len(made.up) == 2)
+    made.run()
+    assert made._keep._ledger.counts() == {"done": 20} and len(made._keep._ledger.by_endpoint()) == 2
+    assert len(made._watcher.troubles) == 1 and len(ray.hired) == 3  # type: ignore[attr-defined]
+    crew.close()
+    assert ray.killed == 3
+
+
+def test_a_webui_whose_node_goes_while_nobody_waits_for_it_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = StandIn(gpus=2, held=1.0)
+    crew = crew_of_cluster(monkeypatch, ray)
+    made = drive(tmp_path, crew)
+    until(made, lambda: len(crew.names()) == 1)
+
+    def gone() -> Any:
+        raise RayError("its node has gone")
+
+    ray.hired[1]._answers = {**ray.answers, "is_there": gone}
+    ray.free()
+    made.run()
+    assert made._keep._ledger.counts() == {"done": 20} and len(crew.names()) == 1
+    assert ray.killed == 1 and len(ray.hired) == 2 and len(made._watcher.troubles) == 1  # type: ignore[attr-defined]
+
+
+def test_where_nobody_has_a_gpu_nobody_is_promised_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = StandIn(gpus=2, held=2.0)
+    crew = crew_of_cluster(monkeypatch, ray)
+    with pytest.raises(BatchError, match="2 of 2 WebUIs have found no GPU") as caught:
+        drive(tmp_path, crew).run()
+    assert "take part" not in caught.value.detail
+    crew.close()
+    assert ray.killed == 2
 
 
 def test_a_plan_that_takes_longer_than_patience_gives_up_nobody_who_has_a_place(
@@ -187,9 +279,29 @@ def test_where_ray_has_no_room_no_row_is_to_blame(
     def full(*_: Any) -> Any:
         raise fault
 
-    ray.answers["do_with"] = full
+    ray.answers["do_with"] = ray.answers["ask"] = full
     crew = crew_of(monkeypatch, ray, 1)
     made = drive(tmp_path, crew)
+    with pytest.raises(BatchError, match="Ray has no room .*/tmp/ray"):
+        made.run()
+    assert made._keep._ledger.counts() == {"open": 20}
+    with pytest.raises(BatchError, match="Ray has no room") as caught:
+        crew.ask("WebUI 0", "/")
+    assert not isinstance(caught.value, NoAnswer)
+
+
+@pytest.mark.parametrize("kind", [OutOfDiskError, ObjectStoreFullError])
+def test_where_ray_has_no_room_for_a_requests_pictures_no_row_is_to_blame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    ray = StandIn(gpus=1)
+    crew = crew_of(monkeypatch, ray, 1)
+    made = drive(tmp_path, crew)
+
+    def full(*_: Any) -> Any:
+        raise kind("full")
+
+    crew._actors["WebUI 0"].do_with = SimpleNamespace(remote=full)  # it is the driver that puts them there
     with pytest.raises(BatchError, match="Ray has no room .*/tmp/ray"):
         made.run()
     assert made._keep._ledger.counts() == {"open": 20}

@@ -7,6 +7,7 @@ import errno
 import json
 import struct
 import time
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any
 
 import pytest
 
+from lib_ipadapter.batch import check as check_module
 from lib_ipadapter.batch import jobs_file
 from lib_ipadapter.batch import packing as packing_module
 from lib_ipadapter.batch.check import Check
 from lib_ipadapter.batch.client import AUTH, Answer, auth_of, checked_url, variable
+from lib_ipadapter.batch.crew import Outcome, Work
 from lib_ipadapter.batch.facts import Facts
 from lib_ipadapter.batch.given import Sources
 from lib_ipadapter.batch.jobs_file import Row, rows
@@ -342,6 +345,32 @@ def test_a_stretch_with_a_row_that_failed_waits_for_the_end_of_the_run(tmp_path:
     assert Packer(ledger, out, 2).pack(5, is_last=True) == 1 and list(ledger.shards()) == [0, 1]
 
 
+def test_a_stretch_of_which_much_failed_is_packed_when_its_rows_are_made(tmp_path: Path, reader: Reader) -> None:
+    import tarfile
+
+    ledger, out = make_plan(tmp_path, reader, [{}] * 60), tmp_path / "out"
+    (out / "pictures").mkdir()
+
+    def end(position: int, state: str) -> None:
+        file = out / f"pictures/{position:09}.png"
+        if state == DONE:
+            file.write_bytes(b"made")
+        made = [Made(f"pictures/{file.name}", "", 4)] if state == DONE else []
+        ledger.record([Result(position, state, pictures=made)])
+
+    failed = {3, 24, 25, *range(41, 61)}
+    for position in range(1, 61):
+        end(position, FAILED if position in failed else DONE)
+    assert Packer(ledger, out, 20).pack(5, is_last=True) == 1 and ledger.shards() == {0: True}
+    ledger.reopen()
+    for position in failed:
+        end(position, DONE)
+    assert Packer(ledger, out, 20).pack(5) == 2
+    with tarfile.open(out / "shards" / "000001.tar") as shard:
+        assert len(shard.getnames()) == 40
+    assert [path.name for path in (out / "pictures").iterdir()] == ["000000003.png"]
+
+
 def test_failed_rows_are_open_again_and_refused_ones_are_not(tmp_path: Path, reader: Reader) -> None:
     ledger = finished(tmp_path, reader)
     ledger.reopen()
@@ -465,6 +494,64 @@ def test_what_no_rule_foresees_is_a_sentence_too(reader: Reader, monkeypatch: py
     monkeypatch.setattr(reader, "read", broken)
     check.read(1, {})
     assert "ZeroDivisionError" in check.complaints.lines()[0]
+
+
+def checked(
+    tmp_path: Path, reader: Reader, asked: list[Row], made: Callable[[Work], Outcome], gone: str = ""
+) -> list[str]:
+    """What a dry run says of these rows; ``gone``: a file that goes before the trials."""
+    check = Check(reader)
+    for number, row in enumerate(asked, 1):
+        check.read(number, row)
+    if gone:
+        (tmp_path / "jobs" / gone).unlink()
+    check.probe(made, Sources(Files(tmp_path / "jobs"), tmp_path / "given").read)
+    return check.lines()
+
+
+def test_a_trial_speaks_for_all_rows_with_the_same_checkpoint_and_adapters(tmp_path: Path, reader: Reader) -> None:
+    row = {"checkpoint": "xl", "units": [{"model": "Plus", "image": "photos/one.png"}]}
+
+    def made(work: Work) -> Outcome:
+        return Outcome(REFUSED, "it does not fit.") if work.needs else Outcome(DONE)
+
+    assert checked(tmp_path, reader, [row] * 500 + [{}], made) == [
+        "rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 488 more: it does not fit.",
+        "501 rows: 500 cannot be done as they are.",
+    ]
+    assert checked(tmp_path, reader, [row, {}], lambda work: Outcome(DONE)) == []
+
+
+@pytest.mark.parametrize(("kind", "sums"), [(DONE, 1), (REFUSED, 3)])
+def test_where_a_file_has_gone_before_the_trial_the_next_row_is_tried(
+    tmp_path: Path, reader: Reader, kind: str, sums: int
+) -> None:
+    asked: list[Row] = [{"init_images": [f"photos/{name}.png"]} for name in ("one", "two", "two")]
+    first, *others, last = checked(tmp_path, reader, asked, lambda work: Outcome(kind, "no."), "photos/one.png")
+    assert first.startswith("row 1: ") and "photos/one.png" in first
+    assert others == ["rows 2, 3: no."] * (kind == REFUSED)
+    assert last == f"3 rows: {sums} cannot be done as they are."
+
+
+def test_what_is_not_tried_is_told(tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_module, "MAX_PROBES", 1)
+    found = checked(tmp_path, reader, [{}, {"checkpoint": "xl"}, {}, {"checkpoint": "xl"}], lambda work: Outcome(DONE))
+    assert found == [
+        "rows 2, 4: other pairs of a checkpoint and adapters than the 1 that are tried: whether they fit is not known.",
+        "4 rows: nothing is wrong with what was tried.",
+    ]
+
+
+def test_each_checkpoint_is_loaded_once_for_the_trials(tmp_path: Path, reader: Reader) -> None:
+    tried: list[str] = []
+
+    def made(work: Work) -> Outcome:
+        tried.append(work.checkpoint)
+        return Outcome(DONE)
+
+    unit = {"units": [{"model": "Plus", "image": "photos/one.png"}]}
+    asked: list[Row] = [{}, {"checkpoint": "xl"}, unit, {"checkpoint": "xl", **unit}]
+    assert checked(tmp_path, reader, asked, made) == [] and tried == ["sd15", "sd15", "xl", "xl"]
 
 
 @pytest.mark.parametrize(

@@ -162,3 +162,13 @@ def test_only_the_row_that_was_worked_on_is_blamed_for_a_late_answer() -> None:
     made.late("a", first)
     made.late("a", second)
     assert (made.tries(first), made.tries(second)) == (2, 1)
+
+
+def test_what_a_webui_lacks_is_forgotten_when_it_comes_back() -> None:
+    made = schedule((1, 10), names="a")
+    for name, position in made.next():
+        made.lacking(name, position)
+    assert made.next() == []
+    made.down("a")
+    made.up("a")
+    assert len(made.next()) == SLOTS

@@ -71,13 +71,45 @@ def test_only_an_answer_on_the_request_itself_refuses_a_row(host: FixedHost, sta
     assert worker_of(host).do(work(f"status {status}"), {}).kind == kind
 
 
+@pytest.mark.parametrize(("status", "kind"), [(502, LOST), (503, LOST), (521, LOST), (504, LATE), (524, LATE)])
+def test_a_proxy_that_waits_no_longer_is_no_webui_that_has_gone(host: FixedHost, status: int, kind: str) -> None:
+    worker = worker_of(host)
+    outcome = worker.do(work(f"status {status}"), {})
+    assert outcome.kind == kind and str(status) in outcome.sentence
+    assert ("a proxy" in outcome.sentence and "raise its timeout" in outcome.sentence) == (kind == LATE)
+    assert worker.until_up() == (True, "")
+
+
+def test_a_proxy_without_an_answer_to_a_question_has_no_webui_behind_it(host: FixedHost) -> None:
+    host.models_status = 504
+    assert worker_of(host, patience=0.3).until_up() == (False, "it answers 504, for 0 s: start it, or leave it out.")
+
+
 def test_a_webui_without_the_extension_has_no_adapter_and_one_that_could_not_be_asked_may(host: FixedHost) -> None:
     for status, kind in ((404, LACKING), (500, DONE), (200, DONE)):
         host.models_status = status
-        worker = worker_of(host)
+        worker = worker_of(host, patience=1)
         assert worker.until_up() == (True, "")
         assert worker.do(work(needs=("adapter",)), {}).kind == kind
         assert worker.do(work(), {}).kind == DONE
+
+
+def test_a_webui_that_is_starting_has_its_own_routes_before_those_of_the_extension(host: FixedHost) -> None:
+    host.registering = 2
+    worker = worker_of(host)
+    assert worker.until_up() == (True, "") and not host.registering
+    assert worker.do(work(needs=("adapter",)), {}).kind == DONE
+
+
+def test_one_without_the_extension_is_not_waited_for_longer_than_extensions_take(
+    host: FixedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.models_status = 404
+    monkeypatch.setattr(worker_module, "REGISTERS", 0.3)
+    begun = time.monotonic()
+    assert worker_of(host, patience=60).until_up() == (True, "")
+    assert 0.3 <= time.monotonic() - begun < 20
+    assert worker_of(host, patience=0.3).until_up() == (True, "")  # nor given up for that
 
 
 def test_an_answer_that_is_too_large_is_the_rows_own_fault(host: FixedHost, monkeypatch: pytest.MonkeyPatch) -> None:
