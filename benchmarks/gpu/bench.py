@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from . import unets
 from .measure import AtMost, Row, Spread, ms, ratio
 
 BASE, PLUS, FULL_FACE = 4, 16, 257  # image tokens of the published adapters
+SPARE = 2.0  # seconds before a section's end at which what is measured in turns ends: its rows have to be told, too
 
 
 class OutOfTime(BaseException):
@@ -99,6 +101,17 @@ class Bench:
         self.sync()
         return (time.perf_counter() - started) / repeats
 
+    def turns(self, most: int, seconds: float = math.inf, least: int = 1) -> Iterator[int]:
+        """Numbers of rounds: ``most``, or as many as ``seconds`` hold, but ``least``. They end before the section's
+        time does, which would throw away all of them."""
+        begun, longest, seconds = time.monotonic(), 0.0, min(seconds, self.left - SPARE)
+        for number in range(most):
+            started = time.monotonic()
+            if number >= least and started - begun + 1.1 * longest > seconds:
+                return
+            yield number
+            longest = max(longest, time.monotonic() - started)
+
     def paired(
         self,
         figure: str,
@@ -106,13 +119,15 @@ class Bench:
         other: Callable[[], object],
         target: AtMost | None = None,
         most: int = 40,
+        calls: int = 5,
     ) -> Row:
-        """The ratio of two calls' times, taken in turns, which are reversed in every other pair."""
+        """The ratio of two calls' times, taken in turns, which are reversed in every other pair; on a card of ``most``
+        pairs at most and ``calls`` in a row each."""
         ratios: list[float] = []
         for call in (plain, other):
             self.seconds(call)
-        pairs, calls = (2, 1) if self.small else (most if self.is_card else 20, 5 if self.is_card else 1)
-        for i in range(pairs):
+        pairs, calls = (2, 1) if self.small else (most, calls) if self.is_card else (20, 1)
+        for i in self.turns(pairs):
             if i % 2:
                 taken, before = self.seconds(other, calls), self.seconds(plain, calls)
             else:
@@ -136,7 +151,7 @@ class Bench:
 
         Turns are reversed in every other pair (ABBA), so that what drifts evens out.
         """
-        found, until = Pairs(), time.monotonic() + min(seconds, self.left)
+        found = Pairs()
         most, calls, least = (1, 1, 1) if self.small else (most, calls, 3)
         if not self.small:
             self.seconds(scene.plain)
@@ -149,8 +164,8 @@ class Bench:
                     found.merging.append(self.seconds(step))
                 return self.seconds(step, calls)
 
-        while len(found.ratios) < most and (len(found.ratios) < least or time.monotonic() < until):
-            if len(found.ratios) % 2:
+        for number in self.turns(most, seconds, least):
+            if number % 2:
                 taken, plain = with_it(), self.seconds(scene.plain, calls)
             else:
                 plain, taken = self.seconds(scene.plain, calls), with_it()
