@@ -29,7 +29,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """``seconds``: what is set aside for it of a budget of 480; it may have more where others leave time."""
+    """``seconds``: what is set aside for it, of the default budget or as a share of another one; it may have more where
+    those before it leave time."""
 
     name: str
     about: str
