@@ -61,16 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = report.Machine.here(device)
     print(f"{machine.card}, torch {machine.version}, {machine.details}\n")
     printed = report.Printed()
+    kept = report.Kept(MEASURED, machine, COMMAND, printed)
     chosen = [section for section in SECTIONS if options.only is None or section.name in options.only]
     try:
         with bench:
-            run(bench, chosen, options.budget, printed.tell)
+            run(bench, chosen, options.budget, printed.tell, kept if options.write else lambda section: None)
     except KeyboardInterrupt:
         report.complain("Stopped; what was measured until then counts.")
-    failure = report.write(MEASURED, machine, printed.found, COMMAND) if options.write else None
-    if failure:
-        report.complain(failure)
-    return 2 if failure else 0
+    return 2 if kept.failures else 0
 
 
 if __name__ == "__main__":

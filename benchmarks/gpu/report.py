@@ -146,12 +146,30 @@ def updated(document: str, machine: Machine, found: Mapping[Section, Sequence[Ro
 
 
 def write(path: Path, machine: Machine, found: Mapping[Section, Sequence[Row]], command: str) -> str | None:
-    """Keep ``found`` in the document at ``path``; why that was not possible, in one sentence, or None."""
+    """Keep ``found`` in the document at ``path``; why that was not possible, in one sentence, or None. Who is killed
+    meanwhile leaves the document as it was."""
+    part = path.with_suffix(".part")
     try:
-        path.write_text(updated(path.read_text("utf-8"), machine, found, command), "utf-8")
+        part.write_text(updated(path.read_text("utf-8"), machine, found, command), "utf-8")
+        part.replace(path)
     except (OSError, ValueError) as error:
         return f"{path} was not written: {error}"
     return None
+
+
+class Kept:
+    """Sections that go into the document at ``path`` as each of them is over. ``failures``: why one did not."""
+
+    def __init__(self, path: Path, machine: Machine, command: str, printed: Printed) -> None:
+        self._path, self._machine, self._command, self._printed = path, machine, command, printed
+        self.failures: list[str] = []
+
+    def __call__(self, section: Section) -> None:
+        rows = self._printed.found.get(section)
+        failure = write(self._path, self._machine, {section: rows}, self._command) if rows else None
+        if failure is not None:
+            self.failures.append(failure)
+            complain(failure)
 
 
 class Printed:

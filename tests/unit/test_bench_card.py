@@ -9,10 +9,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from benchmarks.gpu import steps, unets
+from benchmarks.gpu import report, steps, unets
 from benchmarks.gpu.__main__ import BUDGET
 from benchmarks.gpu.bench import Bench, Scene
 from benchmarks.gpu.measure import Row
+from benchmarks.gpu.report import CARDS, Machine
 from benchmarks.gpu.run import Part, Section, run
 from benchmarks.gpu.sections import SECTIONS
 
@@ -80,3 +81,71 @@ def test_what_has_a_target_comes_first_and_has_time_for_its_pairs(
     some = [part for part in steps._of(bench, base, sizes, cases) if part.figure.partition("², ")[2] in cases]
     judged = [[row for row in part.run() if row.target] for part in some]
     assert [bool(rows) for rows in judged] == [i < len(targets) for i in range(len(cases))]
+
+
+# --- faults
+
+
+def test_a_device_that_fails_for_good_ends_the_run_with_what_there_is(bench: Bench, monkeypatch) -> None:
+    """An error of CUDA that stays is met by whatever waits for the device, too."""
+    broken: list[bool] = []
+
+    def faulty() -> Iterator[Row]:
+        yield Row("before", "1")
+        broken.append(True)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def tidy() -> None:
+        if broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(bench, "tidy", tidy)
+    told: list[tuple[str, Row]] = []
+    ended: list[str] = []
+    sections = [
+        Section("good", "Good", 1, lambda _: (part for part in [Part("fine", lambda: [Row("fine", "1")])])),
+        Section("bad", "Bad", 1, lambda _: (part for part in [Part("faulty", faulty), Part("no", lambda: [])])),
+        Section("never", "Never", 1, lambda _: (part for part in [Part("no", lambda: [])])),
+    ]
+    run(bench, sections, 60, lambda one, row: told.append((one.name, row)), lambda one: ended.append(one.name))
+    assert ended == ["good", "bad"]
+    assert [(name, row.figure, row.measured) for name, row in told] == [
+        ("good", "fine", True), ("bad", "before", True), ("bad", "faulty", False), ("bad", "Bad, the rest", False),
+    ]  # fmt: skip
+    assert "illegal memory access" in told[-1][1].value and "the run ends" in told[-1][1].value
+
+
+def test_what_was_measured_before_a_stop_is_written(bench: Bench, tmp_path, capsys) -> None:
+    def stopped() -> Iterator[Row]:
+        raise KeyboardInterrupt
+        yield
+
+    parts = [Part("fine", lambda: [Row("fine", "1 ms")]), Part("stopped", stopped)]
+    section = Section("steps", "Steps", 1, lambda _: (part for part in parts))
+    document, machine = tmp_path / "m.md", Machine("Card A", "2.11.0", "80 GiB")
+    document.write_text("\n".join(CARDS.marks), "utf-8")
+    printed = report.Printed()
+    kept = report.Kept(document, machine, "measure --only", printed)
+    with pytest.raises(KeyboardInterrupt):
+        run(bench, [section], 60, printed.tell, kept)
+    assert "| fine | 1 ms |" in document.read_text("utf-8") and kept.failures == []
+    assert [path.name for path in tmp_path.iterdir()] == ["m.md"]
+
+    kept = report.Kept(tmp_path / "none" / "m.md", machine, "measure --only", printed)
+    kept(section)
+    assert len(kept.failures) == 1 and kept.failures[0] in capsys.readouterr().err
+
+
+def test_what_a_section_leaves_behind_is_cleared_up_or_told(bench: Bench) -> None:
+    def parts(_bench: Bench) -> Iterator[Part]:
+        try:
+            yield Part("fine", lambda: [Row("fine", "1")])
+            yield Part("endless", lambda: 1 / 0)
+            bench.until = 0.0
+            yield Part("late", lambda: [])
+        finally:
+            raise OSError("the folder is not empty")
+
+    found: list[Row] = []
+    run(bench, [Section("a", "A", 1, parts)], 60, lambda _section, row: found.append(row))
+    assert [row.figure for row in found] == ["fine", "endless", "late", "A, the rest", "A, clearing up"]
