@@ -155,14 +155,17 @@ class Bench:
         most, calls, least = (1, 1, 1) if self.small else (most, calls, 3)
         if not self.small:
             self.seconds(scene.plain)
+        has_lora = any(prompt.lora is not None for prompt in prompts)
 
         def with_it() -> float:
             with scene.injected(prompts) as step:
                 found.first.append(self.seconds(step))
-                if any(prompt.lora is not None for prompt in prompts):
+                if has_lora:
                     found.beside.append(self.seconds(step))
                     found.merging.append(self.seconds(step))
-                return self.seconds(step, calls)
+                taken = self.seconds(step, calls)
+                found.is_merged &= not has_lora or step.is_merged
+                return taken
 
         for number in self.turns(most, seconds, least):
             if number % 2:
@@ -177,13 +180,15 @@ class Bench:
 @dataclass
 class Pairs:
     """Measured steps. ``first``: a job's first step, in which keys and values go to the device. With a LoRA,
-    ``beside``: the next one, which has it beside the layers still, and ``merging``: the one in which it is merged."""
+    ``beside``: the next one, which has it beside the layers still, and ``merging``: the one in which it is merged, if
+    it ``is_merged``."""
 
     plain: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     beside: list[float] = field(default_factory=list)
     merging: list[float] = field(default_factory=list)
+    is_merged: bool = True  # in all pairs, whatever LoRA there is
 
     @property
     def ratio(self) -> Spread:
@@ -201,11 +206,13 @@ class Pairs:
         return Spread.of(self.first).median - Spread.of(self.plain).median
 
     def of_lora(self, figure: str) -> Iterator[Row]:
-        """What a LoRA costs before it is in the weights, and what it takes to put it there."""
+        """What a LoRA costs before it is in the weights, and what it takes to put it there, where there is room."""
         found = Spread.of([beside / plain for beside, plain in zip(self.beside, self.plain, strict=True)])
         yield Row(
             f"{figure}, the LoRA beside the layers: with / without", ratio(found.median), found.said(ratio), found.count
         )
+        if not self.is_merged:
+            return
         longer = Spread.of([merging - plain for merging, plain in zip(self.merging, self.plain, strict=True)])
         yield Row(
             f"{figure}: the step in which the LoRA is merged, longer by",
@@ -213,6 +220,24 @@ class Pairs:
             longer.said(ms),
             longer.count,
         )
+
+
+@dataclass
+class Step:
+    """One step with prompts, whose hooks are there."""
+
+    scene: Scene
+    injection: Injection
+
+    def __call__(self) -> Tensor:
+        self.scene.announce(self.injection)
+        return self.scene.plain()
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether a LoRA is in the weights."""
+        lora = self.injection.lora
+        return lora is not None and lora.merged.is_there
 
 
 @dataclass
@@ -262,15 +287,10 @@ class Scene:
         injection.begin(self.rows, 6, 20, size=(self.x.shape[-2], self.x.shape[-1]))
 
     @contextmanager
-    def injected(self, prompts: Sequence[ImagePrompt]) -> Iterator[Callable[[], Tensor]]:
+    def injected(self, prompts: Sequence[ImagePrompt]) -> Iterator[Step]:
         """What makes one step with ``prompts``; the hooks are there until the end of the context."""
         with Injection(self.unet, cross_attention_layers(self.unet), prompts) as injection:
-
-            def step() -> Tensor:
-                self.announce(injection)
-                return self.plain()
-
-            yield step
+            yield Step(self, injection)
 
     def with_prompts(self, prompts: Sequence[ImagePrompt]) -> Tensor:
         with self.injected(prompts) as step:

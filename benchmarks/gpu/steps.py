@@ -126,7 +126,10 @@ def _with(bench: Bench, scene: Scene, figure: str, make: Make, target: AtMost | 
         yield Row(figure, "failed: NO EFFECT of the LoRA, so there is no cost to measure")
         return
     found = bench.pairs(scene, prompts, seconds=SHORT if target is None else LONG)
-    yield found.compared(f"{figure}: with / without", target)
+    if found.is_merged:
+        yield found.compared(f"{figure}: with / without", target)
+    else:
+        yield Row(f"{figure}: with / without", "left out: too little memory is free for its LoRA in the weights")
     if loras:
         yield from found.of_lora(figure)
     kept = f"K and V of {nbytes(sum(prompt.kv.nbytes for prompt in prompts))}"

@@ -23,7 +23,7 @@ from benchmarks.gpu.bench import Bench, Scene, image_prompt
 from benchmarks.gpu.job import Jobs, jobs
 from benchmarks.gpu.measure import Deviation, Row, nbytes, reason
 from benchmarks.gpu.run import Part, Section, run
-from lib_ipadapter.attend import inject, lora, residuals
+from lib_ipadapter.attend import inject, lora, merged, residuals
 from lib_ipadapter.attend.injection import detach_all
 from lib_ipadapter.attend.layers import Topology, count_blocks, cross_attention_layers
 from lib_ipadapter.attend.models import topology_of
@@ -48,6 +48,15 @@ def bench() -> Iterator[Bench]:
 @pytest.fixture
 def scene(bench: Bench) -> Scene:
     return bench.scene(replace(unets.SD15, multipliers=(1, 2), depths=(1, 1)))
+
+
+@pytest.fixture(autouse=True)
+def _room() -> Iterator[None]:
+    """There is room for a LoRA in the weights, whatever this machine has, and other tests have compiled."""
+    with pytest.MonkeyPatch.context() as patch:  # of its own: a test undoes what it has changed itself
+        patch.setattr(merged, "has_plenty", lambda _device, _nbytes: True)
+        patch.setattr(merged, "has_compiled", lambda: False)
+        yield
 
 
 # --- the models -----------------------------------------------------------------------------------------------------

@@ -16,8 +16,10 @@ from benchmarks.gpu.measure import Row
 from benchmarks.gpu.report import CARDS, Machine
 from benchmarks.gpu.run import Part, Section, run
 from benchmarks.gpu.sections import SECTIONS
+from lib_ipadapter.attend import merged
 
 CPU = torch.device("cpu")
+FACE = "1 face unit with its LoRA"
 
 
 class SlowScene:
@@ -39,6 +41,15 @@ def bench() -> Bench:
 @pytest.fixture
 def scene(bench: Bench) -> Scene:
     return bench.scene(unets.SD15)
+
+
+@pytest.fixture(autouse=True)
+def room(monkeypatch) -> list[bool]:
+    """Whether there is room for a LoRA in the weights, whatever this machine has, and other tests have compiled."""
+    there = [True]
+    monkeypatch.setattr(merged, "has_plenty", lambda _device, _nbytes: there[0])
+    monkeypatch.setattr(merged, "has_compiled", lambda: False)
+    return there
 
 
 def rows_of(bench: Bench, *parts: Part) -> list[Row]:
@@ -149,3 +160,20 @@ def test_what_a_section_leaves_behind_is_cleared_up_or_told(bench: Bench) -> Non
     found: list[Row] = []
     run(bench, [Section("a", "A", 1, parts)], 60, lambda _section, row: found.append(row))
     assert [row.figure for row in found] == ["fine", "endless", "late", "A, the rest", "A, clearing up"]
+
+
+# --- a LoRA in the weights
+
+
+def test_a_loras_rows_tell_whether_it_was_merged(bench: Bench, scene: Scene, room: list[bool]) -> None:
+    def told() -> dict[str, Row]:
+        rows = steps._with(bench, scene, "case", steps.CASES[FACE], steps.SDXL_TARGETS[FACE])
+        return {row.figure.removeprefix("case"): row for row in rows}
+
+    whole = told()
+    assert all(row.measured for row in whole.values()) and whole[": with / without"].target
+    room[0] = False
+    beside = told()
+    assert beside.keys() == whole.keys() - {": the step in which the LoRA is merged, longer by"}
+    assert beside[": with / without"].value.startswith("left out: too little memory")
+    assert beside[", the LoRA beside the layers: with / without"].measured
