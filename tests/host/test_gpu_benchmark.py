@@ -325,11 +325,11 @@ def test_the_network_has_the_published_size() -> None:
     assert sum(map(prod, layout(spec).values())) == 1_251_014_160
 
 
-def held(prompt: ImagePrompt) -> int:
-    """Bytes of a prompt on the device between steps: keys and values in fp32, as they are in main memory, and in fp32
-    the LoRA, which is in fp16 there."""
-    assert prompt.lora is not None
-    return prompt.kv.nbytes + 2 * prompt.lora.nbytes
+def held(scene: Scene, prompt: ImagePrompt) -> int:
+    """Bytes of a prompt on the device between steps: keys and values in fp32, as they are in main memory, and the
+    weights with its LoRA in them, which the LoRA's own numbers are not kept beside."""
+    layers = [one for layer in cross_attention_layers(scene.unet) for one in (layer.module, layer.self_attention)]
+    return prompt.kv.nbytes + sum(lora.linear(one, name).weight.nbytes for one in layers for name in lora.LAYERS)
 
 
 def test_what_detaching_leaves_is_seen(bench: Bench, scene: Scene, monkeypatch) -> None:
@@ -348,7 +348,7 @@ def test_what_detaching_leaves_is_seen(bench: Bench, scene: Scene, monkeypatch) 
     face = steps.CASES["1 face unit with its LoRA"](scene)
     during, done = memory.measured_step(bench, scene, "case", face)
     assert done.value == "0 B"
-    assert during.spread == f"kept between steps {nbytes(held(face[0]))}"
+    assert during.spread == f"kept between steps {nbytes(held(scene, face[0]))}, its LoRA in the weights"
     monkeypatch.setattr(inject.Injection, "detach", forgetful)
     assert after().spread == "it should be 0 B"
 

@@ -9,14 +9,16 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from benchmarks.gpu import report, steps, unets
+from benchmarks.gpu import memory, report, steps, unets
 from benchmarks.gpu.__main__ import BUDGET
 from benchmarks.gpu.bench import Bench, Scene
-from benchmarks.gpu.measure import Row
+from benchmarks.gpu.measure import Row, nbytes
 from benchmarks.gpu.report import CARDS, Machine
 from benchmarks.gpu.run import Part, Section, run
 from benchmarks.gpu.sections import SECTIONS
 from lib_ipadapter.attend import merged
+from lib_ipadapter.attend.layers import cross_attention_layers
+from lib_ipadapter.attend.lora import LAYERS, linear
 
 CPU = torch.device("cpu")
 FACE = "1 face unit with its LoRA"
@@ -177,3 +179,27 @@ def test_a_loras_rows_tell_whether_it_was_merged(bench: Bench, scene: Scene, roo
     assert beside.keys() == whole.keys() - {": the step in which the LoRA is merged, longer by"}
     assert beside[": with / without"].value.startswith("left out: too little memory")
     assert beside[", the LoRA beside the layers: with / without"].measured
+
+
+def test_memory_is_that_of_merged_weights_and_says_so(bench: Bench, scene: Scene, room: list[bool]) -> None:
+    """What is kept between steps are merged weights, where there is room, and the LoRA's own numbers where not."""
+    face = steps.CASES[FACE](scene)
+    lora = face[0].lora
+    assert lora is not None
+    fp32 = 2 * lora.nbytes  # of the fp16 in main memory
+    weights = sum(
+        linear(one, name).weight.nbytes
+        for layer in cross_attention_layers(scene.unet)
+        for one in (layer.module, layer.self_attention)
+        for name in LAYERS
+    )
+    with bench:
+        during, after = memory.measured_step(bench, scene, "case", face)
+        assert during.spread == f"kept between steps {nbytes(face[0].kv.nbytes + weights)}, its LoRA in the weights"
+        assert after.value == "0 B"
+        room[0] = False
+        during, after = memory.measured_step(bench, scene, "case", face)
+        assert during.spread.startswith(f"kept between steps {nbytes(face[0].kv.nbytes + fp32)}, its LoRA beside")
+        assert after.value == "0 B"
+        during, _ = memory.measured_step(bench, scene, "case", steps.CASES["1 base unit"](scene))
+        assert "LoRA" not in during.spread
