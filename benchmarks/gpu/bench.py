@@ -20,7 +20,7 @@ from lib_ipadapter.attend.regions import Region
 from lib_ipadapter.attend.rows import Rows, layout
 
 from . import unets
-from .measure import AtMost, Row, Spread, ms, ratio
+from .measure import AtMost, Row, Spread, launched, ms, ratio
 
 BASE, PLUS, FULL_FACE = 4, 16, 257  # image tokens of the published adapters
 SPARE = 2.0  # seconds before a section's end at which what is measured in turns ends: its rows have to be told, too
@@ -38,6 +38,7 @@ class Bench:
         self.webui: str | None = None  # address or folder of one, for what is asked of it
         self.deadline = time.monotonic() + budget
         self.until = self.deadline  # of the present section
+        self.launching = 0.0  # share of the last ``seconds`` in which a card was still being given its work
         if self.is_card:
             # fp32 is the reference of all deviations, so nothing may shorten it; TF32 has a row of its own.
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -94,13 +95,17 @@ class Bench:
         return sum(storages.values())
 
     def seconds(self, call: Callable[[], object], repeats: int = 1) -> float:
-        """What one call takes, from an idle device to an idle device, as the mean of ``repeats`` in a row."""
+        """What one call takes, from an idle device to an idle device, as the mean of ``repeats`` in a row: of few, or
+        the card, which takes a thousand kernels ahead, would keep whoever gives them waiting."""
         self.sync()
         started = time.perf_counter()
         for _ in range(repeats):
             call()
+        given = time.perf_counter()
         self.sync()
-        return (time.perf_counter() - started) / repeats
+        taken = time.perf_counter() - started
+        self.launching = (given - started) / taken if self.is_card else 0.0
+        return taken / repeats
 
     def turns(self, most: int, seconds: float = math.inf, least: int = 1) -> Iterator[int]:
         """Numbers of rounds: ``most``, or as many as ``seconds`` hold, but ``least``. They end before the section's
@@ -125,18 +130,31 @@ class Bench:
         """The ratio of two calls' times, taken in turns, which are reversed in every other pair; on a card of ``most``
         pairs at most and ``calls`` in a row each."""
         ratios: list[float] = []
+        launching: list[float] = []
         for call in (plain, other):
             self.seconds(call)
         pairs, calls = (2, 1) if self.small else (most, calls) if self.is_card else (20, 1)
         for i in self.turns(pairs):
-            if i % 2:
-                taken, before = self.seconds(other, calls), self.seconds(plain, calls)
-            else:
-                before, taken = self.seconds(plain, calls), self.seconds(other, calls)
-            ratios.append(taken / before)
+            taken, shares = {}, []
+            for call in (other, plain) if i % 2 else (plain, other):
+                taken[call] = self.seconds(call, calls)
+                shares.append(self.launching)
+            ratios.append(taken[other] / taken[plain])
+            launching.append(max(shares))
         found = Spread.of(ratios)
         told = "" if target is None else target.of_spread(found)
-        return Row(figure, ratio(found.median), found.said(ratio), found.count, told)
+        return Row(figure, ratio(found.median), found.said(ratio) + launched(launching), found.count, told)
+
+    def plain(self, scene: Scene, figure: str) -> Row:
+        """What a step takes without prompts."""
+        for _ in range(0 if self.small else 5):
+            scene.plain()
+        taken, launching = [], []
+        for _ in self.turns(2 if self.small else 20):
+            taken.append(self.seconds(scene.plain))
+            launching.append(self.launching)
+        found = Spread.of(taken)
+        return Row(figure, ms(found.median), found.said(ms) + launched(launching), found.count)
 
     def scene(self, sizes: unets.Sizes, dtype: torch.dtype | None = None, *, all_layers: bool = False) -> Scene:
         """A UNet of these sizes with inputs of one picture, both its rows; in small runs a shallow UNet, or a narrow
@@ -168,13 +186,17 @@ class Bench:
                 found.is_merged &= not has_lora or step.is_merged
                 return taken
 
+        def without() -> float:
+            return self.seconds(scene.plain, calls)
+
         for number in self.turns(most, seconds, least):
-            if number % 2:
-                taken, plain = with_it(), self.seconds(scene.plain, calls)
-            else:
-                plain, taken = self.seconds(scene.plain, calls), with_it()
-            found.plain.append(plain)
-            found.ratios.append(taken / plain)
+            taken, shares = {}, []
+            for one in (with_it, without) if number % 2 else (without, with_it):
+                taken[one] = one()
+                shares.append(self.launching)
+            found.plain.append(taken[without])
+            found.ratios.append(taken[with_it] / taken[without])
+            found.launching.append(max(shares))
         return found
 
 
@@ -189,6 +211,7 @@ class Pairs:
     first: list[float] = field(default_factory=list)
     beside: list[float] = field(default_factory=list)
     merging: list[float] = field(default_factory=list)
+    launching: list[float] = field(default_factory=list)  # of each pair the larger share
     is_merged: bool = True  # in all pairs, whatever LoRA there is
 
     @property
@@ -199,7 +222,7 @@ class Pairs:
         """The ratio as a row."""
         found = self.ratio
         told = "" if target is None else target.of_spread(found)
-        return Row(figure, ratio(found.median), found.said(ratio), found.count, told)
+        return Row(figure, ratio(found.median), found.said(ratio) + launched(self.launching), found.count, told)
 
     @property
     def gathering(self) -> float:
@@ -209,9 +232,8 @@ class Pairs:
     def of_lora(self, figure: str) -> Iterator[Row]:
         """What a LoRA costs before it is in the weights, and what it takes to put it there, where there is room."""
         found = Spread.of([beside / plain for beside, plain in zip(self.beside, self.plain, strict=True)])
-        yield Row(
-            f"{figure}, the LoRA beside the layers: with / without", ratio(found.median), found.said(ratio), found.count
-        )
+        said, what = found.said(ratio) + launched(self.launching), f"{figure}, the LoRA beside the layers"
+        yield Row(f"{what}: with / without", ratio(found.median), said, found.count)
         if not self.is_merged:
             return
         longer = Spread.of([merging - plain for merging, plain in zip(self.merging, self.plain, strict=True)])

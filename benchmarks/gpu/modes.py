@@ -20,7 +20,7 @@ from lib_ipadapter.attend.layers import cross_attention_layers
 from . import unets
 from .attentions import WAYS, Way
 from .bench import BASE, FULL_FACE, Bench, Scene, face_lora, image_prompt
-from .measure import Deviation, Row, Spread, effect, effect_said, ms, ratio
+from .measure import Deviation, Row, Spread, effect, effect_said, ms
 from .run import Part
 
 
@@ -141,9 +141,8 @@ def compared(
             if acts and timed and (not bench.small or mode.name == "fp32"):
                 unit, prompts = next(iter(units.items()))
                 pairs = bench.pairs(scene, prompts, seconds=1.5, most=20)
-                spread, own_time = pairs.ratio, Spread.of(pairs.plain).median
-                beside = f"{spread.said(ratio)}; plain {ms(own_time)}"
-                yield Row(f"{name}, {mode.name}, {unit}: with / without", ratio(spread.median), beside, spread.count)
+                row, own_time = pairs.compared(f"{name}, {mode.name}, {unit}: with / without"), Spread.of(pairs.plain)
+                yield replace(row, spread=f"{row.spread}; plain {ms(own_time.median)}")
 
     def deviations(what: str, scene: Scene) -> Generator[Row, None, bool]:
         """A row for each unit; whether all of them act."""

@@ -79,11 +79,11 @@ def _of(bench: Bench, base: str, sizes: unets.Sizes, cases: Sequence[str]) -> Ge
         figure = f"{name}, {case}"
         return Part(figure, partial(_with, bench, some, figure, CASES[case], targets.get(case)), needs=3)
 
-    yield Part(f"{name}, plain step", partial(_plain, bench, scene, f"{name}, plain step"))
+    yield plain(bench, scene, name)
     yield from (of(case) for case in cases if case in targets)
     if base == "SD1.5" and not bench.small:
         batch, figure = scene.of_pictures(bench, 4), f"{name}, 4 pictures"
-        yield Part(f"{figure}, plain step", partial(_plain, bench, batch, f"{figure}, plain step"))
+        yield plain(bench, batch, figure)
         yield of("1 base unit", batch, figure)
     figure = f"{name}, diffusers' IP-Adapter (1 base)"
     if not bench.small:
@@ -91,11 +91,8 @@ def _of(bench: Bench, base: str, sizes: unets.Sizes, cases: Sequence[str]) -> Ge
     yield from (of(case) for case in cases if case not in targets)
 
 
-def _plain(bench: Bench, scene: Scene, figure: str) -> Iterator[Row]:
-    for _ in range(0 if bench.small else 5):
-        scene.plain()
-    taken = Spread.of([bench.seconds(scene.plain) for _ in range(2 if bench.small else 20)])
-    yield Row(figure, ms(taken.median), taken.said(ms), taken.count)
+def plain(bench: Bench, scene: Scene, name: str) -> Part:
+    return Part(f"{name}, plain step", lambda: [bench.plain(scene, f"{name}, plain step")])
 
 
 def _theirs(bench: Bench, scene: Scene, figure: str) -> Iterator[Row]:

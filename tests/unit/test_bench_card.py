@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from benchmarks.bench.rotation import in_turns
 from benchmarks.gpu import memory, report, steps, unets
 from benchmarks.gpu.__main__ import BUDGET
 from benchmarks.gpu.bench import Bench, Scene
@@ -203,3 +204,31 @@ def test_memory_is_that_of_merged_weights_and_says_so(bench: Bench, scene: Scene
         assert after.value == "0 B"
         during, _ = memory.measured_step(bench, scene, "case", steps.CASES["1 base unit"](scene))
         assert "LoRA" not in during.spread
+
+
+# --- whose time it is
+
+
+@pytest.mark.parametrize(("own", "bound"), [(0.004, True), (0.0, False)])
+def test_times_of_giving_the_card_its_work_are_told_as_such(own: float, bound: bool, bench: Bench, monkeypatch) -> None:
+    """``own``: what Python takes for a step, whose kernels end a moment after the last was given."""
+    waiting: list[bool] = []
+
+    def wait(_device: torch.device) -> None:
+        time.sleep(0.0002 if waiting else 0.0)
+        waiting.clear()
+
+    monkeypatch.setattr(Bench, "is_card", True)
+    monkeypatch.setattr(torch.cuda, "synchronize", wait)
+    step = SlowScene(own)
+    sleep = step.plain
+    step.plain = lambda: waiting.append(True) or sleep()
+    rows = [
+        bench.plain(step, "plain"),
+        bench.pairs(step, [], seconds=5).compared("pairs"),
+        bench.paired("paired", step.plain, step.plain),
+        in_turns(bench, dict.fromkeys("ab", lambda: bench.seconds(step.plain)), 5).compared("turns", "a", "b"),
+    ]
+    assert [row.spread.endswith("; bound by launching") for row in rows] == [bound] * len(rows)
+    monkeypatch.undo()
+    assert "launching" not in bench.plain(step, "on the CPU, which computes as it is given").spread
