@@ -71,7 +71,7 @@ def parts(bench: Bench) -> Generator[Part, None, None]:
     whose = tower.provide()
     encoder = make(bench)
     name, few = encoder.spec.kind, pixels(encoder, 2 if bench.small else 4)
-    yield Part(f"{name}, weights", lambda: [Row(f"{name}, fp32 weights", nbytes(encoder.nbytes), whose)])
+    yield Part(f"{name}, fp32 weights", lambda: [Row(f"{name}, fp32 weights", nbytes(encoder.nbytes), whose)])
     yield Part(f"{name}, fp32: 1 picture", lambda: [_taking(bench, encoder, f"{name}, fp32: 1 picture", 1)])
     yield from formats(encoder, name, few)
     for count in (1, 4, 16):
@@ -84,7 +84,8 @@ def parts(bench: Bench) -> Generator[Part, None, None]:
         yield Part(figure, partial(_beside, bench, encoder, figure), needs=3)
     yield Part(f"{name}, fp16: moves", lambda: _moves(bench, encoder, f"{name}, fp16"), needs=5)
     if bench.is_card:
-        yield Part(f"{name}, fp16 on the CPU", lambda: _on_cpu(bench, encoder, few, f"{name}, fp16"), needs=15)
+        figure = f"{name}, fp16: 1 picture on the CPU"
+        yield Part(figure, lambda: _on_cpu(bench, encoder, few, f"{name}, fp16"), needs=15)
 
 
 def _taking(bench: Bench, encoder: ImageEncoder, figure: str, count: int) -> Row:

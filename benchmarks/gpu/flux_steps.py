@@ -139,5 +139,5 @@ def _biased(bench: Bench, scene: FluxScene, what: str, region: bool) -> Iterator
         for _ in range(3)
     )  # fmt: skip
     mask = bias.mask(length, q)
-    figure = f"attention over {length} places, {scene.sizes.heads} heads, bias as {what}: with / without"
+    figure = f"attention, bias as {what}, over {length} places, {scene.sizes.heads} heads: with / without"
     yield bench.paired(figure, lambda: ATTENTION(q, k, v), lambda: ATTENTION(q, k, v, mask))

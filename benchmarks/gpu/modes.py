@@ -159,15 +159,16 @@ def compared(
             acts &= off.finite and "NO EFFECT" not in said
         return acts
 
-    def on_the_way(way: Way) -> Iterator[Row]:
+    def on_the_way(way: Way, what: str) -> Iterator[Row]:
         half = Mode("", bench.half)
         with way.entered(half.scene(reference)) as scene:
-            yield from deviations(f"{str(bench.half).removeprefix('torch.')}, {way.name}", scene)
+            yield from deviations(what, scene)
 
     for mode in wanted:
         yield Part(f"{name}, {mode.name}", partial(run, mode), needs=3)
     for way in ways:
-        yield Part(f"{name}, {way.name}", partial(on_the_way, way), needs=3)
+        what = f"{str(bench.half).removeprefix('torch.')}, {way.name}"
+        yield Part(f"{name}, {what}", partial(on_the_way, way, what), needs=3)
 
 
 def _plain_noting_queries(scene: Scene) -> tuple[Tensor, str]:

@@ -15,6 +15,8 @@ from types import FrameType
 from .bench import Bench, OutOfTime
 from .measure import Row, reason
 
+REST, MODELS = "the rest", "making its models"  # rows that stand for any others of a section
+
 
 @dataclass(frozen=True)
 class Part:
@@ -55,7 +57,7 @@ def run(
             for row in _section(bench, section):
                 tell(section, row)
         except DeviceFailed as failure:
-            tell(section, Row(f"{section.about}, the rest", f"failed: {failure}; the run ends with it"))
+            tell(section, Row(f"{section.about}, {REST}", f"failed: {failure}; the run ends with it"))
             return
         finally:
             finished(section)
@@ -86,10 +88,10 @@ def _rows(bench: Bench, section: Section, parts: Generator[Part, None, None]) ->
     while True:
         part = None  # its UNet is let go of before the next part's is made
         if bench.left < 1:
-            yield Row(f"{section.about}, the rest", "left out: no time left")
+            yield Row(f"{section.about}, {REST}", "left out: no time left")
             return
         coming: list[Part] = []
-        yield from _guarded(bench, f"{section.about}, making its models", partial(_take, parts, coming))
+        yield from _guarded(bench, f"{section.about}, {MODELS}", partial(_take, parts, coming))
         if not coming:
             return
         part = coming.pop()

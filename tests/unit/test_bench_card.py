@@ -232,3 +232,72 @@ def test_times_of_giving_the_card_its_work_are_told_as_such(own: float, bound: b
     assert [row.spread.endswith("; bound by launching") for row in rows] == [bound] * len(rows)
     monkeypatch.undo()
     assert "launching" not in bench.plain(step, "on the CPU, which computes as it is given").spread
+
+
+# --- the document of a run that was cut short
+
+
+STEPS = Section("steps", "Steps", 1, lambda _bench: (part for part in ()))
+WHOLE = [
+    Row("plain", "1 ms", "95 %: 1 ms to 1 ms", 20),
+    Row("a unit: with / without", "1.010", "95 %: 1.0 to 1.1", 40, "≤ 1.06: met"),
+    Row("a unit, its LoRA beside | it: with / without", "1.100"),
+    Row("a unit in a region: with / without", "1.020"),
+    Row("gone by now", "5 ms"),
+    Row("theirs", "left out: diffusers is not installed"),
+]
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch) -> Callable[..., list[Row]]:
+    """The document's rows after a run, of these rows and with these details of the machine."""
+    document = tmp_path / "m.md"
+    document.write_text("\n".join(CARDS.marks), "utf-8")
+
+    def after(rows: list[Row], version: str, details: str = "80 GiB") -> list[Row]:
+        monkeypatch.setattr(report, "__version__", version)
+        assert report.write(document, Machine("Card A", "2.11.0", details), {STEPS: rows}, "measure --only") is None
+        text = document.read_text("utf-8")
+        assert text.count("GiB") == text.count(details) == 1
+        return report.rows_of(text)
+
+    return after
+
+
+def test_a_table_can_be_read_again(told) -> None:
+    assert told(WHOLE, "1") == WHOLE
+
+
+def test_a_run_that_was_cut_short_keeps_what_it_did_not_come_to(told) -> None:
+    told(WHOLE, "1", "80 GiB, cuDNN 1")
+    rest = Row("Steps, the rest", "left out: no time left")
+    rows = told([Row("plain", "2 ms"), rest], "2", "80 GiB, cuDNN 2")
+    assert [row.figure for row in rows[:2]] == ["plain", "Steps, the rest"] and rows[0].value == "2 ms"
+    assert [(row.figure, row.value) for row in rows[2:]] == [(row.figure, row.value) for row in WHOLE[1:5]]
+    assert all(", version 1" in row.spread for row in rows[2:])
+    assert rows[2].target == "≤ 1.06: met" and rows[2].spread.startswith("95 %: 1.0 to 1.1; of ")
+    assert told([Row("plain", "3 ms"), rest], "3")[2:] == rows[2:]  # the older date stays
+
+
+def test_a_figure_that_was_not_measured_keeps_the_older_one(told) -> None:
+    told(WHOLE, "1")
+    rows = told([Row("plain", "2 ms"), Row("a unit", "left out: stopped after 8 s, its time was over"), WHOLE[3]], "2")
+    assert [(row.figure, row.value) for row in rows] == [
+        ("plain", "2 ms"), ("a unit: with / without", "1.010"),
+        ("a unit, its LoRA beside | it: with / without", "1.100"), ("a unit in a region: with / without", "1.020"),
+    ]  # fmt: skip
+    assert [", version 1" in row.spread for row in rows] == [False, True, True, False]
+    rows = told([Row("plain", "3 ms"), Row("a unit: with / without", "failed: NO EFFECT"), WHOLE[3]], "3")
+    assert [row.value for row in rows] == ["3 ms", "failed: NO EFFECT", "1.010", "1.100", "1.020"]
+
+
+def test_what_is_gone_goes_with_a_run_that_came_to_its_end(told) -> None:
+    told(WHOLE, "1")
+    assert told([Row("plain", "2 ms"), WHOLE[-1]], "2") == [Row("plain", "2 ms"), WHOLE[-1]]
+    assert told([Row("failed: all", "left out: no time left")], "3") == [Row("plain", "2 ms"), WHOLE[-1]]
+
+
+def test_a_part_whose_rows_nobody_knows_may_stand_for_any(told) -> None:
+    told(WHOLE, "1")
+    rows = told([Row("plain", "2 ms"), Row("units, all of them", "failed: no memory")], "2")
+    assert [row.figure for row in rows[2:]] == [row.figure for row in WHOLE[1:5]]
