@@ -544,6 +544,26 @@ def test_a_webui_that_is_changed_while_it_runs_ends_the_run(
     assert main(command, again) == 2 and len(Kept(tmp_path / "out").notes) == 4
 
 
+@pytest.mark.parametrize("how", ["interrupted", "skipped"])
+def test_a_picture_that_somebody_interrupts_ends_the_run_and_is_not_kept(
+    how: str, tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    webui = SmallWebUI()
+    webui.answers["progress"] = lambda _body: {"state": {"interrupted": False, how: len(webui.asked) == 6}}
+    assert main(command, webui) == 2
+    told = capsys.readouterr().err
+    assert "has interrupted a picture" in told and "same command" in told and "Traceback" not in told
+    assert len(Kept(tmp_path / "out").notes) == 3  # without the warm-up's two, and without the interrupted one
+    assert len([*(tmp_path / "out" / "pictures").iterdir()]) == 3
+    again = SmallWebUI(progress={"state": {"interrupted": False, "skipped": False}})
+    assert main(command, again) == 0 and len(again.asked) == 2 + 15
+
+
+@pytest.mark.parametrize("said", [(404, {"detail": "Not Found"}), (200, "<p>"), [], {}, {"state": None}])
+def test_a_webui_that_does_not_tell_of_interruptions_is_believed(said, command: list[str]) -> None:
+    assert main(command, SmallWebUI(progress=said)) == 0
+
+
 @pytest.mark.parametrize(("path", "said"), [
     ("sd_models", [{"title": "small.safetensors [89ab]", "model_name": "small", "hash": "89ab"}]),
     ("options", {"sd_model_checkpoint": "small.safetensors", "sd_vae": "new.vae.pt"}),
