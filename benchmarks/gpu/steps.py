@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +11,7 @@ from lib_ipadapter.attend.prompt import ImagePrompt
 
 from . import unets
 from .bench import BASE, FULL_FACE, PLUS, Bench, Scene, face_lora, image_prompt, left_half
-from .measure import AtMost, Row, Spread, effect, ms, nbytes, ratio, share
+from .measure import ENOUGH, AtMost, Row, effect, ms, nbytes, share
 from .run import Part
 
 Make = Callable[[Scene], list[ImagePrompt]]
@@ -86,8 +85,8 @@ def _of(bench: Bench, base: str, sizes: unets.Sizes, cases: Sequence[str]) -> Ge
         yield plain(bench, batch, figure)
         yield of("1 base unit", batch, figure)
     figure = f"{name}, diffusers' IP-Adapter (1 base)"
-    if not bench.small:
-        yield Part(figure, partial(_theirs, bench, scene, figure), needs=10)
+    if base == "SD1.5" or not bench.small:  # theirs has no SDXL as narrow as that
+        yield Part(figure, partial(_beside_theirs, bench, scene, figure), needs=10)
     yield from (of(case) for case in cases if case not in targets)
 
 
@@ -95,21 +94,11 @@ def plain(bench: Bench, scene: Scene, name: str) -> Part:
     return Part(f"{name}, plain step", lambda: [bench.plain(scene, f"{name}, plain step")])
 
 
-def _theirs(bench: Bench, scene: Scene, figure: str) -> Iterator[Row]:
-    """diffusers' own, on a UNet of the same sizes, where diffusers is installed."""
-    from ..diffusers_unets import Theirs, build
+def _beside_theirs(bench: Bench, scene: Scene, figure: str) -> Iterator[Row]:
+    """diffusers' own, on a UNet of the same sizes, and ours in the same rounds."""
+    from ..bench.step import beside_theirs  # which has this module's cases
 
-    if importlib.util.find_spec("diffusers") is None:
-        yield Row(figure, "left out: diffusers is not installed")
-        return
-    made = Theirs(build(scene.sizes, bench.device, bench.half), scene.x, scene.t, scene.text, scene.y)
-    taken: dict[bool, list[float]] = {False: [], True: []}
-    for i in range(42):
-        for acting in (bool(i % 2), not i % 2):
-            taken[acting].append(made.timed(bench.seconds, acting))
-    ratios = [acting / plain for acting, plain in zip(taken[True][2:], taken[False][2:], strict=True)]
-    found = Spread.of(ratios)
-    yield Row(f"{figure}: with / without", ratio(found.median), found.said(ratio), found.count)
+    yield from beside_theirs(bench, scene, figure, LONG, most=ENOUGH)
 
 
 def _with(bench: Bench, scene: Scene, figure: str, make: Make, target: AtMost | None = None) -> Iterator[Row]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 import pytest
 import torch
@@ -301,3 +304,34 @@ def test_a_part_whose_rows_nobody_knows_may_stand_for_any(told) -> None:
     told(WHOLE, "1")
     rows = told([Row("plain", "2 ms"), Row("units, all of them", "failed: no memory")], "2")
     assert [row.figure for row in rows[2:]] == [row.figure for row in WHOLE[1:5]]
+
+
+# --- beside diffusers
+
+
+def test_diffusers_own_and_ours_are_timed_in_the_same_rounds(bench: Bench) -> None:
+    (part,) = [part for part in steps.parts(bench) if "diffusers" in part.figure and part.figure.startswith("SD1.5")]
+    theirs, below = part.run()
+    assert theirs.figure == f"{part.figure}: with / without" and float(theirs.value) > 0 and theirs.count == 2
+    assert below.figure == f"{part.figure}: our ratio / theirs" and float(below.value) > 0
+    assert below.target == "≤ 1: not shown (2 of 20 pairs)"
+
+
+@pytest.mark.parametrize("error", [ImportError("cannot import name 'X'"), RuntimeError("Failed to import\nX")])
+def test_a_diffusers_that_cannot_be_imported_is_left_out(error: Exception, bench: Bench, scene: Scene, monkeypatch):
+    class Broken(ModuleType):
+        __path__ = ()  # type: ignore[assignment]
+
+        def __getattr__(self, name: str) -> object:
+            raise error
+
+    broken = Broken("diffusers")
+    broken.__spec__ = importlib.util.spec_from_loader("diffusers", None)
+    monkeypatch.setitem(sys.modules, "diffusers", broken)
+    (row,) = steps._beside_theirs(bench, scene, "theirs")
+    assert row.figure == "theirs" and row.value.startswith("left out: diffusers cannot be imported: ")
+    assert not row.measured and str(error).splitlines()[0] in row.value
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    (row,) = steps._beside_theirs(bench, scene, "theirs")
+    assert row.value == "left out: diffusers is not installed"
