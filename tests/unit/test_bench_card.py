@@ -7,15 +7,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks.bench.rotation import in_turns
-from benchmarks.gpu import memory, report, steps, unets
+from benchmarks.gpu import bench as benching
+from benchmarks.gpu import memory, report, steps
 from benchmarks.gpu.__main__ import BUDGET
 from benchmarks.gpu.bench import Bench, Scene
+from benchmarks.gpu.compiled import TINY
 from benchmarks.gpu.measure import Row, nbytes
 from benchmarks.gpu.report import CARDS, Machine
 from benchmarks.gpu.run import Part, Section, run
@@ -46,7 +48,7 @@ def bench() -> Bench:
 
 @pytest.fixture
 def scene(bench: Bench) -> Scene:
-    return bench.scene(unets.SD15)
+    return bench.scene(TINY)
 
 
 @pytest.fixture(autouse=True)
@@ -85,19 +87,19 @@ def test_a_sections_seconds_are_those_of_the_default_budget() -> None:
     assert sum(section.seconds for section in SECTIONS) == BUDGET
 
 
-@pytest.mark.parametrize(("base", "sizes", "cases", "targets"), [
-    ("SD1.5", unets.SD15, tuple(steps.CASES), steps.TARGETS),
-    ("SDXL", unets.SDXL, steps.SDXL_CASES, steps.SDXL_TARGETS),
+@pytest.mark.parametrize(("base", "cases", "targets"), [
+    ("SD1.5", tuple(steps.CASES), steps.TARGETS), ("SDXL", steps.SDXL_CASES, steps.SDXL_TARGETS),
 ])  # fmt: skip
 def test_what_has_a_target_comes_first_and_has_time_for_its_pairs(
-    base: str, sizes: unets.Sizes, cases: tuple[str, ...], targets: dict, bench: Bench, monkeypatch
+    base: str, cases: tuple[str, ...], targets: dict, bench: Bench, monkeypatch
 ) -> None:
     given: list[float] = []
     pairs = bench.pairs
     monkeypatch.setattr(bench, "pairs", lambda *some, seconds: given.append(seconds) or pairs(*some, seconds=seconds))
-    some = [part for part in steps._of(bench, base, sizes, cases) if part.figure.partition("², ")[2] in cases]
+    some = [part for part in steps._of(bench, base, TINY, cases) if part.figure.partition("², ")[2] in cases]
     judged = [[row for row in part.run() if row.target] for part in some]
     assert [bool(rows) for rows in judged] == [i < len(targets) for i in range(len(cases))]
+    assert given == [steps.LONG] * len(targets) + [steps.SHORT] * (len(cases) - len(targets))
 
 
 # --- faults
@@ -121,8 +123,8 @@ def test_a_device_that_fails_for_good_ends_the_run_with_what_there_is(bench: Ben
     ended: list[str] = []
     sections = [
         Section("good", "Good", 1, lambda _: (part for part in [Part("fine", lambda: [Row("fine", "1")])])),
-        Section("bad", "Bad", 1, lambda _: (part for part in [Part("faulty", faulty), Part("no", lambda: [])])),
-        Section("never", "Never", 1, lambda _: (part for part in [Part("no", lambda: [])])),
+        Section("bad", "Bad", 1, lambda _: (part for part in [Part("faulty", faulty), Part("no", list)])),
+        Section("never", "Never", 1, lambda _: (part for part in [Part("no", list)])),
     ]
     run(bench, sections, 60, lambda one, row: told.append((one.name, row)), lambda one: ended.append(one.name))
     assert ended == ["good", "bad"]
@@ -159,7 +161,7 @@ def test_what_a_section_leaves_behind_is_cleared_up_or_told(bench: Bench) -> Non
             yield Part("fine", lambda: [Row("fine", "1")])
             yield Part("endless", lambda: 1 / 0)
             bench.until = 0.0
-            yield Part("late", lambda: [])
+            yield Part("late", list)
         finally:
             raise OSError("the folder is not empty")
 
@@ -212,29 +214,32 @@ def test_memory_is_that_of_merged_weights_and_says_so(bench: Bench, scene: Scene
 # --- whose time it is
 
 
-@pytest.mark.parametrize(("own", "bound"), [(0.004, True), (0.0, False)])
+@pytest.mark.parametrize(("own", "bound"), [(0.004, True), (0.001, False)])
 def test_times_of_giving_the_card_its_work_are_told_as_such(own: float, bound: bool, bench: Bench, monkeypatch) -> None:
-    """``own``: what Python takes for a step, whose kernels end a moment after the last was given."""
-    waiting: list[bool] = []
+    """``own``: what Python takes for a step, whose kernels end after 4.2 ms at the soonest."""
+    now, done = [0.0], [0.0]
+
+    def step() -> None:
+        done[0] = max(now[0], done[0]) + 0.0042
+        now[0] += own
 
     def wait(_device: torch.device) -> None:
-        time.sleep(0.0002 if waiting else 0.0)
-        waiting.clear()
+        now[0] = max(now[0], done[0])
 
     monkeypatch.setattr(Bench, "is_card", True)
     monkeypatch.setattr(torch.cuda, "synchronize", wait)
-    step = SlowScene(own)
-    sleep = step.plain
-    step.plain = lambda: waiting.append(True) or sleep()
+    monkeypatch.setattr(benching, "time", SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0]))
+    scene = SlowScene(0.0)
+    scene.plain = step
     rows = [
-        bench.plain(step, "plain"),
-        bench.pairs(step, [], seconds=5).compared("pairs"),
-        bench.paired("paired", step.plain, step.plain),
-        in_turns(bench, dict.fromkeys("ab", lambda: bench.seconds(step.plain)), 5).compared("turns", "a", "b"),
+        bench.plain(scene, "plain"),
+        bench.pairs(scene, [], seconds=5).compared("pairs"),
+        bench.paired("paired", step, step),
+        in_turns(bench, dict.fromkeys("ab", lambda: bench.seconds(step)), 5).compared("turns", "a", "b"),
     ]
     assert [row.spread.endswith("; bound by launching") for row in rows] == [bound] * len(rows)
-    monkeypatch.undo()
-    assert "launching" not in bench.plain(step, "on the CPU, which computes as it is given").spread
+    monkeypatch.setattr(Bench, "is_card", False)
+    assert "launching" not in bench.plain(scene, "on the CPU, which computes as it is given").spread
 
 
 # --- the document of a run that was cut short
