@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,21 @@ from torch import Tensor, nn
 
 from .gpu import unets
 from .gpu.job import adapter_state
+from .gpu.measure import reason
 from .gpu.unets import randomise
 
 POOLED = 1024  # width of the image embedding
+
+
+def lacking() -> str:
+    """Why diffusers' own cannot be had; empty where it can."""
+    if importlib.util.find_spec("diffusers") is None:
+        return "diffusers is not installed"
+    try:
+        from diffusers import UNet2DConditionModel  # noqa: F401
+    except Exception as error:  # of any kind, where transformers or torch does not suit it
+        return f"diffusers cannot be imported: {reason(error.__cause__ or error)}"
+    return ""
 
 
 def build(sizes: unets.Sizes, device: torch.device, dtype: torch.dtype) -> nn.Module:

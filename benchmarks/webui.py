@@ -172,11 +172,17 @@ class WebUI:
         )
 
     def picture(self, request: dict[str, Any]) -> Made:
-        """The first picture of a txt2img request. Raises Refused, with the extension's own sentence."""
+        """The first picture of a txt2img request. Raises Refused, with the extension's own sentence, and Trouble for
+        one that somebody has interrupted there: it is of fewer steps, and its answer does not tell."""
         began, path = time.monotonic(), "/sdapi/v1/txt2img"
         answer = self._ask("POST", path, request)
         seconds = time.monotonic() - began
         images = self._part(answer, path, "images", list, str)
+        if self._was_interrupted():
+            raise Trouble(
+                f"Somebody has interrupted a picture in the WebUI at {self.url}, which does not count: let it finish "
+                "what is asked of it, and give the same command again."
+            )
         if not images:
             raise Trouble(f"The WebUI at {self.url} has sent no picture: look at its console.")
         try:
@@ -189,6 +195,16 @@ class WebUI:
         except ValueError:
             png = b""  # which is no picture
         return Made(png, seconds, str(info.get("version", "")), {name: info.get(name) for name in MODELS})
+
+    def _was_interrupted(self) -> bool:
+        """Whether the last picture was interrupted or skipped, which the WebUI says until its next one. False where it
+        does not tell."""
+        try:
+            said = self._ask("GET", "/sdapi/v1/progress?skip_current_image=true")
+        except Refused:
+            return False
+        state = said.get("state") if isinstance(said, dict) else None
+        return isinstance(state, dict) and bool(state.get("interrupted") or state.get("skipped"))
 
 
 class Refused(Trouble):

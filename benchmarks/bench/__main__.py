@@ -65,20 +65,14 @@ def cpu(chosen: Sequence[Section], budget: float, options: argparse.Namespace) -
     bench.webui = options.webui
     machine = report.Machine.here(bench.device)
     print(f"{machine.card}, torch {machine.version}, {machine.details}\n")
-    printed, failures = report.Printed(), []
-
-    def finished(section: Section) -> None:
-        if options.write and section in printed.found:
-            failures.append(report.write(MEASURED, machine, {section: printed.found[section]}, COMMAND))
-
+    printed = report.Printed()
+    kept = report.Kept(MEASURED, machine, COMMAND, printed)
     try:
         with bench:
-            run(bench, chosen, budget, printed.tell, finished)
+            run(bench, chosen, budget, printed.tell, kept if options.write else lambda section: None)
     except KeyboardInterrupt:
         report.complain("Stopped; what was measured until then counts.")
-    for failure in filter(None, failures):
-        report.complain(failure)
-    return int(any(failures))
+    return int(bool(kept.failures))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..gpu.bench import Bench
-from ..gpu.measure import ENOUGH, AtMost, Row, Spread, ratio
+from ..gpu.measure import ENOUGH, AtMost, Row, Spread, launched, ratio
 
 SAID_EVERY = 60.0  # seconds between words on how far it is
 
@@ -19,6 +19,7 @@ class Rounds:
     """Seconds by name, one for each round."""
 
     taken: dict[str, list[float]] = field(default_factory=dict)
+    launching: list[float] = field(default_factory=list)  # of each round's last call, which is another one in turns
 
     def seconds(self, name: str) -> Spread:
         return Spread.of(self.taken[name])
@@ -30,7 +31,7 @@ class Rounds:
         """What ``name`` takes in shares of ``other``, with the interval of the rounds' median."""
         found = Spread.of(self.ratios(name, other))
         told = "" if target is None else target.of_spread(found)
-        return Row(figure, ratio(found.median), found.said(ratio), found.count, told)
+        return Row(figure, ratio(found.median), found.said(ratio) + launched(self.launching), found.count, told)
 
 
 def in_turns(
@@ -48,6 +49,7 @@ def in_turns(
             break
         for name, taken in _round(calls, ordered(names, number)).items():
             found.taken[name].append(taken)
+        found.launching.append(bench.launching)
         longest = max(longest, time.monotonic() - started)
         if time.monotonic() - said > SAID_EVERY:
             said = time.monotonic()

@@ -21,7 +21,7 @@ from lib_ipadapter.unit import parse_units
 from ..gpu import unets
 from ..gpu.bench import Bench, Scene
 from ..gpu.job import jobs, picture
-from ..gpu.measure import AtMost, Row, Spread, effect, ms, ratio, share
+from ..gpu.measure import AtMost, Row, Spread, effect, launched, ms, ratio, share
 from ..gpu.run import Part
 from ..gpu.steps import CASES, SDXL_TARGETS, TARGETS
 from .rotation import Rounds, in_turns
@@ -159,7 +159,7 @@ def _sd15(bench: Bench, scene: Scene) -> Iterator[Row]:
         prepared += [seen() for _ in found.taken[PLAIN]]
     yield from _ours(name, found, OURS, TARGETS)
     yield _request(name, found, prepared)
-    yield from _theirs(bench, scene, name, found)
+    yield from beside_theirs(bench, scene, f"{name}, {THEIRS} (1 base)", bench.left - 5)
 
 
 def _ours(name: str, found: Rounds, cases: Sequence[str], targets: Mapping[str, AtMost]) -> Iterator[Row]:
@@ -184,10 +184,15 @@ def as_base64() -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _theirs(bench: Bench, scene: Scene, name: str, ours: Rounds) -> Iterator[Row]:
-    """diffusers' ratio, of as many rounds as there is time for, and ours below it."""
+def beside_theirs(bench: Bench, scene: Scene, figure: str, seconds: float, most: int = 20) -> Iterator[Row]:
+    """diffusers' ratio, of as many rounds as there is time for, and ours below it; why not, where it is not there or
+    not fit for what else is installed."""
     from .. import diffusers_unets
 
+    lacking = diffusers_unets.lacking()
+    if lacking:
+        yield Row(figure, f"left out: {lacking}")
+        return
     made = diffusers_unets.Theirs(
         diffusers_unets.build(scene.sizes, bench.device, bench.half), scene.x, scene.t, scene.text, scene.y
     )
@@ -197,14 +202,13 @@ def _theirs(bench: Bench, scene: Scene, name: str, ours: Rounds) -> Iterator[Row
     }  # fmt: skip
     for call in calls.values():
         call()
-    found = in_turns(bench, calls, bench.left - 5, most=20, what="diffusers")
-    yield found.compared(f"{name}, {THEIRS} (1 base): with / without", THEIRS, THEIRS_PLAIN)
+    found = in_turns(bench, calls, seconds, most=most, what="diffusers")
+    yield found.compared(f"{figure}: with / without", THEIRS, THEIRS_PLAIN)
     pairs = zip(found.ratios(OURS[0], PLAIN), found.ratios(THEIRS, THEIRS_PLAIN), strict=True)
     below = Spread.of([mine / other for mine, other in pairs])
-    yield Row(
-        f"{name}, our ratio / {THEIRS.replace(chr(39), '’')} ratio", ratio(below.median), below.said(ratio),
-        below.count, BELOW.of_spread(below, enough=20),
-    )  # fmt: skip
+    said = below.said(ratio) + launched(found.launching)
+    told = BELOW.of_spread(below, enough=20)
+    yield Row(f"{figure}: our ratio / theirs", ratio(below.median), said, below.count, told)
 
 
 def _sdxl(bench: Bench, scene: Scene) -> Iterator[Row]:

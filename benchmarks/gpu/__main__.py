@@ -11,6 +11,7 @@ from pathlib import Path
 from . import __doc__ as about
 
 MEASURED = Path(__file__).parents[2] / "docs" / "measured.md"
+BUDGET = 480.0  # seconds
 PACKAGES = {"numpy": "numpy", "PIL": "pillow"}  # what the library imports beside torch, by their packages
 COMMAND = "python -m benchmarks.gpu --write --only"
 NO_CARD = (
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     names = [section.name for section in SECTIONS]
     parser.add_argument("--only", nargs="+", choices=names, metavar="SECTION", help=f"of {', '.join(names)}")
-    parser.add_argument("--budget", type=float, default=480.0, help="seconds for all of it (480)")
+    parser.add_argument("--budget", type=float, default=BUDGET, help=f"seconds for all of it ({BUDGET:.0f})")
     parser.add_argument("--device", help="cuda, cuda:1, … or cpu")
     parser.add_argument("--small", action="store_true", help="narrow models: tests the run, measures nothing")
     parser.add_argument("--write", action="store_true", help=f"keep the figures in docs/{MEASURED.name}")
@@ -60,16 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = report.Machine.here(device)
     print(f"{machine.card}, torch {machine.version}, {machine.details}\n")
     printed = report.Printed()
+    kept = report.Kept(MEASURED, machine, COMMAND, printed)
     chosen = [section for section in SECTIONS if options.only is None or section.name in options.only]
     try:
         with bench:
-            run(bench, chosen, options.budget, printed.tell)
+            run(bench, chosen, options.budget, printed.tell, kept if options.write else lambda section: None)
     except KeyboardInterrupt:
         report.complain("Stopped; what was measured until then counts.")
-    failure = report.write(MEASURED, machine, printed.found, COMMAND) if options.write else None
-    if failure:
-        report.complain(failure)
-    return 2 if failure else 0
+    return 2 if kept.failures else 0
 
 
 if __name__ == "__main__":

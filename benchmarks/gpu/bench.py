@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +20,10 @@ from lib_ipadapter.attend.regions import Region
 from lib_ipadapter.attend.rows import Rows, layout
 
 from . import unets
-from .measure import AtMost, Row, Spread, ms, ratio
+from .measure import AtMost, Row, Spread, launched, ms, ratio
 
 BASE, PLUS, FULL_FACE = 4, 16, 257  # image tokens of the published adapters
+SPARE = 2.0  # seconds before a section's end at which what is measured in turns ends: its rows have to be told, too
 
 
 class OutOfTime(BaseException):
@@ -36,6 +38,7 @@ class Bench:
         self.webui: str | None = None  # address or folder of one, for what is asked of it
         self.deadline = time.monotonic() + budget
         self.until = self.deadline  # of the present section
+        self.launching = 0.0  # share of the last ``seconds`` in which a card was still being given its work
         if self.is_card:
             # fp32 is the reference of all deviations, so nothing may shorten it; TF32 has a row of its own.
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -86,18 +89,34 @@ class Bench:
             return torch.cuda.memory_allocated(self.device)
         storages = {}
         for thing in gc.get_objects():
-            if type(thing) in (Tensor, nn.Parameter) and thing.device.type == "cpu":
+            kind = type(thing)  # merged weights are parameters of a kind of their own
+            if (kind is Tensor or issubclass(kind, nn.Parameter)) and thing.device.type == "cpu":
                 storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
         return sum(storages.values())
 
     def seconds(self, call: Callable[[], object], repeats: int = 1) -> float:
-        """What one call takes, from an idle device to an idle device, as the mean of ``repeats`` in a row."""
+        """What one call takes, from an idle device to an idle device, as the mean of ``repeats`` in a row: of few, or
+        the card, which takes a thousand kernels ahead, would keep whoever gives them waiting."""
         self.sync()
         started = time.perf_counter()
         for _ in range(repeats):
             call()
+        given = time.perf_counter()
         self.sync()
-        return (time.perf_counter() - started) / repeats
+        taken = time.perf_counter() - started
+        self.launching = (given - started) / taken if self.is_card else 0.0
+        return taken / repeats
+
+    def turns(self, most: int, seconds: float = math.inf, least: int = 1) -> Iterator[int]:
+        """Numbers of rounds: ``most``, or as many as ``seconds`` hold, but ``least``. They end before the section's
+        time does, which would throw away all of them."""
+        begun, longest, seconds = time.monotonic(), 0.0, min(seconds, self.left - SPARE)
+        for number in range(most):
+            started = time.monotonic()
+            if number >= least and started - begun + 1.1 * longest > seconds:
+                return
+            yield number
+            longest = max(longest, time.monotonic() - started)
 
     def paired(
         self,
@@ -106,21 +125,36 @@ class Bench:
         other: Callable[[], object],
         target: AtMost | None = None,
         most: int = 40,
+        calls: int = 5,
     ) -> Row:
-        """The ratio of two calls' times, taken in turns, which are reversed in every other pair."""
+        """The ratio of two calls' times, taken in turns, which are reversed in every other pair; on a card of ``most``
+        pairs at most and ``calls`` in a row each."""
         ratios: list[float] = []
+        launching: list[float] = []
         for call in (plain, other):
             self.seconds(call)
-        pairs, calls = (2, 1) if self.small else (most if self.is_card else 20, 5 if self.is_card else 1)
-        for i in range(pairs):
-            if i % 2:
-                taken, before = self.seconds(other, calls), self.seconds(plain, calls)
-            else:
-                before, taken = self.seconds(plain, calls), self.seconds(other, calls)
-            ratios.append(taken / before)
+        pairs, calls = (2, 1) if self.small else (most, calls) if self.is_card else (20, 1)
+        for i in self.turns(pairs):
+            taken, shares = {}, []
+            for call in (other, plain) if i % 2 else (plain, other):
+                taken[call] = self.seconds(call, calls)
+                shares.append(self.launching)
+            ratios.append(taken[other] / taken[plain])
+            launching.append(max(shares))
         found = Spread.of(ratios)
         told = "" if target is None else target.of_spread(found)
-        return Row(figure, ratio(found.median), found.said(ratio), found.count, told)
+        return Row(figure, ratio(found.median), found.said(ratio) + launched(launching), found.count, told)
+
+    def plain(self, scene: Scene, figure: str) -> Row:
+        """What a step takes without prompts."""
+        for _ in range(0 if self.small else 5):
+            scene.plain()
+        taken, launching = [], []
+        for _ in self.turns(2 if self.small else 20):
+            taken.append(self.seconds(scene.plain))
+            launching.append(self.launching)
+        found = Spread.of(taken)
+        return Row(figure, ms(found.median), found.said(ms) + launched(launching), found.count)
 
     def scene(self, sizes: unets.Sizes, dtype: torch.dtype | None = None, *, all_layers: bool = False) -> Scene:
         """A UNet of these sizes with inputs of one picture, both its rows; in small runs a shallow UNet, or a narrow
@@ -136,39 +170,49 @@ class Bench:
 
         Turns are reversed in every other pair (ABBA), so that what drifts evens out.
         """
-        found, until = Pairs(), time.monotonic() + min(seconds, self.left)
+        found = Pairs()
         most, calls, least = (1, 1, 1) if self.small else (most, calls, 3)
         if not self.small:
             self.seconds(scene.plain)
+        has_lora = any(prompt.lora is not None for prompt in prompts)
 
         def with_it() -> float:
             with scene.injected(prompts) as step:
                 found.first.append(self.seconds(step))
-                if any(prompt.lora is not None for prompt in prompts):
+                if has_lora:
                     found.beside.append(self.seconds(step))
                     found.merging.append(self.seconds(step))
-                return self.seconds(step, calls)
+                taken = self.seconds(step, calls)
+                found.is_merged &= not has_lora or step.is_merged
+                return taken
 
-        while len(found.ratios) < most and (len(found.ratios) < least or time.monotonic() < until):
-            if len(found.ratios) % 2:
-                taken, plain = with_it(), self.seconds(scene.plain, calls)
-            else:
-                plain, taken = self.seconds(scene.plain, calls), with_it()
-            found.plain.append(plain)
-            found.ratios.append(taken / plain)
+        def without() -> float:
+            return self.seconds(scene.plain, calls)
+
+        for number in self.turns(most, seconds, least):
+            taken, shares = {}, []
+            for one in (with_it, without) if number % 2 else (without, with_it):
+                taken[one] = one()
+                shares.append(self.launching)
+            found.plain.append(taken[without])
+            found.ratios.append(taken[with_it] / taken[without])
+            found.launching.append(max(shares))
         return found
 
 
 @dataclass
 class Pairs:
     """Measured steps. ``first``: a job's first step, in which keys and values go to the device. With a LoRA,
-    ``beside``: the next one, which has it beside the layers still, and ``merging``: the one in which it is merged."""
+    ``beside``: the next one, which has it beside the layers still, and ``merging``: the one in which it is merged, if
+    it ``is_merged``."""
 
     plain: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     beside: list[float] = field(default_factory=list)
     merging: list[float] = field(default_factory=list)
+    launching: list[float] = field(default_factory=list)  # of each pair the larger share
+    is_merged: bool = True  # in all pairs, whatever LoRA there is
 
     @property
     def ratio(self) -> Spread:
@@ -178,7 +222,7 @@ class Pairs:
         """The ratio as a row."""
         found = self.ratio
         told = "" if target is None else target.of_spread(found)
-        return Row(figure, ratio(found.median), found.said(ratio), found.count, told)
+        return Row(figure, ratio(found.median), found.said(ratio) + launched(self.launching), found.count, told)
 
     @property
     def gathering(self) -> float:
@@ -186,11 +230,12 @@ class Pairs:
         return Spread.of(self.first).median - Spread.of(self.plain).median
 
     def of_lora(self, figure: str) -> Iterator[Row]:
-        """What a LoRA costs before it is in the weights, and what it takes to put it there."""
+        """What a LoRA costs before it is in the weights, and what it takes to put it there, where there is room."""
         found = Spread.of([beside / plain for beside, plain in zip(self.beside, self.plain, strict=True)])
-        yield Row(
-            f"{figure}, the LoRA beside the layers: with / without", ratio(found.median), found.said(ratio), found.count
-        )
+        said, what = found.said(ratio) + launched(self.launching), f"{figure}, the LoRA beside the layers"
+        yield Row(f"{what}: with / without", ratio(found.median), said, found.count)
+        if not self.is_merged:
+            return
         longer = Spread.of([merging - plain for merging, plain in zip(self.merging, self.plain, strict=True)])
         yield Row(
             f"{figure}: the step in which the LoRA is merged, longer by",
@@ -198,6 +243,24 @@ class Pairs:
             longer.said(ms),
             longer.count,
         )
+
+
+@dataclass
+class Step:
+    """One step with prompts, whose hooks are there."""
+
+    scene: Scene
+    injection: Injection
+
+    def __call__(self) -> Tensor:
+        self.scene.announce(self.injection)
+        return self.scene.plain()
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether a LoRA is in the weights."""
+        lora = self.injection.lora
+        return lora is not None and lora.merged.is_there
 
 
 @dataclass
@@ -247,15 +310,10 @@ class Scene:
         injection.begin(self.rows, 6, 20, size=(self.x.shape[-2], self.x.shape[-1]))
 
     @contextmanager
-    def injected(self, prompts: Sequence[ImagePrompt]) -> Iterator[Callable[[], Tensor]]:
+    def injected(self, prompts: Sequence[ImagePrompt]) -> Iterator[Step]:
         """What makes one step with ``prompts``; the hooks are there until the end of the context."""
         with Injection(self.unet, cross_attention_layers(self.unet), prompts) as injection:
-
-            def step() -> Tensor:
-                self.announce(injection)
-                return self.plain()
-
-            yield step
+            yield Step(self, injection)
 
     def with_prompts(self, prompts: Sequence[ImagePrompt]) -> Tensor:
         with self.injected(prompts) as step:

@@ -23,7 +23,7 @@ from lib_ipadapter.attend.rows import Rows, layout
 
 from . import flux
 from .bench import Bench, left_half
-from .measure import Row, Spread, effect, ms
+from .measure import Row, effect
 from .run import Part
 
 REDUX, COARSE, XLABS = 27, 9, 4  # sides of Redux' grid, and of a coarser one; tokens of XLabs' adapter
@@ -109,18 +109,12 @@ def parts(bench: Bench) -> Generator[Part, None, None]:
         f"FLUX {str(scene.x.dtype).removeprefix('torch.')}, {sizes.double_blocks} + {sizes.single_blocks} blocks, "
         f"{sizes.places} + {sizes.text} places"
     )
-    yield Part(f"{name}, plain step", partial(_plain, bench, scene, f"{name}, plain step"))
+    figure = f"{name}, plain step"
+    yield Part(figure, lambda: [bench.plain(scene, figure)])
     for case, make in CASES.items():
         yield Part(f"{name}, {case}", partial(_with, bench, scene, f"{name}, {case}", make), needs=3)
     for what, region in (("a line", False), ("a matrix, as a region needs", True)):
         yield Part(f"attention, bias as {what}", partial(_biased, bench, scene, what, region), needs=3)
-
-
-def _plain(bench: Bench, scene: FluxScene, figure: str) -> Iterator[Row]:
-    for _ in range(0 if bench.small else 5):
-        scene.plain()
-    taken = Spread.of([bench.seconds(scene.plain) for _ in range(2 if bench.small else 20)])
-    yield Row(figure, ms(taken.median), taken.said(ms), taken.count)
 
 
 def _with(bench: Bench, scene: FluxScene, figure: str, make: Callable[[FluxScene], list[ImagePrompt]]) -> Iterator[Row]:
@@ -145,5 +139,5 @@ def _biased(bench: Bench, scene: FluxScene, what: str, region: bool) -> Iterator
         for _ in range(3)
     )  # fmt: skip
     mask = bias.mask(length, q)
-    figure = f"attention over {length} places, {scene.sizes.heads} heads, bias as {what}: with / without"
+    figure = f"attention, bias as {what}, over {length} places, {scene.sizes.heads} heads: with / without"
     yield bench.paired(figure, lambda: ATTENTION(q, k, v), lambda: ATTENTION(q, k, v, mask))

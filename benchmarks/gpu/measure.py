@@ -105,6 +105,15 @@ def effect(with_it: Tensor, without: Tensor) -> float:
     return Deviation.of(with_it, without).mean
 
 
+LAUNCHING = 0.9  # share of the time above which it is that of giving the card its work
+
+
+def launched(shares: Sequence[float]) -> str:
+    """What is said behind times whose ``shares`` went by before the card had all of its work: they are Python's, and on
+    a faster card they would be the same."""
+    return "; bound by launching" if shares and statistics.median(shares) > LAUNCHING else ""
+
+
 def effect_said(found: float, reference: float) -> str:
     """An effect beside what it is in fp32 without tricks; loud where it is missing."""
     if not found > 0.01 * reference:

@@ -20,7 +20,7 @@ from lib_ipadapter.attend.layers import cross_attention_layers
 from . import unets
 from .attentions import WAYS, Way
 from .bench import BASE, FULL_FACE, Bench, Scene, face_lora, image_prompt
-from .measure import Deviation, Row, Spread, effect, effect_said, ms, ratio
+from .measure import Deviation, Row, Spread, effect, effect_said, ms
 from .run import Part
 
 
@@ -141,9 +141,8 @@ def compared(
             if acts and timed and (not bench.small or mode.name == "fp32"):
                 unit, prompts = next(iter(units.items()))
                 pairs = bench.pairs(scene, prompts, seconds=1.5, most=20)
-                spread, own_time = pairs.ratio, Spread.of(pairs.plain).median
-                beside = f"{spread.said(ratio)}; plain {ms(own_time)}"
-                yield Row(f"{name}, {mode.name}, {unit}: with / without", ratio(spread.median), beside, spread.count)
+                row, own_time = pairs.compared(f"{name}, {mode.name}, {unit}: with / without"), Spread.of(pairs.plain)
+                yield replace(row, spread=f"{row.spread}; plain {ms(own_time.median)}")
 
     def deviations(what: str, scene: Scene) -> Generator[Row, None, bool]:
         """A row for each unit; whether all of them act."""
@@ -160,15 +159,16 @@ def compared(
             acts &= off.finite and "NO EFFECT" not in said
         return acts
 
-    def on_the_way(way: Way) -> Iterator[Row]:
+    def on_the_way(way: Way, what: str) -> Iterator[Row]:
         half = Mode("", bench.half)
         with way.entered(half.scene(reference)) as scene:
-            yield from deviations(f"{str(bench.half).removeprefix('torch.')}, {way.name}", scene)
+            yield from deviations(what, scene)
 
     for mode in wanted:
         yield Part(f"{name}, {mode.name}", partial(run, mode), needs=3)
     for way in ways:
-        yield Part(f"{name}, {way.name}", partial(on_the_way, way), needs=3)
+        what = f"{str(bench.half).removeprefix('torch.')}, {way.name}"
+        yield Part(f"{name}, {what}", partial(on_the_way, way, what), needs=3)
 
 
 def _plain_noting_queries(scene: Scene) -> tuple[Tensor, str]:

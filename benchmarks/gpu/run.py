@@ -15,6 +15,8 @@ from types import FrameType
 from .bench import Bench, OutOfTime
 from .measure import Row, reason
 
+REST, MODELS = "the rest", "making its models"  # rows that stand for any others of a section
+
 
 @dataclass(frozen=True)
 class Part:
@@ -29,7 +31,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """``seconds``: what is set aside for it of a budget of 480; it may have more where others leave time."""
+    """``seconds``: what is set aside for it, of the default budget or as a share of another one; it may have more where
+    those before it leave time."""
 
     name: str
     about: str
@@ -45,27 +48,50 @@ def run(
     finished: Callable[[Section], None] = lambda section: None,
 ) -> None:
     """Run ``sections`` in order. Every row goes to ``tell`` as soon as it is there, every section, when it is over, to
-    ``finished``."""
+    ``finished``; so does one in which the run ends, because it is stopped or nothing more can be done on the device."""
     total = sum(section.seconds for section in sections)
     for i, section in enumerate(sections):
         reserved = budget * sum(later.seconds for later in sections[i + 1 :]) / total
         bench.until = bench.deadline - reserved
-        parts = section.parts(bench)
-        for row in _rows(bench, section, parts):
-            tell(section, row)
+        try:
+            for row in _section(bench, section):
+                tell(section, row)
+        except DeviceFailed as failure:
+            tell(section, Row(f"{section.about}, {REST}", f"failed: {failure}; the run ends with it"))
+            return
+        finally:
+            finished(section)
+
+
+class DeviceFailed(Exception):
+    """The device cannot even be waited for: an error of CUDA that stays, say, which whatever comes later meets too."""
+
+
+def _section(bench: Bench, section: Section) -> Iterator[Row]:
+    parts = section.parts(bench)
+    yield from _rows(bench, section, parts)
+    try:
         parts.close()  # a section that was cut short takes its files away
+    except Exception as error:
+        yield Row(f"{section.about}, clearing up", f"failed: {reason(error)}")
+    _tidy(bench)
+
+
+def _tidy(bench: Bench) -> None:
+    try:
         bench.tidy()
-        finished(section)
+    except Exception as error:
+        raise DeviceFailed(reason(error)) from None
 
 
 def _rows(bench: Bench, section: Section, parts: Generator[Part, None, None]) -> Iterator[Row]:
     while True:
         part = None  # its UNet is let go of before the next part's is made
         if bench.left < 1:
-            yield Row(f"{section.about}, the rest", "left out: no time left")
+            yield Row(f"{section.about}, {REST}", "left out: no time left")
             return
         coming: list[Part] = []
-        yield from _guarded(bench, f"{section.about}, making its models", partial(_take, parts, coming))
+        yield from _guarded(bench, f"{section.about}, {MODELS}", partial(_take, parts, coming))
         if not coming:
             return
         part = coming.pop()
@@ -81,21 +107,29 @@ def _take(parts: Iterator[Part], into: list[Part]) -> Iterable[Row]:
     return ()
 
 
-def _guarded(bench: Bench, figure: str, measure: Callable[[], Iterable[Row]], most: float = math.inf) -> list[Row]:
+def _guarded(bench: Bench, figure: str, measure: Callable[[], Iterable[Row]], most: float = math.inf) -> Iterator[Row]:
     """The rows that ``measure`` gives, with one more that says why it stopped where it stopped early."""
+    rows, failure = _until_fault(bench, measure, most)
+    yield from rows
+    if failure is not None:
+        yield Row(figure, failure)
+        _tidy(bench)  # after the exception, which holds frames and so tensors, is gone
+
+
+def _until_fault(bench: Bench, measure: Callable[[], Iterable[Row]], most: float) -> tuple[list[Row], str | None]:
+    """The rows that ``measure`` gives, and why it stopped where it stopped early. No generator: it would be left while
+    its time is running."""
     rows: list[Row] = []
     started = time.monotonic()
     try:
         with _stopped_after(min(bench.left, most)):
             for row in measure():
                 rows.append(row)  # noqa: PERF402 - those before a fault count
-        return rows
     except OutOfTime:
-        failure = f"left out: stopped after {time.monotonic() - started:.0f} s, its time was over"
+        return rows, f"left out: stopped after {time.monotonic() - started:.0f} s, its time was over"
     except Exception as error:
-        failure = f"failed: {reason(error)}"
-    bench.tidy()  # after the exception, which holds frames and so tensors, is gone
-    return [*rows, Row(figure, failure)]
+        return rows, f"failed: {reason(error)}"
+    return rows, None
 
 
 @contextmanager

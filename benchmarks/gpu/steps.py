@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +11,7 @@ from lib_ipadapter.attend.prompt import ImagePrompt
 
 from . import unets
 from .bench import BASE, FULL_FACE, PLUS, Bench, Scene, face_lora, image_prompt, left_half
-from .measure import AtMost, Row, Spread, effect, ms, nbytes, ratio, share
+from .measure import ENOUGH, AtMost, Row, effect, ms, nbytes, share
 from .run import Part
 
 Make = Callable[[Scene], list[ImagePrompt]]
@@ -59,6 +58,8 @@ SDXL_TARGETS = {
 SDXL_CASES = (
     "1 base unit", "4 base units", "1 plus unit (16 tokens)", "1 base unit in a region", "1 face unit with its LoRA",
 )  # fmt: skip
+# Seconds for a case; for one with a target as many as 40 pairs of SDXL take, each of which merges a LoRA.
+SHORT, LONG = 8.0, 25.0
 
 
 def parts(bench: Bench) -> Generator[Part, None, None]:
@@ -68,45 +69,36 @@ def parts(bench: Bench) -> Generator[Part, None, None]:
 
 
 def _of(bench: Bench, base: str, sizes: unets.Sizes, cases: Sequence[str]) -> Generator[Part, None, None]:
+    """What has a target comes first, for where there is not time enough for all."""
     scene = bench.scene(sizes)
     name = f"{base} {str(bench.half).removeprefix('torch.')}, latent {scene.sizes.latent}²"
-    yield Part(f"{name}, plain step", partial(_plain, bench, scene, f"{name}, plain step"))
-    for case in cases:
-        target = (TARGETS if base == "SD1.5" else SDXL_TARGETS).get(case)
-        yield Part(f"{name}, {case}", partial(_with, bench, scene, f"{name}, {case}", CASES[case], target), needs=3)
-    figure = f"{name}, diffusers' IP-Adapter (1 base)"
-    if not bench.small:
-        yield Part(figure, partial(_theirs, bench, scene, figure), needs=10)
+    targets = TARGETS if base == "SD1.5" else SDXL_TARGETS
+
+    def of(case: str, some: Scene = scene, name: str = name) -> Part:
+        figure = f"{name}, {case}"
+        return Part(figure, partial(_with, bench, some, figure, CASES[case], targets.get(case)), needs=3)
+
+    yield plain(bench, scene, name)
+    yield from (of(case) for case in cases if case in targets)
     if base == "SD1.5" and not bench.small:
         batch, figure = scene.of_pictures(bench, 4), f"{name}, 4 pictures"
-        yield Part(f"{figure}, plain step", partial(_plain, bench, batch, f"{figure}, plain step"))
-        yield Part(
-            f"{figure}, 1 base unit", partial(_with, bench, batch, f"{figure}, 1 base unit", CASES["1 base unit"])
-        )
+        yield plain(bench, batch, figure)
+        yield of("1 base unit", batch, figure)
+    figure = f"{name}, diffusers' IP-Adapter (1 base)"
+    if base == "SD1.5" or not bench.small:  # theirs has no SDXL as narrow as that
+        yield Part(figure, partial(_beside_theirs, bench, scene, figure), needs=10)
+    yield from (of(case) for case in cases if case not in targets)
 
 
-def _plain(bench: Bench, scene: Scene, figure: str) -> Iterator[Row]:
-    for _ in range(0 if bench.small else 5):
-        scene.plain()
-    taken = Spread.of([bench.seconds(scene.plain) for _ in range(2 if bench.small else 20)])
-    yield Row(figure, ms(taken.median), taken.said(ms), taken.count)
+def plain(bench: Bench, scene: Scene, name: str) -> Part:
+    return Part(f"{name}, plain step", lambda: [bench.plain(scene, f"{name}, plain step")])
 
 
-def _theirs(bench: Bench, scene: Scene, figure: str) -> Iterator[Row]:
-    """diffusers' own, on a UNet of the same sizes, where diffusers is installed."""
-    from ..diffusers_unets import Theirs, build
+def _beside_theirs(bench: Bench, scene: Scene, figure: str) -> Iterator[Row]:
+    """diffusers' own, on a UNet of the same sizes, and ours in the same rounds."""
+    from ..bench.step import beside_theirs  # which has this module's cases
 
-    if importlib.util.find_spec("diffusers") is None:
-        yield Row(figure, "left out: diffusers is not installed")
-        return
-    made = Theirs(build(scene.sizes, bench.device, bench.half), scene.x, scene.t, scene.text, scene.y)
-    taken: dict[bool, list[float]] = {False: [], True: []}
-    for i in range(42):
-        for acting in (bool(i % 2), not i % 2):
-            taken[acting].append(made.timed(bench.seconds, acting))
-    ratios = [acting / plain for acting, plain in zip(taken[True][2:], taken[False][2:], strict=True)]
-    found = Spread.of(ratios)
-    yield Row(f"{figure}: with / without", ratio(found.median), found.said(ratio), found.count)
+    yield from beside_theirs(bench, scene, figure, LONG, most=ENOUGH)
 
 
 def _with(bench: Bench, scene: Scene, figure: str, make: Make, target: AtMost | None = None) -> Iterator[Row]:
@@ -119,8 +111,11 @@ def _with(bench: Bench, scene: Scene, figure: str, make: Make, target: AtMost | 
     if loras and not effect(out, scene.with_prompts([replace(prompt, lora=None) for prompt in prompts])) > 1e-3:
         yield Row(figure, "failed: NO EFFECT of the LoRA, so there is no cost to measure")
         return
-    found = bench.pairs(scene, prompts, seconds=8)
-    yield found.compared(f"{figure}: with / without", target)
+    found = bench.pairs(scene, prompts, seconds=SHORT if target is None else LONG)
+    if found.is_merged:
+        yield found.compared(f"{figure}: with / without", target)
+    else:
+        yield Row(f"{figure}: with / without", "left out: too little memory is free for its LoRA in the weights")
     if loras:
         yield from found.of_lora(figure)
     kept = f"K and V of {nbytes(sum(prompt.kv.nbytes for prompt in prompts))}"

@@ -189,9 +189,9 @@ class Measuring:
         for caption in dict.fromkeys(scene.caption for scene in plan.scenes):
             words = plain_words(caption)
             fitting = clip.fitting(words)
-            if not words:
+            if not fitting:
                 self.wordless.append(caption)
-            if fitting != words:
+            elif fitting != words:
                 self.shortened.append(caption)
             self._captions[caption] = clip.texts([fitting])[0]
 

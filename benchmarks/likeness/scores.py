@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,8 @@ WHOLE = (
     "openai/clip-vit-large-patch14, with which the paper measures"
 )
 BATCH = 16
+LONG_WORD = 8
+"""Tokens of the longest word that is left out whole: what has more is text without spaces, as tags and Japanese are."""
 
 
 class Clip:
@@ -82,21 +85,36 @@ class Clip:
         return torch.cat(found)
 
     def fitting(self, words: str) -> str:
-        """As many of the words, from the first, as the text tower takes."""
+        """As many of the words, from the first, as the text tower takes; the next one's beginning where that is text
+        without spaces."""
         kept = words.split()
-        while kept:
-            try:
-                token_ids(" ".join(kept), self._text.spec.context)
-            except UnitError:
-                kept.pop()
-            else:
-                break
-        return " ".join(kept)
+        whole = most(len(kept), lambda n: self._takes(" ".join(kept[:n])))
+        if whole < len(kept) and _is_longer(kept[whole], LONG_WORD):
+            before, text = kept[:whole], kept[whole]
+            letters = most(len(text), lambda n: self._takes(" ".join([*before, text[:n]])))
+            kept, whole = [*before, text[:letters]], whole + (letters > 0)
+        return " ".join(kept[:whole])
+
+    def _takes(self, words: str) -> bool:
+        return not _is_longer(words, self._text.spec.context - 2)
 
     def texts(self, captions: Sequence[str]) -> Tensor:
         """Embeddings [B, E] of words that fit, fp32 on the CPU."""
         with _room():
             return torch.cat([F.normalize(self._text.embed(words).cpu(), dim=1) for words in captions])
+
+
+def most(count: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to ``count`` that fits, where none does and every smaller one than a fitting one."""
+    return bisect_left(range(1, count + 1), True, key=lambda n: not fits(n))
+
+
+def _is_longer(words: str, tokens: int) -> bool:
+    try:
+        token_ids(words, tokens + 2)  # between start and end
+    except UnitError:
+        return True
+    return False
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,3 +49,32 @@ def test_what_the_webui_says_is_told(host: Host, tmp_path: Path, more: list[str]
     ]  # fmt: skip
     assert main(command, host.client) == 2
     assert said in capsys.readouterr().err
+
+
+def test_an_interrupted_picture_is_not_kept(host: Host, tmp_path: Path, clean, monkeypatch, capsys) -> None:
+    from modules import script_callbacks, shared
+
+    # In the real host an interruption stands until the next job begins.
+    monkeypatch.setattr(shared.state, "end", lambda: vars(shared.state).update(job="", job_count=0))
+
+    (tmp_path / "prompts.txt").write_text("a cat")
+    command = [
+        "--webui", "http://testserver", "--references", str(write_references(tmp_path / "refs", 1)), "--prompts",
+        str(tmp_path / "prompts.txt"), "--clip", str(write_clip(tmp_path / "clip.safetensors")), "--adapter", "base",
+        "--weights", "1", "--seeds", "2", "--size", "64x64", "--steps", "2", "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    first_steps: list[int] = []
+
+    def stop(params: Any) -> None:
+        first_steps.extend([1] * (params.denoiser.step == 0))
+        if len(first_steps) == 4:  # the first two pictures load the models
+            shared.state.interrupt()
+
+    script_callbacks.on_cfg_denoiser(stop)
+    try:
+        assert main(command, host.client) == 2
+    finally:
+        script_callbacks.remove_callbacks_for_function(stop)
+    assert "has interrupted a picture" in capsys.readouterr().err
+    assert len([*(tmp_path / "out" / "pictures").glob("*.png")]) == 1
+    assert main(command, host.client) == 0

@@ -27,6 +27,8 @@ from benchmarks.likeness.made import Kept, duration
 from benchmarks.likeness.plan import CONTROLNET, OURS, PLAIN, Plan, plain_words, references, scenes
 from benchmarks.likeness.scores import Clip, clip_i, clip_t
 from benchmarks.webui import AUTH, WebUI
+from lib_ipadapter.encode.clip_text import token_ids
+from lib_ipadapter.errors import UnitError
 from tests.helpers.likeness import SIZE, SmallWebUI, clip_model, write_clip, write_references
 from tests.unit.test_clip_image import to_open_clip as image_to_open_clip
 from tests.unit.test_clip_text import to_open_clip as text_to_open_clip
@@ -99,6 +101,28 @@ def test_words_that_the_tower_does_not_take_are_left_out(clip: Clip) -> None:
     assert long.startswith(fitting) and len(fitting) < len(long)
     assert clip.texts([fitting]).shape == (1, 24)
     assert clip.fitting("") == ""
+
+
+@pytest.mark.parametrize("text", [
+    ",".join(f"tag_{i}" for i in range(80)), "赤い丸の上に青い縞模様があり、猫がその前に座っている。" * 9,
+], ids=["tags", "Japanese"])  # fmt: skip
+@pytest.mark.parametrize("before", ["", "a cat "], ids=["alone", "behind words"])
+def test_of_text_without_spaces_the_beginning_counts(clip: Clip, text: str, before: str) -> None:
+    fitting = clip.fitting(before + text)
+    assert (before + text).startswith(fitting)
+    taken = len(token_ids(fitting))
+    assert 70 < taken <= 77
+    with pytest.raises(UnitError):
+        token_ids((before + text)[: len(fitting) + 8])
+
+
+def test_a_caption_of_which_nothing_fits_is_told_as_one_without_words(tmp_path: Path, clip: Clip, monkeypatch) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat")
+    plan = Plan(tuple(scenes(references(write_references(tmp_path / "refs")), tmp_path / "prompts.txt")), (1,), (), ())
+    assert figures.Measuring(plan, None, None, clip).wordless == []
+    monkeypatch.setattr(Clip, "fitting", lambda *_: "")
+    measuring = figures.Measuring(plan, None, None, clip)
+    assert (measuring.wordless, measuring.shortened) == (["a cat"], [])
 
 
 def test_what_is_no_whole_clip_is_refused(tmp_path: Path, clip_file: Path) -> None:
@@ -518,6 +542,26 @@ def test_a_webui_that_is_changed_while_it_runs_ends_the_run(
     again = SmallWebUI()
     again.info[field] = value  # also when it is taken up: what is there is of the other
     assert main(command, again) == 2 and len(Kept(tmp_path / "out").notes) == 4
+
+
+@pytest.mark.parametrize("how", ["interrupted", "skipped"])
+def test_a_picture_that_somebody_interrupts_ends_the_run_and_is_not_kept(
+    how: str, tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    webui = SmallWebUI()
+    webui.answers["progress"] = lambda _body: {"state": {"interrupted": False, how: len(webui.asked) == 6}}
+    assert main(command, webui) == 2
+    told = capsys.readouterr().err
+    assert "has interrupted a picture" in told and "same command" in told and "Traceback" not in told
+    assert len(Kept(tmp_path / "out").notes) == 3  # without the warm-up's two, and without the interrupted one
+    assert len([*(tmp_path / "out" / "pictures").iterdir()]) == 3
+    again = SmallWebUI(progress={"state": {"interrupted": False, "skipped": False}})
+    assert main(command, again) == 0 and len(again.asked) == 2 + 15
+
+
+@pytest.mark.parametrize("said", [(404, {"detail": "Not Found"}), (200, "<p>"), [], {}, {"state": None}])
+def test_a_webui_that_does_not_tell_of_interruptions_is_believed(said, command: list[str]) -> None:
+    assert main(command, SmallWebUI(progress=said)) == 0
 
 
 @pytest.mark.parametrize(("path", "said"), [
