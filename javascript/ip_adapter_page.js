@@ -42,8 +42,9 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             this.shownValues = {enabled: true};
             this.variants = {};
             this.emptyMasks = new Set();
-            // Presets: the order that is being carried out, and the button that was pressed last.
-            this.presets = {order: null, button: null};
+            // Presets: the order that is being carried out, the button that was pressed last, and the names for which the
+            // list has been opened again.
+            this.presets = {order: null, button: null, reopened: null};
             // The shelf: the last question's answer, and the function that takes the next one.
             this.shelf = {answered: Promise.resolve(), onAnswer: null};
             // A state to which all units are about to be set back.
@@ -212,6 +213,8 @@ Object.assign(window.ipAdapter ??= {}, (() => {
 
     const OURS = "[id*='_ip_adapter'], [class*='ip-adapter']", PREFIX = "IP-Adapter: ";
     const ATTRIBUTES = ["title", "placeholder", "aria-label", "alt"];
+    const NAMES = "[id$=_ip_adapter_preset_chosen] ul.options";  // people have given them
+    const OTHERS = `script, style, textarea, [translate=no], ${NAMES}`;
     const table = () => window.localization ?? {};
     const isTranslated = () => Object.keys(table()).length > 0;
     let templates = null;
@@ -239,6 +242,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         return english;
     }
     function translateAttributes(element) {
+        if (element.closest(NAMES)) return;
         for (const name of ATTRIBUTES) {
             const value = element.getAttribute(name), translation = value && text(value);
             if (value !== translation) element.setAttribute(name, translation);
@@ -246,7 +250,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     }
     function translateText(node) {
         const value = node.textContent.trim();
-        const isOthers = !value || !node.parentElement || node.parentElement.closest("script, style, textarea, [translate=no]");
+        const isOthers = !value || !node.parentElement || node.parentElement.closest(OTHERS);
         const translation = isOthers ? value : text(value);
         if (value !== translation) node.textContent = node.textContent.replace(value, () => translation);
     }
