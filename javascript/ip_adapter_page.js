@@ -6,11 +6,19 @@
 Object.assign(window.ipAdapter ??= {}, (() => {
     const byId = (id) => gradioApp().getElementById(id);
     const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+    // What gradio 4 answers comes with a frame, and a page in the background has none: that time does not count.
     async function waitUntil(condition, milliseconds) {
-        for (const end = Date.now() + milliseconds; Date.now() < end; await pause(10)) {
-            if (condition()) return true;
+        for (let end = Infinity; !condition(); await pause(10)) {
+            end = document.hidden ? Infinity : Math.min(end, Date.now() + milliseconds);
+            if (Date.now() >= end) return false;
         }
-        return false;
+        return true;
+    }
+    // Resolves when the page is on view, and what has waited for that is in it.
+    async function onView() {
+        if (!document.hidden) return;
+        await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, {once: true}));
+        await new Promise((resolve) => requestAnimationFrame(resolve));
     }
     function newKey() {
         return [...crypto.getRandomValues(new Uint8Array(6))].map((x) => x.toString(16).padStart(2, "0")).join("");
@@ -186,6 +194,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         isReady = true;
         readied();
         try {
+            await onView();
             await Promise.race([ipAdapter.shelf.begin(), pause(10_000)]);  // the browser's database may never answer
         } finally {
             await ipAdapter.early.end();
@@ -311,7 +320,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     const unload = () => tabs.txt2img.press("unload");
     const installFaces = () => tabs.txt2img.press("install_faces");
     return {
-        page, tabOf, noteLastTab, byId, pause, waitUntil, newKey, shownUnit, loadSubject, call, text, unload,
+        page, tabOf, noteLastTab, byId, pause, waitUntil, onView, newKey, shownUnit, loadSubject, call, text, unload,
         installFaces, isReady: () => isReady,
     };
 })());
