@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,22 @@ def test_parameters_bring_the_units_back(page: Page, pages: Callable[..., Page])
     paste(f"a bird\n{parameters}")
     fresh.wait(lambda: not fresh.find("model").is_visible())  # made without us: the accordion is closed
     fresh.wait(lambda: fresh.page.locator("#txt2img_prompt textarea").input_value() == "a bird")
+
+
+def test_parameters_from_elsewhere_leave_the_panel_whole(page: Page) -> None:
+    """Those with names of the panel's own components, plain and with quotes."""
+    page.add(picture(0))
+    before = page.state()
+    harm = '{\\"shown\\": 1, \\"units\\": [{}]}'
+    for name in ("IP-Adapter panel state", "IP-Adapter panel [state]"):
+        for value in ("x", f'"{harm}"'):
+            page.page.locator("#txt2img_prompt textarea").fill(
+                f"a dog\nSteps: 3, Sampler: Euler, CFG scale: 7, Seed: 1, {name}: {value}"
+            )
+            page.page.locator("#tab_txt2img #paste").first.click()
+            page.wait(lambda: page.page.locator("#txt2img_prompt textarea").input_value() == "a dog")
+            page.settle()
+            assert json.loads(page.state()) == json.loads(before), (name, value)
 
 
 def test_an_open_list_of_presets_stays_open(page: Page, host: Host) -> None:

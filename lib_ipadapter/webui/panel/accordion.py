@@ -224,7 +224,8 @@ class Panel:
 
     def built(self) -> BuiltPanel:
         names = ["ticked", "state", "pictures", *self.editor.controls]
-        travelling = dict(zip((f"IP-Adapter panel {name}" for name in names), self.targets, strict=True))
+        # No parameter in a picture can have a name with brackets: these go from tab to tab alone.
+        travelling = dict(zip((f"IP-Adapter panel [{name}]" for name in names), self.targets, strict=True))
         fields = [PasteField(component, name) for name, component in travelling.items()]
         return BuiltPanel(
             [*self.api_places, self.pasted, self.tick, *self.editor.arguments],
