@@ -182,6 +182,7 @@
     async function end() {
         await ipAdapter.pause(0);  // gradio's components have what was last set in them
         while (acts.length) {
+            await ipAdapter.onView();
             const {act} = acts.shift();
             if (act) await perform(act);
         }

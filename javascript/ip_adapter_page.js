@@ -6,11 +6,19 @@
 Object.assign(window.ipAdapter ??= {}, (() => {
     const byId = (id) => gradioApp().getElementById(id);
     const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+    // What gradio 4 answers comes with a frame, and a page in the background has none: that time does not count.
     async function waitUntil(condition, milliseconds) {
-        for (const end = Date.now() + milliseconds; Date.now() < end; await pause(10)) {
-            if (condition()) return true;
+        for (let end = Infinity; !condition(); await pause(10)) {
+            end = document.hidden ? Infinity : Math.min(end, Date.now() + milliseconds);
+            if (Date.now() >= end) return false;
         }
-        return false;
+        return true;
+    }
+    // Resolves when the page is on view, and what has waited for that is in it.
+    async function onView() {
+        if (!document.hidden) return;
+        await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, {once: true}));
+        await new Promise((resolve) => requestAnimationFrame(resolve));
     }
     function newKey() {
         return [...crypto.getRandomValues(new Uint8Array(6))].map((x) => x.toString(16).padStart(2, "0")).join("");
@@ -42,8 +50,9 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             this.shownValues = {enabled: true};
             this.variants = {};
             this.emptyMasks = new Set();
-            // Presets: the order that is being carried out, and the button that was pressed last.
-            this.presets = {order: null, button: null};
+            // Presets: the order that is being carried out, the button that was pressed last, and the names for which the
+            // list has been opened again.
+            this.presets = {order: null, button: null, reopened: null};
             // The shelf: the last question's answer, and the function that takes the next one.
             this.shelf = {answered: Promise.resolve(), onAnswer: null};
             // A state to which all units are about to be set back.
@@ -185,6 +194,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         isReady = true;
         readied();
         try {
+            await onView();
             await Promise.race([ipAdapter.shelf.begin(), pause(10_000)]);  // the browser's database may never answer
         } finally {
             await ipAdapter.early.end();
@@ -212,6 +222,8 @@ Object.assign(window.ipAdapter ??= {}, (() => {
 
     const OURS = "[id*='_ip_adapter'], [class*='ip-adapter']", PREFIX = "IP-Adapter: ";
     const ATTRIBUTES = ["title", "placeholder", "aria-label", "alt"];
+    const NAMES = "[id$=_ip_adapter_preset_chosen] ul.options";  // people have given them
+    const OTHERS = `script, style, textarea, [translate=no], ${NAMES}`;
     const table = () => window.localization ?? {};
     const isTranslated = () => Object.keys(table()).length > 0;
     let templates = null;
@@ -239,6 +251,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
         return english;
     }
     function translateAttributes(element) {
+        if (element.closest(NAMES)) return;
         for (const name of ATTRIBUTES) {
             const value = element.getAttribute(name), translation = value && text(value);
             if (value !== translation) element.setAttribute(name, translation);
@@ -246,7 +259,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     }
     function translateText(node) {
         const value = node.textContent.trim();
-        const isOthers = !value || !node.parentElement || node.parentElement.closest("script, style, textarea, [translate=no]");
+        const isOthers = !value || !node.parentElement || node.parentElement.closest(OTHERS);
         const translation = isOthers ? value : text(value);
         if (value !== translation) node.textContent = node.textContent.replace(value, () => translation);
     }
@@ -307,7 +320,7 @@ Object.assign(window.ipAdapter ??= {}, (() => {
     const unload = () => tabs.txt2img.press("unload");
     const installFaces = () => tabs.txt2img.press("install_faces");
     return {
-        page, tabOf, noteLastTab, byId, pause, waitUntil, newKey, shownUnit, loadSubject, call, text, unload,
+        page, tabOf, noteLastTab, byId, pause, waitUntil, onView, newKey, shownUnit, loadSubject, call, text, unload,
         installFaces, isReady: () => isReady,
     };
 })());

@@ -3,7 +3,6 @@
 // their content hash if presets have them. Where the browser keeps nothing, nothing is kept.
 (window.ipAdapter ??= {}).keep = (() => {
     const MOST_BYTES = 100e6, LONGEST = 30 * 24 * 3600e3;  // of a tab's files; milliseconds
-    const FLAG = "ip-adapter-panel";
     const tabs = () => Object.values(ipAdapter.page.tabs);
 
     // The database: "panels" by the tab's name, "files" by the picture's key. A panel and its files are written in one
@@ -40,8 +39,7 @@
     async function removeUnused(panels, files) {
         const used = new Set((await result(panels.getAll())).flatMap(({keys}) => keys));
         for (const key of await result(files.getAllKeys())) if (!used.has(key)) files.delete(key);
-        if (await result(panels.count())) localStorage.setItem(FLAG, "kept");
-        else localStorage.removeItem(FLAG);
+        ipAdapter.shelf.noteKept(await result(panels.count()) > 0);
     }
     // Nobody is told that something cannot be kept.
     const quietly = (action) => async (...values) => {

@@ -98,6 +98,7 @@
         ipAdapter.undo.act(tab, label, how);
     }
     async function put(tab, at, file, feather) {
+        if (at.key && !placeOf(tab, at)) return ipAdapter.references.tellGone(tab);
         const key = ipAdapter.newKey(), {number} = at;
         const label = at.key ? `drew the region of reference ${placeOf(tab, at)}` : "drew the region";
         made[key] = URL.createObjectURL(file);

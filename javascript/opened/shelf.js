@@ -52,7 +52,7 @@ Object.assign(ipAdapter.shelf, (() => {
         const small = make("span", {class: "ip-adapter-shelved-references"}, ...references.map(picture));
         if (count > references.length) small.append(`+${count - references.length}`);
         const tile = button({class: "ip-adapter-shelved", title: "Load into the units"}, shown);
-        tile.append(small, make("span", {class: "ip-adapter-shelved-name"}, name));
+        tile.append(small, make("span", {class: "ip-adapter-shelved-name", translate: "no"}, name));
         tile.shelved = name;
         return tile;
     }

@@ -139,16 +139,24 @@
         const buttons = gradioApp().querySelectorAll("#tabs > .tab-nav > button");
         buttons[contents.findIndex((content) => content.id === `tab_${tab.name}`)]?.click();
     }
+    function tellGone(tab, address) {
+        ipAdapter.notes.clear(tab);
+        ipAdapter.notes.tell(
+            tab, nameIn(address), "The picture cannot be read any more: save it and drop the file, or make it again.",
+        );
+        tab.element("drop_area").scrollIntoView({block: "nearest", behavior: "smooth"});
+    }
 
     // The buttons call this (send_to.py).
     async function send(source) {
         ipAdapter.noteLastTab();
         const address = pictureIn(source);
         if (!address) return ipAdapter.page.tabs.txt2img.press("nothing");
-        const file = await download(address);
         const tab = ipAdapter.page.lastTab;
+        const file = await download(address).catch((error) => void console.warn("IP-Adapter:", error));
         openTab(tab);
         ipAdapter.dropping.unfold(tab);
+        if (!file) return tellGone(tab, address);
         const {units, shown} = tab.state;
         const isFree = (number) => !units[number - 1].images?.length;
         const number = [shown, ...units.map((_, i) => i + 1)].find(isFree) ?? shown;

@@ -82,14 +82,19 @@
         copy.remove();
     }
 
-    // The list was opened with the names that it had before: open it again, unless somebody is searching in it.
+    // The list was opened with the names that it had before: open it again, unless somebody is searching in it, and once
+    // for the same names: where something translates them, it never has these.
+    const nameOf = (item) =>  // gradio 3 has it in the first, gradio 4 in the second
+        item.dataset.value ?? item.getAttribute("aria-label") ?? item.textContent.replace("✓", "").trim();
     function answerNames(tab, [text]) {
-        const list = tab.element("preset_chosen"), input = list.querySelector("input");
-        const items = [...list.querySelectorAll("ul.options li")];
-        const names = items.map((item) => item.dataset.value ?? item.textContent.replace("✓", "").trim());
+        const list = tab.element("preset_chosen"), input = list.querySelector("input"), {presets} = tab;
+        const items = [...list.querySelectorAll("ul.options li")], names = items.map(nameOf);
         const isCurrent = JSON.stringify(names) === JSON.stringify(JSON.parse(text || "[]"));
-        if (input !== document.activeElement || isCurrent) return [];
+        const isDone = isCurrent || input !== document.activeElement;
+        if (isDone) presets.reopened = null;
+        if (isDone || presets.reopened === text) return [];
         if (items.length && input.value && !names.includes(input.value)) return [];
+        presets.reopened = text;
         input.blur();
         setTimeout(() => input.focus(), 50);
         return [];

@@ -56,23 +56,39 @@
 
     // Masks are painted in a dialog (opened/paint.js), and go to the session as pictures do.
 
+    const painted = {};  // the masks of this page by their keys: addresses
     const referenceOf = ({units}, key) => units.flatMap(({images}) => images ?? []).find((one) => one.key === key);
-    // `mask`: its key, or undefined for none.
+    // `mask`: its key, or undefined for none. Whether the reference is still there.
     function setMask(tab, key, mask) {
+        if (!referenceOf(tab.state, key)) return false;
         const number = (tab.shownUnit.images ?? []).findIndex((one) => one.key === key) + 1;
         const label = mask ? `painted the mask of reference ${number}` : `removed the mask of reference ${number}`;
         ipAdapter.undo.act(tab, label, (state) => { referenceOf(state, key).mask = mask; });
+        return true;
+    }
+    // It may go while the dialog is open: refused by the server, or with what had been pasted or loaded before.
+    function tellGone(tab) {
+        ipAdapter.notes.tell(tab, "", "The reference is not there any more: add it again, then paint.");
+    }
+    // The mask as it is. The card has the one that the server has drawn last, which may be one before.
+    async function maskOf(tab, card) {
+        const {mask} = referenceOf(tab.state, card.dataset.key) ?? {};
+        if (!mask) return null;
+        if (!painted[mask]) await ipAdapter.waitUntil(() => !card.matches(".ip-adapter-changing"), 5000);
+        return painted[mask] ?? card.querySelector(".ip-adapter-mask")?.dataset.mask ?? null;
     }
     async function paintReference(tab, card) {
-        const {key} = card.dataset, start = card.querySelector(".ip-adapter-mask").dataset.mask ?? null;
+        const {key} = card.dataset, start = await maskOf(tab, card);
         const background = await ipAdapter.pictures.whole(tab, key) ?? card.querySelector("img").src;
         const paint = await ipAdapter.loadSubject("paint"), {focusOn} = await ipAdapter.loadSubject("regions");
         const answer = await paint({title: "Mask of the reference", background, start, longest: 2048});
         focusOn(tab.element("references"), `[data-key="${key}"] .ip-adapter-mask`);
         if (answer?.isRemoved) setMask(tab, key);
         if (!answer?.file) return;
-        setMask(tab, key, ipAdapter.newKey());
-        ipAdapter.pictures.addMask(tab, answer.file, referenceOf(tab.state, key).mask);
+        const mask = ipAdapter.newKey();
+        if (!setMask(tab, key, mask)) return tellGone(tab);
+        painted[mask] = URL.createObjectURL(answer.file);
+        ipAdapter.pictures.addMask(tab, answer.file, mask);
     }
     async function toggleRegions(tab, card) {
         (await ipAdapter.loadSubject("card_menu")).toggle(tab, card, ".ip-adapter-place");
@@ -123,5 +139,5 @@
     }
     document.addEventListener("input", onWeight);
     document.addEventListener("click", onClick);
-    return {change, remove, setMask, forgetMask, answerControlNet, hasStart};
+    return {change, remove, setMask, forgetMask, tellGone, answerControlNet, hasStart};
 })();

@@ -41,13 +41,20 @@
     // restored into it. Who has never had a picture in it has nothing that could be kept.
 
     const REST = 800;  // milliseconds
+    // Several WebUIs may be behind one address, by their paths. The flag that they shared in earlier versions counts
+    // until there is one of its own.
+    const FLAG = `ip-adapter-panel ${location.pathname}`, OLD_FLAG = "ip-adapter-panel";
     const isKept = () => {
         try {
-            return localStorage.getItem("ip-adapter-panel") !== null;
+            return Boolean(localStorage.getItem(FLAG) ?? localStorage.getItem(OLD_FLAG));
         } catch {
             return false;  // the browser keeps nothing for us
         }
     };
+    function noteKept(isThere) {
+        if (isThere || localStorage.getItem(OLD_FLAG)) localStorage.setItem(FLAG, isThere ? "kept" : "");
+        else localStorage.removeItem(FLAG);
+    }
     const hasPictures = ({units}) => units.some((unit) => ipAdapter.purpose.hasReferences(unit) || unit.region);
     let isDecided = false;
     function noteChange(tab) {
@@ -96,5 +103,5 @@
         }
         await restore();
     }
-    return {begin, ask, stored, noteChange, followFolder, hasPictures, answerAsked};
+    return {begin, ask, stored, noteChange, noteKept, followFolder, hasPictures, answerAsked};
 })();

@@ -11,13 +11,16 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from modules import shared
 
 from ..errors import IPAdapterError
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 log = logging.getLogger("ip-adapter")
 
@@ -52,6 +55,19 @@ def refuse_other_sites(request: Request) -> None:
         f"This request comes from another site ({origin[:200] or 'it does not say which'}): start the WebUI with "
         "--cors-allow-origins and that address if it is yours.",
     )
+
+
+def refuse_other_pages(event: gr.Request) -> None:
+    """As ``refuse_other_sites``, for an event that passes gradio's queue by; raises IPAdapterError.
+
+    One that only tells of a request, as those in the queue do, could tell anything: gradio 3 believes it.
+    """
+    try:
+        if event.request is None:
+            raise IPAdapterError("This request does not say where it comes from: use the WebUI's page, and reload it.")
+        refuse_other_sites(event.request)
+    except HTTPException as error:
+        raise IPAdapterError(error.detail) from None
 
 
 def wants(*content_types: str) -> Any:

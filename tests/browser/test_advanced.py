@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.browser.test_regions import counts
 from tests.helpers.files import half, picture, png
 from tests.helpers.page import Page, accept, advanced, paint
 
@@ -124,3 +125,61 @@ def test_a_mask_from_a_file_leaves_nothing_behind(page: Page) -> None:
     page.wait(lambda: page.page.evaluate("window.open.size") == 0)
     accept(page)
     page.wait(lambda: page.cards().first.locator("[data-mask]").count() == 1)
+
+
+def mask_of(page: Page) -> None:
+    page.cards().first.locator(".ip-adapter-mask").click()
+    page.page.locator(".ip-adapter-painter").wait_for()
+
+
+def sides(page: Page) -> tuple[float, float]:
+    """How much counts on the left and on the right of the open picture."""
+    return round(counts(page, 0.1, 0.5)), round(counts(page, 0.9, 0.5))
+
+
+def test_a_mask_is_painted_on_before_the_server_has_drawn_it(page: Page) -> None:
+    """It begins as it was left, whatever the card still shows; also after an undo."""
+    page.add(picture(0))
+    page.page.evaluate("""() => {
+        const tab = ipAdapter.page.tabs.txt2img, {writeBox} = tab;
+        tab.writeBox = (name, text) => { if (name !== "stamp") writeBox.call(tab, name, text); };
+    }""")
+    mask_of(page)
+    assert sides(page) == (0, 0)
+    paint(page, (-0.2, 0.0))
+    accept(page)
+    mask_of(page)
+    assert sides(page) == (1, 0)
+    paint(page, (0.8, 1.0))
+    accept(page)
+    mask_of(page)
+    assert sides(page) == (1, 1)
+    page.page.keyboard.press("Escape")
+    page.page.locator("#txt2img_ip_adapter .ip-adapter-undo > button").click()
+    mask_of(page)
+    assert sides(page) == (1, 0)
+    page.page.keyboard.press("Escape")
+    page.page.locator("#txt2img_ip_adapter .ip-adapter-undo > button").click()
+    mask_of(page)
+    assert sides(page) == (0, 0)
+    assert page.cards().first.locator("[data-mask]").count() == 0
+
+
+@pytest.mark.parametrize("what", ["Mask", "Region"])
+def test_what_is_painted_for_a_reference_that_has_gone_is_told(page: Page, what: str) -> None:
+    page.add(picture(0))
+    if what == "Mask":
+        mask_of(page)
+    else:
+        page.cards().first.locator(".ip-adapter-more").click()
+        menu = page.cards().first.locator(".ip-adapter-card-menu")
+        menu.get_by_text("Region", exact=True).click()
+        menu.get_by_text("Draw …", exact=True).click()
+    paint(page, (-0.2, 0.0))
+    page.page.evaluate("""() => {
+        const tab = ipAdapter.page.tabs.txt2img;
+        ipAdapter.references.remove(tab, tab.shownUnit.images[0].key);
+    }""")
+    accept(page)
+    page.wait(lambda: "not there any more: add it again, then paint" in page.told())
+    assert page.pictures() == [0, 0, 0]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from demo.start import Host
 from tests.helpers.files import picture
 from tests.helpers.localizations import key_of, read
 from tests.helpers.page import Page
@@ -83,3 +84,31 @@ def test_what_is_put_together_speaks_the_pages_language(pages: Callable[..., Pag
     left_out = german("A unit has at most {} references. Left out:", 64)
     shown = f"⚠ {left_out} {', '.join(names[:5])}, {german('and {} more', 2)}."
     page.wait(lambda: shown in notes.last.inner_text())
+
+
+def test_a_presets_name_stays_as_it_is(pages: Callable[..., Page], host: Host) -> None:
+    """Though it is a word of the panel's, or looks like one; wherever it stands alone."""
+    from lib_ipadapter.webui import process
+
+    table, names = read("de_DE"), ["Everything", "Style", "Unit 1"]
+    assert all(key_of(name) in table for name in names[:2])
+    for name in names:
+        process.store().save(name, [{"model": "demo-sd15", "images": [picture(0)]}])
+    try:
+        page = pages(words=table)
+        page.open()
+        assert page.page.evaluate("['Style', 'Unit 1'].map(ipAdapter.text)") == ["Stil", "Einheit 1"]
+        page.find("preset_chosen").locator("input").click()
+        items = page.find("preset_chosen").locator("ul.options li")
+        page.wait(lambda: items.count() >= len(names))
+        page.settle()
+        assert set(names) <= {text.replace("✓", "").strip() for text in items.all_inner_texts()}
+        page.find("preset_shelf").press("Enter")
+        shelf = page.find("shelf_shown")
+        shelf.locator("[data-group-name=presets]").press("Enter")
+        page.wait(lambda: shelf.locator(".ip-adapter-shelved").count() >= len(names))
+        page.settle()
+        assert set(names) <= set(shelf.locator(".ip-adapter-shelved-name").all_inner_texts())
+    finally:
+        for name in names:
+            process.store().delete(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,22 @@ def test_parameters_bring_the_units_back(page: Page, pages: Callable[..., Page])
     fresh.wait(lambda: fresh.page.locator("#txt2img_prompt textarea").input_value() == "a bird")
 
 
+def test_parameters_from_elsewhere_leave_the_panel_whole(page: Page) -> None:
+    """Those with names of the panel's own components, plain and with quotes."""
+    page.add(picture(0))
+    before = page.state()
+    harm = '{\\"shown\\": 1, \\"units\\": [{}]}'
+    for name in ("IP-Adapter panel state", "IP-Adapter panel [state]"):
+        for value in ("x", f'"{harm}"'):
+            page.page.locator("#txt2img_prompt textarea").fill(
+                f"a dog\nSteps: 3, Sampler: Euler, CFG scale: 7, Seed: 1, {name}: {value}"
+            )
+            page.page.locator("#tab_txt2img #paste").first.click()
+            page.wait(lambda: page.page.locator("#txt2img_prompt textarea").input_value() == "a dog")
+            page.settle()
+            assert json.loads(page.state()) == json.loads(before), (name, value)
+
+
 def test_an_open_list_of_presets_stays_open(page: Page, host: Host) -> None:
     page.add(picture(0))
     for name in ("Straße", "Second"):
@@ -161,3 +178,33 @@ def test_an_open_list_of_presets_stays_open(page: Page, host: Host) -> None:
     assert page.page.evaluate("window.blurs") == 0
     for name in ("Straße", "Second"):
         host.client.delete(f"/ip-adapter/presets/{name}")
+
+
+def test_a_list_whose_names_are_never_the_servers_is_opened_again_once(page: Page, host: Host) -> None:
+    """As where something translates what stands in it."""
+    page.add(picture(0))
+    for name in ("Translated", "Chosen"):
+        page.preset("save")
+        page.wait(page.find("preset_name").is_visible)
+        page.find("preset_name").fill(name)
+        page.preset("yes")
+        page.wait(lambda name=name: f"Saved “{name}”" in page.note())
+    page.page.evaluate("""() => {
+        const list = document.getElementById("txt2img_ip_adapter_preset_chosen");
+        const rename = () => list.querySelectorAll("li[data-value=Translated]").forEach((one) => {
+            one.dataset.value = "Übersetzt";
+        });
+        new MutationObserver(rename).observe(list, {childList: true, subtree: true});
+        window.blurs = 0;
+        list.addEventListener("focusout", () => window.blurs++);
+    }""")
+    page.page.locator("#txt2img_prompt textarea").click()
+    try:
+        page.find("preset_chosen").locator("input").click()
+        page.wait(lambda: page.page.evaluate("window.blurs"))
+        page.page.wait_for_timeout(1500)
+        assert page.page.evaluate("window.blurs") == 1
+        assert page.find("preset_chosen").locator("ul.options li").count() >= 2
+    finally:
+        for name in ("Translated", "Chosen"):
+            host.client.delete(f"/ip-adapter/presets/{name}")

@@ -131,6 +131,20 @@ def test_sending_pictures_to_the_panel(page: Page) -> None:
     assert page.is_ticked("img2img")
 
 
+def test_a_picture_that_is_not_there_any_more_cannot_be_sent_and_that_is_told(page: Page) -> None:
+    page.small()
+    page.generate()
+    page.fold()
+    source = page.page.locator("#txt2img_gallery img").first.get_attribute("src")
+    page.page.route(source, lambda route: route.fulfill(status=404, json={"detail": "Not Found"}))
+    for _ in range(2):
+        page.page.locator("#txt2img_send_to_ip_adapter").click()
+        page.wait(lambda: "cannot be read any more" in page.told())
+        page.settle()
+        assert page.told().count("cannot be read any more") == 1 and page.find("model").is_visible()
+    assert source.rpartition("/")[2].partition("?")[0] in page.told() and page.pictures() == [0, 0, 0]
+
+
 def test_a_picture_counts_from_the_moment_it_is_dropped(page: Page, monkeypatch) -> None:
     """Generated while it is on its way: it is used, or the sentence says that it is not there yet. What is done
     meanwhile stays done, and it goes to the unit into which it was dropped."""

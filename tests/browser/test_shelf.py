@@ -122,7 +122,7 @@ def test_the_shelf_loads_what_is_clicked(page: Page, shelved: Any) -> None:
     assert page.pictures() == [2, 1, 0] and page.cards().count() == 1
     lately.nth(0).press("Escape")
     page.wait(lambda: shelf(page).count() == 0 and page.focused() == "preset_shelf")
-    assert page.page.evaluate("localStorage.getItem('ip-adapter-panel')") is None
+    assert page.page.evaluate("localStorage.getItem('ip-adapter-panel /')") is None
 
 
 def test_what_was_asked_of_one_group_does_not_come_into_another(page: Page, shelved: Any) -> None:
@@ -187,7 +187,7 @@ def test_the_panel_survives_a_reload_and_a_restart(page: Page, host: Host, shelv
     line.locator("button").press("Enter")
     page.wait(lambda: page.pictures() == [0, 0, 0] and page.drawn(0))
     assert not page.is_ticked() and page.focused() == "preset_shelf"
-    page.wait(lambda: page.page.evaluate("localStorage.getItem('ip-adapter-panel')") is None)
+    page.wait(lambda: page.page.evaluate("localStorage.getItem('ip-adapter-panel /')") is None)
     again(page)
     page.page.wait_for_function("!ipAdapter.keep")  # not even loaded: there is nothing
     assert page.pictures() == [0, 0, 0]
@@ -203,3 +203,28 @@ def test_the_start_picture_comes_back_with_the_panel_as_a_word(page: Page) -> No
     again(page)
     page.wait(lambda: "start_picture" in page.state())
     assert json.loads(page.state())["units"][0]["images"] == [item]
+
+
+def test_webuis_behind_one_address_keep_their_panels_by_themselves(page: Page) -> None:
+    """Earlier versions shared one flag, which the panel of any of them took away when it was emptied."""
+    old, own = "'ip-adapter-panel'", "'ip-adapter-panel /'"
+
+    def flags() -> list[str | None]:
+        return page.page.evaluate(f"[{old}, {own}].map((name) => localStorage.getItem(name))")
+
+    page.add(picture(45))
+    page.wait(lambda: is_kept(page) and flags() == [None, "kept"])
+    page.page.evaluate(f"localStorage.setItem({old}, 'kept'); localStorage.removeItem({own})")
+    again(page)
+    page.wait(lambda: page.pictures() == [1, 0, 0] and page.drawn(1))
+    page.wait(lambda: is_kept(page) and flags() == ["kept", "kept"])
+    page.page.evaluate(f"localStorage.removeItem({old})")  # by another WebUI's page
+    again(page)
+    page.wait(lambda: page.pictures() == [1, 0, 0] and page.drawn(1))
+    page.wait(lambda: is_kept(page))
+    page.page.evaluate(f"localStorage.setItem({old}, 'kept')")
+    page.open()
+    page.page.locator("#txt2img_ip_adapter .ip-adapter-restored button").press("Enter")
+    page.wait(lambda: flags() == ["kept", ""])  # others still go by theirs
+    again(page)
+    page.page.wait_for_function("!ipAdapter.keep")

@@ -41,7 +41,7 @@ KEYS = frozenset(
 NOT_SHOWN = frozenset(
     (
         "Object", "Content-Type", "Slider", "Dropdown", "Radio", "Textbox", "Files", "True", "False", "IP-Adapter",
-        "ControlNet", "ControlNet Unit {}", "IP-Adapter:", "IP-Adapter panel {}", "IP-Adapter: {} cannot be loaded",
+        "ControlNet", "ControlNet Unit {}", "IP-Adapter:", "IP-Adapter panel [{}]", "IP-Adapter: {} cannot be loaded",
         "Imported", "Recent /", "Steps", "Ctrl+Z", "several references", "keep purpose", "forget purpose", "keep look",
         "keep look over", "delete look", "export look", "{} input",
         "{} is no picture", "0 MB", "{} MB", "{} GB", "instantid", "faceid-plus", "faceid-plus-v2",

@@ -20,9 +20,14 @@ from tests.host.test_page_memory import event
 from tests.setup import faces as setup
 
 
-def press(host: Host, name: str) -> dict:
-    order = {"fn_index": event(host, f"txt2img_ip_adapter_{name}", "click"), "session_hash": "s", "data": []}
-    answer = host.client.post("/run/predict", json=order)
+def press(host: Host, name: str, headers: dict[str, str] | None = None, **more: object) -> dict:
+    """What the page does, as far as the server lets it."""
+    for trigger in ("click", "success") if name == "install_faces" else ("click",):
+        number = event(host, f"txt2img_ip_adapter_{name}", trigger)
+        order = {"fn_index": number, "session_hash": "s", "data": [None] * (trigger == "success"), **more}
+        answer = host.client.post("/run/predict", json=order, headers=headers or {})
+        if answer.status_code != 200:
+            break
     return {"status": answer.status_code, **answer.json()}
 
 
@@ -39,6 +44,24 @@ def test_the_button_installs(host: Host, monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(packages, "install_packages", fails)
     answer = press(host, "install_faces")
     assert answer["status"] == 500 and "no room" in str(answer["error"])
+
+
+def test_pages_of_other_sites_install_nothing(host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whether they press the button, say of their own request what they like, or go on where a press would."""
+    asked: list[Path] = []
+    monkeypatch.setattr(packages, "own_folder", lambda: tmp_path / "py3")
+    monkeypatch.setattr(packages, "install_packages", lambda folder, say, swapping: asked.append(folder))
+    foreign = {"Origin": "https://evil.example"}
+    refused = press(host, "install_faces", foreign, session_hash="foreign")
+    assert refused["status"] == 500 and "another site" in refused["error"]
+    told = {"headers": {"host": "testserver", "origin": "http://testserver"}}
+    refused = press(host, "install_faces", foreign, session_hash="foreign", request=told)
+    assert refused["status"] == 500 and "does not say where it comes from" in refused["error"]
+    second = {"fn_index": event(host, "txt2img_ip_adapter_install_faces", "success"), "session_hash": "foreign"}
+    for data in ([None], [True]):
+        assert host.client.post("/run/predict", json={**second, "data": data}, headers=foreign).status_code == 500
+    assert asked == []
+    assert press(host, "install_faces", session_hash="own")["status"] == 200 and len(asked) == 1
 
 
 def test_unloading_and_reloading_end_the_process(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,20 @@ def test_a_preview_of_what_cannot_be_is_a_422(unit: object, says: str, host: Hos
     assert answer.json()["detail"].startswith("IP-Adapter unit 1: ") and says in answer.json()["detail"]
 
 
+def test_no_parameter_of_a_picture_is_taken_for_a_component_of_the_panel(host: Host) -> None:
+    """Pictures come from anywhere: of theirs only the panel's own reading counts."""
+    from modules import scripts
+    from modules.infotext_utils import parse_generation_parameters
+
+    for runner in (scripts.scripts_txt2img, scripts.scripts_img2img):
+        script = next(s for s in runner.alwayson_scripts if s.title() == "IP-Adapter")
+        names = [name for _, name in script.infotext_fields if isinstance(name, str)]
+        assert names == script.paste_field_names and len(names) == len(set(names)) > 3
+        line = ", ".join(["Steps: 3", "Sampler: Euler", "CFG scale: 7", *(f'{name}: "x"' for name in names), "Seed: 1"])
+        read = parse_generation_parameters(f"a cat\n{line}")
+        assert read["Seed"] == "1" and not any("panel" in name for name in read)
+
+
 def test_the_page_asks_for_what_the_contract_names(host: Host) -> None:
     from modules import scripts, shared
 

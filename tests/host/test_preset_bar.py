@@ -12,6 +12,7 @@ import torch
 from demo.start import Host
 from tests.helpers.files import unit
 from tests.helpers.panel import panel_of, put_in
+from tests.host.test_page_memory import event
 
 
 def test_orders_of_the_preset_bar(host: Host, store, monkeypatch, tmp_path) -> None:
@@ -181,3 +182,29 @@ def test_a_look_is_kept_of_the_unit_that_was_asked_about(host: Host, monkeypatch
     assert "There is no look “gone”" in said and kept is None
     assert give(1, pending, do="delete look", about="gone", name="")[2] == pending
     assert give(1, pending, do="export look", name="a")[2].suffix == ".safetensors"
+
+
+def test_pages_of_other_sites_give_no_orders(host: Host) -> None:
+    """Neither by a request from there, nor by one that tells of another one."""
+    from lib_ipadapter.webui import process
+
+    store = process.store()  # the one of the running page
+    store.save("mine", [{"model": "base"}])
+    foreign = {"Origin": "https://evil.example"}
+
+    def send(order: str, headers: dict[str, str] | None = None, chosen: str | None = None, **more: object) -> str:
+        """What stands in the line of notes then."""
+        number = event(host, "txt2img_ip_adapter_preset_order", "change")
+        others = len(host.blocks.config["dependencies"][number]["inputs"]) - 2
+        body = {"fn_index": number, "session_hash": "s", "data": [order, chosen, *[None] * others], **more}
+        answer = host.client.post("/run/predict", json=body, headers=headers or {})
+        assert answer.status_code == 200, answer.text
+        return html.unescape(answer.json()["data"][0])
+
+    order = json.dumps({"do": "delete", "about": "mine", "name": "mine", "stamp": "s"})
+    assert "another site" in send(order, headers=foreign)
+    assert "does not say where" in send(order, headers=foreign, request={"headers": {}})
+    question = json.dumps({"ask": "delete", "stamp": "s"})
+    assert "mine" in store.names() and "Delete “mine”?" in send(question, foreign, "mine")
+    assert "Deleted “mine”." in send(order)
+    assert "mine" not in store.names()

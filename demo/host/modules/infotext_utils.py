@@ -14,6 +14,8 @@ from modules import errors, images, script_callbacks, shared
 from modules.paths import data_path
 from modules.util import convert, record
 
+NAME = r"\w[\w /-]+"  # of a parameter
+
 paste_fields: dict[str, dict] = {}
 registered_param_bindings: list[ParamBinding] = []
 
@@ -138,7 +140,9 @@ def _pairs(line):
             end = len(line.partition(",")[0])
             value = line[:end].strip()
         line = line[end:].partition(",")[2]
-        yield name.rpartition(",")[2].strip(), value
+        name = name.rpartition(",")[2].strip()
+        if re.fullmatch(NAME, name):
+            yield name, value
 
 
 def parse_generation_parameters(x, skip_fields=None):

@@ -19,6 +19,7 @@ from ...kinds import Wording
 from ...presets.store import Store
 from ...unit import MAX_UNITS
 from .. import ahead, face_install, looks, options, process, reference_folders
+from ..guards import refuse_other_pages
 from . import download_card, model_choice, panel_state
 from .controlnet_bar import ControlNetBar
 from .editor import QUIET, UNTICKED, Editor, hidden, in_page, note
@@ -151,7 +152,7 @@ class Panel:
             if tab == "txt2img":  # all pages press these
                 download_card.add_button()
                 self._button("unload", self._unload)
-                self._button("install_faces", self._install_faces)
+                self._install_button()
                 self._button("nothing", self._nothing)
                 self._button("unticked", lambda: gr.Warning(UNTICKED))
         self.tick.do_not_save_to_config = True
@@ -174,6 +175,13 @@ class Panel:
     def _button(self, name: str, function: Callable[[], None]) -> None:
         button = gr.Button(name, visible=False, elem_id=f"{self.tab}_ip_adapter_{name}")
         button.click(function, **QUIET)
+
+    def _install_button(self) -> None:
+        """Events that pass gradio's queue by say where they come from, and those in it can tell what goes on: a press
+        is one of each. What the first has found waits in the page's session, which the server has."""
+        button = gr.Button("install_faces", visible=False, elem_id=f"{self.tab}_ip_adapter_install_faces")
+        may = gr.State(False)
+        button.click(self._check, None, may, queue=False, **QUIET).success(self._install_faces, may, **QUIET)
 
     # what it does
 
@@ -210,7 +218,19 @@ class Panel:
         gr.Info("IP-Adapter has let go of its adapters, the image encoder and all encoded references.")
 
     @staticmethod
-    def _install_faces() -> None:
+    def _check(request: gr.Request) -> bool:
+        """Whether the page may have something installed: True, or an error."""
+        try:
+            refuse_other_pages(request)
+        except IPAdapterError as error:
+            raise gr.Error(f"IP-Adapter: {error.detail}") from None
+        return True
+
+    @staticmethod
+    def _install_faces(may: bool) -> None:
+        """``may``: what ``_check`` has found."""
+        if not may:
+            raise gr.Error("IP-Adapter: press “Install face analysis” in the settings again.")
         gr.Info("IP-Adapter is installing face analysis; this takes a minute or two. The console says how far it is.")
         try:
             face_install.install()
@@ -224,7 +244,8 @@ class Panel:
 
     def built(self) -> BuiltPanel:
         names = ["ticked", "state", "pictures", *self.editor.controls]
-        travelling = dict(zip((f"IP-Adapter panel {name}" for name in names), self.targets, strict=True))
+        # No parameter in a picture can have a name with brackets: these go from tab to tab alone.
+        travelling = dict(zip((f"IP-Adapter panel [{name}]" for name in names), self.targets, strict=True))
         fields = [PasteField(component, name) for name, component in travelling.items()]
         return BuiltPanel(
             [*self.api_places, self.pasted, self.tick, *self.editor.arguments],

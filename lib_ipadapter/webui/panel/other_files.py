@@ -49,7 +49,7 @@ def _line(entry: Entry, reason: str, *, is_usable: bool = False) -> str:
         button = f" <button type='button' class='ip-adapter-take'{about}>Choose</button>"
     reason = reason if len(reason) <= LONGEST else f"{reason[: LONGEST - 1]}…"
     title = html_controls.attributes(title=entry.file)
-    return f"<li><b{title}>{html.escape(entry.name)}</b> <span>{html.escape(reason)}</span>{button}</li>"
+    return f"<li><b{title} translate='no'>{html.escape(entry.name)}</b> <span>{html.escape(reason)}</span>{button}</li>"
 
 
 # Another look

@@ -19,6 +19,7 @@ import gradio as gr
 
 from ...errors import IPAdapterError
 from ...presets.store import PresetExists, Store
+from ..guards import refuse_other_pages
 from ..host.page import listing
 from . import html_controls, look_row, purpose_row
 from .editor import QUIET, hidden, in_page, note
@@ -48,6 +49,7 @@ QUESTIONS = {
     "import over": ("The file has presets that exist here. Overwrite them?", "Overwrite"),
 }
 NAMED = ("save", "rename")  # these want a name
+READING = ("load", "export", look_row.EXPORT, "cancel")  # these change nothing that is kept
 CHOOSE = "Choose a preset first."
 
 
@@ -191,7 +193,7 @@ class PresetBar:
         self.units, self.filled, self.nothing = units, filled, [gr.update()] * len(outputs)
         script = partial(in_page, self.tab)
         self.order.change(
-            self.follow, [self.order, self.chosen, self.file, *inputs],
+            self._ordered, [self.order, self.chosen, self.file, *inputs],
             [self.note, self.chosen, self.file, *outputs], queue=False, **QUIET,
         ).then(None, None, self.file, **script("presets.answerOrder"))  # fmt: skip
         self.file.upload(
@@ -201,6 +203,18 @@ class PresetBar:
         self.chosen.focus(self._refresh, None, [self.chosen, self.listed], queue=False, **QUIET).then(
             None, self.listed, None, **script("presets.answerNames")
         )
+
+    def _ordered(
+        self, order: str, chosen: str | None, file: Path | None, request: gr.Request, *values: Any
+    ) -> list[Any]:
+        """As ``follow``; what changes something that is kept is for pages of this site."""
+        wanted = json.loads(order)
+        try:
+            if "do" in wanted and wanted["do"] not in READING:
+                refuse_other_pages(request)
+        except IPAdapterError as error:
+            return [note(error.detail), gr.update(), file, *self.nothing]
+        return self.follow(order, chosen, file, *values)
 
     def follow(self, order: str, chosen: str | None, file: Path | None, *values: Any) -> list[Any]:
         """Values for the note, the list, the file (it stays while there may be a question about it), and what
