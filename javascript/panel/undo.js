@@ -81,6 +81,9 @@
     }
     function setBack(tab, {text, values, isTicked}) {
         const state = JSON.parse(text);
+        for (const one of state.units.flatMap(({images}) => images ?? [])) {
+            if (one.waiting && !ipAdapter.pictures.isUnderWay(tab, one.key)) delete one.waiting;  // it has come since
+        }
         Object.assign(ipAdapter.shownUnit(state), values);
         ipAdapter.units.restore(tab, state);
         if (tab.tick.isSet !== isTicked) tab.tickbox?.click();

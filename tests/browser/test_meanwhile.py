@@ -1,0 +1,85 @@
+"""What comes into the units from elsewhere, and what is done meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.start import Host
+from tests.helpers.files import picture, png
+from tests.helpers.page import Page
+
+pytestmark = pytest.mark.host("page")
+
+
+@pytest.fixture
+def kept(host: Host) -> Iterator[str]:
+    """A preset with a reference."""
+    from lib_ipadapter.webui import process
+
+    store, name = process.store(), "meanwhile"
+    store.save(name, [{"model": "demo-sd15", "weight": 0.35, "images": [picture(3)]}])
+    yield name
+    store.delete(name)
+
+
+def delay(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, seconds: float) -> None:
+    """Let a function of the server begin so much later."""
+    function = getattr(owner, name)
+
+    def delayed(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(seconds)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, delayed)
+
+
+@pytest.fixture
+def give(page: Page, tmp_path: Path) -> Callable[..., None]:
+    """Pictures are chosen, as a person does it: from files."""
+
+    def give(*seeds: int) -> None:
+        files = [tmp_path / f"{seed}.png" for seed in seeds]
+        for file, seed in zip(files, seeds, strict=True):
+            file.write_bytes(png(picture(seed)))
+        page.find("drop_area").locator("input[type=file]").set_input_files(files)
+
+    return give
+
+
+def undo(page: Page) -> None:
+    button = page.page.locator("#txt2img_ip_adapter .ip-adapter-undo > button")
+    page.wait(button.is_visible)
+    button.click()
+
+
+@pytest.mark.parametrize(("taking", "loading"), [(2.0, 0.0), (0.7, 3.0)])
+def test_no_picture_is_lost_that_is_on_its_way_beside_a_presets(
+    page: Page, kept: str, give: Callable[..., None], monkeypatch: pytest.MonkeyPatch, taking: float, loading: float
+) -> None:
+    """Whichever comes last, the session has both, for the units and for an undo."""
+    from lib_ipadapter.presets.store import Store
+    from lib_ipadapter.webui.panel import panel_state
+
+    page.choose("preset_chosen", kept)
+    delay(monkeypatch, panel_state, "take", taking)
+    delay(monkeypatch, Store, "load", loading)
+    give(0, 1)
+    page.wait(lambda: page.cards().count() == 2)
+    page.preset("load")
+    page.wait(lambda: page.note() == f"Loaded “{kept}”.")
+    page.wait(lambda: not page.page.evaluate("ipAdapter.page.tabs.txt2img.delivery.isRunning"))
+
+    def shows(count: int) -> None:
+        page.wait(lambda: page.drawn(count))
+        page.settle()
+        assert "not there any more" not in page.find("references").inner_text()
+        assert page.cards().locator("img").count() >= count
+
+    shows(1)
+    undo(page)
+    shows(2)
