@@ -46,8 +46,10 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             this.presets = {order: null, button: null};
             // The shelf: the last question's answer, and the function that takes the next one.
             this.shelf = {answered: Promise.resolve(), onAnswer: null};
-            // A state to which all units are about to be set back.
+            // A state to which all units are about to be set back, and whether units of another place, pasted ones for
+            // example, are on their way from the server.
             this.restored = null;
+            this.isComing = false;
             // What is kept of the panel in the browser: texts from the inbox and files by their pictures' keys, and the
             // timer that runs until nothing changes any more.
             this.keep = {arrived: new Map(), files: new Map(), timer: null};

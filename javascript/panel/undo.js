@@ -141,13 +141,24 @@
         if (tab && (event.shiftKey ? redo(tab) : undo(tab))) event.preventDefault();
     }
 
-    // Parameters are about to be put into the units.
+    // Units are about to come from elsewhere: what is done until they have come is done after it. Without a `label`, they
+    // overwrite nothing.
+    function awaitUnits(tab, label) {
+        if (label) remember(tab, label);
+        tab.isComing = true;
+        ipAdapter.early.hold(() => !tab.isComing);
+    }
     function answerPasting(tab, values) {
-        remember(tab, "pasted parameters");
+        awaitUnits(tab, "pasted parameters");
         return values;
+    }
+    async function answerCome(tab) {
+        await ipAdapter.pause(0);  // the answer is on view
+        tab.isComing = false;
+        return [];
     }
 
     document.addEventListener("click", onClick);
     document.addEventListener("keydown", onKey);
-    return {remember, act, settle, undo, draw, answerPasting};
+    return {remember, act, settle, undo, draw, awaitUnits, answerPasting, answerCome};
 })();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +52,10 @@ def give(page: Page, tmp_path: Path) -> Callable[..., None]:
     return give
 
 
+def keys(page: Page, tab: str = "txt2img") -> list[list[str]]:
+    return [[one["key"] for one in unit.get("images", ())] for unit in json.loads(page.state(tab))["units"]]
+
+
 def undo(page: Page) -> None:
     button = page.page.locator("#txt2img_ip_adapter .ip-adapter-undo > button")
     page.wait(button.is_visible)
@@ -83,3 +88,55 @@ def test_no_picture_is_lost_that_is_on_its_way_beside_a_presets(
     shows(1)
     undo(page)
     shows(2)
+
+
+def test_what_is_done_while_a_preset_comes_is_done_after_it(
+    page: Page, kept: str, give: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lib_ipadapter.presets.store import Store
+
+    page.add(picture(0))
+    page.number("weight", 0.9)
+    before = keys(page)
+    page.choose("preset_chosen", kept)
+    delay(monkeypatch, Store, "load", 2)
+    page.preset("load")
+    page.number("end", 0.5)
+    give(1)
+    page.tick()
+    assert keys(page) == before
+    page.wait(lambda: page.note() == f"Loaded “{kept}”.")
+    page.wait(lambda: page.pictures() == [2, 0, 0] and page.drawn(2))
+    page.wait(lambda: (page.number("weight"), page.number("end")) == (0.35, 0.5))
+    page.settle()
+    assert not page.is_ticked()
+    undo(page)
+    page.wait(lambda: keys(page) == before and page.drawn(1) and page.is_ticked())
+    assert (page.number("weight"), page.number("end")) == (0.9, 1)
+
+    # While the order waits for another one, nothing is on its way.
+    page.page.evaluate("ipAdapter.page.tabs.txt2img.presets.order = {}")
+    page.preset("load")
+    page.number("weight", 0.8)
+    page.page.evaluate("ipAdapter.page.tabs.txt2img.presets.order = null")
+    page.wait(lambda: page.number("weight") == 0.35)
+    undo(page)
+    page.wait(lambda: page.number("weight") == 0.8 and keys(page) == before)
+
+
+def test_what_is_done_while_parameters_come_is_done_after_them(
+    page: Page, give: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lib_ipadapter.webui.panel import accordion
+
+    delay(monkeypatch, accordion, "_from_parameters", 2)
+    prompt = page.page.locator("#txt2img_prompt textarea")
+    ours = f"model: demo-sd15, weight: 0.45, references: {'0' * 12}"
+    prompt.fill(f'a dog\nSteps: 3, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64, IP-Adapter 1: "{ours}"')
+    page.page.locator("#tab_txt2img #paste").first.click()
+    page.wait(lambda: prompt.input_value() == "a dog")
+    give(1)
+    page.number("end", 0.5)
+    page.wait(lambda: "cannot be restored from the parameters" in page.note())
+    page.wait(lambda: page.pictures() == [1, 0, 0] and page.drawn(1))
+    page.wait(lambda: (page.number("weight"), page.number("end")) == (0.45, 0.5))

@@ -169,7 +169,10 @@ class Panel:
         self.tick.change(None, self.tick, None, **in_page(self.tab, "units.answerTick"))
         pasting = in_page(self.tab, "undo.answerPasting")
         pages = [self.pasted, self.editor.pictures]
-        self.pasted.change(self.paste, pages, [self.bar.note, *self.targets], **pasting, **QUIET)
+        come = in_page(self.tab, "undo.answerCome")
+        self.pasted.change(self.paste, pages, [self.bar.note, *self.targets], **pasting, **QUIET).then(
+            None, None, None, **come
+        )
 
     def _button(self, name: str, function: Callable[[], None]) -> None:
         button = gr.Button(name, visible=False, elem_id=f"{self.tab}_ip_adapter_{name}")
