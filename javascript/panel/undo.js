@@ -152,6 +152,12 @@
         awaitUnits(tab, "pasted parameters");
         return values;
     }
+    // The host has sent txt2img's units along with a picture; no text where they have been taken over.
+    function answerSending(tab, values) {
+        const [, text] = values;
+        if (text && ipAdapter.page.tabs.txt2img.tick.isSet) awaitUnits(tab, "took over txt2img's units");
+        return values;
+    }
     async function answerCome(tab) {
         await ipAdapter.pause(0);  // the answer is on view
         tab.isComing = false;
@@ -160,5 +166,5 @@
 
     document.addEventListener("click", onClick);
     document.addEventListener("keydown", onKey);
-    return {remember, act, settle, undo, draw, awaitUnits, answerPasting, answerCome};
+    return {remember, act, settle, undo, draw, awaitUnits, answerPasting, answerSending, answerCome};
 })();

@@ -140,3 +140,59 @@ def test_what_is_done_while_parameters_come_is_done_after_them(
     page.wait(lambda: "cannot be restored from the parameters" in page.note())
     page.wait(lambda: page.pictures() == [1, 0, 0] and page.drawn(1))
     page.wait(lambda: (page.number("weight"), page.number("end")) == (0.45, 0.5))
+
+
+def test_units_that_the_host_sends_along_can_be_given_back(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By *Send to img2img*. Of a panel that is not in use nothing goes; what is still on its way is left behind."""
+    from lib_ipadapter.webui.panel import panel_state
+
+    def give(tab: str, seed: int) -> None:
+        data = {"name": "a.png", "mimeType": "image/png", "buffer": png(picture(seed))}
+        page.find("drop_area", tab).locator("input[type=file]").set_input_files(data)
+
+    def turn_to(tab: str) -> None:
+        page.page.locator("#tabs > .tab-nav > button", has_text=tab).click()
+
+    def send() -> None:
+        turn_to("txt2img")
+        page.page.locator("#txt2img_send_to_img2img").click()
+        page.settle()
+
+    undo = page.page.locator("#img2img_ip_adapter .ip-adapter-undo > button")
+    page.small()
+    page.generate()
+    turn_to("img2img")
+    give("img2img", 40)
+    page.wait(lambda: page.drawn(1, "img2img") and page.is_ticked("img2img"))
+    own = keys(page, "img2img")
+    send()
+    assert keys(page, "img2img") == own and page.is_ticked("img2img")
+    turn_to("txt2img")
+    page.tick()  # ticked, and without a reference
+    send()
+    assert keys(page, "img2img") == own and not undo.is_visible()
+
+    turn_to("txt2img")
+    page.add(picture(0))
+    page.number("weight", 0.45)
+    weight = page.find("weight", "img2img").locator("input[type=number]")
+    for _ in range(2):  # the same once more, after it was taken back
+        send()
+        page.wait(lambda: keys(page, "img2img") == keys(page) and page.drawn(1, "img2img"))
+        page.wait(lambda: weight.input_value() == "0.45")
+        page.wait(undo.is_visible)
+        assert undo.inner_text() == "Undo: took over txt2img's units"
+        undo.click()
+        page.wait(lambda: keys(page, "img2img") == own and page.drawn(1, "img2img"))
+        assert "not there any more" not in page.find("references", "img2img").inner_text()
+        page.wait(lambda: weight.input_value() != "0.45")
+
+    delay(monkeypatch, panel_state, "take", 3)
+    turn_to("txt2img")
+    (here,) = keys(page)[0]
+    give("txt2img", 1)
+    page.wait(lambda: '"waiting"' in page.state())
+    page.page.locator("#txt2img_send_to_img2img").click()
+    page.wait(lambda: "have been left behind" in page.find("note", "img2img").inner_text())
+    page.wait(lambda: keys(page, "img2img")[0] == [here] and page.drawn(1, "img2img"))
+    page.wait(lambda: '"waiting"' not in page.state())

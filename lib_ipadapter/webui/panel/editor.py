@@ -89,6 +89,7 @@ UNTICKED = (
     "them."
 )
 LEFT_OUT = "IP-Adapter is not ticked: the next picture is made without its references."
+LEFT_BEHIND = "References that were still on their way have been left behind: add them here again."
 START_BUTTON = (
     "<button type='button' class='ip-adapter-start' title='Adds what img2img begins with as a reference; in tiled "
     "upscaling each tile sees itself, so that no face grows where there is none.'>Start picture</button>"
@@ -321,6 +322,24 @@ class Editor:
         others = state.still_used(before)
         state.units[state.shown - 1], more, notes = entry(unit, self.resources().catalog, Intake(others.values()))
         return self._values(state, changed(held, before, state.kept({**before, **more}))), notes
+
+    def taken_over(
+        self, text: str, values: Sequence[Any], sent: HeldPictures | None, held: HeldPictures | None
+    ) -> tuple[list[Any] | None, list[str]]:
+        """As ``filled``, with another tab's units: its state, what its controls have, and its pictures, of which those
+        that are still on their way there stay behind. None where no unit has a reference."""
+        state, there, before = PanelState.parse(text), now(sent), now(held)
+        state.unit.update(zip(self.controls, values, strict=True))
+        notes: list[str] = []
+        for unit in state.units:
+            come = [item for item in unit["images"] if item["key"] in there or not item.get("waiting")]
+            if len(come) < len(unit["images"]) and not notes:
+                notes.append(LEFT_BEHIND)
+            unit["images"] = [{name: value for name, value in item.items() if name != "waiting"} for item in come]
+        if not any(unit["images"] or unit.get(FOLDER) for unit in state.units):
+            return None, notes
+        pictures = changed(held, before, state.kept({**before, **state.still_used(there)}))
+        return self._values(state, pictures), notes
 
     def _values(self, state: PanelState, pictures: HeldPictures) -> list[Any]:
         shown = state.unit
