@@ -1,11 +1,15 @@
 // What is done in a panel before its scripts are here and what was kept is back in it: that is done then, in its order.
-// The WebUI loads this file with its page.
+// So is what is done while something is on its way to the units, like a preset, which would overwrite it. The WebUI
+// loads this file with its page.
 (window.ipAdapter ??= {}).early = (() => {
     // {act: what is to be done, null for nothing after all; of: the field that it sets, if it sets one}
     const acts = [];
     const over = new AbortController();
+    let isHeld = true;
+    const awaited = [];  // of each that is on its way: whether it has come
+    const LONGEST = 10_000;  // milliseconds: what has not come by then is not waited for
     // Where the scripts are here, what they do themselves is done at once.
-    const isTaken = (event) => event.isTrusted || !ipAdapter.isReady?.();
+    const isTaken = (event) => isHeld && (event.isTrusted || !ipAdapter.isReady?.());
     const tabs = () => Object.values(ipAdapter.page?.tabs ?? {}).filter(({panel}) => panel);
     const tabAt = (node) => node instanceof Node ? tabs().find(({panel}) => panel.contains(node)) : undefined;
     const elementOf = ({target}) => target instanceof Element ? target : target.parentElement;
@@ -64,19 +68,25 @@
         if (button.matches(".label-wrap") || getComputedStyle(button).display === "none") return false;
         return Boolean(tabAt(button)) || button.id.endsWith("_send_to_ip_adapter");
     }
-    // The button, or the one that comes in its place until then, is pressed.
+    // The button, or the one that comes in its place until then, is pressed. A reference has none in its place.
     function pressOf(button) {
-        const selector = selectorOf(button);
+        const selector = button.closest(".ip-adapter-card") ? null : selectorOf(button);
         return () => (button.isConnected ? button : selector && document.querySelector(selector))?.click();
     }
     // For a button that is pressed without a click of the browser's.
     function press(button) {
-        if (over.signal.aborted) button.click();
-        else acts.push({act: pressOf(button), of: null});
+        if (isHeld) acts.push({act: pressOf(button), of: null});
+        else button.click();
+    }
+    // The panel's tick is set at once, and again in its turn: what comes before may have set it, too.
+    function onTick({tickbox, tick}) {
+        const {checked} = tickbox;
+        tick.clicked = Infinity;
+        acts.push({act: () => { if (tickbox.checked !== checked) tickbox.click(); }, of: tickbox});
     }
     function onClick(event) {
         const target = elementOf(event), button = target?.closest("button"), tab = target && tabAt(target);
-        if (tab && tab.tickbox === target && event instanceof MouseEvent) tab.tick.clicked = Infinity;
+        if (tab && tab.tickbox === target && event instanceof MouseEvent) onTick(tab);
         if (!button || target.matches("input[type=file]") || !isOurs(button)) return;
         const files = button.dataset.order === "null" && tab?.element("preset_file")?.querySelector("input[type=file]");
         if (files) {  // "Import presets": a browser lets nobody open its dialog later
@@ -131,9 +141,12 @@
         event.preventDefault();  // the browser would open a file in the place of the page
         put(event, () => ipAdapter.dropping.take(found.tab, found.content, ipAdapter.dropping.unitAt(target)));
     }
+    // A card that is dragged stays where it is: what comes is about to take its place.
+    const isCard = ({dataTransfer: data, target}) => data?.types.includes(ipAdapter.moves?.TYPE) && tabAt(target);
+    const OWN = ".ip-adapter-control, .ip-adapter-card";
     const EVENTS = {
         click: onClick,
-        input: (event) => (event.target.closest?.(".ip-adapter-control") ? onControl : onComponent)(event),
+        input: (event) => (event.target.closest?.(OWN) ? onControl : onComponent)(event),
         change(event) {
             if (event.target.matches?.(".ip-adapter-drop-area input")) onPictures(event, chosen(event));
             else onComponent(event);
@@ -144,7 +157,10 @@
         dragover(event) {
             if (event.dataTransfer && isPictures(event.dataTransfer) && tabAt(event.target)) event.preventDefault();
         },
-        drop: (event) => onPictures(event, dropped(event)),
+        drop(event) {
+            if (isCard(event)) event.stopImmediatePropagation();
+            else onPictures(event, dropped(event));
+        },
         paste: (event) => onPictures(event, pasted(event)),
     };
     for (const [type, take] of Object.entries(EVENTS)) {
@@ -167,28 +183,50 @@
         openFiles(event);
     });
 
-    // In a task of its own, so that one that fails stops no other; and what follows from it comes before the next one:
-    // gradio's answers, some versions of which come with a frame, and a preset from the server.
+    // Gradio's answers are in the page; some versions of it put them there with a frame.
+    async function follow() {
+        await ipAdapter.pause(0);
+        await Promise.race([ipAdapter.pause(100), new Promise((resolve) => requestAnimationFrame(resolve))]);
+    }
+    async function come() {
+        if (!awaited.length) return;
+        await ipAdapter.waitUntil(() => awaited.every((hasCome) => hasCome()), LONGEST);
+        awaited.length = 0;
+        await follow();
+    }
+    // In a task of its own, so that one that fails stops no other; and what follows from it comes before the next one,
+    // what has been ordered from the server among it.
     async function perform(act) {
         await new Promise((resolve) => setTimeout(() => {
             resolve();
             act();
         }));
-        await ipAdapter.pause(0);
-        await Promise.race([ipAdapter.pause(100), new Promise((resolve) => requestAnimationFrame(resolve))]);
-        await ipAdapter.waitUntil(() => tabs().every(({presets}) => presets.order === null), 10_000);
+        await follow();
+        await ipAdapter.waitUntil(() => tabs().every(({presets}) => presets.order === null), LONGEST);
+        await come();
     }
     // The scripts are here, and what was kept is back. What is done while this goes on is done after it.
     async function end() {
         await ipAdapter.pause(0);  // gradio's components have what was last set in them
+        await come();
         while (acts.length) {
             await ipAdapter.onView();
             const {act} = acts.shift();
             if (act) await perform(act);
         }
-        stop();
+        isHeld = false;
     }
-    // Also where the scripts do not come, or there is no panel.
-    const stop = () => over.abort();
-    return {selectorOf, isPictures, isUndo, dropped, pasted, chosen, press, end, stop};
+    // Something is on its way to the units: what is done in the panel from now on is done when it `hasCome`.
+    function hold(hasCome) {
+        awaited.push(hasCome);
+        if (isHeld) return;  // what was done before has its turn, and then this
+        isHeld = true;
+        end();
+    }
+    // Where the scripts do not come, or there is no panel.
+    function stop() {
+        isHeld = false;
+        over.abort();
+    }
+    return {selectorOf, isPictures, isUndo, dropped, pasted, chosen, press, end, hold, stop};
 })();

@@ -39,9 +39,9 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             // The bars: the strength that they show or are about to show, the timer that runs until a slider rests,
             // and is running, whether a request has not been answered yet, and whether another one has to follow it.
             this.bars = {strength: null, timer: null, isResting: false, isAwaited: false, isOutdated: false};
-            // Pictures on their way to the session: those that wait, whether one is being delivered, and the function
-            // that takes the server's receipt for it.
-            this.delivery = {queue: [], isRunning: false, onReceipt: null};
+            // Pictures on their way to the session: those that wait, whether one is being delivered, its key, and the
+            // function that takes the server's receipt for it.
+            this.delivery = {queue: [], isRunning: false, key: null, onReceipt: null};
             // The panel's tick: whether it is set, when somebody clicked it last, whether references are in view that it
             // leaves out, and whether somebody has answered that this is meant.
             this.tick = {isSet: false, clicked: -Infinity, isLeavingOut: false, isAnswered: false};
@@ -55,8 +55,10 @@ Object.assign(window.ipAdapter ??= {}, (() => {
             this.presets = {order: null, button: null, reopened: null};
             // The shelf: the last question's answer, and the function that takes the next one.
             this.shelf = {answered: Promise.resolve(), onAnswer: null};
-            // A state to which all units are about to be set back.
+            // A state to which all units are about to be set back, and whether units of another place, pasted ones for
+            // example, are on their way from the server.
             this.restored = null;
+            this.isComing = false;
             // What is kept of the panel in the browser: texts from the inbox and files by their pictures' keys, and the
             // timer that runs until nothing changes any more.
             this.keep = {arrived: new Map(), files: new Map(), timer: null};

@@ -142,8 +142,8 @@ Object.assign(ipAdapter.shelf, (() => {
         } else if (pressed.matches(".ip-adapter-shelf-more")) {
             more(tab, shelf);
         } else {
-            ipAdapter.undo?.remember(tab, `loaded “${pressed.shelved}”`);
-            ipAdapter.presets.give(tab, {do: "load", name: pressed.shelved});
+            const label = `loaded “${pressed.shelved}”`;
+            ipAdapter.presets.give(tab, {do: "load", name: pressed.shelved}, label);
         }
     }
     function onKey(event) {

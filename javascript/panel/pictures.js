@@ -39,11 +39,14 @@
         delivery.isRunning = true;
         while (delivery.queue.length) {
             const next = delivery.queue.shift();
+            delivery.key = next.key;
             if (next.resolve) next.resolve((await answerTo(tab, {wanted: next.key})).whole ?? null);
             else await deliverPicture(tab, next);
         }
         delivery.isRunning = false;
+        delivery.key = null;
     }
+    const isUnderWay = ({delivery}, key) => delivery.key === key || delivery.queue.some((one) => one.key === key);
     async function deliverPicture(tab, {key, file, isMask, isAgain}) {
         const {sent, word} = isMask ? {sent: file} : await readable(file);
         const {taken, problem} = await answerTo(tab, {key, data: await dataOf(sent)});
@@ -165,5 +168,5 @@
         tab.panel.scrollIntoView({block: "nearest", behavior: "smooth"});
     }
 
-    return {add, addMask, whole, pictureIn, send, nameIn, download, answerTaken};
+    return {add, addMask, whole, isUnderWay, pictureIn, send, nameIn, download, answerTaken};
 })();

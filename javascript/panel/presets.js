@@ -1,9 +1,12 @@
 // Presets: an order goes into a box (preset_bar.py); the answer, which may be a question, stands in the line of notes.
 (window.ipAdapter ??= {}).presets = (() => {
     const isBusy = (tab) => tab.presets.order !== null;
-    async function give(tab, order) {
+    // `label`: what an undo calls it, of an order that overwrites units, which are remembered as they are when it goes.
+    async function give(tab, order, label = "") {
         if (!await ipAdapter.waitUntil(() => !isBusy(tab), 60_000)) return;
         tab.presets.order = order;
+        if (label) ipAdapter.undo.remember(tab, label);
+        if (order.do === "load") ipAdapter.early.hold(() => !isBusy(tab));
         tab.writeBox("preset_order", JSON.stringify({...order, stamp: ipAdapter.newKey()}));
     }
 
@@ -38,8 +41,8 @@
         const tab = ipAdapter.tabOf(button), order = JSON.parse(button.dataset.order);
         tab.presets.button = button;
         const chosen = tab.element("preset_chosen").querySelector("input").value;
-        if (order?.do === "load" && chosen) ipAdapter.undo.remember(tab, `loaded “${chosen}”`);
-        if (order) give(tab, order);
+        const label = order?.do === "load" && chosen ? `loaded “${chosen}”` : "";
+        if (order) give(tab, order, label);
         else chooseFile(tab);
     }
     function onCancel(event) {

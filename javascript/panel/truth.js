@@ -169,13 +169,20 @@
     }
     function askFromControlNet(tab, [name, text, ...values]) {
         const state = tab.isReplacing ? JSON.stringify({...JSON.parse(text), replace: true}) : text;
-        if (tab.isReplacing) ipAdapter.undo.remember(tab, "took over ControlNet's unit");
-        else tab.presets.button = tab.element("controlnet_from");
+        const label = tab.isReplacing ? "took over ControlNet's unit" : "";
+        if (!tab.isReplacing) tab.presets.button = tab.element("controlnet_from");
+        ipAdapter.undo.awaitUnits(tab, label);
         tab.isReplacing = false;
         return [name, state, ...values];
+    }
+    async function answerFromControlNet(tab) {
+        await ipAdapter.undo.answerCome(tab);
+        return ipAdapter.presets.answerNote(tab);
     }
 
     document.addEventListener("click", onGenerate, true);
     document.addEventListener("click", onAnswer);
-    return {build, draw, noteShown, noteMasks, showCurve, showReasons, replace, askFromControlNet};
+    return {
+        build, draw, noteShown, noteMasks, showCurve, showReasons, replace, askFromControlNet, answerFromControlNet,
+    };
 })();

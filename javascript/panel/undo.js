@@ -81,6 +81,9 @@
     }
     function setBack(tab, {text, values, isTicked}) {
         const state = JSON.parse(text);
+        for (const one of state.units.flatMap(({images}) => images ?? [])) {
+            if (one.waiting && !ipAdapter.pictures.isUnderWay(tab, one.key)) delete one.waiting;  // it has come since
+        }
         Object.assign(ipAdapter.shownUnit(state), values);
         ipAdapter.units.restore(tab, state);
         if (tab.tick.isSet !== isTicked) tab.tickbox?.click();
@@ -138,13 +141,30 @@
         if (tab && (event.shiftKey ? redo(tab) : undo(tab))) event.preventDefault();
     }
 
-    // Parameters are about to be put into the units.
+    // Units are about to come from elsewhere: what is done until they have come is done after it. Without a `label`, they
+    // overwrite nothing.
+    function awaitUnits(tab, label) {
+        if (label) remember(tab, label);
+        tab.isComing = true;
+        ipAdapter.early.hold(() => !tab.isComing);
+    }
     function answerPasting(tab, values) {
-        remember(tab, "pasted parameters");
+        awaitUnits(tab, "pasted parameters");
         return values;
+    }
+    // The host has sent txt2img's units along with a picture; no text where they have been taken over.
+    function answerSending(tab, values) {
+        const [, text] = values;
+        if (text && ipAdapter.page.tabs.txt2img.tick.isSet) awaitUnits(tab, "took over txt2img's units");
+        return values;
+    }
+    async function answerCome(tab) {
+        await ipAdapter.pause(0);  // the answer is on view
+        tab.isComing = false;
+        return [];
     }
 
     document.addEventListener("click", onClick);
     document.addEventListener("keydown", onKey);
-    return {remember, act, settle, undo, draw, answerPasting};
+    return {remember, act, settle, undo, draw, awaitUnits, answerPasting, answerSending, answerCome};
 })();

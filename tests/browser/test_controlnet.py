@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -69,7 +70,11 @@ def test_controlnets_picture_is_a_reference(page: Page, pages: Callable[..., Pag
     assert other.cards().nth(0).locator("input").input_value() == "0.5"
 
 
-def test_a_unit_from_controlnet(page: Page, theirs) -> None:
+def test_a_unit_from_controlnet(page: Page, theirs, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib_ipadapter.webui.neighbours.controlnet import imports
+
+    imported = imports.imported
+    monkeypatch.setattr(imports, "imported", lambda *args: (time.sleep(1), imported(*args))[1])
     page.unit(2)
     page.wait(lambda: page.drawn(0))
     page.choose("controlnet_unit", "Unit 0")
@@ -85,8 +90,9 @@ def test_a_unit_from_controlnet(page: Page, theirs) -> None:
     its_picture(page, theirs(1, "input_image"), picture(4))
     theirs(1, "controlnet_enable_checkbox").locator("input").click()
     page.find("controlnet_from").click()
+    page.number("end", 0.9)  # what is done meanwhile is done after it
     page.wait(lambda: "Taken from ControlNet Unit 0, which is switched off there." in page.note())
-    page.wait(lambda: page.drawn(1))
+    page.wait(lambda: page.drawn(1) and page.number("end") == 0.9)
     assert page.shown() == 2 and page.pictures() == [0, 1, 0]
     assert (page.model(), page.number("weight"), page.number("start")) == ("demo-sd15", 0.6, 0.2)
     assert "start and end come one step later there" in page.note()

@@ -100,7 +100,7 @@ def test_what_can_be_undone_is_among_the_texts(wanted: set[str]) -> None:
     labels: set[str] = set()
     for file in (ROOT / "javascript").glob("*/*.js"):
         source = file.read_text(encoding="utf-8")
-        given = re.findall(r"(?:undo\??\.(?:act|remember)|remember|change)\(tab, ([\"`].+?[\"`])[,)]", source)
+        given = re.findall(r"(?:undo\.act|remember|awaitUnits|change)\(tab, ([\"`].+?[\"`])[,)]", source)
         given += re.findall(r"const label = [^;]+;", source)
         labels.update(*map(words.of_script, given))
     assert {"removed reference {}", "drew the region", "loaded “{}”", "pasted parameters"} <= labels and len(

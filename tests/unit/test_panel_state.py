@@ -54,6 +54,27 @@ def test_pictures_are_taken_in() -> None:
         panel_state.take(page(*map(str, range(65))), inbox("64"), {})
 
 
+def test_what_comes_beside_a_picture_that_is_taken_in_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All events of a page have one object with its pictures; a preset has put its own into it meanwhile."""
+    from lib_ipadapter.webui.panel import panel_state
+    from lib_ipadapter.webui.panel.picture_pool import changed, now
+
+    held = held_of(a=picture(0), gone=picture(2))
+    loaded = {str(i): held["a"] for i in range(2 * panel_state.KEPT)}
+    picture_of = panel_state.Arriving.picture
+
+    def load(arriving: panel_state.Arriving) -> object:
+        before = now(held)
+        changed(held, before, {"a": before["a"], **loaded})
+        return picture_of(arriving)
+
+    monkeypatch.setattr(panel_state.Arriving, "picture", load)
+    text = json.dumps({"shown": 1, "units": [{"images": [{"key": "a"}, {"key": "b"}]}]})
+    key, kept = panel_state.take(text, json.dumps({"key": "b", "data": base64_of(picture(1))}), held)
+    assert kept is held and key == "b" and held["b"] == content_hash(picture(1))
+    assert {"a", *loaded} <= held.keys()
+
+
 MASK = half("left", (8, 8)).convert("RGB")
 
 

@@ -27,6 +27,7 @@ from .picture_pool import HeldPictures
 from .preset_bar import PresetBar
 from .shelf import ShelfBox
 
+SOURCE = "txt2img"  # the tab from which the host sends pictures, and what belongs to them, to img2img
 NOT_SENT = "(no unit)"  # what stands in a place of the API where no client has put a unit
 API_PLACES = MAX_UNITS + 1  # one more than allowed, so that an eleventh unit is noticed, not cut off by the host
 
@@ -147,7 +148,13 @@ class Panel:
             if ControlNetBar.wanted(tab):
                 ControlNetBar(tab, self.editor, resources, self.bar.note, self.tick)
             self.pasted = hidden(f"{tab}_ip_adapter_pasted")
-            for box in (*self.bar.boxes, *self.editor.boxes, self.shelf.box, self.pasted):
+            # Where what the host copies from ``SOURCE`` waits for ``take_over``: a place for each of ``targets``, the
+            # state's in the page.
+            self.sent: list[Any] = []
+            if tab != SOURCE:
+                box = hidden(f"{tab}_ip_adapter_sent")
+                self.sent = [gr.State(None), box, *(gr.State(None) for _ in self.targets[2:])]
+            for box in (*self.bar.boxes, *self.editor.boxes, self.shelf.box, self.pasted, *self.sent[1:2]):
                 box.render()
             if tab == "txt2img":  # all pages press these
                 download_card.add_button()
@@ -170,7 +177,15 @@ class Panel:
         self.tick.change(None, self.tick, None, **in_page(self.tab, "units.answerTick"))
         pasting = in_page(self.tab, "undo.answerPasting")
         pages = [self.pasted, self.editor.pictures]
-        self.pasted.change(self.paste, pages, [self.bar.note, *self.targets], **pasting, **QUIET)
+        come = in_page(self.tab, "undo.answerCome")
+        self.pasted.change(self.paste, pages, [self.bar.note, *self.targets], **pasting, **QUIET).then(
+            None, None, None, **come
+        )
+        for box in self.sent[1:2]:
+            box.change(
+                self.take_over, [*self.sent, self.editor.pictures], [box, self.bar.note, *self.targets],
+                queue=False, **in_page(self.tab, "undo.answerSending"), **QUIET,
+            ).then(None, None, None, **come)  # fmt: skip
 
     def _button(self, name: str, function: Callable[[], None]) -> None:
         button = gr.Button(name, visible=False, elem_id=f"{self.tab}_ip_adapter_{name}")
@@ -201,6 +216,23 @@ class Panel:
             return ["", False, *[gr.update()] * (len(self.targets) - 1)]
         values, more = self.filled(objects, held)
         return [note("Restored from the parameters.", *notes, *more), *values]
+
+    def take_over(self, tick: Any, text: str, sent: HeldPictures | None, *more: Any) -> list[Any]:
+        """What the host has copied from ``SOURCE``, and the page's pictures here -> values for the box in which it has
+        come, the notes and ``targets``. Nothing changes where the panel is not in use there."""
+        *values, held = more
+        same = [gr.update()] * len(self.targets)
+        if not text:
+            return [gr.update(), gr.update(), *same]
+        if tick is not True:
+            return ["", gr.update(), *same]
+        try:
+            shown, notes = self.editor.taken_over(text, values, sent, held)
+        except IPAdapterError as error:
+            return ["", note(error.detail), *same]
+        if shown is None:
+            return ["", note(*notes) if notes else gr.update(), *same]
+        return ["", note(f"Taken from {SOURCE}.", *notes), True, *shown]
 
     @staticmethod
     def _read(params: Mapping[str, Any]) -> Any:
@@ -249,9 +281,15 @@ class Panel:
         fields = [PasteField(component, name) for name, component in travelling.items()]
         return BuiltPanel(
             [*self.api_places, self.pasted, self.tick, *self.editor.arguments],
-            [PasteField(self.pasted, self._read), *fields],
+            [PasteField(self.pasted, self._read), *self._places(fields)],
             list(travelling),
         )
+
+    def _places(self, fields: list[PasteField]) -> list[PasteField]:
+        """The host copies as it is what has the same name in two tabs: here it would replace all that there is."""
+        if not self.sent:
+            return fields
+        return [PasteField(place, name) for place, (_, name) in zip(self.sent, fields, strict=True)]
 
 
 def build(tab: str, resources: Callable[[], Resources], store: Callable[[], Store]) -> BuiltPanel:

@@ -141,7 +141,7 @@ class ControlNetBar:
         self.bring.click(
             self._bring, inputs, [self.notes, self.tick, *self.editor.targets, *self._switches()], queue=False, **QUIET,
             **{SCRIPT: f"(...values) => ({script})(...values.slice(0, {len(inputs)}))"},
-        ).then(None, None, None, **in_page(self.tab, "presets.answerNote"))  # fmt: skip
+        ).then(None, None, None, **in_page(self.tab, "truth.answerFromControlNet"))  # fmt: skip
         self.send.click(
             self._send, [self.number, *self.editor.arguments], [self.notes, *self._places()], queue=False, **QUIET
         )

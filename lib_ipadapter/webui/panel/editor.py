@@ -46,7 +46,7 @@ from .face_cards import face_look
 from .model_choice import ModelChoice, Settled, exchanged
 from .panel_entry import entry
 from .panel_state import PanelState
-from .picture_pool import HeldPictures, Intake, PagePictures
+from .picture_pool import HeldPictures, Intake, PagePictures, changed, now
 
 QUIET = {"show_progress": "hidden"}
 SEEN_BY = ("crop", "encoder", "resolution", "variant", "face_index")  # what the references' cards hang on
@@ -89,6 +89,7 @@ UNTICKED = (
     "them."
 )
 LEFT_OUT = "IP-Adapter is not ticked: the next picture is made without its references."
+LEFT_BEHIND = "References that were still on their way have been left behind: add them here again."
 START_BUTTON = (
     "<button type='button' class='ip-adapter-start' title='Adds what img2img begins with as a reference; in tiled "
     "upscaling each tile sees itself, so that no face grows where there is none.'>Start picture</button>"
@@ -266,12 +267,12 @@ class Editor:
     def _taken(self, inbox: str, text: str, held: HeldPictures | None, model: str | None) -> tuple[Any, ...]:
         try:
             if key := panel_state.wanted(inbox):
-                return panel_state.receipt(whole=reference_cards.enlarged(PagePictures(held).get(key))), held
+                return panel_state.receipt(whole=reference_cards.enlarged(PagePictures(held).get(key))), gr.update()
             look = self._look(model, PanelState.parse(text).unit)
             taken, kept = panel_state.take(text, inbox, held, look)
             return panel_state.receipt(taken=taken), kept
         except IPAdapterError as error:
-            return panel_state.receipt(problem=error.detail), held
+            return panel_state.receipt(problem=error.detail), gr.update()
 
     def _look_again(self, text: str, model: str | None) -> tuple[Any, str]:
         """The list of models after another look at the disk, and a note on what it has found. Models in use stay in
@@ -300,7 +301,8 @@ class Editor:
         """Values for ``targets`` that show these API objects and nothing else, and sentences on what cannot be shown.
         The first unit with a reference is shown. ``held``: the page's pictures, which stay for an undo."""
         state = self._blank(max(self.count, len(units)), ModelChoice.present(self.resources()).blank())
-        all_pictures = dict(held or {})
+        before = now(held)
+        all_pictures = dict(before)
         notes: list[str] = []
         intake = Intake()
         for number, unit in enumerate(units, 1):
@@ -311,15 +313,33 @@ class Editor:
             notes += [f"Unit {number}: {sentence}" for sentence in more]
         has = [bool(unit.get("images") or unit.get(FOLDER)) for unit in state.units]
         state.shown = has.index(True) + 1 if any(has) else 1
-        return self._values(state, state.kept(all_pictures)), notes
+        return self._values(state, changed(held, before, state.kept(all_pictures))), notes
 
     def refilled(self, unit: Mapping[str, Any], text: str, held: HeldPictures | None) -> tuple[list[Any], list[str]]:
         """As ``filled``, but only the unit that is shown becomes ``unit``. ``text``, ``held``: the page's."""
-        state = PanelState.parse(text)
+        state, before = PanelState.parse(text), now(held)
         state.units[state.shown - 1] = {}
-        others = state.still_used(held)
+        others = state.still_used(before)
         state.units[state.shown - 1], more, notes = entry(unit, self.resources().catalog, Intake(others.values()))
-        return self._values(state, state.kept({**(held or {}), **more})), notes
+        return self._values(state, changed(held, before, state.kept({**before, **more}))), notes
+
+    def taken_over(
+        self, text: str, values: Sequence[Any], sent: HeldPictures | None, held: HeldPictures | None
+    ) -> tuple[list[Any] | None, list[str]]:
+        """As ``filled``, with another tab's units: its state, what its controls have, and its pictures, of which those
+        that are still on their way there stay behind. None where no unit has a reference."""
+        state, there, before = PanelState.parse(text), now(sent), now(held)
+        state.unit.update(zip(self.controls, values, strict=True))
+        notes: list[str] = []
+        for unit in state.units:
+            come = [item for item in unit["images"] if item["key"] in there or not item.get("waiting")]
+            if len(come) < len(unit["images"]) and not notes:
+                notes.append(LEFT_BEHIND)
+            unit["images"] = [{name: value for name, value in item.items() if name != "waiting"} for item in come]
+        if not any(unit["images"] or unit.get(FOLDER) for unit in state.units):
+            return None, notes
+        pictures = changed(held, before, state.kept({**before, **state.still_used(there)}))
+        return self._values(state, pictures), notes
 
     def _values(self, state: PanelState, pictures: HeldPictures) -> list[Any]:
         shown = state.unit

@@ -25,7 +25,7 @@ from ...reference import AT, FOLDER, MAX_REFERENCES, START, WEIGHT
 from ...unit import MAX_UNITS
 from . import look_row
 from .controls import COMPONENTS, CONTROLS, CURVE
-from .picture_pool import HeldPictures, Intake, PagePictures
+from .picture_pool import HeldPictures, Intake, PagePictures, changed, now
 from .reference_cards import AT_KEY, Item, Look, remember
 
 REGION = "region"  # a unit's entry: the key of its region mask
@@ -80,16 +80,16 @@ class PanelState:
         """The keys of all units' pictures."""
         return {key for unit in self.units for key in _keys(unit)}
 
-    def still_used(self, held: HeldPictures | None) -> HeldPictures:
+    def still_used(self, held: HeldPictures) -> HeldPictures:
         """Of a session's pictures those that units have."""
         used = self.used()
-        return {key: one for key, one in (held or {}).items() if key in used}
+        return {key: one for key, one in held.items() if key in used}
 
-    def kept(self, held: HeldPictures | None) -> HeldPictures:
+    def kept(self, held: HeldPictures) -> HeldPictures:
         """Of a session's pictures those that units have, and before them the last ones that they had, which an undo in
         the page may bring back."""
         used = self.still_used(held)
-        return {**dict([one for one in (held or {}).items() if one[0] not in used][-KEPT:]), **used}
+        return {**dict([one for one in held.items() if one[0] not in used][-KEPT:]), **used}
 
     @property
     def unit(self) -> dict[str, Any]:
@@ -313,19 +313,19 @@ def take(text: str, inbox: str, held: HeldPictures | None, look: Look | None = N
     Raises IPAdapterError for what is no usable picture, for one too many in a unit, and for more pixels than one page
     may have.
     """
-    state, arriving = PanelState.parse(text), Arriving.parse(inbox)
+    state, arriving, before = PanelState.parse(text), Arriving.parse(inbox), now(held)
     if arriving is None:
         raise UnitError(DAMAGED)
     unit = next((unit for unit in state.units if arriving.key in _keys(unit)), {})  # removed before it was here: kept
-    kept = state.kept(held)
+    kept = state.kept(before)
     items = [item["key"] for item in unit.get("images", ())]
     if arriving.key in items[MAX_REFERENCES:]:
         raise IPAdapterError(f"A unit has at most {MAX_REFERENCES} references: remove one first.")
     look = look or Look(None, unit.get("crop", Look.crop))
-    picture = Intake(state.still_used(held).values()).picture(
+    picture = Intake(state.still_used(before).values()).picture(
         arriving.picture(), (lambda picture, image: remember(picture, image, look)) if arriving.key in items else None
     )
-    return arriving.key, {**kept, arriving.key: picture}
+    return arriving.key, changed(held, before, {**kept, arriving.key: picture})
 
 
 def wanted(inbox: str) -> str | None:

@@ -8,6 +8,7 @@ reaches what its own session holds, and puts nothing in the place of another pag
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -23,7 +24,28 @@ PAGE_PIXELS = BUDGET_PIXELS
 PREVIEW_BYTES = 32 * 2**20  # of what was drawn of them: the cards of some thousand
 
 
-HeldPictures = dict[str, str]  # what a session keeps: the page's keys -> content hashes
+HeldPictures = dict[str, str]  # what a session keeps: the page's keys -> content hashes; one object, see `changed`
+_changing = threading.Lock()
+
+
+def now(held: HeldPictures | None) -> HeldPictures:
+    """What a session keeps at this moment: other events of its page may be changing it."""
+    with _changing:
+        return dict(held or {})
+
+
+def changed(held: HeldPictures | None, before: HeldPictures, after: HeldPictures) -> HeldPictures:
+    """``held``, of which an event that saw it as ``before`` has made ``after``. What others have added since stays.
+
+    gradio gives an event what the session had when it began, and keeps what it returns; others of the same page run
+    beside it. So all of them get the same object, and change it in place.
+    """
+    held = {} if held is None else held
+    with _changing:
+        added = {key: one for key, one in held.items() if key not in before}
+        held.clear()
+        held.update({**after, **added})
+    return held
 
 
 def _nbytes(picture: Picture) -> int:
@@ -81,7 +103,7 @@ class PagePictures(Mapping[str, Picture]):
     """The pictures of one page by its keys, those that are still in the pool."""
 
     def __init__(self, held: HeldPictures | None) -> None:
-        self._held, self._pool = held or {}, pool()
+        self._held, self._pool = now(held), pool()
 
     def __getitem__(self, key: str) -> Picture:
         picture = self._pool.get(self._held.get(key))

@@ -25,7 +25,7 @@ from ...presets.document import HASH_PREFIX
 from ..picture_text import data_url
 from . import folder_row, look_row
 from .editor import QUIET, hidden, in_page
-from .picture_pool import HeldPictures, PagePictures
+from .picture_pool import HeldPictures, PagePictures, now
 
 if TYPE_CHECKING:
     from ...presets.shelf import Group, Shelf
@@ -73,7 +73,7 @@ class ShelfBox:
             return _group(shelf, name, shelf.group(kept=name == "recent", start=int(asked.get("start", 0))))
         if what == "small":
             return {"small": _small(shelf, [str(name) for name in asked["names"][:MAX_ASKED]])}
-        return {"pictures": _kept(shelf, [str(key) for key in asked["keys"][:MAX_ASKED]], held or {})}
+        return {"pictures": _kept(shelf, [str(key) for key in asked["keys"][:MAX_ASKED]], now(held))}
 
 
 def _opened(shelf: Shelf) -> dict[str, Any]:
