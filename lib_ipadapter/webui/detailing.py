@@ -297,7 +297,8 @@ def picture_finished(job: Job) -> None:
         else:
             parameters.pop(name, None)
             marked.add(f"{number}")
-            detailing.idle.setdefault(number, []).append(picture)
+            if not host.current().is_stopping():  # else no pass could come, and the user knows why
+                detailing.idle.setdefault(number, []).append(picture)
     detailing.pictures += 1
     detailing.marked = marked - others
     if marked or others:

@@ -662,3 +662,20 @@ def test_an_interrupted_pass_owes_nothing(host: Host, near, passes, monkeypatch)
     assert hooks() == []
     assert len(make(host, unit(acts_in="detailer"))) == 1
     assert difference(again(host, passes[-1], unit()), pixels([passes[-1][3]])) == 0
+
+
+def test_a_pass_that_a_stopping_job_does_not_make_is_no_riddle(host: Host, near, passes, caplog) -> None:
+    """The user has stopped the job after this picture, and so the host begins no pass in it."""
+    from modules import script_callbacks, shared
+
+    def stop(_params: object) -> None:
+        shared.state.stop_generating()
+
+    script_callbacks.on_cfg_denoiser(stop)
+    try:
+        answer = ask(host, unit(acts_in="detailer"), n_iter=2)
+    finally:
+        script_callbacks.remove_callbacks_for_function(stop)
+    assert len(answer.images) == 1 and passes == []
+    assert "IP-Adapter 1: " not in answer.infotext and "IP-Adapter units not used: 1" in answer.infotext
+    assert "painted nothing" not in caplog.text

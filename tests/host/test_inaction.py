@@ -97,3 +97,22 @@ def test_calls_without_the_references_are_told(lost: int, face: str, host: Host,
     answer = ask(host, unit())
     assert ("left out of some of the model's calls" in " ".join(said)) == bool(lost)
     assert ("IP-Adapter not used in: some calls" in answer.infotext) == bool(lost)
+
+
+def test_a_job_that_stops_after_its_picture_tells_of_it(host: Host, plain, said, monkeypatch) -> None:
+    """What the button does while more pictures are to come, unless a setting says otherwise: the present one is made to
+    its end."""
+    from modules import script_callbacks, shared
+
+    def stop(_params: object) -> None:
+        shared.state.stop_generating()
+
+    spike = unit(weight=[[0, 0], [0.3, 0], [0.4, 1], [0.5, 0], [1, 0]], seeds=(3,))
+    script_callbacks.on_cfg_denoiser(stop)
+    try:
+        answer = ask(host, unit(), spike, steps=2, n_iter=2)
+    finally:
+        script_callbacks.remove_callbacks_for_function(stop)
+    assert len(answer.images) == 1
+    assert "IP-Adapter unit 2: it has added nothing" in " ".join(said)
+    assert "IP-Adapter 2: " not in answer.infotext and "IP-Adapter units not used: 2" in answer.infotext

@@ -175,8 +175,10 @@ class A1111(Host):
         )
 
     def cut_short(self) -> bool:
-        state = shared.state
-        return bool(state.interrupted or state.skipped or state.stopping_generation)
+        return bool(shared.state.interrupted or shared.state.skipped)
+
+    def is_stopping(self) -> bool:
+        return bool(shared.state.stopping_generation)
 
     def has_second_pass(self, p: Any) -> bool:
         return bool(getattr(p, "enable_hr", False))

@@ -143,7 +143,12 @@ class Host(ABC):
 
     @abstractmethod
     def cut_short(self) -> bool:
-        """Whether the user has ended the job or its picture early."""
+        """Whether the user has ended the job or its picture early, so that the picture is not complete."""
+
+    @abstractmethod
+    def is_stopping(self) -> bool:
+        """Whether the user has ended the job after the picture that is being made. It is made completely, but jobs that
+        begin inside it make nothing."""
 
     @abstractmethod
     def has_second_pass(self, p: Any) -> bool:
