@@ -115,22 +115,23 @@ class A1111(Host):
     def passed_over_before_prompts(self, p: Any) -> bool:
         if Before.on(p, START) is None:
             return False
-        delattr(p, START)
+        Before.take_off(p, START)
         return True
 
     def before_latents(self, p: Any, act: Callable[[], None]) -> None:
         Before(p, LATENTS, act)
 
     def at_the_end(self, p: Any, act: Callable[[], None], failure: Callable[[], Exception | None]) -> None:
-        Before(p, END, act, failure)
+        Before(p, END, act, failure, in_job=False)
 
     def leave_the_end_alone(self, p: Any, *, copied: bool = False) -> None:
         before = Before.on(p, END)
         if before is not None and (before.p is not p or not copied):
-            delattr(p, END)
+            Before.take_off(p, END)
 
     def has_an_end(self, p: Any) -> bool:
-        return Before.on(p, END) is not None
+        before = Before.on(p, END)
+        return before is not None and before.p is p
 
     def sample_nothing(self, p: Any) -> None:
         def sample(*_args: Any, **_kwargs: Any) -> Tensor:

@@ -119,7 +119,7 @@ class Host(ABC):
 
     @abstractmethod
     def has_an_end(self, p: Any) -> bool:
-        """Whether ``at_the_end`` is in force for p."""
+        """Whether ``at_the_end`` is in force for p itself, and not for an object which p is a copy of."""
 
     @abstractmethod
     def sample_nothing(self, p: Any) -> None:

@@ -1,0 +1,139 @@
+"""Copies of a job's processing object: those that a script makes its jobs with and never closes, and those that other
+extensions make beside it."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from demo.start import Host
+from tests.helpers.files import unit
+from tests.helpers.host import FAR, ask, difference, hooks, loaded_unet, make, ours, pixels
+
+LINES = "a cat\na red dog"
+
+
+def lines(*units: dict, text: str = LINES, **payload: Any) -> dict:
+    return {"prompt": "", "negative_prompt": "blurry", "width": 64, "height": 64, "steps": 3, "seed": 1,
+            "sampler_name": "Euler", "script_name": "Prompts from file or textbox", "script_args": [text],
+            "alwayson_scripts": ours(*units), **payload}  # fmt: skip
+
+
+# What other extensions make beside a job
+
+
+def test_a_copy_inside_a_job_may_be_run_and_closed(host: Host, plain, monkeypatch) -> None:
+    """The job goes on with its references."""
+    from modules import processing, scripts, shared
+
+    expected, finish = make(host, unit(), n_iter=2), scripts.ScriptRunner.postprocess_image
+    inner: list = []
+
+    def meddle(self: Any, p: Any, pp: Any) -> None:
+        finish(self, p, pp)
+        state = {**vars(shared.state)}
+        p2 = copy.copy(p)
+        p2.scripts, p2.n_iter, p2.prompt, p2.seed = None, 1, "a red dog", 1
+        inner.append(pixels(processing.process_images(p2)))
+        p2.close()
+        vars(shared.state).update(state)
+
+    monkeypatch.setattr(scripts.ScriptRunner, "postprocess_image", meddle)
+    made = make(host, unit(), n_iter=2)
+    monkeypatch.undo()
+    assert difference(made, expected) == 0
+    assert len(inner) == 2
+    for images in inner:
+        assert difference(images, make(host, prompt="a red dog")) == 0
+
+
+@pytest.mark.both_faces
+def test_a_copy_after_a_job_is_a_job_by_itself(host: Host, plain, monkeypatch) -> None:
+    from modules import processing, scripts
+
+    after, inner = scripts.ScriptRunner.postprocess, []
+
+    def meddle(self: Any, p: Any, processed: Any) -> None:
+        after(self, p, processed)
+        for prompt in ("a red dog", "a blue lake"):
+            p2 = copy.copy(p)
+            p2.scripts, p2.prompt = None, prompt
+            inner.append(pixels(processing.process_images(p2)))
+        inner.append(pixels(processing.process_images(p2)))
+
+    monkeypatch.setattr(scripts.ScriptRunner, "postprocess", meddle)
+    make(host, unit())
+    monkeypatch.undo()
+    for images, prompt in zip(inner, ("a red dog", "a blue lake", "a blue lake"), strict=True):
+        assert difference(images, make(host, prompt=prompt)) == 0
+    assert difference(inner[0], inner[1]) > FAR / 10
+
+
+class Made:
+    """A processing object."""
+
+    def __init__(self) -> None:
+        self.prompt, self.prompts, self.closed = "a", "", 0
+
+    def setup_prompts(self) -> None:
+        self.prompts = self.prompt
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def process_images_inner(p: Any, inside: Any = lambda: None) -> None:
+    """As the host's function of that name."""
+    p.setup_prompts()
+    inside()
+
+
+@pytest.fixture
+def acts(host: Host) -> Any:
+    """An object, what stands before its methods, and how often that has acted."""
+    from lib_ipadapter.webui.host.replaced import Before
+
+    found = SimpleNamespace(p=Made(), begun=[], ended=[])
+    found.before = lambda: Before(found.p, "setup_prompts", lambda: found.begun.append(1))
+    found.at_the_end = lambda: Before(found.p, "close", lambda: found.ended.append(1), in_job=False)
+    return found
+
+
+def test_a_copys_methods_are_its_own(acts: Any) -> None:
+    acts.before()
+    p, p2 = acts.p, copy.copy(acts.p)
+    p2.prompt = "b"
+    process_images_inner(p2)
+    process_images_inner(p2)
+    assert (acts.begun, p2.prompts, p.prompts) == ([], "b", "")
+    process_images_inner(p)
+    assert (acts.begun, p.prompts, vars(p).get("setup_prompts")) == ([1], "a", None)
+    acts.at_the_end()
+    process_images_inner(p, lambda: copy.copy(p).close())
+    assert (acts.ended, p.closed) == ([], 0)
+    p.close()
+    assert (acts.ended, p.closed) == ([1], 1)
+    p.close()
+    assert (acts.ended, p.closed) == ([1], 2)
+
+
+@pytest.mark.parametrize("renewed", [1, 2])
+def test_another_extensions_method_is_called_and_stays(renewed: int, acts: Any) -> None:
+    p = acts.p
+    theirs = p.setup_prompts = lambda: setattr(p, "prompts", "theirs")
+    for _ in range(renewed):
+        acts.before()
+    process_images_inner(p)
+    assert (acts.begun, p.prompts, vars(p)["setup_prompts"]) == ([1], "theirs", theirs)
+
+
+def test_below_another_extensions_method_it_acts_once(acts: Any) -> None:
+    acts.before()
+    p, ours_too = acts.p, acts.p.setup_prompts
+    theirs = p.setup_prompts = lambda: ours_too()
+    for _ in range(2):
+        process_images_inner(p)
+    assert (acts.begun, p.prompts, vars(p)["setup_prompts"]) == ([1], "a", theirs)
