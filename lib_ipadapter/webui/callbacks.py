@@ -18,6 +18,8 @@ def setup(p: Any) -> None:
     """``setup``: the job has its scripts and arguments, and nobody has read these yet."""
     distributed.json_arguments(p)
     current().watch_parts(p)
+    if current().script_chosen(p):
+        job.watch_script(p)
 
 
 def before_process(p: Any, args: tuple[Any, ...]) -> None:

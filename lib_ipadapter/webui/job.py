@@ -211,7 +211,23 @@ def watch_end(job: Job) -> None:
         return found
 
     if not host.current().has_an_end(job.owner):
-        host.current().at_the_end(job.owner, lambda: end(job.owner), failure)
+        host.current().at_the_end(job.owner, lambda: _close(job), failure)
+
+
+def watch_script(p: Any) -> None:
+    """A script from the list of scripts is about to make its jobs, perhaps with copies of ``p``, which nobody closes:
+    so ``p``'s end cleans up after them, too, and tells their failure."""
+    job = record.opened(p)
+    job.original = job
+    watch_end(job)
+
+
+def _close(job: Job) -> None:
+    if job.original is job:
+        job.original = None
+        clean()
+        adetailer.clean(job.owner)
+    end(job.owner)
 
 
 def _prepare_ours(job: Job, units: list[Unit], unet: Any, topology: Topology) -> None:
@@ -313,7 +329,7 @@ def end(p: Any) -> None:
         return
     if job.generation is not None:
         job.generation.detach()
-    if job.failure is None:
+    if job.failure is None and job.original is not job:
         host.current().leave_the_end_alone(p)
     job.forget_run()
 

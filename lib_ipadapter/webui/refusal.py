@@ -124,6 +124,10 @@ def fail(job: Job, reason: str) -> None:
     log.error("%s", error)
     for name in infotext.parameters(job.plans):
         job.owner.extra_generation_params.pop(name, None)
+    job.owner.extra_generation_params[UNUSED] = " ".join(f"{plan.number}" for plan in job.plans)
     job.owner.comment(error.detail)
     if host.current().has_an_end(job.owner):
         job.failure = error
+    original = job.original
+    if original is not None and original.failure is None and not xyz_cells.is_cell(job.owner):
+        original.failure = error  # nobody closes the copy

@@ -22,6 +22,75 @@ def lines(*units: dict, text: str = LINES, **payload: Any) -> dict:
             "alwayson_scripts": ours(*units), **payload}  # fmt: skip
 
 
+@pytest.fixture
+def originals(host: Host, monkeypatch) -> list:
+    """Every object that is closed."""
+    from modules.processing import StableDiffusionProcessing
+
+    closed, close = [], StableDiffusionProcessing.close
+    monkeypatch.setattr(StableDiffusionProcessing, "close", lambda p: closed.append(p) or close(p))
+    return closed
+
+
+# What a script makes with copies
+
+
+@pytest.mark.both_faces
+@pytest.mark.host("tiling")
+def test_each_copy_is_a_job(host: Host, plain, originals) -> None:
+    from modules.api.api import decode_base64_to_image
+
+    answer = host.post("txt2img", lines(unit()))
+    assert answer.status_code == 200
+    for text, prompt in zip(answer.json()["images"], LINES.splitlines(), strict=True):
+        assert difference(pixels([decode_base64_to_image(text)]), make(host, unit(), prompt=prompt)) == 0
+    assert not [name for name in vars(originals[0]) if name.startswith("ip_adapter")]
+    assert "close" not in vars(originals[0])
+
+
+@pytest.mark.both_faces
+@pytest.mark.host("tiling")
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_copy_that_fails_late_is_told(which: int, host: Host, plain, originals, monkeypatch) -> None:
+    from lib_ipadapter.webui.host import A1111
+
+    announced = A1111.denoising_step
+
+    def broken(self: Any, params: Any) -> Any:
+        if params.denoiser.p.prompt == LINES.splitlines()[which - 1]:
+            raise ZeroDivisionError
+        return announced(self, params)
+
+    monkeypatch.setattr(A1111, "denoising_step", broken)
+    answer = host.post("txt2img", lines(unit()))
+    assert answer.status_code == 422
+    assert "the references were not used in this picture: ZeroDivisionError" in answer.json()["detail"]
+    assert hooks() == [] and "close" not in vars(originals[0])
+
+
+@pytest.mark.both_faces
+@pytest.mark.host("tiling")
+def test_an_error_in_a_copys_step_leaves_nothing(host: Host, plain) -> None:
+    def explode(*_args: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    handle = loaded_unet().output_blocks[3].register_forward_pre_hook(explode)
+    try:
+        assert host.post("txt2img", lines(unit())).status_code == 500
+    finally:
+        handle.remove()
+    assert hooks() == []
+
+
+@pytest.mark.host("tiling")
+def test_a_script_without_units_leaves_nothing(host: Host, plain, originals) -> None:
+    for script in (lines(), {**lines(), "script_name": "Twice", "script_args": []}):
+        assert host.post("txt2img", script).status_code == 200
+    assert len(originals) == 2
+    for p in originals:
+        assert not [name for name in vars(p) if name.startswith("ip_adapter")] and "close" not in vars(p)
+
+
 # What other extensions make beside a job
 
 

@@ -241,6 +241,11 @@ class A1111(Host):
         arguments = getattr(p, "script_args", None)
         return bool(arguments and isinstance(arguments[0], int) and arguments[0] > 0)
 
+    def chosen_script(self, p: Any) -> Any | None:
+        choosable = getattr(getattr(p, "scripts", None), "selectable_scripts", None) or ()
+        number = p.script_args[0] if self.script_chosen(p) else 0
+        return choosable[number - 1] if 0 < number <= len(choosable) else None
+
     def watch_parts(self, p: Any) -> None:
         if self.script_chosen(p):
             tiles.watch(p)
@@ -249,11 +254,10 @@ class A1111(Host):
         tiles.unwatch()
 
     def lost_part(self, p: Any, elsewhere: bool) -> str | None:
-        choosable = getattr(getattr(p, "scripts", None), "selectable_scripts", None) or ()
-        number = p.script_args[0] if self.script_chosen(p) else 0
-        if not 0 < number <= len(choosable):
+        script = self.chosen_script(p)
+        if script is None:
             return None
-        title: str = choosable[number - 1].title()
+        title: str = script.title()
         return title if tiles.is_lost(p, title, elsewhere) else None
 
     def script(self, p: Any, title: str) -> Any | None:

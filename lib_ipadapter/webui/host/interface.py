@@ -224,6 +224,10 @@ class Host(ABC):
         part."""
 
     @abstractmethod
+    def chosen_script(self, p: Any) -> Any | None:
+        """That script, None where none is chosen."""
+
+    @abstractmethod
     def watch_parts(self, p: Any) -> None:
         """Before such a script runs: from here on, parts that it takes a picture into tell where they lie."""
 
