@@ -21,18 +21,18 @@ from ..jobs.planned import differ_in_form
 from ..jobs.plans import Plan
 from ..kinds import Wording
 from ..reference import MAX_REFERENCES, Reference
-from ..unit import Unit, parse_units
+from ..unit import MAX_UNITS, Unit, parse_units
 from . import detailing, host, options, start_pictures
 from .host import record
 from .host.record import Job
 from .looks import with_looks
-from .neighbours import adetailer, controlnet, distributed, instantid, xyz, xyz_sources
+from .neighbours import adetailer, controlnet, distributed, instantid, xyz, xyz_cells, xyz_sources
 from .neighbours.controlnet import overlaps
 from .panel import accordion as panel
 from .panel import model_choice
 from .process import keep_to_settings, resources
 from .reference_folders import EVERY, Walk, with_folders
-from .refusal import refusing, take_refusal
+from .refusal import PARTLY, UNUSED, refusing, take_refusal
 
 log = logging.getLogger("ip-adapter")
 
@@ -49,6 +49,7 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
     """
     if record.is_copy(p):
         _forget_original(p)
+    _forget_entries(p)
     with refusing(p):
         objects, wording = _objects(p, arguments)
         if wording is Wording.PANEL:
@@ -180,6 +181,15 @@ def _forget_original(p: Any) -> None:
     controlnet.restore(p)
     record.opened(p)
     host.current().leave_the_end_alone(p, copied=True)
+    p.extra_generation_params = dict(p.extra_generation_params)
+
+
+def _forget_entries(p: Any) -> None:
+    """Take out of the parameters what an earlier run of ``p``, or a copy beside it, has said of its units: img2img's
+    batch of files, a plot's cells and the like have one dict for all their pictures."""
+    entries = map(infotext.entry_name, range(1, MAX_UNITS + 1))
+    for entry in (*entries, UNUSED, PARTLY, adetailer.NOTE, xyz_cells.NOTE):
+        p.extra_generation_params.pop(entry, None)
 
 
 def _prepare(p: Any, units: list[Unit]) -> None:

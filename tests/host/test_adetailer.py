@@ -679,3 +679,17 @@ def test_a_pass_that_a_stopping_job_does_not_make_is_no_riddle(host: Host, near,
     assert len(answer.images) == 1 and passes == []
     assert "IP-Adapter 1: " not in answer.infotext and "IP-Adapter units not used: 1" in answer.infotext
     assert "painted nothing" not in caplog.text
+
+
+def test_the_setting_is_told_of_the_pictures_in_which_units_have_acted(host: Host, near, passes, monkeypatch) -> None:
+    script = type(next(s for s in near.scripts.scripts_txt2img.alwayson_scripts if s.title() == "ADetailer"))
+    paint = script.paint
+
+    def only_the_first(self, p, *args):
+        if p.iteration == p.batch_index == 0:
+            paint(self, p, *args)
+
+    monkeypatch.setattr(script, "paint", only_the_first)
+    first, *others = ask(host, unit(), batch_size=2, n_iter=2, **INNER).info["infotexts"]
+    assert "IP-Adapter in ADetailer: True" in first
+    assert len(others) == 3 and "IP-Adapter in ADetailer" not in " ".join(others)

@@ -206,3 +206,74 @@ def test_below_another_extensions_method_it_acts_once(acts: Any) -> None:
     for _ in range(2):
         process_images_inner(p)
     assert (acts.begun, p.prompts, vars(p)["setup_prompts"]) == ([1], "a", theirs)
+
+
+# What is said of units
+
+
+@pytest.fixture
+def idle_at_first(host: Host, monkeypatch) -> None:
+    """Unit 1 has not acted in the first batch that is made."""
+    from lib_ipadapter.jobs.generation import Generation, Inaction
+
+    calls: list[int] = []
+
+    def inactions(self: Any) -> list[Inaction]:
+        calls.append(1)
+        return [Inaction(1, False, False)] if len(calls) == 1 else []
+
+    monkeypatch.setattr(Generation, "inactions", inactions)
+
+
+@pytest.mark.host("tiling")
+def test_what_units_have_not_done_is_said_of_that_job(host: Host, idle_at_first) -> None:
+    first, second = (ask(host, unit()).infotext for _ in range(2))
+    assert "IP-Adapter units not used: 1" in first and "IP-Adapter 1: " not in first
+    assert "not used" not in second and "IP-Adapter 1: " in second
+
+
+@pytest.mark.host("tiling")
+def test_what_units_have_not_done_in_one_run_is_not_said_of_the_next(host: Host, idle_at_first) -> None:
+    """A script, or img2img's batch of files, makes several runs of one object."""
+    text = ask(host, unit(), script_name="Twice", script_args=[]).infotext
+    assert "not used" not in text and "IP-Adapter 1: " in text
+
+
+def test_what_units_have_not_done_is_said_of_that_batch(host: Host, idle_at_first) -> None:
+    first, second = ask(host, unit(), n_iter=2).info["infotexts"]
+    assert "IP-Adapter units not used: 1" in first and "IP-Adapter 1: " not in first
+    assert "not used" not in second and "IP-Adapter 1: " in second
+
+
+def test_calls_that_are_lost_in_one_batch_are_not_said_of_the_next(host: Host, monkeypatch) -> None:
+    from lib_ipadapter.attend.rows import RowCursor
+
+    take, calls = RowCursor.take, []
+
+    def forgets_one(self: Any, *args: Any, **more: Any) -> Any:
+        calls.append(1)
+        return None if len(calls) == 1 else take(self, *args, **more)
+
+    monkeypatch.setattr(RowCursor, "take", forgets_one)
+    first, second = ask(host, unit(), n_iter=2).info["infotexts"]
+    assert "IP-Adapter not used in: some calls" in first and "not used" not in second
+
+
+@pytest.mark.host("tiling")
+def test_a_copy_inside_a_job_says_nothing_of_the_job(host: Host, monkeypatch) -> None:
+    """With scripts it is a job of its own, whose units may do other things."""
+    from modules import processing, scripts
+
+    finish, seen = scripts.ScriptRunner.postprocess_image, []
+
+    def meddle(self: Any, p: Any, pp: Any) -> None:
+        finish(self, p, pp)
+        if not seen:
+            seen.append(copy.copy(p))
+            seen[0].extra_generation_params["other"] = "same dict"
+            processing.process_images(seen[0])
+            seen[0].extra_generation_params["IP-Adapter 1"] = "of the copy"
+
+    monkeypatch.setattr(scripts.ScriptRunner, "postprocess_image", meddle)
+    text = ask(host, unit()).infotext
+    assert "other: same dict" in text and "of the copy" not in text
