@@ -112,14 +112,41 @@ def units_of(p: Any, objects: Sequence[object], wording: Wording) -> list[Unit]:
     units = parse_units(objects, wording, later=xyz.axis_fields(p))
     units = xyz.apply_axis_values(p, units)
     with host.current().progress_text() as progress:
+        units = controlnet.with_pictures(p, units)
+        _check_upscaled(p, units)
         units = decoded(
-            start_pictures.with_pictures(p, controlnet.with_pictures(p, units)),
+            start_pictures.with_pictures(p, units),
             lambda: progress("reading the references"),
             Walk(host.current().pictures(p).start, len(host.current().pictures(p))),
         )
     distributed.check(p, units)
     _check_places(p, units)
     return units
+
+
+def _check_upscaled(p: Any, units: Sequence[Unit]) -> None:
+    """Raises UnitError (unit named) for references of single pictures, where p is a finished picture's second pass by
+    itself: nothing tells which of its job's pictures that one was."""
+    if not host.current().starts_with_second_pass(p):
+        return
+    for unit in units:
+        if unit.hires == "base" and not detailing.inside([unit]):
+            continue  # it rests
+        several, batch = len(unit.references) > 1, unit.called("batch")
+        walked = any(one.folder is not None and one.folder.only is None for one in unit.references)
+        if unit.batch == "per image" and (several or walked):
+            why = (
+                f"{batch} is “per image”, and nothing tells which of a job's pictures is upscaled here: give the "
+                f"reference of that picture alone, or set {batch} to “same”."
+            )
+        elif len({one.at for one in unit.references}) > 1:
+            why = (
+                "its references stand over time (“at”), and nothing tells which of a job's pictures is upscaled here: "
+                "give the references of that picture alone, or leave “at” out."
+            )
+        else:
+            continue
+        raise UnitError(why).in_unit(unit.number)
 
 
 def _check_places(p: Any, units: Sequence[Unit]) -> None:
