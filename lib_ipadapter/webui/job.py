@@ -160,10 +160,14 @@ def _check_places(p: Any, units: Sequence[Unit]) -> None:
         for called, mask in [(name, unit.region_mask), *own]:
             if mask is None or (isinstance(mask, Mask) and len({*mask.image.getextrema()}) == 1):
                 continue
-            raise UnitError(
-                f"the script “{script}” takes the picture apart, so that nothing tells where {called} lies: make "
+            why = (
+                f"nothing tells where {called} lies in what the script “{script}” makes of img2img's batch of files: "
+                f"make the pictures without the script, or one by one, or leave out {called}."
+                if host.current().seems_of_batch(p)
+                else f"the script “{script}” takes the picture apart, so that nothing tells where {called} lies: make "
                 f"the picture without the script, or leave out {called}."
-            ).in_unit(unit.number)
+            )
+            raise UnitError(why).in_unit(unit.number)
 
 
 def decoded(units: Sequence[Unit], progress: Callable[[], None] = lambda: None, walk: Walk = EVERY) -> list[Unit]:

@@ -198,6 +198,9 @@ class A1111(Host):
     def file_of_batch(self, p: Any) -> tuple[int, int]:
         return (0, 1) if self.script_chosen(p) else films.file_of_batch(p)  # scripts have such texts of their own
 
+    def seems_of_batch(self, p: Any) -> bool:
+        return films.is_file_of_batch(p)
+
     def finished_picture(self, p: Any) -> int:
         index: int = p.iteration * p.batch_size + p.batch_index
         return index

@@ -173,6 +173,10 @@ class Host(ABC):
         """When p begins: which of img2img's files, from 0 on, it makes, and how many there are; (0, 1) where it is no
         batch of files."""
 
+    @abstractmethod
+    def seems_of_batch(self, p: Any) -> bool:
+        """Whether p seems to make one of img2img's files, whatever script makes it."""
+
     def pictures(self, p: Any) -> range:
         """When p begins: the indices of the pictures that it makes, from 0 on, or, for a file of img2img's batch, from
         the number of pictures that the files before it have."""
