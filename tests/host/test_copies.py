@@ -91,6 +91,14 @@ def test_a_script_without_units_leaves_nothing(host: Host, plain, originals) -> 
         assert not [name for name in vars(p) if name.startswith("ip_adapter")] and "close" not in vars(p)
 
 
+@pytest.mark.host("tiling")
+def test_of_a_scripts_jobs_the_first_is_kept(host: Host, store) -> None:
+    for script in (lines(unit()), {**lines(unit()), "script_name": "Twice", "script_args": []}):
+        before = len(store.recent())
+        assert host.post("txt2img", script).status_code == 200
+        assert len(store.recent()) == before + 1
+
+
 # What other extensions make beside a job
 
 

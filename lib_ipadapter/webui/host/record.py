@@ -43,6 +43,7 @@ class Job(Private):
     owner: Any
     axis_values: dict[str, Any] = field(default_factory=dict)
     original: Job | None = None
+    has_kept: bool = False  # whether the units of a script's jobs are among the kept generations
     arguments: tuple[Any, ...] | None = None  # the script's, once the job has begun with units
     units: list[Unit] = field(default_factory=list)  # as they were asked for, before overlaps were settled
     file: tuple[int, int] = (0, 1)  # of img2img's batch of files: which one it is, and how many there are
