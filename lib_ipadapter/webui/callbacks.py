@@ -11,17 +11,20 @@ from ..errors import IPAdapterError
 from . import detailing, history, job, sampling, shares
 from . import influence_pictures as influence
 from .host import current, record
-from .neighbours import adetailer, distributed, xyz_cells, xyz_grids
+from .neighbours import adetailer, controlnet, distributed, xyz_cells, xyz_grids
 
 
 def setup(p: Any) -> None:
     """``setup``: the job has its scripts and arguments, and nobody has read these yet."""
     distributed.json_arguments(p)
     current().watch_parts(p)
+    if current().script_chosen(p):
+        job.watch_script(p)
 
 
 def before_process(p: Any, args: tuple[Any, ...]) -> None:
     """``before_process``: the job's checkpoint and options are not in force yet."""
+    current().leave_the_end_alone(p, copied=True)
     if adetailer.is_inner(p):
         return
     job.expect(p, args)  # first: if anything below fails, the host goes on
@@ -85,5 +88,5 @@ def finished(p: Any, processed: Any) -> None:
         shares.tell(own, processed)
     finally:
         job.end(p)
-        if arguments is not None:  # ControlNet's batches go on with the same p, behind ``before_process``
+        if arguments is not None and controlnet.has_begun_batch(p):  # it goes on with p, behind ``before_process``
             job.expect(p, arguments)

@@ -237,8 +237,6 @@ def begin(p: Any) -> Job | None:
         _comment(
             outer, f"ADetailer's pass worked without the references of {_listed(without)}: its checkpoint is {model}."
         )
-    if any(one.number in detailing.as_set for one in job.generation.prompts):
-        outer.owner.extra_generation_params[adetailer.NOTE] = True
     return job
 
 
@@ -282,12 +280,17 @@ def finish(job: Job) -> None:
 
 
 def picture_finished(job: Job) -> None:
-    """Let the parameters of the job's picture say which of the units that act in ADetailer's passes only have done
-    so."""
+    """Let the parameters of the job's picture say whether units have acted in its passes because a setting says so, and
+    which of those that act in passes only have done so."""
     detailing, parameters = job.detailing, job.owner.extra_generation_params
-    if detailing is None or job.failure is not None:
+    if detailing is None:
+        return
+    parameters.pop(adetailer.NOTE, None)  # of the picture before
+    if job.failure is not None:
         return
     picture = host.current().finished_picture(job.owner)
+    if any((picture, number) in detailing.acted for number in detailing.as_set):
+        parameters[adetailer.NOTE] = True
     entries = infotext.parameters([plan for plan in job.plans if plan.number in detailing.alone])
     others, marked = set(str(parameters.pop(UNUSED, "")).split()) - detailing.marked, set()
     for number in detailing.alone:
@@ -297,7 +300,8 @@ def picture_finished(job: Job) -> None:
         else:
             parameters.pop(name, None)
             marked.add(f"{number}")
-            detailing.idle.setdefault(number, []).append(picture)
+            if not host.current().is_stopping():  # else no pass could come, and the user knows why
+                detailing.idle.setdefault(number, []).append(picture)
     detailing.pictures += 1
     detailing.marked = marked - others
     if marked or others:

@@ -24,11 +24,13 @@ MAX_PIXELS = 100_000_000  # of a job's references and masks: each is written as 
 
 
 def keep(job: Job, processed: Any) -> None:
-    """Keep the units of a job that has gone well. A plot's many jobs are not worth it."""
-    if not job.units or job.failure is not None or not processed.images:
+    """Keep the units of a job that has gone well, of the many that a script from the list makes those of the first."""
+    if not job.units or job.failure is not None or not processed.images or not options.save_generations():
         return
-    if not options.save_generations() or host.current().script_chosen(job.owner):
-        return
+    if host.current().script_chosen(job.owner):
+        if job.original is None or job.original.has_kept:
+            return
+        job.original.has_kept = True
     if sum(picture.size[0] * picture.size[1] for picture in _pictures(job.units)) > MAX_PIXELS:
         log.warning(
             "IP-Adapter: this generation's units are not kept, because its references have more than %d megapixels "

@@ -21,18 +21,18 @@ from ..jobs.planned import differ_in_form
 from ..jobs.plans import Plan
 from ..kinds import Wording
 from ..reference import MAX_REFERENCES, Reference
-from ..unit import Unit, parse_units
+from ..unit import MAX_UNITS, Unit, parse_units
 from . import detailing, host, options, start_pictures
 from .host import record
 from .host.record import Job
 from .looks import with_looks
-from .neighbours import adetailer, controlnet, distributed, instantid, xyz, xyz_sources
+from .neighbours import adetailer, controlnet, distributed, instantid, xyz, xyz_cells, xyz_sources
 from .neighbours.controlnet import overlaps
 from .panel import accordion as panel
 from .panel import model_choice
 from .process import keep_to_settings, resources
 from .reference_folders import EVERY, Walk, with_folders
-from .refusal import refusing, take_refusal
+from .refusal import PARTLY, UNUSED, refusing, take_refusal
 
 log = logging.getLogger("ip-adapter")
 
@@ -49,6 +49,7 @@ def begin(p: Any, arguments: tuple[Any, ...]) -> None:
     """
     if record.is_copy(p):
         _forget_original(p)
+    _forget_entries(p)
     with refusing(p):
         objects, wording = _objects(p, arguments)
         if wording is Wording.PANEL:
@@ -111,14 +112,41 @@ def units_of(p: Any, objects: Sequence[object], wording: Wording) -> list[Unit]:
     units = parse_units(objects, wording, later=xyz.axis_fields(p))
     units = xyz.apply_axis_values(p, units)
     with host.current().progress_text() as progress:
+        units = controlnet.with_pictures(p, units)
+        _check_upscaled(p, units)
         units = decoded(
-            start_pictures.with_pictures(p, controlnet.with_pictures(p, units)),
+            start_pictures.with_pictures(p, units),
             lambda: progress("reading the references"),
             Walk(host.current().pictures(p).start, len(host.current().pictures(p))),
         )
     distributed.check(p, units)
     _check_places(p, units)
     return units
+
+
+def _check_upscaled(p: Any, units: Sequence[Unit]) -> None:
+    """Raises UnitError (unit named) for references of single pictures, where p is a finished picture's second pass by
+    itself: nothing tells which of its job's pictures that one was."""
+    if not host.current().starts_with_second_pass(p):
+        return
+    for unit in units:
+        if unit.hires == "base" and not detailing.inside([unit]):
+            continue  # it rests
+        several, batch = len(unit.references) > 1, unit.called("batch")
+        walked = any(one.folder is not None and one.folder.only is None for one in unit.references)
+        if unit.batch == "per image" and (several or walked):
+            why = (
+                f"{batch} is “per image”, and nothing tells which of a job's pictures is upscaled here: give the "
+                f"reference of that picture alone, or set {batch} to “same”."
+            )
+        elif len({one.at for one in unit.references}) > 1:
+            why = (
+                "its references stand over time (“at”), and nothing tells which of a job's pictures is upscaled here: "
+                "give the references of that picture alone, or leave “at” out."
+            )
+        else:
+            continue
+        raise UnitError(why).in_unit(unit.number)
 
 
 def _check_places(p: Any, units: Sequence[Unit]) -> None:
@@ -132,10 +160,14 @@ def _check_places(p: Any, units: Sequence[Unit]) -> None:
         for called, mask in [(name, unit.region_mask), *own]:
             if mask is None or (isinstance(mask, Mask) and len({*mask.image.getextrema()}) == 1):
                 continue
-            raise UnitError(
-                f"the script “{script}” takes the picture apart, so that nothing tells where {called} lies: make "
+            why = (
+                f"nothing tells where {called} lies in what the script “{script}” makes of img2img's batch of files: "
+                f"make the pictures without the script, or one by one, or leave out {called}."
+                if host.current().seems_of_batch(p)
+                else f"the script “{script}” takes the picture apart, so that nothing tells where {called} lies: make "
                 f"the picture without the script, or leave out {called}."
-            ).in_unit(unit.number)
+            )
+            raise UnitError(why).in_unit(unit.number)
 
 
 def decoded(units: Sequence[Unit], progress: Callable[[], None] = lambda: None, walk: Walk = EVERY) -> list[Unit]:
@@ -180,6 +212,15 @@ def _forget_original(p: Any) -> None:
     controlnet.restore(p)
     record.opened(p)
     host.current().leave_the_end_alone(p, copied=True)
+    p.extra_generation_params = dict(p.extra_generation_params)
+
+
+def _forget_entries(p: Any) -> None:
+    """Take out of the parameters what an earlier run of ``p``, or a copy beside it, has said of its units: img2img's
+    batch of files, a plot's cells and the like have one dict for all their pictures."""
+    entries = map(infotext.entry_name, range(1, MAX_UNITS + 1))
+    for entry in (*entries, UNUSED, PARTLY, adetailer.NOTE, xyz_cells.NOTE):
+        p.extra_generation_params.pop(entry, None)
 
 
 def _prepare(p: Any, units: list[Unit]) -> None:
@@ -211,7 +252,23 @@ def watch_end(job: Job) -> None:
         return found
 
     if not host.current().has_an_end(job.owner):
-        host.current().at_the_end(job.owner, lambda: end(job.owner), failure)
+        host.current().at_the_end(job.owner, lambda: _close(job), failure)
+
+
+def watch_script(p: Any) -> None:
+    """A script from the list of scripts is about to make its jobs, perhaps with copies of ``p``, which nobody closes:
+    so ``p``'s end cleans up after them, too, and tells their failure."""
+    job = record.opened(p)
+    job.original = job
+    watch_end(job)
+
+
+def _close(job: Job) -> None:
+    if job.original is job:
+        job.original = None
+        clean()
+        adetailer.clean(job.owner)
+    end(job.owner)
 
 
 def _prepare_ours(job: Job, units: list[Unit], unet: Any, topology: Topology) -> None:
@@ -313,7 +370,7 @@ def end(p: Any) -> None:
         return
     if job.generation is not None:
         job.generation.detach()
-    if job.failure is None:
+    if job.failure is None and job.original is not job:
         host.current().leave_the_end_alone(p)
     job.forget_run()
 

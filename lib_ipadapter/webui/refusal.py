@@ -12,7 +12,7 @@ from modules import errors
 from .. import infotext
 from ..attend.outcome import Outcome
 from ..errors import IPAdapterError
-from ..jobs.generation import Inaction
+from ..jobs.generation import Generation, Inaction
 from . import host
 from .host import record
 from .host.record import Job
@@ -97,6 +97,7 @@ def tell_inactions(job: Job, inactions: Sequence[Inaction], lost: int) -> None:
     p, generation = job.owner, job.generation
     if generation is None:
         return
+    _forget_batch(job, generation)
     said = [LOST_CALLS] if lost else []
     for unit in inactions:
         why = f"{REFINED[unit.acted]}: {generation.unfit_why}" if unit.unserved else IDLE
@@ -115,6 +116,16 @@ def tell_inactions(job: Job, inactions: Sequence[Inaction], lost: int) -> None:
         p.comment(sentence)
 
 
+def _forget_batch(job: Job, generation: Generation) -> None:
+    """Take out of the parameters what they say of the batch before this one. Units that act in ADetailer's passes only
+    have their entries once a picture is finished."""
+    parameters, here = job.owner.extra_generation_params, {one.number for one in generation.prompts}
+    for entry in (UNUSED, PARTLY):
+        parameters.pop(entry, None)
+    for name, text in infotext.parameters([plan for plan in job.plans if plan.number in here]).items():
+        parameters.setdefault(name, text)
+
+
 def fail(job: Job, reason: str) -> None:
     """The references have not done what was asked for, and it is too late to stop the job. The first reason counts."""
     job = job.outer or job
@@ -124,6 +135,10 @@ def fail(job: Job, reason: str) -> None:
     log.error("%s", error)
     for name in infotext.parameters(job.plans):
         job.owner.extra_generation_params.pop(name, None)
+    job.owner.extra_generation_params[UNUSED] = " ".join(f"{plan.number}" for plan in job.plans)
     job.owner.comment(error.detail)
     if host.current().has_an_end(job.owner):
         job.failure = error
+    original = job.original
+    if original is not None and original.failure is None and not xyz_cells.is_cell(job.owner):
+        original.failure = error  # nobody closes the copy

@@ -78,9 +78,10 @@ def after(p: Any) -> None:
     outcome = job.generation.detach()
     if outcome is Outcome.MISSED and host.current().starts_with_second_pass(p):
         outcome = Outcome.ACTED
+    inactions, lost = job.generation.inactions(), job.generation.lost
+    job.generation.lost = 0  # of the next batch
     if host.current().cut_short():
         return  # what was cut short owes nothing
-    inactions, lost = job.generation.inactions(), job.generation.lost
     if outcome in NOT_USED:
         fail(job, NOT_USED[outcome])
     elif job.failure is None:

@@ -662,3 +662,34 @@ def test_an_interrupted_pass_owes_nothing(host: Host, near, passes, monkeypatch)
     assert hooks() == []
     assert len(make(host, unit(acts_in="detailer"))) == 1
     assert difference(again(host, passes[-1], unit()), pixels([passes[-1][3]])) == 0
+
+
+def test_a_pass_that_a_stopping_job_does_not_make_is_no_riddle(host: Host, near, passes, caplog) -> None:
+    """The user has stopped the job after this picture, and so the host begins no pass in it."""
+    from modules import script_callbacks, shared
+
+    def stop(_params: object) -> None:
+        shared.state.stop_generating()
+
+    script_callbacks.on_cfg_denoiser(stop)
+    try:
+        answer = ask(host, unit(acts_in="detailer"), n_iter=2)
+    finally:
+        script_callbacks.remove_callbacks_for_function(stop)
+    assert len(answer.images) == 1 and passes == []
+    assert "IP-Adapter 1: " not in answer.infotext and "IP-Adapter units not used: 1" in answer.infotext
+    assert "painted nothing" not in caplog.text
+
+
+def test_the_setting_is_told_of_the_pictures_in_which_units_have_acted(host: Host, near, passes, monkeypatch) -> None:
+    script = type(next(s for s in near.scripts.scripts_txt2img.alwayson_scripts if s.title() == "ADetailer"))
+    paint = script.paint
+
+    def only_the_first(self, p, *args):
+        if p.iteration == p.batch_index == 0:
+            paint(self, p, *args)
+
+    monkeypatch.setattr(script, "paint", only_the_first)
+    first, *others = ask(host, unit(), batch_size=2, n_iter=2, **INNER).info["infotexts"]
+    assert "IP-Adapter in ADetailer: True" in first
+    assert len(others) == 3 and "IP-Adapter in ADetailer" not in " ".join(others)

@@ -96,7 +96,8 @@ def test_every_picture_of_controlnets_batches_has_its_references(host: Host, cle
     """It makes them one after the other with the same processing object, behind ``before_process``."""
     from modules import processing
 
-    once, alone, made = processing.process_images_inner, make(host, ours()), []
+    files = {"enabled": True, "input_mode": "batch", "module": "canny", "model": label("plus"), "image": text(3)}
+    once, alone, made = processing.process_images_inner, make(host, ours(), controlnet=[files]), []
 
     def batch(p):
         made.extend(once(p).images[0] for _ in range(3))
@@ -104,7 +105,7 @@ def test_every_picture_of_controlnets_batches_has_its_references(host: Host, cle
 
     with monkeypatch.context() as patch:
         patch.setattr(processing, "process_images_inner", batch)
-        last = make(host, ours())
+        last = make(host, ours(), controlnet=[files])
     assert [difference(np.asarray(image).astype(int), alone) for image in made] == [0, 0, 0]
     assert difference(last, alone) == 0
 

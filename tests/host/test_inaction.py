@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from demo.start import FORGE, Host
+from lib_ipadapter.errors import IPAdapterError
 from tests.helpers.files import base64_of, picture, unit
 from tests.helpers.host import FAR, ask, difference, make, ours, pixels
+from tests.helpers.panel import from_panel
 
 pytestmark = pytest.mark.both_faces
 
@@ -97,3 +101,62 @@ def test_calls_without_the_references_are_told(lost: int, face: str, host: Host,
     answer = ask(host, unit())
     assert ("left out of some of the model's calls" in " ".join(said)) == bool(lost)
     assert ("IP-Adapter not used in: some calls" in answer.infotext) == bool(lost)
+
+
+def test_a_job_that_stops_after_its_picture_tells_of_it(host: Host, plain, said, monkeypatch) -> None:
+    """What the button does while more pictures are to come, unless a setting says otherwise: the present one is made to
+    its end."""
+    from modules import script_callbacks, shared
+
+    def stop(_params: object) -> None:
+        shared.state.stop_generating()
+
+    spike = unit(weight=[[0, 0], [0.3, 0], [0.4, 1], [0.5, 0], [1, 0]], seeds=(3,))
+    script_callbacks.on_cfg_denoiser(stop)
+    try:
+        answer = ask(host, unit(), spike, steps=2, n_iter=2)
+    finally:
+        script_callbacks.remove_callbacks_for_function(stop)
+    assert len(answer.images) == 1
+    assert "IP-Adapter unit 2: it has added nothing" in " ".join(said)
+    assert "IP-Adapter 2: " not in answer.infotext and "IP-Adapter units not used: 2" in answer.infotext
+
+
+UPSCALED = {"firstpass_image": picture(4, (64, 64)), **HIRES}
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"batch": "per image"}, "“References in a batch” is “per image”, and nothing tells which of a job's pictures"),
+        ({"images": [0, 1]}, "its references stand over time (“at”), and nothing tells which of a job's pictures"),
+    ],
+)
+def test_a_finished_picture_that_is_upscaled_tells_no_reference_of_its_own(
+    fields: dict, says: str, host: Host, plain
+) -> None:
+    """The button below the gallery: the picture comes without its place in the job that made it."""
+    two = [picture(0), picture(1)]
+    if "images" in fields:
+        fields = {"images": [{"key": f"1-{at}", "weight": 1, "at": at} for at in (0, 1)]}
+    tab = {"pictures": two, "model": "base", **fields}
+    with pytest.raises(IPAdapterError, match=re.escape(says)):
+        from_panel(host, tab, **UPSCALED)
+    one = {"pictures": two[:1], "model": "base", "batch": "per image"}
+    assert difference(from_panel(host, one, **UPSCALED), from_panel(host, {}, **UPSCALED, tick=False)) > FAR / 10
+    from_panel(host, {"pictures": two, "model": "base"}, **UPSCALED)
+    from_panel(host, {**one, "pictures": two, "hires": "base"}, **UPSCALED)  # rests
+
+
+def test_a_folder_that_is_walked_has_none_either(host: Host) -> None:
+    from types import SimpleNamespace
+
+    from lib_ipadapter.unit import parse_units
+    from lib_ipadapter.webui import job
+
+    unit_of = {"model": "base", "images": [{"folder": "faces"}]}
+    upscaled, whole = SimpleNamespace(firstpass_image=picture(4)), SimpleNamespace(firstpass_image=None)
+    with pytest.raises(IPAdapterError, match="batch is “per image”, and nothing tells which of a job's pictures"):
+        job._check_upscaled(upscaled, parse_units([{**unit_of, "batch": "per image"}]))
+    job._check_upscaled(upscaled, parse_units([unit_of]))
+    job._check_upscaled(whole, parse_units([{**unit_of, "batch": "per image"}]))

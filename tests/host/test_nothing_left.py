@@ -173,3 +173,18 @@ def test_a_full_device_leaves_nothing(place: str, host: Host, plain, monkeypatch
         assert all(one.region is None or not one.region._layers for one in injection.prompts)
         assert injection.cursor.rows == () and injection.cursor.asked_latents is None
     assert hooks() == []
+
+
+@pytest.mark.parametrize("given", [(), [], [0], (0, None, 7.0), None, 0, 0.0, False, ""])
+def test_a_job_without_our_arguments_goes_on_plain(given: object, host: Host, plain) -> None:
+    """Other extensions make jobs with the host's runner, and give no arguments, or fill the places with nothing."""
+    from modules import processing, scripts, shared
+
+    runner = scripts.scripts_txt2img
+    p = processing.StableDiffusionProcessingTxt2Img(
+        sd_model=shared.sd_model, prompt="a cat", negative_prompt="blurry", seed=1, steps=3, width=64, height=64,
+        sampler_name="Euler", do_not_save_samples=True, do_not_save_grid=True,
+    )  # fmt: skip
+    p.is_api, p.scripts = True, runner
+    p.script_args = given if isinstance(given, (tuple, list)) else [0, *[given] * (len(runner.inputs) - 1)]
+    assert difference(pixels(processing.process_images(p)), plain) == 0

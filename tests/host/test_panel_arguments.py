@@ -129,3 +129,21 @@ def test_references_of_an_unticked_panel_are_told_and_refuse_nothing(host: Host,
     make(host, unit())
     make(host)
     assert said == []
+
+
+@pytest.mark.parametrize("args", [(), ("(no unit)",) * 11, (None,) * 80, (0,) * 80, (False, "", 0.0, None) * 20])
+def test_arguments_that_are_not_ours_say_nothing(args: tuple, host: Host) -> None:
+    from lib_ipadapter.kinds import Wording
+    from lib_ipadapter.webui.panel import accordion as panel
+
+    assert panel.units(args, is_api=True) == []
+    assert panel.wording(args) is Wording.API
+    assert not panel.left_out(args)
+
+
+def test_a_unit_counts_however_few_arguments_there_are(host: Host) -> None:
+    from lib_ipadapter.webui.panel import accordion as panel
+
+    assert panel.units((unit(),)) == [unit()]
+    assert panel.units((None, unit())) == [None, unit()]  # for the job to refuse
+    assert not panel.left_out((unit(),))

@@ -139,6 +139,9 @@ def test_the_panels_reader_is_told_in_the_panels_words(host: Host, monkeypatch) 
         def lost_part(self, p: object, elsewhere: bool) -> str:
             return "Mirror"
 
+        def seems_of_batch(self, p: object) -> bool:
+            return False
+
     monkeypatch.setattr(job.host, "current", Elsewhere)
     monkeypatch.setattr(job.distributed, "spreads", lambda p: False)
     with pytest.raises(UnitError, match="nothing tells where the region mask lies: .* leave out the region mask"):
@@ -154,6 +157,38 @@ def test_other_machines_are_told_no_places(host: Host, monkeypatch) -> None:
         made(host, masked("left"), **WIDE_UPSCALE)
     whole = {"script_name": "Twice", "script_args": []}
     assert made(host, masked("left"), **whole).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(("job", "says"), [
+    ("2 out of 3", "nothing tells where region_mask lies in what the script “Twice” makes of img2img's batch of files"),
+    ("scripts_img2img", "the script “Twice” takes the picture apart, so that nothing tells where region_mask lies: "),
+])  # fmt: skip
+def test_of_a_batch_of_files_nothing_tells_the_place(job: str, says: str, host: Host) -> None:
+    """Its pictures come when the script has been told its arguments already."""
+    from modules import processing, scripts, shared
+
+    from lib_ipadapter.errors import UnitError
+    from tests.helpers.panel import panel_args
+
+    runner = scripts.scripts_img2img
+    script = next(s for s in runner.alwayson_scripts if s.title() == "IP-Adapter")
+    args = [1 + [s.title() for s in runner.selectable_scripts].index("Twice"), *[None] * (len(runner.inputs) - 1)]
+    values = panel_args(host, {}, {}, {}, tick=False)
+    args[script.args_from : script.args_to] = [masked("left"), *values[1:]]
+    p = processing.StableDiffusionProcessingImg2Img(
+        sd_model=shared.sd_model, prompt="a cat", seed=5, steps=1, width=64, height=64, sampler_name="Euler",
+        do_not_save_samples=True, do_not_save_grid=True, init_images=[None],
+    )  # fmt: skip
+    p.is_api, p.scripts, p.script_args = True, runner, args
+    p.init_images = [picture(9, (64, 64))]
+    shared.state.begin(job)
+    try:
+        with pytest.raises(UnitError) as caught:
+            runner.run(p, *p.script_args)
+        assert says in str(caught.value)
+    finally:
+        p.close()
+        shared.state.end()
 
 
 @pytest.mark.parametrize("script", ["Loopback", "Twice"])

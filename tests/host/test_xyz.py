@@ -242,3 +242,46 @@ def test_a_sentence_fits_where_it_can(host, size) -> None:
     assert text.shape == (size[1], size[0], 3)
     assert (text.max(-1) > 200).any()
     assert tuple(text[-1, -1]) == xyz_cells.PAPER
+
+
+@pytest.mark.both_faces
+def test_a_cell_of_the_hosts_axes_says_why_too(host, monkeypatch) -> None:
+    from lib_ipadapter.webui.host import A1111
+    from lib_ipadapter.webui.neighbours import xyz_cells
+
+    written, write = [], xyz_cells._written
+    monkeypatch.setattr(xyz_cells, "_written", lambda text, size: written.append(text) or write(text, size))
+    (plain,) = pictures(request(host))
+    assert len(pictures(plotted(host, {"Seed": [1, 2]}, unit("wide")))) == 2
+    assert len(written) == 2 and all("adapter wide is for SDXL" in text for text in written)
+    announced, steps = A1111.denoising_step, []
+
+    def broken(self, params):
+        steps.append(1)
+        return announced(self, params) if len(steps) > 1 else 1 / 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(A1111, "denoising_step", broken)
+        answer = plotted(host, {"Seed": [1, 1]}, unit())
+    cells = pictures(answer)
+    assert "ZeroDivisionError" in written[2] and len(written) == 3
+    assert same(cells[1], pictures(request(host, unit()))[0])
+    first, second = json.loads(answer.json()["info"])["infotexts"]
+    assert "IP-Adapter units not used: 1" in first and "IP-Adapter 1: " not in first
+    assert "not used" not in second and "IP-Adapter 1: " in second
+    assert same(pictures(request(host))[0], plain)
+
+
+@pytest.mark.both_faces
+def test_an_error_in_the_last_cell_leaves_nothing(host) -> None:
+    from tests.helpers.host import hooks, loaded_unet
+
+    def explode(*_args) -> None:
+        raise RuntimeError("out of memory")
+
+    handle = loaded_unet().output_blocks[3].register_forward_pre_hook(explode)
+    try:
+        assert len(pictures(plotted(host, {"Seed": [1, 2]}, unit()))) == 2  # blank ones
+    finally:
+        handle.remove()
+    assert hooks() == []

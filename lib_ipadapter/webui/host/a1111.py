@@ -115,22 +115,23 @@ class A1111(Host):
     def passed_over_before_prompts(self, p: Any) -> bool:
         if Before.on(p, START) is None:
             return False
-        delattr(p, START)
+        Before.take_off(p, START)
         return True
 
     def before_latents(self, p: Any, act: Callable[[], None]) -> None:
         Before(p, LATENTS, act)
 
     def at_the_end(self, p: Any, act: Callable[[], None], failure: Callable[[], Exception | None]) -> None:
-        Before(p, END, act, failure)
+        Before(p, END, act, failure, in_job=False)
 
     def leave_the_end_alone(self, p: Any, *, copied: bool = False) -> None:
         before = Before.on(p, END)
         if before is not None and (before.p is not p or not copied):
-            delattr(p, END)
+            Before.take_off(p, END)
 
     def has_an_end(self, p: Any) -> bool:
-        return Before.on(p, END) is not None
+        before = Before.on(p, END)
+        return before is not None and before.p is p
 
     def sample_nothing(self, p: Any) -> None:
         def sample(*_args: Any, **_kwargs: Any) -> Tensor:
@@ -175,8 +176,10 @@ class A1111(Host):
         )
 
     def cut_short(self) -> bool:
-        state = shared.state
-        return bool(state.interrupted or state.skipped or state.stopping_generation)
+        return bool(shared.state.interrupted or shared.state.skipped)
+
+    def is_stopping(self) -> bool:
+        return bool(shared.state.stopping_generation)
 
     def has_second_pass(self, p: Any) -> bool:
         return bool(getattr(p, "enable_hr", False))
@@ -194,6 +197,9 @@ class A1111(Host):
 
     def file_of_batch(self, p: Any) -> tuple[int, int]:
         return (0, 1) if self.script_chosen(p) else films.file_of_batch(p)  # scripts have such texts of their own
+
+    def seems_of_batch(self, p: Any) -> bool:
+        return films.is_file_of_batch(p)
 
     def finished_picture(self, p: Any) -> int:
         index: int = p.iteration * p.batch_size + p.batch_index
@@ -238,6 +244,11 @@ class A1111(Host):
         arguments = getattr(p, "script_args", None)
         return bool(arguments and isinstance(arguments[0], int) and arguments[0] > 0)
 
+    def chosen_script(self, p: Any) -> Any | None:
+        choosable = getattr(getattr(p, "scripts", None), "selectable_scripts", None) or ()
+        number = p.script_args[0] if self.script_chosen(p) else 0
+        return choosable[number - 1] if 0 < number <= len(choosable) else None
+
     def watch_parts(self, p: Any) -> None:
         if self.script_chosen(p):
             tiles.watch(p)
@@ -246,11 +257,10 @@ class A1111(Host):
         tiles.unwatch()
 
     def lost_part(self, p: Any, elsewhere: bool) -> str | None:
-        choosable = getattr(getattr(p, "scripts", None), "selectable_scripts", None) or ()
-        number = p.script_args[0] if self.script_chosen(p) else 0
-        if not 0 < number <= len(choosable):
+        script = self.chosen_script(p)
+        if script is None:
             return None
-        title: str = choosable[number - 1].title()
+        title: str = script.title()
         return title if tiles.is_lost(p, title, elsewhere) else None
 
     def script(self, p: Any, title: str) -> Any | None:

@@ -28,6 +28,11 @@ def _of(settings: Any, name: str) -> Any:
     return settings.get(name) if isinstance(settings, Mapping) else getattr(settings, name, None)
 
 
+def is_file_of_batch(p: Any) -> bool:
+    """Whether the state's text speaks of one of img2img's files. Some scripts write such texts, too."""
+    return bool(getattr(p, "init_images", None)) and FILE_OF_BATCH.fullmatch(str(shared.state.job)) is not None
+
+
 def file_of_batch(p: Any) -> tuple[int, int]:
     """img2img makes each file a run of the same ``p``, and says which one it is in the state's text alone, until the
     second batch of the run has a text of its own."""

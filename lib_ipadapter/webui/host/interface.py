@@ -119,7 +119,7 @@ class Host(ABC):
 
     @abstractmethod
     def has_an_end(self, p: Any) -> bool:
-        """Whether ``at_the_end`` is in force for p."""
+        """Whether ``at_the_end`` is in force for p itself, and not for an object which p is a copy of."""
 
     @abstractmethod
     def sample_nothing(self, p: Any) -> None:
@@ -143,7 +143,12 @@ class Host(ABC):
 
     @abstractmethod
     def cut_short(self) -> bool:
-        """Whether the user has ended the job or its picture early."""
+        """Whether the user has ended the job or its picture early, so that the picture is not complete."""
+
+    @abstractmethod
+    def is_stopping(self) -> bool:
+        """Whether the user has ended the job after the picture that is being made. It is made completely, but jobs that
+        begin inside it make nothing."""
 
     @abstractmethod
     def has_second_pass(self, p: Any) -> bool:
@@ -167,6 +172,10 @@ class Host(ABC):
     def file_of_batch(self, p: Any) -> tuple[int, int]:
         """When p begins: which of img2img's files, from 0 on, it makes, and how many there are; (0, 1) where it is no
         batch of files."""
+
+    @abstractmethod
+    def seems_of_batch(self, p: Any) -> bool:
+        """Whether p seems to make one of img2img's files, whatever script makes it."""
 
     def pictures(self, p: Any) -> range:
         """When p begins: the indices of the pictures that it makes, from 0 on, or, for a file of img2img's batch, from
@@ -217,6 +226,10 @@ class Host(ABC):
     def script_chosen(self, p: Any) -> bool:
         """Whether one of the page's scripts (X/Y/Z plot, SD upscale, …) makes this job as one of several, or as a
         part."""
+
+    @abstractmethod
+    def chosen_script(self, p: Any) -> Any | None:
+        """That script, None where none is chosen."""
 
     @abstractmethod
     def watch_parts(self, p: Any) -> None:

@@ -36,11 +36,14 @@ class Job(Private):
 
     Other extensions copy that object; a shallow copy bears its original's record, and is recognised by ``owner``.
     ``axis_values`` are what an X/Y/Z plot sets, ``refused_cell`` why its cell was refused; both outlive a run, as
-    ``failure`` does until the owner is closed.
+    ``failure`` does until the owner is closed. A script from the list of scripts may make its jobs with copies, which
+    nobody closes: the record of the object that it was given is the ``original`` of theirs, and of itself.
     """
 
     owner: Any
     axis_values: dict[str, Any] = field(default_factory=dict)
+    original: Job | None = None
+    has_kept: bool = False  # whether the units of a script's jobs are among the kept generations
     arguments: tuple[Any, ...] | None = None  # the script's, once the job has begun with units
     units: list[Unit] = field(default_factory=list)  # as they were asked for, before overlaps were settled
     file: tuple[int, int] = (0, 1)  # of img2img's batch of files: which one it is, and how many there are
@@ -66,7 +69,7 @@ class Job(Private):
         self.arguments, self.units, self.places, self.generation, self.check = None, [], 0, None, None
         self.outer, self.detailing, self.refusal = None, None, None
         self.plans, self.finished = [], []
-        if self.failure is None and not self.axis_values:
+        if self.failure is None and not self.axis_values and self.original is not self:
             vars(self.owner).pop(ATTRIBUTE, None)
 
 
@@ -83,11 +86,11 @@ def own(p: Any) -> Job | None:
 
 
 def opened(p: Any) -> Job:
-    """The record of ``p`` itself, begun if need be: a copy keeps the values of a plot, and nothing else."""
+    """The record of ``p`` itself, begun if need be: a copy keeps the values of a plot, and whose copy it is."""
     job = own(p)
     if job is None:
         of_original = attached(p)
-        job = Job(p, {} if of_original is None else dict(of_original.axis_values))
+        job = Job(p) if of_original is None else Job(p, dict(of_original.axis_values), of_original.original)
         setattr(p, ATTRIBUTE, job)
     return job
 

@@ -96,6 +96,8 @@ def json_arguments(p: Any) -> None:
         return
     arguments = list(p.script_args)
     values = arguments[ours.args_from : ours.args_to]
+    if not panel.are_ours(tuple(values)):
+        return
     places, (pasted, tick, *rest) = values[: panel.API_PLACES], values[panel.API_PLACES :]
     try:
         objects = xyz_sources.with_preset(p)

@@ -15,18 +15,29 @@ from ..host import record
 
 log = logging.getLogger("ip-adapter")
 
+NOTE = "IP-Adapter refused"  # the entry in a picture's parameters
+
+
+def is_cell(p: Any) -> bool:
+    """Whether ``p`` is a plot's copy of its own object, with which it makes one cell."""
+    job = record.attached(p)
+    if job is None or job.axis_values:
+        return job is not None
+    of_copy = job.original is not None and job.original.owner is not p
+    return of_copy and hasattr(host.current().chosen_script(p), "current_axis_options")
+
 
 def refuse(p: Any, error: IPAdapterError) -> bool:
     """Let a cell's job end in a picture of the reason instead of an exception, of which the plot would leave a blank.
 
-    Nothing is sampled. False if ``p`` is no cell of an axis of ours.
+    Nothing is sampled. False if ``p`` is no cell.
     """
-    if not record.axis_values(p):
+    if not is_cell(p):
         return False
     log.error("%s", error)
     record.opened(p).refused_cell = error.to_keep()
     p.do_not_save_samples = True
-    p.extra_generation_params["IP-Adapter refused"] = error.detail
+    p.extra_generation_params[NOTE] = error.detail
     host.current().sample_nothing(p)
     return True
 
@@ -37,7 +48,7 @@ def finish(p: Any, shown: Any) -> None:
     The plot never closes its cells' jobs, which is how other jobs tell a failure.
     """
     job = record.attached(p)
-    error = None if job is None or not job.axis_values else job.failure or job.refused_cell
+    error = None if job is None or not is_cell(p) else job.failure or job.refused_cell
     if error is not None:
         shown.image = _written(error.detail, shown.image.size)
 

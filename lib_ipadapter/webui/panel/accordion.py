@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from .picture_pool import HeldPictures
 from .preset_bar import PresetBar
 from .shelf import ShelfBox
 
+log = logging.getLogger("ip-adapter")
+
 SOURCE = "txt2img"  # the tab from which the host sends pictures, and what belongs to them, to img2img
 NOT_SENT = "(no unit)"  # what stands in a place of the API where no client has put a unit
 API_PLACES = MAX_UNITS + 1  # one more than allowed, so that an eleventh unit is noticed, not cut off by the host
@@ -41,9 +44,13 @@ def units(args: tuple[Any, ...], *, is_api: bool = False, brought: Collection[in
     A client's units fill the first arguments. Without any, and with the panel ticked, the panel's count; those without
     a reference keep their number as disabled units, and those without a model get one. Without either, those of the
     parameters that a client of the API has sent as ``infotext`` (in the page, pasted parameters go into the panel).
+    None where the arguments are not ours (``are_ours``).
     The units whose numbers are ``brought`` need no reference, because they get one. Raises UnitError where none has a
     reference, where one has something else in the place of references, or where one's pictures are not there.
     """
+    if not are_ours(args):
+        log.debug("IP-Adapter: a job without arguments of ours goes on without it.")
+        return []
     if sent := _sent(args):
         return sent
     pasted, tick, *values = args[API_PLACES:]
@@ -72,13 +79,24 @@ def _check_lone(units: Sequence[Mapping[str, Any]], brought: Collection[int]) ->
 
 def wording(args: tuple[Any, ...]) -> Wording:
     """Whose words sentences about the units of ``units(args)`` use: the panel's if it holds them."""
-    return Wording.PANEL if not _sent(args) and args[API_PLACES + 1] is True else Wording.API
+    of_panel = are_ours(args) and not _sent(args) and args[API_PLACES + 1] is True
+    return Wording.PANEL if of_panel else Wording.API
 
 
 def left_out(args: tuple[Any, ...]) -> bool:
     """Whether the page has references that are ready to be used, and the panel is not ticked."""
+    if not are_ours(args) or _sent(args):
+        return False
     tick, text, _, _, *values = args[API_PLACES + 1 :]
-    return tick is not True and not _sent(args) and panel_state.is_ready(text, *values)
+    return tick is not True and panel_state.is_ready(text, *values)
+
+
+def are_ours(args: tuple[Any, ...]) -> bool:
+    """Whether the arguments are such as the page and the API give. Other extensions make jobs with the host's runner of
+    scripts, for which they give no arguments, or fill the places of those that they do not know with nothing."""
+    if len(args) < API_PLACES + 2 and not any(isinstance(one, Mapping) for one in args[:API_PLACES]):
+        return False
+    return not all(one is None or (isinstance(one, (int, float, str)) and not one) for one in args)
 
 
 def _sent(args: tuple[Any, ...]) -> list[object]:

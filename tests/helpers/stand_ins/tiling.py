@@ -1,6 +1,8 @@
 """Stand-ins for scripts that make a picture of parts, or again and again, in the manner of the real ones: the same job
 is processed several times, each time with other start pictures."""
 
+import copy
+
 import gradio as gr
 from modules import images, processing, scripts
 from PIL import Image, ImageDraw
@@ -126,6 +128,30 @@ class Ours(Loopback):
     def run(self, p):
         p.init_images = [picture.transpose(Image.FLIP_LEFT_RIGHT) for picture in p.init_images]
         return processing.process_images(p)
+
+
+class Prompts(_Img2Img):
+    """Prompts from file: a job for each line, with a copy of the object, which nobody closes."""
+
+    name_shown = "Prompts from file or textbox"
+
+    def show(self, is_img2img):
+        return True
+
+    def ui(self, is_img2img):
+        return [gr.Textbox("", label="List of prompt inputs")]
+
+    def run(self, p, lines):
+        done = []
+        for line in lines.splitlines():
+            p2 = copy.copy(p)
+            p2.prompt = line
+            done.append(processing.process_images(p2))
+        pictures, texts, prompts = ([one for made in done for one in getattr(made, name)]
+                                    for name in ("images", "infotexts", "all_prompts"))  # fmt: skip
+        result = copy.copy(done[-1])
+        result.images, result.infotexts, result.all_prompts = pictures, texts, prompts
+        return result
 
 
 class Twice(_Img2Img):
