@@ -46,7 +46,7 @@ class Redux(Architecture):
         square = tokens.transpose(1, 2).unflatten(2, (side, side))
         coarse = max(1, side // downsampling)
         # In main memory: Apple's devices take areas of one size only.
-        made = F.interpolate(square.cpu(), (coarse, coarse), mode="area").to(square.device)
+        made: Tensor = F.interpolate(square.cpu(), (coarse, coarse), mode="area").to(square.device)
         return made.flatten(2).transpose(1, 2)
 
 
