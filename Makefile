@@ -18,7 +18,8 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
 # only pip has been told of), pip does it.
 UV := uv==0.13.9
 install = $(PY) -m uv pip install --quiet --system-certs --python $(PY) $(1) || $(PIP) $(1)
-PYTEST := $(PY) -m pytest -n auto
+PROCESSES := auto
+PYTEST := $(PY) -m pytest -n $(PROCESSES)
 
 .PHONY: environment test all-tests test-fast lint format browser faces batch demo panel bench bench-quality clean
 
@@ -26,8 +27,8 @@ environment: $(READY)
 
 test: lint browser faces batch all-tests
 
-# With -j beside the linters and the downloads for catalogues, whose tests wait for these themselves.
-all-tests: browser faces
+# With -j beside the linters and the downloads for faces and catalogues, whose tests wait for these themselves.
+all-tests: browser
 	$(PYTEST)
 
 test-fast: $(READY)
@@ -74,8 +75,9 @@ else
 	$(call install,-r requirements-test.txt -c requirements-lock.txt)
 	$(call install,--no-deps -r requirements-test-nodeps.txt)
 endif
-	# On all processors, without the packages' own tests; files that are for other Pythons are no fault.
-	$(PY) -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' $(VENV)/lib || true
+	# On all processors, without the packages' own tests; files that are for other Pythons are no fault. UNCOMPILED=1:
+	# Python compiles what it imports.
+	$(if $(UNCOMPILED),,$(PY) -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' $(VENV)/lib || true)
 	rm -f $(VENV)/.ready-*
 	touch $@
 

@@ -15,6 +15,8 @@ from demo.start import FACES, WEBUI
 from tests.helpers.host import ORDER, Hosts
 from tests.helpers.unets import sd_unet
 
+LONGEST_ID = 60
+
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no test has a clock
 settings.load_profile("tests")
 torch.set_num_threads(1)  # the tests' tensors are small: threads would only wait for each other
@@ -25,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "both_faces: the test runs on the WebUI's face of the miniature host and Forge's"
     )
     config.addinivalue_line("markers", f"host(setup): the host that a test wants, of {', '.join(ORDER)}")
+    config.addinivalue_line("markers", "downloads: the test waits for what make faces or make batch fetches")
 
 
 @pytest.hookimpl(optionalhook=True, hookwrapper=True)
@@ -55,18 +58,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of one host stand together, so that each process starts it once."""
+    """Tests of one host stand together, so that each process starts it once; of these, those that wait for a download
+    are the last."""
     if config.getoption("once"):
         first: dict[str, pytest.Item] = {}
         for item in items:
             first.setdefault(item.nodeid.partition("[")[0], item)
         config.hook.pytest_deselected(items=[*{*items} - {*first.values()}])
         items[:] = first.values()
-    items.sort(key=lambda item: (place_of(item),) if "hosts" in item.fixturenames else ())
+    items.sort(key=place_of)
 
 
-def place_of(item: pytest.Item) -> tuple[int, int]:
-    return FACES.index(face_of(item)), ORDER.index(setup_of(item))
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """The beginning is name enough for a parameter that is a whole file: a test's name goes from process to process."""
+    if not isinstance(val, str | bytes) or len(val) <= LONGEST_ID:
+        return None
+    start = val[:LONGEST_ID]
+    return (start if isinstance(start, str) else start.decode("ascii", "backslashreplace")) + "..."
+
+
+def place_of(item: pytest.Item) -> tuple[int, int, bool]:
+    """Its host, none before the first, and whether it stands at the end of that host's tests."""
+    host = (FACES.index(face_of(item)), ORDER.index(setup_of(item))) if "hosts" in item.fixturenames else (-1, -1)
+    return *host, item.get_closest_marker("downloads") is not None
 
 
 def setup_of(item: pytest.Item) -> str:

@@ -25,8 +25,8 @@ def install() -> str:
     is at work already, or this WebUI is open to others and lets nobody install extensions either."""
     if getattr(shared.cmd_opts, "disable_extension_access", False):
         raise CheckpointError(
-            "this WebUI is open to others and does not let its page install anything: start it once with "
-            f"{packages.FLAG}, or with --enable-insecure-extension-access."
+            "this WebUI can be reached by others and installs nothing, be it from its page or for a client: start it "
+            f"once with {packages.FLAG}, or with --enable-insecure-extension-access."
         )
     return _install()
 

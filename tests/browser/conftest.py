@@ -13,8 +13,11 @@ from tests.helpers.host import Hosts
 from tests.helpers.page import Page
 from tests.setup import browser as setup
 
-FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync""".split()
+FLAGS = [
+    *"--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split(),
+    *"--disable-component-update --disable-sync".split(),
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # nobody else is asked, and a host's page may want to
+]
 NONE = "no Chromium here: install it (on Debian: apt-get install chromium), and the browser tests run."
 
 

@@ -91,15 +91,15 @@ def test_only_a_mouses_first_button_presses_what_is_drawn_anew(page: Page) -> No
 
 def test_a_purpose_stays_whatever_the_server_answers_meanwhile(pages: Callable[..., Page]) -> None:
     """Pressed while its row is drawn anew, and while a picture is on its way."""
-    page, held = pages(), []
-    answers = "**/run/predict*"
+    page, held, holds = pages(), [], True
 
     def let_go() -> None:
-        page.page.unroute(answers)
+        nonlocal holds
+        holds = False
         for route in reversed([held.pop() for _ in range(len(held))]):
             route.continue_()
 
-    page.page.route(answers, lambda route: held.append(route))
+    page.page.route("**/run/predict*", lambda route: held.append(route) if holds else route.continue_())
     page.page.locator("#txt2img_ip_adapter > .label-wrap").click()
     button = page.find("purposes").locator("[data-purpose=style]")
     drawn = button.element_handle()
@@ -114,7 +114,7 @@ def test_a_purpose_stays_whatever_the_server_answers_meanwhile(pages: Callable[.
     page.wait(lambda: weight_type(page) == "linear")
     page.settle()
 
-    page.page.route(answers, lambda route: held.append(route))
+    holds = True
     data = {"name": "reference.png", "mimeType": "image/png", "buffer": png(picture(0))}
     page.find("drop_area").locator("input[type=file]").set_input_files(data)
     page.wait(lambda: len(held) >= 2)  # the picture, and the cards that are drawn until it is there

@@ -67,7 +67,7 @@ class Hosts:
     def reference(self, *units: dict, **payload: Any) -> list[np.ndarray]:
         """Pictures of the running host as it makes them as long as nothing is left in it; made once."""
         assert self._host is not None
-        key = json.dumps([units, payload])
+        key = json.dumps([units, payload], sort_keys=True)
         if key not in self._references:
             self._references[key] = make(self._host, *units, **payload)
         return self._references[key]

@@ -26,6 +26,8 @@ from tests.helpers.host import SAME, Hosts
 from tests.helpers.paths import ROOT
 from tests.setup.batch import ready
 
+pytestmark = pytest.mark.downloads
+
 LIMIT = 300
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 SMALL = {"width": 128, "height": 128, "steps": 4, "sampler_name": "Euler"}

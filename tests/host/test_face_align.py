@@ -31,6 +31,7 @@ np.savez(sys.argv[3], **crops)
 """
 
 
+@pytest.mark.downloads
 @pytest.mark.parametrize(
     ("turn", "landmarks"), [(0, UPRIGHT), (90, TURNED), (0, SMALL)], ids=["upright", "turned", "small"]
 )

@@ -20,6 +20,8 @@ from lib_ipadapter.errors import CheckpointError, PictureError
 from tests.helpers.face_pack import astronaut, finder, noise, photo, write_archive, write_shim
 from tests.setup import faces as setup
 
+pytestmark = pytest.mark.downloads
+
 NO_NETWORK = """
 import os
 def hook(event, arguments):

@@ -91,6 +91,7 @@ def test_the_start_does_not_load_what_finds_faces() -> None:
     assert "packages" in names and not names & {"finder", "find", "process", "packs", "worker"}
 
 
+@pytest.mark.downloads
 def test_faces_are_found_through_the_process(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the packages and the pack of the tests in the places of a person's."""
     from lib_ipadapter.webui import process
@@ -128,6 +129,7 @@ def test_the_folders_that_packs_are_looked_for_in(host: Host, monkeypatch: pytes
     assert folders.face_archives().is_relative_to(Path(paths.data_path))
 
 
+@pytest.mark.downloads
 def test_every_package_is_pinned_and_what_they_need_is_among_them() -> None:
     """They are installed without their requirements: those are all listed, but for what is of no use here."""
     lines = [line for line in packages.REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]

@@ -228,6 +228,7 @@ def test_one_that_works_is_kept_where_the_next_does_not_start(tmp_path: Path, ma
     assert len(started) == 2 and len({pid for _, _, pid in loaded(calls)}) == 1
 
 
+@pytest.mark.downloads
 def test_the_tests_own_environment_has_no_insightface() -> None:
     """So what is used by the other tests is the folder of its own, as the library chooses it."""
     files = setup.ready()
@@ -342,6 +343,7 @@ def test_one_that_was_killed_is_started_again(tmp_path: Path, made: Made) -> Non
     assert len({pid for _, _, pid in loaded(calls)}) == 2
 
 
+@pytest.mark.downloads
 def test_one_that_is_killed_at_work_is_started_again() -> None:
     one = finder(environments=lambda folder: [environment()])
     try:

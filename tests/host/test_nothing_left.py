@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from demo.start import Host
+from lib_ipadapter.attend.keyframes import FadedRegion
 from lib_ipadapter.attend.layers import cross_attention_layers
-from tests.helpers.files import base64_of, half, unit
+from tests.helpers.files import base64_of, half, picture, unit
 from tests.helpers.host import FAR, SAME, difference, hooks, loaded_unet, make, ours, pixels
 from tests.helpers.panel import panel_args
 
@@ -161,8 +162,13 @@ def test_a_full_device_leaves_nothing(place: str, host: Host, plain, monkeypatch
     if handle is None:
         monkeypatch.setattr(inject, "image_attention", full)
     mask = base64_of(half("left"))
-    answer = host.post("txt2img", {"steps": 2, "width": 64, "height": 64, "alwayson_scripts": ours(
-        unit(), unit(region_mask=mask, influence_map=True))})  # fmt: skip
+    over_time = [
+        {"image": base64_of(picture(at)), "at": at, "region": base64_of(half(side))}
+        for at, side in enumerate(("left", "right"))
+    ]
+    units = unit(), unit(region_mask=mask, influence_map=True), {"model": "base", "images": over_time}
+    payload = {"steps": 2, "width": 64, "height": 64, "batch_size": 2, "alwayson_scripts": ours(*units)}
+    answer = host.post("txt2img", payload)
     if handle is not None:
         handle.remove()
     assert answer.status_code == (500 if place == "in the model" else 422)
@@ -170,7 +176,9 @@ def test_a_full_device_leaves_nothing(place: str, host: Host, plain, monkeypatch
     assert attached
     for injection in attached:
         assert not any(hooks.gathered or hooks.query is not None for hooks in injection.layers)
-        assert all(one.region is None or not one.region._layers for one in injection.prompts)
+        regions = [one.region for one in injection.prompts if one.region is not None]
+        inner = [part for region in regions if isinstance(region, FadedRegion) for part in region.regions]
+        assert inner and not any(region._layers for region in [*regions, *inner])
         assert injection.cursor.rows == () and injection.cursor.asked_latents is None
     assert hooks() == []
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 
 from demo.start import Host
 from tests.helpers.files import base64_of, picture, unit
-from tests.helpers.host import FAR, SAME, ask, difference, make, ours
+from tests.helpers.host import FAR, SAME, Hosts, ask, difference, make, ours
 from tests.helpers.neighbours import APART, TWICE, X, Y
 
 pytestmark = pytest.mark.host("neighbours")
+Pictures = dict[str, list[np.ndarray]]
 
 # Regional Prompter
 
@@ -78,20 +80,31 @@ PATTERNS = {
         ("second order, apart", 3, False),
     ],
 )  # fmt: skip
-def test_tiles_of_the_whole_are_the_whole(pattern: str, together: int, below: bool, host: Host, near) -> None:
+def test_tiles_of_the_whole_are_the_whole(
+    pattern: str, together: int, below: bool, host: Host, hosts: Hosts, near
+) -> None:
     units = [unit(), unit(seeds=(0, 3), batch="per image", weight=0.7)]
-    whole = make(host, *units, **PATTERNS[pattern])
+    whole = hosts.reference(*units, **PATTERNS[pattern])
     with near.acting(tiled={"boxes": [WHOLE] * 4, "together": together, "below": below}):
         assert difference(make(host, *units, **PATTERNS[pattern]), whole) < SAME
-    assert difference(make(host, **PATTERNS[pattern]), whole) > FAR
+    assert difference(hosts.reference(**PATTERNS[pattern]), whole) > FAR
+
+
+@pytest.fixture(scope="module")
+def tiled() -> Pictures:
+    """Wide pictures in tiles that several tests compare theirs with, made by the first of them."""
+    return {}
 
 
 @pytest.mark.parametrize("together", [1, 2, 4])
-def test_tiles_are_the_same_whatever_their_order(together: int, host: Host, near) -> None:
-    with near.acting(tiled={"boxes": TILES, "together": 4}):
-        even, plain = make(host, unit(), **WIDE), make(host, **WIDE)
-        assert difference(even, plain) > FAR / 2
-        assert difference(make(host, unit(weight=0), **WIDE), plain) == 0
+def test_tiles_are_the_same_whatever_their_order(together: int, host: Host, near, tiled: Pictures) -> None:
+    if not tiled:
+        with near.acting(tiled={"boxes": TILES, "together": 4}):
+            for name, units in (("even", [unit()]), ("plain", []), ("weight 0", [unit(weight=0)])):
+                tiled[name] = make(host, *units, **WIDE)
+    even = tiled["even"]
+    assert difference(even, tiled["plain"]) > FAR / 2
+    assert difference(tiled["weight 0"], tiled["plain"]) == 0
     with near.acting(tiled={"boxes": TILES, "together": together}):
         for pattern in ("even", "uneven", "uneven negative", "apart"):
             assert difference(make(host, unit(), **WIDE, **PATTERNS[pattern]), even) < SAME
@@ -104,11 +117,13 @@ def test_tiles_are_the_same_whatever_their_order(together: int, host: Host, near
         ("apart", True), ("two pictures, uneven", True),
     ],
 )  # fmt: skip
-def test_regions_with_their_own_text_have_the_reference(pattern: str, below: bool, host: Host, near) -> None:
+def test_regions_with_their_own_text_have_the_reference(
+    pattern: str, below: bool, host: Host, hosts: Hosts, near
+) -> None:
     """Whole-picture regions of the main prompt are the picture without regions; of another text they have it, too,
     whatever its length."""
     payload, lake = PATTERNS[pattern], "a blue lake"
-    whole = make(host, unit(), **{**payload, "prompt": X, "negative_prompt": Y})
+    whole = hosts.reference(unit(), **{**payload, "prompt": X, "negative_prompt": Y})
 
     def regions(*texts: str, **more) -> dict:
         return {"tiled": {"regions": [(WHOLE, text, Y) for text in texts], "below": below, **more}}

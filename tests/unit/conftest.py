@@ -14,8 +14,8 @@ from lib_ipadapter.presets.store import Store
 from tests.helpers.files import write_adapter, write_encoder
 
 NUMBERS = (
-    "block_strengths", "influence", "inject", "instantid_by_hand", "keypoints", "lora", "projections", "regions",
-    "rows", "sides", "weight_types",
+    "block_strengths", "face_jobs", "folder_walks", "generation", "influence", "inject", "instantid_by_hand",
+    "keyframes", "keypoints", "lora", "projections", "regions", "rows", "shares", "sides", "weight_types",
 )  # fmt: skip
 """Files that compare what steps of a UNet give: half of the room's time, and torch's work, not Python's."""
 

@@ -13,7 +13,10 @@ from fastapi import FastAPI
 
 from lib_ipadapter import bases, field_table
 from lib_ipadapter.field_table import table, weight_types_table
+from lib_ipadapter.infotext.reading import MAX_ENTRY
+from lib_ipadapter.jobs.fit import SOURCES
 from lib_ipadapter.presets.store import Store
+from lib_ipadapter.reference import MAX_PICTURES, MAX_REFERENCES
 from lib_ipadapter.weighting import Spread
 from tests.helpers.paths import ROOT
 
@@ -95,6 +98,32 @@ def test_files_that_are_named_are_there(page: str) -> None:
         if not name.endswith(ADDED) and name not in names and not any((root / name).exists() for root in ROOTS)
     ]
     assert not missing, f"docs/{page} names what is not there: {', '.join(sorted(missing))}"
+
+
+NAMED_PLACE = re.compile(r"`(\w+)`\s+of\s+`((?:[\w.-]+/)*[\w.-]+\.(?:py|js))`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_are_in_the_files_that_are_named_with_them(page: Path) -> None:
+    places = NAMED_PLACE.findall(page.read_text(encoding="utf-8"))
+    assert len(places) > 3 or page.name != "adding.md"
+    for name, file in places:
+        there = next((root / file for root in ROOTS if (root / file).exists()), None)
+        text = there.read_text(encoding="utf-8") if there else ""
+        assert re.search(rf"\b{name}\b", text), f"{page.name} names {name} of {file}, where it is not"
+
+
+def test_the_recipes_know_what_architectures_can_be_fed_with() -> None:
+    recipes = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
+    assert f"known sources are {', '.join(sorted(SOURCES))}\n" in recipes
+    assert all(f'`"{source}"`' in recipes for source in SOURCES)
+
+
+def test_the_bounds_of_a_units_parameters_are_those_of_the_code() -> None:
+    reliability = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| a unit's parameters \| (.*) \|$", reliability, re.MULTILINE)
+    numbers = [int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", row)]
+    assert numbers == [MAX_ENTRY, MAX_REFERENCES, MAX_PICTURES, MAX_REFERENCES]
 
 
 def test_tests_that_the_recipes_name_are_there() -> None:

@@ -46,10 +46,16 @@ def finder() -> Finder:
     return Finder()
 
 
+@pytest.fixture(scope="module")
+def catalog(faces_folder: Path) -> Catalog:
+    """Of that folder, which no test changes: looking into it starts a process."""
+    made = Catalog([faces_folder], [])
+    made.refresh()
+    return made
+
+
 @pytest.fixture
-def resources(faces_folder: Path, finder: Finder) -> Resources:
-    catalog = Catalog([faces_folder], [])
-    catalog.refresh()
+def resources(catalog: Catalog, finder: Finder) -> Resources:
     return Resources(catalog, faces=finder)
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.conftest import place_of, pytest_make_parametrize_id
 from tests.setup import batch, browser
 from tests.unit.conftest import NUMBERS, pytest_collection_modifyitems
 
@@ -124,6 +125,26 @@ def test_the_mark_chooses():
         cwd=here.parents[1], capture_output=True, text=True,
     ).stdout  # fmt: skip
     assert "test_rows.py" in listed and "test_file_names.py" not in listed
+
+
+def test_no_name_of_a_test_is_a_whole_file(request: pytest.FixtureRequest) -> None:
+    assert all(len(item.name) < 500 for item in request.session.items)
+    for whole in ("x" * 70, "é" * 100_000, b"\x89PNG\r\n" * 100_000):
+        name = pytest_make_parametrize_id(whole)
+        assert name is not None and len(name) < 400 and name.endswith("...")
+    assert [pytest_make_parametrize_id(one) for one in ("x" * 60, b"", None, ["x" * 100])] == [None] * 4
+
+
+def test_what_waits_for_a_download_is_the_last_of_its_host() -> None:
+    def item(name: str, host: str | None, *more: str) -> SimpleNamespace:
+        marks = {mark: pytest.Mark(mark, (host,), {}) for mark in (*more, *(["host"] if host else []))}
+        return SimpleNamespace(name=name, fixturenames=["hosts"] if host else [], get_closest_marker=marks.get)
+
+    given = [
+        item("page", "page"), item("plain, waits", "plain", "downloads"), item("waits", None, "downloads"),
+        item("plain", "plain"), item("none", None),
+    ]  # fmt: skip
+    assert [one.name for one in sorted(given, key=place_of)] == ["none", "waits", "plain", "plain, waits", "page"]
 
 
 def test_uv_has_the_lock_that_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
