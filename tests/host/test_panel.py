@@ -229,3 +229,17 @@ def test_the_page_asks_for_what_the_contract_names(host: Host) -> None:
     settings = [key for key in shared.opts.data_labels if key.startswith("ip_adapter_")]
     assert {"ip_adapter_unit_count", "ip_adapter_cache_mb", "ip_adapter_adapters_mb", "ip_adapter_models_path",
             "ip_adapter_save_generations", "ip_adapter_history"} <= set(settings)  # fmt: skip
+
+
+def test_scripts_give_back_no_more_than_an_events_inputs(host: Host) -> None:
+    """gradio 4 puts the values that a script gives back into the wrong inputs where they are more than these and a
+    state, of which the page has none, stands before other inputs."""
+    config = host.blocks.config
+    is_state = {component["id"]: component["type"] == "state" for component in config["components"]}
+    found = 0
+    for event in config["dependencies"]:
+        states = [is_state[one] for one in event["inputs"]]
+        if "ipAdapter.call" in str(event["js"]) and event["backend_fn"] and True in states[:-1]:
+            found += 1
+            assert f"values.slice(0, {len(states)})" in event["js"]
+    assert found

@@ -200,9 +200,10 @@ class Panel:
             None, None, None, **come
         )
         for box in self.sent[1:2]:
+            inputs = [*self.sent, self.editor.pictures]
             box.change(
-                self.take_over, [*self.sent, self.editor.pictures], [box, self.bar.note, *self.targets],
-                queue=False, **in_page(self.tab, "undo.answerSending"), **QUIET,
+                self.take_over, inputs, [box, self.bar.note, *self.targets], queue=False,
+                **in_page(self.tab, "undo.answerSending", len(inputs)), **QUIET,
             ).then(None, None, None, **come)  # fmt: skip
 
     def _button(self, name: str, function: Callable[[], None]) -> None:

@@ -25,10 +25,10 @@ from ...kinds import Wording
 from ...unit import Unit
 from .. import host, options
 from ..host import ControlNet
-from ..host.page import SCRIPT, listing
+from ..host.page import listing
 from . import html_controls, panel_state
 from .controls import CONTROLS, UNSAVED
-from .editor import QUIET, Editor, in_page, note, script_of
+from .editor import QUIET, Editor, in_page, note
 from .picture_pool import HeldPictures
 from .reference_cards import controlnet_name
 
@@ -137,10 +137,9 @@ class ControlNetBar:
         self.use.click(None, self.number, None, **in_page(self.tab, "references.answerControlNet"))
         own = [self.number, self.editor.state, self.editor.pictures, *self.editor.controls.values()]
         inputs = [*own, *(one for readable in self.units if readable is not None for one in readable.inputs)]
-        script = script_of(self.tab, "truth.askFromControlNet")
         self.bring.click(
             self._bring, inputs, [self.notes, self.tick, *self.editor.targets, *self._switches()], queue=False, **QUIET,
-            **{SCRIPT: f"(...values) => ({script})(...values.slice(0, {len(inputs)}))"},
+            **in_page(self.tab, "truth.askFromControlNet", len(inputs)),
         ).then(None, None, None, **in_page(self.tab, "truth.answerFromControlNet"))  # fmt: skip
         self.send.click(
             self._send, [self.number, *self.editor.arguments], [self.notes, *self._places()], queue=False, **QUIET

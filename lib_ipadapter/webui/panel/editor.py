@@ -65,13 +65,14 @@ def hidden(elem_id: str, value: str = "", *, is_long: bool = False) -> gr.Textbo
     return box
 
 
-def in_page(tab: str, function: str) -> dict[str, str]:
-    """Settings of an event that the page's script answers: by ``function``, from its inputs' values."""
-    return {SCRIPT: script_of(tab, function)}
+def in_page(tab: str, function: str, inputs: int | None = None) -> dict[str, str]:
+    """Settings of an event that the page's script answers: by ``function``, from its inputs' values.
 
-
-def script_of(tab: str, function: str) -> str:
-    return f"(...values) => ipAdapter.call({function!r}, ipAdapter.page.tabs.{tab}, values)"
+    gradio hands it those of the outputs, too, and gradio 4 puts what comes back into the wrong inputs where it is more
+    than these and a state is not the last of them: ``inputs`` says how many there are.
+    """
+    end = "" if inputs is None else f".slice(0, {inputs})"
+    return {SCRIPT: f"(...values) => ipAdapter.call({function!r}, ipAdapter.page.tabs.{tab}, values{end})"}
 
 
 def note(sentence: str, *more: str) -> str:
