@@ -216,3 +216,17 @@ def test_the_start_picture_is_a_reference_of_img2img(page: Page) -> None:
     assert item["start_picture"] is True and "waiting" not in item
     card.locator(".ip-adapter-remove").click()
     page.wait(lambda: page.drawn(0, "img2img") and button.is_visible())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_long_address_in_a_cards_sentence_stays_in_the_card(count: int, page: Page) -> None:
+    for number in range(count):
+        page.add(picture(number))
+    page.wait(lambda: page.cards().count() == count)
+    widths = page.page.evaluate("""() => [...document.querySelectorAll(".ip-adapter-card")].map((card) => {
+        const sentence = Object.assign(document.createElement("em"), {className: "ip-adapter-problem"});
+        sentence.textContent = `download https://example.com/${"x".repeat(80)} and put it into /${"y".repeat(80)}`;
+        card.querySelector("span").append(sentence);
+        return [sentence.scrollWidth - sentence.clientWidth, sentence.clientWidth];
+    })""")
+    assert len(widths) == count and all(over <= 0 and width > 60 for over, width in widths)
