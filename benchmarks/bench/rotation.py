@@ -40,17 +40,12 @@ def in_turns(
     """``calls``, each of which gives the seconds that count, for ``most`` rounds or as many as ``seconds`` hold, but
     for at least one. Each round begins with another one, and every other round goes the other way."""
     names, found = list(calls), Rounds({name: [] for name in calls})
-    begun = said = time.monotonic()
-    most, seconds = (2, 0.0) if bench.small else (most, min(seconds, bench.left - 2))
-    longest = 0.0
-    for number in range(most):
-        started = time.monotonic()
-        if number and not bench.small and started - begun + 1.1 * longest > seconds:
-            break
+    said = time.monotonic()
+    most, least = (2, 2) if bench.small else (most, 1)
+    for number in bench.turns(most, seconds, least):
         for name, taken in _round(calls, ordered(names, number)).items():
             found.taken[name].append(taken)
         found.launching.append(bench.launching)
-        longest = max(longest, time.monotonic() - started)
         if time.monotonic() - said > SAID_EVERY:
             said = time.monotonic()
             print(f"  {what}: {number + 1} of {most} rounds, {bench.left:.0f} s left", file=sys.stderr, flush=True)

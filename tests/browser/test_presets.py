@@ -160,14 +160,18 @@ def test_parameters_from_elsewhere_leave_the_panel_whole(page: Page) -> None:
             assert json.loads(page.state()) == json.loads(before), (name, value)
 
 
+def save(page: Page, name: str) -> None:
+    page.preset("save")
+    page.wait(page.find("preset_name").is_visible)
+    page.find("preset_name").fill(name)
+    page.preset("yes")
+    page.wait(lambda: f"Saved “{name}”" in page.note())
+
+
 def test_an_open_list_of_presets_stays_open(page: Page, host: Host) -> None:
     page.add(picture(0))
     for name in ("Straße", "Second"):
-        page.preset("save")
-        page.wait(page.find("preset_name").is_visible)
-        page.find("preset_name").fill(name)
-        page.preset("yes")
-        page.wait(lambda name=name: f"Saved “{name}”" in page.note())
+        save(page, name)
     page.page.locator("#txt2img_prompt textarea").click()
     field = page.find("preset_chosen").locator("input")
     field.click()
@@ -184,11 +188,7 @@ def test_a_list_whose_names_are_never_the_servers_is_opened_again_once(page: Pag
     """As where something translates what stands in it."""
     page.add(picture(0))
     for name in ("Translated", "Chosen"):
-        page.preset("save")
-        page.wait(page.find("preset_name").is_visible)
-        page.find("preset_name").fill(name)
-        page.preset("yes")
-        page.wait(lambda name=name: f"Saved “{name}”" in page.note())
+        save(page, name)
     page.page.evaluate("""() => {
         const list = document.getElementById("txt2img_ip_adapter_preset_chosen");
         const rename = () => list.querySelectorAll("li[data-value=Translated]").forEach((one) => {
