@@ -134,16 +134,24 @@ class Bench:
         for call in (plain, other):
             self.seconds(call)
         pairs, calls = (2, 1) if self.small else (most, calls) if self.is_card else (20, 1)
-        for i in self.turns(pairs):
-            taken, shares = {}, []
-            for call in (other, plain) if i % 2 else (plain, other):
-                taken[call] = self.seconds(call, calls)
-                shares.append(self.launching)
-            ratios.append(taken[other] / taken[plain])
-            launching.append(max(shares))
+        for number in self.turns(pairs):
+            base, taken, share = self._pair(
+                number, lambda: self.seconds(plain, calls), lambda: self.seconds(other, calls)
+            )
+            ratios.append(taken / base)
+            launching.append(share)
         found = Spread.of(ratios)
         told = "" if target is None else target.of_spread(found)
         return Row(figure, ratio(found.median), found.said(ratio) + launched(launching), found.count, told)
+
+    def _pair(self, number: int, plain: Callable[[], float], other: Callable[[], float]) -> tuple[float, float, float]:
+        """The seconds that either gives, in every other pair the other way round, and the larger share in which a card
+        was still being given its work."""
+        taken, shares = {}, []
+        for call in (other, plain) if number % 2 else (plain, other):
+            taken[call] = call()
+            shares.append(self.launching)
+        return taken[plain], taken[other], max(shares)
 
     def plain(self, scene: Scene, figure: str) -> Row:
         """What a step takes without prompts."""
@@ -190,13 +198,10 @@ class Bench:
             return self.seconds(scene.plain, calls)
 
         for number in self.turns(most, seconds, least):
-            taken, shares = {}, []
-            for one in (with_it, without) if number % 2 else (without, with_it):
-                taken[one] = one()
-                shares.append(self.launching)
-            found.plain.append(taken[without])
-            found.ratios.append(taken[with_it] / taken[without])
-            found.launching.append(max(shares))
+            base, taken, share = self._pair(number, without, with_it)
+            found.plain.append(base)
+            found.ratios.append(taken / base)
+            found.launching.append(share)
         return found
 
 
