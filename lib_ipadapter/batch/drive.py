@@ -115,18 +115,20 @@ class Drive:
         return True
 
     def _not_given(self, endpoint: str, position: int, error: PassingFault) -> None:
-        """Files of a row are tried again after a rest, for as long as a disk is waited for. Then the row has failed;
-        or, where no others have been given meanwhile and many rows wait, the disk has, and they stay open."""
+        """Files of a row are tried again after a rest, for as long as a disk is waited for. Then the row has failed,
+        where other files have been given meanwhile; where none have and many rows wait, the disk has, and they stay
+        open. Until either is known, other rows are tried first, however few of them are sent in the time."""
         now = time.monotonic()
         if not self._ungiven:
             self._watcher.trouble(plain(error.detail))
         since = self._ungiven.setdefault(position, now)
-        if now - since < self._patience:
+        is_over, none_given, many = now - since >= self._patience, self._given < since, len(self._ungiven) >= RESTING
+        if is_over and none_given and many:
+            raise error
+        if not is_over or (none_given and self.schedule.has_untried):
             self.schedule.rest(endpoint, position)
             self._resting.append((now + self._rest, position))
             return
-        if len(self._ungiven) >= RESTING and self._given < since:
-            raise error
         self.schedule.done(endpoint, position)
         self._record(Result(position, FAILED, sentence=error.detail, finished=time.time()))
 

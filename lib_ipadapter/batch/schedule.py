@@ -84,6 +84,11 @@ class Schedule:
         waiting = self._returned or self._deferred or self._resting
         return not (busy or waiting or any(one.left for one in self._sections))
 
+    @property
+    def has_untried(self) -> bool:
+        """Whether there are rows that nobody has been given yet."""
+        return any(one.stretch for one in self.endpoints.values()) or any(one.left for one in self._sections)
+
     def tries(self, position: int) -> int:
         """How often a row has been tried, this time included."""
         troubles = self._troubles.get(position)

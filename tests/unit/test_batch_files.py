@@ -87,13 +87,14 @@ def test_rows_wait_for_a_share_that_is_away_for_a_while(
     assert "one.png cannot be read now" in sentence
 
 
-def test_a_share_that_stays_away_ends_the_run_and_its_rows_stay_open(
-    tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+@pytest.mark.parametrize("patience", [0.0, 0.2])
+def test_a_share_that_stays_away_ends_the_run_and_its_rows_stay_open_however_slow_the_others_are(
+    tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch, patience: float  # noqa: F811
 ) -> None:  # fmt: skip
     ledger = make_plan(tmp_path, reader, START * 300)
     failing(monkeypatch, errno.EIO)
     with pytest.raises(BatchError, match="one.png cannot be read now .*see to the disk"):
-        drive(tmp_path, ledger).run()
+        drive(tmp_path, ledger, patience=patience).run()
     assert set(ledger.counts()) <= {"open", "done"} and ledger.counts()["open"] >= 300
 
 
