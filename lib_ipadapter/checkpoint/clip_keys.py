@@ -24,6 +24,7 @@ _IN_BLOCKS = {
     "mlp.c_proj.": "mlp.fc2.",
 }
 FIRST_MLP = f"{BLOCKS}0.mlp.c_fc.weight"
+_OF_LINEAR = ("weight", "bias")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,16 @@ class Tower(NamedTuple):
     def key(self, name: str) -> str:
         """The file's name, without prefix, of open_clip's ``name``."""
         return self.kind.called(name, self.layout)[0]
+
+    @property
+    def together(self) -> list[list[str]]:
+        """The keys; in one list those that are one tensor in open_clip's layout, in its order."""
+        present = set(self.keys)
+        names = [f"{BLOCKS}{block}.attn.in_proj_{kind}" for block in sorted(self._blocks) for kind in _OF_LINEAR]
+        joined = [self.kind.called(name, self.layout) for name in names]
+        whole = [keys for keys in joined if present.issuperset(keys)]
+        inside = {key for keys in whole for key in keys}
+        return [[key] for key in self.keys if key not in inside] + whole
 
     @property
     def depth(self) -> int:

@@ -1,4 +1,5 @@
-"""Whether all numbers of a tensor are finite, told from their bits, which is some ten times faster than to ask each."""
+"""Whether all numbers of a tensor are finite, told from their sum, or from their bits: asking each takes some ten times
+as long."""
 
 from __future__ import annotations
 
@@ -24,6 +25,9 @@ def is_finite(tensor: Tensor) -> bool:
     import torch
 
     if not tensor.numel():
+        return True
+    # A sum with NaN or an infinity in it is never finite. One of numbers alone may be too large: their bits tell then.
+    if tensor.dtype in (torch.float32, torch.float64) and bool(torch.isfinite(tensor.sum())):
         return True
     known = _LEAST.get(str(tensor.dtype).removeprefix("torch."))
     if known is None:

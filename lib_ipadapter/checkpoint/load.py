@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from .finite import is_finite
 from .identify import identify
 from .keys import PAIRS, PROJ, bearers
 from .specs import AdapterSpec, KeypointsSpec
-from .tensor_files import open_tensors
+from .tensor_files import TensorFile, open_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
@@ -128,11 +128,20 @@ def _tower_state(
         tower = find(file.entries)
         if tower is None:
             raise CheckpointError(missing)
-        state = {}
-        for key in tower.keys:
-            state[key] = file.read(tower.prefix + key, at_least)
-            _check_finite(key, state[key], tower.kind.file)
+        state: dict[str, Tensor] = {}
+        for keys in tower.together:
+            state.update(zip(keys, _read([tower.prefix + key for key in keys], file, at_least), strict=True))
+            for key in keys:
+                _check_finite(key, state[key], tower.kind.file)
         return state
+
+
+def _read(keys: Sequence[str], file: TensorFile, at_least: dtype | None) -> list[Tensor]:
+    """These tensors, in memory as one where they can be: joining them later would cost that memory once more."""
+    entries = [file.entries[key] for key in keys]
+    if len({(entry.dtype, entry.shape[1:], len(entry.shape) > 0) for entry in entries}) == 1 and entries[0].shape:
+        return file.read_joined(keys, at_least)
+    return [file.read(key, at_least) for key in keys]
 
 
 def same_image_tower(path: str | Path, other: str | Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -28,6 +28,10 @@ class TensorFile(Protocol):
         """The tensor of that name, on the CPU in the dtype of the file, or in ``at_least`` where that has more bits.
         Raises CheckpointError for one of whole numbers, and for a file cut short."""
 
+    def read_joined(self, keys: Sequence[str], at_least: dtype | None = None) -> list[Tensor]:
+        """The tensors of these names as ``read`` gives them, one behind the other in the same memory, so that they are
+        one tensor as well. They have one dtype, and one shape but for dim 0."""
+
 
 @contextmanager
 def open_tensors(path: str | Path) -> Iterator[TensorFile]:
@@ -47,36 +51,21 @@ class _OfLibrary:
     """A safetensors file."""
 
     def __init__(self, path: str | Path, name: str, handles: ExitStack) -> None:
-        self._name, self._open = name, handles
-        self._handles: dict[str, Any] = {}
-        with no_stumbling():
-            self._handle("numpy")  # the library accepts it, or nothing is read of it
+        with no_stumbling():  # the library accepts it, or nothing is read of it
+            self._handle: Any = handles.enter_context(opened_by_library(name, "pt"))
             self.entries: Mapping[str, TensorEntry] = accepted(path).entries
 
     def read(self, key: str, at_least: dtype | None = None) -> Tensor:
-        import torch
+        (tensor,) = self.read_joined([key], at_least)
+        return tensor
 
-        entry = self.entries[key]
-        kind = _floating(key, entry)
-        wanted = _wide(kind, at_least)
-        if 0 in entry.shape:
-            return torch.empty(entry.shape, dtype=wanted)
-        # torch's tensors are the file itself, mapped: whoever writes it later would change them, and a copy of them
-        # takes several times as long as numpy's arrays, which are copies. But numpy knows these three alone.
-        with no_stumbling():
-            if wanted != kind:
-                widened: Tensor = self._handle("pt").get_tensor(key).to(wanted)
-                return widened
-            if kind in (torch.float16, torch.float32, torch.float64):
-                return torch.from_numpy(self._handle("numpy").get_tensor(key))
-            tensor: Tensor = self._handle("pt").get_tensor(key).clone()
-            return tensor
-
-    def _handle(self, framework: str) -> Any:
-        """The library's handle of the file for "numpy" or for torch, "pt"."""
-        if framework not in self._handles:
-            self._handles[framework] = self._open.enter_context(opened_by_library(self._name, framework))
-        return self._handles[framework]
+    def read_joined(self, keys: Sequence[str], at_least: dtype | None = None) -> list[Tensor]:
+        parts = _parts(keys, self.entries, at_least)
+        for key, part in zip(keys, parts, strict=True):
+            if part.numel():
+                with no_stumbling():  # torch's tensors are the file itself, mapped: whoever writes it changes them
+                    part.copy_(self._handle.get_tensor(key))
+        return parts
 
 
 class _OfTorch:
@@ -93,6 +82,12 @@ class _OfTorch:
             self._read[entry] = tensor.to(_wide(tensor.dtype, at_least))
         return self._read[entry]
 
+    def read_joined(self, keys: Sequence[str], at_least: dtype | None = None) -> list[Tensor]:
+        parts = _parts(keys, self.entries, at_least)
+        for key, part in zip(keys, parts, strict=True):
+            part.copy_(read_tensor(self._file, key, self.entries[key]))
+        return parts
+
 
 def read_tensor(file: BufferedReader, key: str, entry: StoredTensor) -> Tensor:
     """The tensor ``key`` of an open file of torch's. Raises CheckpointError like ``TensorFile.read``."""
@@ -104,6 +99,18 @@ def read_tensor(file: BufferedReader, key: str, entry: StoredTensor) -> Tensor:
     if file.readinto(memoryview(buffer.numpy())) != entry.nbytes:
         raise CheckpointError(f"This file is cut short within {key[:80]}. {AGAIN}")
     return buffer.view(kind).as_strided(entry.shape, entry.stride)
+
+
+def _parts(keys: Sequence[str], entries: Mapping[str, TensorEntry], at_least: dtype | None) -> list[Tensor]:
+    """Memory for these tensors, that of one behind that of the other."""
+    import torch
+
+    shapes = [entries[key].shape for key in keys]
+    kind = _wide(_floating(keys[0], entries[keys[0]]), at_least)
+    if len(shapes) == 1:
+        return [torch.empty(shapes[0], dtype=kind)]
+    rows = [shape[0] for shape in shapes]
+    return list(torch.empty((sum(rows), *shapes[0][1:]), dtype=kind).split(rows))
 
 
 def _wide(kind: dtype, at_least: dtype | None) -> dtype:

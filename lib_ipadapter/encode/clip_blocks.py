@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -98,10 +98,24 @@ def _joined_shape(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
 def _taker(keys: list[str], transposed: bool) -> Callable[[MutableMapping[str, Tensor]], Tensor]:
     def take(state: MutableMapping[str, Tensor]) -> Tensor:
         parts = [state.pop(key) for key in keys]
-        weight = parts[0] if len(parts) == 1 else torch.cat(parts)
+        weight = parts[0] if len(parts) == 1 else _joined(parts)
         return weight.t() if transposed else weight
 
     return take
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """These tensors along dim 0: the memory that they lie in where it is theirs alone, as after reading, or new one."""
+    first, count = parts[0], sum(part.numel() for part in parts)
+    end = first.data_ptr()
+    for part in parts:
+        if part.data_ptr() != end or not part.is_contiguous() or part.dtype != first.dtype:
+            return torch.cat(list(parts))
+        end += part.numel() * part.element_size()
+    memory = first.untyped_storage()
+    if memory.data_ptr() != first.data_ptr() or memory.nbytes() != count * first.element_size():
+        return torch.cat(list(parts))
+    return first.as_strided((sum(len(part) for part in parts), *first.shape[1:]), first.stride())
 
 
 def arithmetic(device: torch.device, dtype: torch.dtype) -> torch.dtype:

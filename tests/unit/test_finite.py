@@ -38,6 +38,13 @@ def test_wide_numbers_are_told_as_torch_tells_them(dtype: torch.dtype, width: in
     assert is_finite(tensor) == bool(torch.isfinite(tensor).all())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numbers_whose_sum_is_too_large_are_finite(dtype: torch.dtype) -> None:
+    large = torch.full((5,), torch.finfo(dtype).max, dtype=dtype)
+    assert not torch.isfinite(large.sum()) and is_finite(large)
+    assert not is_finite(torch.tensor([float("inf"), -float("inf")], dtype=dtype))
+
+
 def test_views_and_nothing_at_all_are_told_too() -> None:
     whole = torch.zeros(4, 4, dtype=torch.float16)
     whole[1, 1] = float("nan")

@@ -20,6 +20,7 @@ from lib_ipadapter.checkpoint.load import (
     same_image_tower,
 )
 from lib_ipadapter.checkpoint.tensor_files import open_tensors, read_tensor
+from lib_ipadapter.encode.clip_image import ImageEncoder
 from lib_ipadapter.errors import CheckpointError
 from tests.helpers.checkpoint_shapes import open_clip_tower, open_clip_words, transformers_tower, transformers_words
 from tests.helpers.containers import SMALL, WRITERS, same, save_flat, save_legacy, save_safetensors, save_zip, tensors
@@ -204,15 +205,45 @@ def test_only_the_image_tower_is_loaded(tmp_path, write, build):
 @pytest.mark.parametrize("write", [save_safetensors, torch.save])
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("at_least", [torch.float16, torch.float32])
-def test_an_image_tower_is_read_in_more_bits_at_once(tmp_path, write, kind, at_least):
+@pytest.mark.parametrize("build", [open_clip_tower, transformers_tower])
+def test_an_image_tower_is_read_in_more_bits_at_once(tmp_path, write, kind, at_least, build):
     """In fewer never, which might lose what is read; and what was read stays what it was, whoever writes the file."""
-    state = {key: tensor.to(kind) for key, tensor in tensors(open_clip_tower(*TOWER)).items()}
+    state = {key: tensor.to(kind) for key, tensor in tensors(build(*TOWER)).items()}
     write(state, tmp_path / "x")
     loaded = load_encoder_state(tmp_path / "x", at_least)
     wanted = at_least if (kind, at_least) in [(torch.float16, torch.float32), (torch.bfloat16, torch.float32)] else kind
     with open(tmp_path / "x", "r+b") as file:
         file.write(bytes((tmp_path / "x").stat().st_size))
-    assert all(same(tensor, state[f"visual.{key}"].to(wanted)) for key, tensor in loaded.items())
+    prefix = "visual." if build is open_clip_tower else ""
+    assert all(same(tensor, state[f"{prefix}{key}"].to(wanted)) for key, tensor in loaded.items())
+
+
+def parts_of(block: int) -> list[str]:
+    return [f"vision_model.encoder.layers.{block}.self_attn.{part}_proj.weight" for part in "qkv"]
+
+
+@pytest.mark.parametrize("write", [save_safetensors, torch.save])
+@pytest.mark.parametrize("at_least", [None, torch.float32])
+def test_what_the_tower_has_as_one_tensor_is_read_into_one_memory_and_taken_as_it_is(tmp_path, write, at_least):
+    state = {key: tensor.half() for key, tensor in tensors(transformers_tower(*TOWER)).items()}
+    write(state, tmp_path / "x")
+    loaded = load_encoder_state(tmp_path / "x", at_least)
+    wanted = torch.cat([state[key] for key in parts_of(0)]).to(at_least or torch.float16)
+    first, *others = [loaded[key] for key in parts_of(0)]
+    assert all(one.untyped_storage().data_ptr() == first.data_ptr() for one in others)
+    encoder = ImageEncoder.from_state(identify(transformers_tower(*TOWER)), loaded, dtype=wanted.dtype)
+    taken = encoder._tower.transformer.resblocks[0].attn.in_proj_weight
+    assert taken.data_ptr() == first.data_ptr() and same(taken.data, wanted)
+
+
+@pytest.mark.parametrize("write", [save_safetensors, torch.save])
+def test_parts_of_one_tensor_that_are_not_alike_are_read_as_they_are(tmp_path, write):
+    state = tensors(transformers_tower(*TOWER))
+    query, key, value = parts_of(0)
+    state[query], state[key], state[value] = state[query].half(), torch.zeros(3, 2), torch.tensor(1.0)
+    write(state, tmp_path / "x")
+    loaded = load_encoder_state(tmp_path / "x")
+    assert all(same(loaded[name], state[name]) for name in state)
 
 
 def test_a_file_without_an_image_tower_is_no_encoder(tmp_path):
