@@ -27,6 +27,9 @@ class Rounds:
     def ratios(self, name: str, other: str) -> list[float]:
         return [one / base for one, base in zip(self.taken[name], self.taken[other], strict=True)]
 
+    def longer(self, name: str, other: str) -> list[float]:
+        return [one - base for one, base in zip(self.taken[name], self.taken[other], strict=True)]
+
     def compared(self, figure: str, name: str, other: str, target: AtMost | None = None) -> Row:
         """What ``name`` takes in shares of ``other``, with the interval of the rounds' median."""
         found = Spread.of(self.ratios(name, other))

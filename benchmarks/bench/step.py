@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 
 from lib_ipadapter.attend.inject import Injection
 from lib_ipadapter.attend.layers import cross_attention_layers
@@ -35,6 +36,7 @@ BESIDE = f"{FACE} beside the layers"
 BEFORE = 2  # steps of a job whose LoRA is beside the layers
 SMALL, LARGE = 20, 32  # SDXL's latent, and where there is time for larger ones
 TIME = 1000.0  # seconds
+MANY = 60  # rounds, where there is time
 PLAIN, THEIRS, THEIRS_PLAIN = "plain", "diffusers' IP-Adapter", "diffusers, plain"
 
 
@@ -158,7 +160,8 @@ def _sd15(bench: Bench, scene: Scene) -> Iterator[Row]:
         found = in_turns(bench, calls, 0.78 * bench.left, what="SD1.5")
         prepared += [seen() for _ in found.taken[PLAIN]]
     yield from _ours(name, found, OURS, TARGETS)
-    yield _request(name, found, prepared)
+    figure = f"{name}, request of {STEPS} steps, reference seen before / plain, of these steps"
+    yield of_a_request(figure, found, prepared, "before the first step")
     yield from beside_theirs(bench, scene, f"{name}, {THEIRS} (1 base)", bench.left - 5)
 
 
@@ -169,12 +172,12 @@ def _ours(name: str, found: Rounds, cases: Sequence[str], targets: Mapping[str, 
         yield found.compared(f"{name}, {case}: with / without", case, PLAIN, targets.get(case))
 
 
-def _request(name: str, found: Rounds, prepared: Sequence[float]) -> Row:
-    """Of the rounds' steps: a request of 20 of them, with what comes before the first one, beside 20 plain ones."""
-    pairs = zip(found.taken[OURS[0]], found.taken[PLAIN], prepared, strict=True)
-    whole = Spread.of([(before + STEPS * acting) / (STEPS * plain) for acting, plain, before in pairs])
-    beside = f"{whole.said(ratio)}; before the first step {ms(Spread.of(prepared).median)}"
-    figure = f"{name}, request of {STEPS} steps, reference seen before / plain, of these steps"
+def of_a_request(figure: str, found: Rounds, more: Sequence[float], which: str) -> Row:
+    """Of the rounds' steps: a request of 20 of them, with the seconds that it takes beside its steps, and a plain one's
+    20. ``which``: what these seconds are, in words."""
+    pairs = zip(found.taken[OURS[0]], found.taken[PLAIN], cycle(more))  # there may be fewer of these
+    whole = Spread.of([(beside + STEPS * acting) / (STEPS * plain) for acting, plain, beside in pairs])
+    beside = f"{whole.said(ratio)}; {which} {ms(Spread.of(more).median)}"
     return Row(figure, ratio(whole.median), beside, whole.count, REQUEST.of_spread(whole))
 
 
@@ -223,7 +226,7 @@ def _sdxl(bench: Bench, scene: Scene) -> Iterator[Row]:
     if not merged.is_merged:
         yield Row(f"{name}, {FACE}", "left out: too little memory is free for its LoRA in the weights")
         del calls[FACE]
-    found = in_turns(bench, calls, bench.left - 2, what="SDXL")
+    found = in_turns(bench, calls, bench.left - 2, most=MANY, what="SDXL")
     yield from _ours(name, found, [case for case in SDXL_OURS if case in calls], SDXL_TARGETS)
     yield found.compared(f"{name}, {BESIDE}, as in a job's first steps: with / without", BESIDE, PLAIN)
     if FACE in calls:

@@ -20,19 +20,22 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Trouble
+from ..gpu import unets
 from ..gpu.bench import Bench
 from ..gpu.job import picture
 from ..gpu.measure import AtMost, Row, Spread, ms, ratio, share
 from ..gpu.run import Part
 from ..webui import WebUI
+from . import step
 from .rotation import Rounds, in_turns
 
-SEEN, THIRD, BELOW = AtMost(1.01, share), AtMost(1 / 3, share), AtMost(1.0, share)
+THIRD, BELOW = AtMost(1 / 3, share), AtMost(1.0, share)
 PLAIN, OURS, CONTROLNET = "plain", "reference seen before", "ControlNet's"
-# What the extension adds before the first step weighs five times as much here as in a request of 20 steps, and all that
-# it adds weighs most where a picture is smallest; so requests are short enough for a hundred rounds.
-STEPS, SIDE, ROUNDS, TIMEOUT = 4, 64, 120, 1800
-FEW, PLAINS = 1, 3  # steps, and plain requests beside, where an image encoder is loaded
+# What an extension adds beside its steps is the same in long requests and in short ones, and can be told in these
+# alone: whole ones of 20 steps take half a minute each, in which the machine's other work changes by more.
+STEPS, SIDE, ROUNDS, TIMEOUT = 1, 64, 60, 1800
+PAIRS = 120  # of steps, of which those requests are put together
+PLAINS = 3  # plain requests beside the first one with a reference
 TIME = 1800.0  # seconds for all of it, beside those of the other sections
 
 
@@ -51,7 +54,7 @@ class Asked:
         except Trouble as error:  # nothing but its own row is missing then
             self.lacks = str(error)
 
-    def seconds(self, whose: str, image: str, steps: int = STEPS) -> float:
+    def seconds(self, whose: str, image: str) -> float:
         """What a request takes: plain, with our unit, or with ControlNet's."""
         scripts: dict[str, Any] = {}
         if whose == OURS:
@@ -61,7 +64,7 @@ class Asked:
             unit = {"enabled": True, "module": module, "model": model, "image": image, "weight": 0.7}
             scripts["controlnet"] = {"args": [unit]}
         body = {
-            "prompt": "a cat", "seed": 1, "steps": steps, "width": SIDE, "height": SIDE, "sampler_name": "Euler",
+            "prompt": "a cat", "seed": 1, "steps": STEPS, "width": SIDE, "height": SIDE, "sampler_name": "Euler",
             "cfg_scale": 7, "alwayson_scripts": scripts,
         }  # fmt: skip
         return self.webui.picture(body).seconds
@@ -92,36 +95,50 @@ def seen_before(bench: Bench, webui: Asked) -> Iterator[Row]:
     """Requests whose reference was seen before, beside plain ones, for as long as there is time."""
     image = shown(512)
     for whose in webui.who:
-        webui.seconds(whose, image, FEW)
+        webui.seconds(whose, image)
     calls = {whose: partial(webui.seconds, whose, image) for whose in webui.who}
-    found = in_turns(bench, calls, bench.left - 5, most=ROUNDS, what="requests")
+    found = in_turns(bench, calls, bench.left / 2, most=ROUNDS, what="requests")
     yield from told(found, webui)
+    yield put_together(bench, found.longer(OURS, PLAIN))
 
 
 def told(found: Rounds, webui: Asked) -> Iterator[Row]:
-    name, plain = f"request of {STEPS} steps, {SIDE}², in the WebUI", found.seconds(PLAIN)
+    name, plain = f"request of one step, {SIDE}², in the WebUI", found.seconds(PLAIN)
     yield Row(f"{name}, plain", ms(plain.median), plain.said(ms), plain.count)
-    yield found.compared(f"{name}, {OURS} / plain", OURS, PLAIN, SEEN)
+    for whose in webui.who[1:]:
+        longer = Spread.of(found.longer(whose, PLAIN))
+        yield Row(f"{name}, {whose}: longer by", ms(longer.median), longer.said(ms), longer.count)
     if webui.controlnet is None:
         yield Row(f"{name}, ControlNet's", f"left out: {webui.lacks}")
-        return
-    yield found.compared(f"{name}, {CONTROLNET} / plain", CONTROLNET, PLAIN)
-    yield found.compared(f"{name}, ours / {CONTROLNET}", OURS, CONTROLNET, BELOW)
+    else:
+        yield found.compared(f"{name}, ours / {CONTROLNET}", OURS, CONTROLNET, BELOW)
+
+
+def put_together(bench: Bench, longer: Sequence[float]) -> Row:
+    """A request of 20 steps beside a plain one's steps: of steps with a unit and without, timed one upon the other in
+    this process, and of the seconds by which a request of one step is ``longer``, its step's included."""
+    scene = step.at(bench, bench.scene(unets.SD15, all_layers=True), 32)
+    calls = step.calls_of(bench, scene, step.OURS[:1])
+    for call in calls.values():
+        call()
+    found = in_turns(bench, calls, bench.left - 5, most=PAIRS, what="steps")
+    figure = f"request of {step.STEPS} steps, {OURS} / plain, of steps of {step.named('SD1.5', scene)}"
+    return step.of_a_request(figure, found, longer, "beside them, in the WebUI,")
 
 
 def first_requests(bench: Bench, folder: Path, starts: int = 12) -> Iterator[Row]:
-    """The first request with a reference in a WebUI that has just started, over a plain one, both of few steps; then
-    those after it. Fewer starts where there is no time for one more."""
+    """The first request with a reference in a WebUI that has just started, over a plain one; then those after it.
+    Fewer starts where there is no time for one more."""
     more: dict[str, list[float]] = {OURS: [], CONTROLNET: []}
     for number in range(starts):
         begun = time.monotonic()
         with ExitStack() as stack:
             webui = started(folder, stack)
-            webui.seconds(PLAIN, "", FEW)  # loads the checkpoint
-            plain = statistics.median(webui.seconds(PLAIN, "", FEW) for _ in range(PLAINS))
+            webui.seconds(PLAIN, "")  # loads the checkpoint
+            plain = statistics.median(webui.seconds(PLAIN, "") for _ in range(PLAINS))
             order = webui.who[1:][:: -1 if number % 2 else 1]
             for whose in order:
-                more[whose].append(webui.seconds(whose, shown(500 + number), FEW) - plain)
+                more[whose].append(webui.seconds(whose, shown(500 + number)) - plain)
             if number == starts - 1 or bench.left < 2 * (time.monotonic() - begun):
                 yield from first_told(more)
                 yield from seen_before(bench, webui)

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from benchmarks.bench import step
 from benchmarks.bench.__main__ import with_time
 from benchmarks.bench.kept import kept
 from benchmarks.bench.rotation import Rounds, in_turns, ordered
-from benchmarks.bench.webui import CONTROLNET, OURS, PLAIN, TIME, Asked, first_told, told
+from benchmarks.bench.webui import CONTROLNET, OURS, PLAIN, TIME, Asked, first_told, put_together, told
 from benchmarks.errors import Trouble
 from benchmarks.gpu import memory, report, unets
 from benchmarks.gpu.bench import Bench, Scene
@@ -208,9 +209,21 @@ def test_both_extensions_are_asked_for_the_same_adapter() -> None:
 def test_without_controlnet_ours_is_measured_alone() -> None:
     asked = Asked(WebUI("http://x", SmallWebUI(model_list=(404, {}))))
     assert asked.who == [PLAIN, OURS]
-    rows = list(told(Rounds({PLAIN: [1.0], OURS: [1.1]}), asked))
-    assert [row.value for row in rows[:2]] == ["1.00 s", "1.100"]
+    rows = list(told(Rounds({PLAIN: [1.0, 2.0, 2.5], OURS: [1.1, 2.3, 2.7]}), asked))
+    assert [row.value for row in rows[:2]] == ["2.00 s", "200 ms"]
     assert not rows[2].measured and "no sd-webui-controlnet" in rows[2].value
+
+
+def test_a_request_of_twenty_steps_is_put_together_of_steps_and_what_is_beside_them() -> None:
+    rounds = Rounds({PLAIN: [1.0, 2.0, 1.0], step.OURS[0]: [1.1, 2.2, 1.1]})
+    row = step.of_a_request("it", rounds, [2.0, 4.0], "beside them")
+    assert (row.value, row.count) == ("1.200", 3)  # 2 of 20, 4 of 40 and 2 of 20 beside a tenth
+    assert "beside them 3.00 s" in row.spread
+
+
+def test_a_webuis_requests_are_put_together_of_steps_made_here() -> None:
+    row = put_together(Bench(CPU, small=True, budget=60), [1000.0])
+    assert row.count == 2 and float(row.value) > 2 and "in the WebUI, 1000" in row.spread
 
 
 def test_a_webui_that_lacks_something_says_what_to_do() -> None:
