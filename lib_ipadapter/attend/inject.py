@@ -64,18 +64,20 @@ class _LayerHooks:
                     self.injection.misplaced = True
                     continue
                 added = added * prompt.region.at(size, added, [row.picture for row in rows])
-            hidden = hidden + added
             prompt.fired = True
             if prompt.influence is not None:
                 prompt.influence.add(added, text, rows if whole else ())
             if prompt.shares is not None:
                 prompt.shares.add(self.index, self.layer.block, added, text, rows)
+            hidden = added.add_(hidden)  # the host's own tensor stays as it is
         self.injection.fired = True
         return (hidden, *rest)
 
     def _rows(self, of_call: Rows, n: int) -> Rows | None:
         """The rows of an attention on ``n`` of them: the call's, each of them in as many parts next to each other, or
         some of them. None for an attention that takes the rows apart by rules of its own."""
+        if n == len(of_call):
+            return of_call
         if n < len(of_call):
             return None if self.first is None else of_call[self.first : self.first + n]
         tiles, odd = divmod(n, len(of_call))

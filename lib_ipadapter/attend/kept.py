@@ -9,12 +9,13 @@ from torch import Tensor
 
 from .room import with_room
 from .rows import Rows
-from .sides import Held, attend_by_side
+from .sides import Held, Plan
 
 if TYPE_CHECKING:
     from .injection import ModelInjection
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+PLANS = 8  # of a layer, kept at most: a step has calls with some rows and with others
 
 
 class KeptLayer:
@@ -23,6 +24,7 @@ class KeptLayer:
     def __init__(self, injection: ModelInjection, index: int, block: int) -> None:
         self.injection, self.index, self.block = injection, index, block
         self.gathered: dict[int, Held] = {}  # by prompt
+        self._plans: dict[tuple[int, Rows, int], Plan] = {}  # by prompt, rows and its first picture
 
     def added(self, i: int, query: Tensor, rows: Rows, attention: Attention) -> Tensor:
         """What prompt ``i`` adds to these rows of a query [B, L, C]. Where the device has no room, nothing more is kept
@@ -34,6 +36,17 @@ class KeptLayer:
         return with_room(self.injection, query.device, lambda: self._attended(i, query, rows, attention), sentence)
 
     def _attended(self, i: int, query: Tensor, rows: Rows, attention: Attention) -> Tensor:
+        prompt, held = self.injection.prompts[i], self.gathered.get(i)
+        key = (i, rows, prompt.picture_offset)
+        plan = self._plans.get(key)
+        if plan is None or held is None or not held.fits(query):
+            plan = self._plan(i, query, rows)
+            if self.injection.keeps and prompt.steady and prompt.moments is None and not plan.copied:
+                self._plans[key] = plan
+        return plan.attend(query, attention)
+
+    def _plan(self, i: int, query: Tensor, rows: Rows) -> Plan:
+        """What these rows attend to."""
         prompt, block = self.injection.prompts[i], self.block
         sides = prompt.sides(block, rows)
         held = self.gathered.get(i)
@@ -41,11 +54,15 @@ class KeptLayer:
             of_step = prompt.sides(block, self.injection.rows_of_step) if self.injection.keeps else ()
             needed = dict.fromkeys(side for side in (*sides, *of_step) if side is not None)  # in the rows' order
             held = prompt.gather(self.index, block, needed, query)
+            self._plans.clear()  # they are of what was held before
             if self.injection.keeps:
                 self.gathered[i] = held
+        if len(self._plans) >= PLANS:
+            self._plans.clear()
         if not prompt.steady:
             held = held.changed(lambda key, value: prompt.weighted(key, value, block))
-        return attend_by_side(query, sides, held, attention)
+        return Plan.of(sides, held)
 
     def let_go(self) -> None:
         self.gathered.clear()
+        self._plans.clear()

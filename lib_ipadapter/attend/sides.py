@@ -50,9 +50,11 @@ class Held(NamedTuple):
     def serves(self, sides: Sides, query: Tensor) -> bool:
         """Whether they are those that rows of these ``sides`` need for ``query``."""
         there = {*self.sides, *(() if self.brief is None else self.brief.sides)}
-        return (self.key.dtype, self.key.device) == (query.dtype, query.device) and all(
-            side is None or side in there for side in sides
-        )
+        return self.fits(query) and all(side is None or side in there for side in sides)
+
+    def fits(self, query: Tensor) -> bool:
+        """Whether they are on the query's device, in its dtype."""
+        return (self.key.dtype, self.key.device) == (query.dtype, query.device)
 
     def changed(self, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Held:
         """Other keys and values for the same sides."""
@@ -93,34 +95,55 @@ def grouped(sides: Sides) -> Grouped:
     return Grouped(None if order == sorted(order) else tuple(order), tuple(runs))
 
 
-def attend_by_side(
-    query: Tensor, sides: Sides, held: Held, attention: Callable[[Tensor, Tensor, Tensor], Tensor]
-) -> Tensor:
-    """``attention`` of the rows of ``query`` [B, L, C] to the keys and values of their sides; [B, L, C], 0 in rows
-    without a side."""
-    order, runs = grouped(sides)
-    rows = query if order is None else query[torch.tensor(order, device=query.device)]
-    parts = []
-    for run in runs:
-        if run.sides is None:
-            parts.append(torch.zeros_like(rows[run.first : run.after]))
-            continue
-        first = run.first
-        for holder, places in held.together(run.sides):
-            part = rows[first : first + run.rows_each * len(places)]
-            first += len(part)
-            index = _slice(places, query.device)
-            folded = part.reshape(len(places), -1, part.shape[-1])
-            parts.append(attention(folded, holder.key[index], holder.value[index]).reshape(part.shape))
-    out = parts[0] if len(parts) == 1 else torch.cat(parts)
-    if order is None:
-        return out
-    back = sorted(range(len(order)), key=order.__getitem__)
-    return out[torch.tensor(back, device=out.device)]
+class Part(NamedTuple):
+    """So many rows next to each other, and what they attend to, [places, tokens, width]; None: to nothing."""
+
+    rows: int
+    key: Tensor | None = None
+    value: Tensor | None = None
 
 
-def _slice(places: list[int], device: torch.device) -> slice | Tensor:
-    """These places of a tensor, without a copy where they stand next to each other."""
-    if places == list(range(places[0], places[0] + len(places))):
-        return slice(places[0], places[0] + len(places))
-    return torch.tensor(places, device=device)
+class Plan(NamedTuple):
+    """What the rows of a call attend to, found once for all calls with such rows: their parts, and, where these do not
+    stand as the rows do, the ``order`` that brings them together, and the way ``back``."""
+
+    parts: tuple[Part, ...]
+    order: Tensor | None
+    back: Tensor | None
+    copied: bool  # whether there are keys and values that are no views of those held
+
+    @classmethod
+    def of(cls, sides: Sides, held: Held) -> Plan:
+        order, runs = grouped(sides)
+        device, parts, copied = held.key.device, [], False
+        for run in runs:
+            if run.sides is None:
+                parts.append(Part(run.rows_each))
+                continue
+            for holder, places in held.together(run.sides):
+                first, after = places[0], places[0] + len(places)
+                index: slice | Tensor = slice(first, after)
+                if places != [*range(first, after)]:
+                    index, copied = torch.tensor(places, device=device), True
+                parts.append(Part(run.rows_each * len(places), holder.key[index], holder.value[index]))
+        if order is None:
+            return cls(tuple(parts), None, None, copied)
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return cls(tuple(parts), torch.tensor(order, device=device), torch.tensor(back, device=device), copied)
+
+    def attend(self, query: Tensor, attention: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """``attention`` of the rows of ``query`` [B, L, C] to their keys and values; [B, L, C], 0 in rows without."""
+        rows = query if self.order is None else query[self.order]
+        split = [rows] if len(self.parts) == 1 else rows.split([part.rows for part in self.parts])
+        outs = [_attended(query, part, attention) for query, part in zip(split, self.parts)]  # noqa: B905
+        out = outs[0] if len(outs) == 1 else torch.cat(outs)
+        return out if self.back is None else out[self.back]
+
+
+def _attended(query: Tensor, part: Part, attention: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    if part.key is None or part.value is None:
+        return torch.zeros_like(query)
+    places = part.key.shape[0]
+    if places == part.rows:
+        return attention(query, part.key, part.value)
+    return attention(query.reshape(places, -1, query.shape[-1]), part.key, part.value).reshape(query.shape)

@@ -11,14 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_ipadapter.attend import inject, prompt
+from lib_ipadapter.attend import inject, kept, prompt
+from lib_ipadapter.attend.attention import LONG
 from lib_ipadapter.attend.influence import Influence
 from lib_ipadapter.attend.inject import Injection, image_attention
 from lib_ipadapter.attend.layers import cross_attention_layers
 from lib_ipadapter.attend.prompt import ImagePrompt, KeysValues
 from lib_ipadapter.attend.regions import Region
 from lib_ipadapter.attend.rows import Row, layout
-from lib_ipadapter.attend.sides import Held, attend_by_side, grouped, sides_of
+from lib_ipadapter.attend.sides import Held, Plan, grouped, sides_of
 from lib_ipadapter.encode.clip_image import ImageEncoder
 from lib_ipadapter.errors import DeviceMemoryError
 from lib_ipadapter.projections import build
@@ -39,7 +40,7 @@ def test_each_row_attends_to_its_own_side(sides: list[int | None]) -> None:
         draw(n, t, 16, seed=i).double() for i, (n, t) in enumerate([(len(sides), 3), (6, 5), (6, 5)])
     )
     held = Held(tuple(range(6)), keys, values)
-    ours = attend_by_side(query, tuple(sides), held, lambda q, k, v: image_attention(q, k, v, 4))
+    ours = Plan.of(tuple(sides), held).attend(query, lambda q, k, v: image_attention(q, k, v, 4))
     for row, side, out in zip(query, sides, ours, strict=True):
         if side is None:
             assert not out.any()
@@ -63,7 +64,7 @@ def test_the_hosts_own_rows_are_one_attention_without_a_copy() -> None:
         return query
 
     query = draw(16, 3, 8, seed=2)
-    attend_by_side(query, sides_of(layout([1] * 8, 16), 1, 0, False), Held((0, 1), keys, keys), spy)
+    Plan.of(sides_of(layout([1] * 8, 16), 1, 0, False), Held((0, 1), keys, keys)).attend(query, spy)
     assert [tuple(x.shape) for x in seen] == [(2, 24, 8), (2, 4, 8)]
     assert seen[0].data_ptr() == query.data_ptr() and seen[1].data_ptr() == keys.data_ptr()
 
@@ -88,7 +89,7 @@ def test_an_unconditional_side_that_many_references_share_is_there_once(scaling:
         held = prompt.gather(0, 0, dict.fromkeys(sides), query)
         if not prompt.steady:
             held = held.changed(lambda k, v: prompt.weighted(k, v, 0))
-        return attend_by_side(query, sides, held, lambda q, k, v: image_attention(q, k, v, 2))
+        return Plan.of(sides, held).attend(query, lambda q, k, v: image_attention(q, k, v, 2))
 
     whole, once = (out(prompt, query, sides) for prompt in prompts)
     assert close(once, whole, 1e-12)
@@ -154,6 +155,57 @@ def test_what_stands_on_the_device_is_cond_and_uncond_of_each_picture(
                 unet(x[i * part :][:part], t[:part], context=text[i * part :][:part])
             held = [one for hooks in injection.layers for one in hooks.gathered.values()]
             assert sum(x.numel() * x.element_size() for one in held for x in (one.key, one.value)) == distinct * size
+
+
+def test_calls_like_earlier_ones_give_what_new_ones_do(unet) -> None:
+    """What rows attend to is found once; for other rows, other pictures and after a lack of room it is found anew."""
+    acting, (x, t, text), whole = per_image(unet, 3), inputs(unet, rows=8), layout([1] * 4, 8)
+    cases = [(first, part) for first in (0, 2, 1) for part in (slice(8), slice(4), slice(2, 6), slice(3, 4))]
+    expected = []
+    for acting.picture_offset, part in cases:
+        expected.append(call(unet, x[part], t[part], text[part], [acting], whole[part]))
+    assert len({out.sum().item() for out in expected}) == len(cases)
+    with Injection(unet, cross_attention_layers(unet), [acting]) as injection:
+        for again in range(3):
+            for (acting.picture_offset, part), out in zip(cases, expected, strict=True):
+                injection.begin(whole[part], again, 3)
+                assert torch.equal(unet(x[part], t[part], context=text[part]), out)
+                assert all(len(hooks.kept._plans) <= kept.PLANS for hooks in injection.layers)
+            if again == 1:
+                assert all(hooks.kept._plans for hooks in injection.layers)
+                injection.keep_nothing(x.device)
+            assert again == 0 or not any(hooks.kept._plans for hooks in injection.layers)
+    assert not injection.lost
+
+
+def test_the_hosts_own_tensor_stays_as_it_is(unet) -> None:
+    x, t, text = inputs(unet)
+    before: list[torch.Tensor] = []
+    layers = cross_attention_layers(unet)
+
+    def keep(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        before.extend((args[0], args[0].clone()))
+
+    handles = [layer.out_projection.register_forward_pre_hook(keep) for layer in layers]
+    acting = [make_prompt(unet, 5), make_prompt(unet, 6, region=Region(torch.ones(8, 8).tril()))]
+    call(unet, x, t, text, acting, layout([1], 2))
+    for handle in handles:
+        handle.remove()
+    assert len(before) == 2 * len(layers)
+    assert all(torch.equal(one, copy) for one, copy in zip(before[::2], before[1::2], strict=True))
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 4, 5, 8, 16])
+@pytest.mark.parametrize("length", [LONG - 1, LONG, LONG + 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_few_tokens_are_attended_to_as_the_formula_says(tokens: int, length: int, dtype: torch.dtype) -> None:
+    query, key, value = (draw(2, n, 32, seed=i).to(dtype) for i, n in enumerate((length, tokens, tokens)))
+    q, k, v = (z.double().reshape(2, -1, 4, 8).transpose(1, 2) for z in (query, key, value))
+    expected = (torch.softmax(q @ k.transpose(-1, -2) / 8**0.5, -1) @ v).transpose(1, 2).reshape(2, length, 32)
+    ours = image_attention(query, key, value, 4)
+    assert ours.dtype == dtype
+    limit = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2}[dtype]
+    assert torch.allclose(ours.double(), expected, atol=limit, rtol=0)
 
 
 # Whatever stands in the place of torch's attention
