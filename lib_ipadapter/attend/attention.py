@@ -17,7 +17,12 @@ def image_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Te
     if query.device.type == "cpu" and tokens < VECTOR and VECTOR % tokens == 0 and query.shape[1] >= LONG:
         # Each token several times gives the same sum, in less than half the time: the kernel works on what does not
         # fill a vector number by number.
-        key, value = (x.repeat(1, VECTOR // tokens, 1) for x in (key, value))
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
-    attended: Tensor = ATTENTION(q, k, v)
+        key, value = key.repeat(1, VECTOR // tokens, 1), value.repeat(1, VECTOR // tokens, 1)
+    attended: Tensor = ATTENTION(_by_head(query, heads), _by_head(key, heads), _by_head(value, heads))
     return attended.transpose(1, 2).flatten(2)
+
+
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    """[B, n, C] -> [B, heads, n, C / heads]."""
+    apart: Tensor = x.unflatten(-1, (heads, -1))
+    return apart.transpose(1, 2)

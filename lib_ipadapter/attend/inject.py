@@ -34,6 +34,7 @@ class _LayerHooks:
         self.query: Tensor | None = None
         self.first: int | None = 0  # which of the call's rows the query's first one is, None if nothing tells
         self.kept = KeptLayer(injection, index, layer.block)
+        self.attention = self._attention  # one object for all calls: torch's compiler compiles anew for another
 
     def keep_query(self, _module: nn.Module, args: tuple[Any, ...], query: Tensor) -> None:
         rows = self.injection.rows
@@ -84,7 +85,10 @@ class _LayerHooks:
         return None if odd else tuple(row for row in of_call for _ in range(tiles))
 
     def _added(self, i: int, query: Tensor, rows: Rows) -> Tensor:
-        return self.kept.added(i, query, rows, lambda q, k, v: image_attention(q, k, v, self.layer.heads))
+        return self.kept.added(i, query, rows, self.attention)
+
+    def _attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return image_attention(query, key, value, self.layer.heads)
 
     @property
     def gathered(self) -> dict[int, Held]:
@@ -114,6 +118,7 @@ class Injection(ModelInjection):
         if self.lora is not None:  # first, so that the image attention sees the query with the LoRA
             yield from self.lora.attach()
         for hooks in self.layers:
+            hooks.kept.attach()
             yield hooks.layer.to_q.register_forward_hook(hooks.keep_query)
             yield hooks.layer.out_projection.register_forward_pre_hook(hooks.add_image_attention)
         yield from self.residuals.hooks()

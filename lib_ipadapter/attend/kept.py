@@ -10,6 +10,7 @@ from torch import Tensor
 from .room import with_room
 from .rows import Rows
 from .sides import Held, Plan
+from .uncompiled import uncompiled
 
 if TYPE_CHECKING:
     from .injection import ModelInjection
@@ -25,6 +26,11 @@ class KeptLayer:
         self.injection, self.index, self.block = injection, index, block
         self.gathered: dict[int, Held] = {}  # by prompt
         self._plans: dict[tuple[int, Rows, int], Plan] = {}  # by prompt, rows and its first picture
+        self.plan = self._plan
+
+    def attach(self) -> None:
+        """Before a pass."""
+        self.plan = uncompiled(self._plan)  # it takes no such keys for constants; and the compiler may have come since
 
     def added(self, i: int, query: Tensor, rows: Rows, attention: Attention) -> Tensor:
         """What prompt ``i`` adds to these rows of a query [B, L, C]. Where the device has no room, nothing more is kept
@@ -36,17 +42,20 @@ class KeptLayer:
         return with_room(self.injection, query.device, lambda: self._attended(i, query, rows, attention), sentence)
 
     def _attended(self, i: int, query: Tensor, rows: Rows, attention: Attention) -> Tensor:
+        return self.plan(i, query, rows).attend(query, attention)
+
+    def _plan(self, i: int, query: Tensor, rows: Rows) -> Plan:
+        """What these rows of a query attend to in prompt ``i``."""
         prompt, held = self.injection.prompts[i], self.gathered.get(i)
         key = (i, rows, prompt.picture_offset)
         plan = self._plans.get(key)
         if plan is None or held is None or not held.fits(query):
-            plan = self._plan(i, query, rows)
+            plan = self._made(i, query, rows)
             if self.injection.keeps and prompt.steady and prompt.moments is None and not plan.copied:
                 self._plans[key] = plan
-        return plan.attend(query, attention)
+        return plan
 
-    def _plan(self, i: int, query: Tensor, rows: Rows) -> Plan:
-        """What these rows attend to."""
+    def _made(self, i: int, query: Tensor, rows: Rows) -> Plan:
         prompt, block = self.injection.prompts[i], self.block
         sides = prompt.sides(block, rows)
         held = self.gathered.get(i)

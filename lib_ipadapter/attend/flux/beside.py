@@ -95,6 +95,7 @@ class BlockHooks:
         self.query: Tensor | None = None  # [B, heads, L, d]
 
     def register(self) -> Iterator[Handle]:
+        self.kept.attach()
         yield self.layer.norm.register_forward_hook(self._keep_query)
         yield self.layer.register(self)
 
