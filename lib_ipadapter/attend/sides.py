@@ -135,6 +135,7 @@ class Plan(NamedTuple):
         """``attention`` of the rows of ``query`` [B, L, C] to their keys and values; [B, L, C], 0 in rows without."""
         rows = query if self.order is None else query[self.order]
         split = [rows] if len(self.parts) == 1 else rows.split([part.rows for part in self.parts])
+        # Of as many of both; the compiler of torch 2.1 knows no ``strict``.
         outs = [_attended(query, part, attention) for query, part in zip(split, self.parts)]  # noqa: B905
         out = outs[0] if len(outs) == 1 else torch.cat(outs)
         return out if self.back is None else out[self.back]
