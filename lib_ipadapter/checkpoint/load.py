@@ -139,9 +139,10 @@ def _tower_state(
 def _read(keys: Sequence[str], file: TensorFile, at_least: dtype | None) -> list[Tensor]:
     """These tensors, in memory as one where they can be: joining them later would cost that memory once more."""
     entries = [file.entries[key] for key in keys]
-    if len({(entry.dtype, entry.shape[1:], len(entry.shape) > 0) for entry in entries}) == 1 and entries[0].shape:
+    alike = len({(entry.dtype, len(entry.shape), entry.shape[1:]) for entry in entries}) == 1 and entries[0].shape != ()
+    if len(keys) > 1 and alike:
         return file.read_joined(keys, at_least)
-    return [file.read(key, at_least) for key in keys]
+    return [file.read(key, at_least) for key in keys]  # which reads what has several names once
 
 
 def same_image_tower(path: str | Path, other: str | Path) -> bool:

@@ -236,6 +236,15 @@ def test_what_the_tower_has_as_one_tensor_is_read_into_one_memory_and_taken_as_i
     assert taken.data_ptr() == first.data_ptr() and same(taken.data, wanted)
 
 
+def test_what_has_several_names_in_a_tower_is_read_once(tmp_path):
+    state = tensors(transformers_tower(*TOWER))
+    one, other = (f"vision_model.encoder.layers.0.layer_norm{number}.weight" for number in (1, 2))
+    state[other] = state[one]
+    torch.save(state, tmp_path / "x")
+    loaded = load_encoder_state(tmp_path / "x")
+    assert loaded[other].data_ptr() == loaded[one].data_ptr() and same(loaded[one], state[one])
+
+
 @pytest.mark.parametrize("write", [save_safetensors, torch.save])
 def test_parts_of_one_tensor_that_are_not_alike_are_read_as_they_are(tmp_path, write):
     state = tensors(transformers_tower(*TOWER))
